@@ -1,0 +1,89 @@
+package blockmap
+
+import (
+	"encoding/binary"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+// A Map is a checked block map. It answers out of the bytes it was parsed
+// from, without allocating, and may be used by any number of goroutines.
+type Map struct {
+	bytes  []byte
+	plan   plan
+	info   Info
+	digest origin.Digest
+}
+
+// Bytes returns the bytes that the map was parsed from. They must not be
+// changed.
+func (m *Map) Bytes() []byte { return m.bytes }
+
+// Digest returns the map's name: the SHA-256 of its bytes.
+func (m *Map) Digest() origin.Digest { return m.digest }
+
+// Info returns what the map says of its disk. Config and Layers are shared
+// with the map and must not be changed.
+func (m *Map) Info() Info { return m.info }
+
+// Layers returns the image's layers, lowest first. The slice is shared with
+// the map and must not be changed.
+func (m *Map) Layers() []Layer { return m.info.Layers }
+
+// Size returns the bytes of the disk.
+func (m *Map) Size() int64 { return m.info.Size }
+
+// Locked reports whether the keys of the map's chunks are ciphertext.
+func (m *Map) Locked() bool { return m.info.Lock.Kind != LockOpen }
+
+// Parts returns the map in two pieces: all that locking authenticates, and
+// what it encrypts, the key table with its tag. Both are parts of Bytes.
+func (m *Map) Parts() (additional, keys []byte) {
+	k := m.plan.keys
+	return m.bytes[:k:k], m.bytes[k:]
+}
+
+// Len returns how many chunks the disk stores.
+func (m *Map) Len() int { return m.plan.nChunks }
+
+// Chunk returns the i-th chunk by index, 0 <= i < Len.
+func (m *Map) Chunk(i int) Chunk {
+	e := m.entry(i)
+	c := Chunk{Index: entryIndex(e), Stored: entryStored(e), Size: entrySize(e)}
+	c.ID = chunk.ID(e[12:])
+	c.Key = Key(m.bytes[m.plan.keys+int64(i)*keyBytes:][:keyBytes])
+	return c
+}
+
+// Search returns the position of the first chunk whose index is at least
+// index, or Len, and whether that chunk is the one asked for.
+func (m *Map) Search(index uint32) (i int, found bool) {
+	lo, hi := 0, m.plan.nChunks
+	for lo < hi {
+		mid := int(uint(lo+hi) / 2)
+		if entryIndex(m.entry(mid)) < index {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo, lo < m.plan.nChunks && entryIndex(m.entry(lo)) == index
+}
+
+// Lookup returns the chunk at index, or false for a hole.
+func (m *Map) Lookup(index uint32) (Chunk, bool) {
+	i, found := m.Search(index)
+	if !found {
+		return Chunk{}, false
+	}
+	return m.Chunk(i), true
+}
+
+func (m *Map) entry(i int) []byte {
+	return m.bytes[m.plan.chunks+int64(i)*chunkBytes:][:chunkBytes]
+}
+
+func entryIndex(e []byte) uint32  { return binary.LittleEndian.Uint32(e[0:]) }
+func entryStored(e []byte) uint32 { return binary.LittleEndian.Uint32(e[4:]) }
+func entrySize(e []byte) uint32   { return binary.LittleEndian.Uint32(e[8:]) }
