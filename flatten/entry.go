@@ -92,6 +92,8 @@ type Inode struct {
 	// First is the node, among all that share the inode, that comes first by
 	// (home layer, home rank): it gives the inode its number.
 	First *Node
+	// Number is the inode's number; Merge leaves it 0, package layout sets it.
+	Number uint32
 }
 
 // A Node is one name of the flattened tree.
@@ -135,4 +137,16 @@ func (a *Attr) FileMode() fs.FileMode {
 		m |= fs.ModeNamedPipe
 	}
 	return m
+}
+
+// Path returns the node's path as an Entry would have it.
+func (n *Node) Path() string {
+	if n.Parent == n {
+		return "."
+	}
+	path := n.Name
+	for p := n.Parent; p.Parent != p; p = p.Parent {
+		path = p.Name + "/" + path
+	}
+	return path
 }

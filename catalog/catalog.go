@@ -1,0 +1,190 @@
+// Package catalog is the part of an origin that changes: the pointers that
+// lead from what people and publishers know (a name, a digest, a chain ID, a
+// layer) to immutable objects.
+//
+// An origin's pointers are
+//
+//	names/NAME                          block map of the image of that name
+//	digests/HEX                         block map of the image with that source or disk digest
+//	chains/HEX/LAYOUT/SALT/SIZE         block map of the newest image with that chain ID
+//	segments/HEX/LAYOUT/SALT            record of the layer with that diff ID
+//
+// where HEX is a SHA-256 in hexadecimal, LAYOUT the version of the layout, SALT
+// the salt's id in hexadecimal and SIZE the disk's size in bytes ("default" if
+// none was asked for). The value is the digest of an object and a newline. Only
+// names are ever moved by people; the rest are short cuts that can be made
+// again, so losing a race for one is no failure.
+package catalog
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+// MaxBlockMapBytes bounds what is read as a block map.
+const MaxBlockMapBytes = 1 << 30
+
+const namePrefix = "names/"
+
+// Store is the part of an origin that a catalog needs.
+type Store interface {
+	origin.Objects
+	origin.Pointers
+}
+
+// DigestKey is the pointer from a source or disk digest to a block map.
+func DigestKey(d origin.Digest) string { return "digests/" + hex.EncodeToString(d[:]) }
+
+// ChainKey is the pointer from a chain ID to a block map; size is the size that
+// was asked for, in bytes, or 0.
+func ChainKey(chain origin.Digest, layout uint32, salt [16]byte, size int64) string {
+	want := "default"
+	if size != 0 {
+		want = fmt.Sprint(size)
+	}
+	return fmt.Sprintf("chains/%x/%d/%x/%s", chain[:], layout, salt[:], want)
+}
+
+// SegmentKey is the pointer from a layer's diff ID to its segment record.
+func SegmentKey(diffID origin.Digest, layout uint32, salt [16]byte) string {
+	return fmt.Sprintf("segments/%x/%d/%x", diffID[:], layout, salt[:])
+}
+
+// CheckName reports, by a nil error, whether name can name an image.
+func CheckName(name string) error {
+	if err := origin.ValidName(namePrefix + name); err != nil {
+		return fmt.Errorf("image name %q: letters, digits and punctuation in parts separated by single slashes are allowed, at most %d bytes", name, origin.MaxPointerName-len(namePrefix))
+	}
+	if strings.HasPrefix(name, "sha256:") {
+		return fmt.Errorf("image name %q: looks like a digest", name)
+	}
+	return nil
+}
+
+// Get returns the object digest that a pointer holds, or chunk.ErrNotFound.
+func Get(ctx context.Context, s origin.Pointers, key string) (origin.Digest, error) {
+	value, err := s.GetPointer(ctx, key)
+	if err != nil {
+		return origin.Digest{}, err
+	}
+	d, err := origin.ParseDigest(strings.TrimSuffix(string(value), "\n"))
+	if err != nil {
+		return origin.Digest{}, fmt.Errorf("pointer %s: %w", key, err)
+	}
+	return d, nil
+}
+
+// Set makes a pointer lead to d, whatever it led to, and reports whether it
+// changed. Of several that set one pointer at once, the last wins.
+func Set(ctx context.Context, s origin.Pointers, key string, d origin.Digest) (bool, error) {
+	value := []byte(d.String() + "\n")
+	for {
+		old, err := s.GetPointer(ctx, key)
+		if err != nil && !errors.Is(err, chunk.ErrNotFound) {
+			return false, err
+		}
+		if string(old) == string(value) {
+			return false, nil
+		}
+		err = s.SwapPointer(ctx, key, old, value)
+		if err == nil || !errors.Is(err, origin.ErrConflict) {
+			return err == nil, err
+		}
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+	}
+}
+
+// Remove takes the name of an image away. Chunks stay until they are collected.
+func Remove(ctx context.Context, s Store, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	for {
+		old, err := s.GetPointer(ctx, namePrefix+name)
+		if err != nil {
+			return fmt.Errorf("image %q: %w", name, err)
+		}
+		err = s.SwapPointer(ctx, namePrefix+name, old, nil)
+		if !errors.Is(err, origin.ErrConflict) {
+			return err
+		}
+	}
+}
+
+// SetName gives an image a name.
+func SetName(ctx context.Context, s Store, name string, blockMap origin.Digest) (bool, error) {
+	if err := CheckName(name); err != nil {
+		return false, err
+	}
+	return Set(ctx, s, namePrefix+name, blockMap)
+}
+
+// Names calls fn for each name with the block map it leads to.
+func Names(ctx context.Context, s Store, fn func(name string, blockMap origin.Digest) error) error {
+	return s.ListPointers(ctx, namePrefix, func(key string) error {
+		d, err := Get(ctx, s, key)
+		if errors.Is(err, chunk.ErrNotFound) {
+			return nil // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		return fn(strings.TrimPrefix(key, namePrefix), d)
+	})
+}
+
+// Find returns the digest of the block map that ref means: a name, or the
+// digest of a block map, a disk or a source image ("sha256:…", or its 64
+// hexadecimal digits). An unknown one is chunk.ErrNotFound.
+func Find(ctx context.Context, s Store, ref string) (origin.Digest, error) {
+	d, err := origin.ParseDigest(ref)
+	if err != nil {
+		d, err = origin.ParseDigest("sha256:" + ref)
+	}
+	if err == nil {
+		found, err := Get(ctx, s, DigestKey(d))
+		if errors.Is(err, chunk.ErrNotFound) {
+			return d, nil
+		}
+		return found, err
+	}
+	if err := CheckName(ref); err != nil {
+		return origin.Digest{}, err
+	}
+	return Get(ctx, s, namePrefix+ref)
+}
+
+// Open reads and checks the block map that ref means; see Find.
+func Open(ctx context.Context, s Store, ref string) (*blockmap.Map, error) {
+	d, err := Find(ctx, s, ref)
+	if err != nil {
+		return nil, fmt.Errorf("image %q: %w", ref, err)
+	}
+	m, err := Load(ctx, s, d)
+	if err != nil {
+		return nil, fmt.Errorf("image %q: %w", ref, err)
+	}
+	return m, nil
+}
+
+// Load reads and checks the block map of digest d.
+func Load(ctx context.Context, s origin.Objects, d origin.Digest) (*blockmap.Map, error) {
+	b, err := s.GetObject(ctx, d, MaxBlockMapBytes)
+	if err != nil {
+		return nil, fmt.Errorf("block map %v: %w", d, err)
+	}
+	m, err := blockmap.Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("block map %v: %w", d, err)
+	}
+	return m, nil
+}

@@ -1,0 +1,93 @@
+// Package layout decides where everything of an image lies on its disk, and so
+// how well images deduplicate.
+//
+// Chunks are cut at fixed places, so equal files share storage only if they
+// land at equal places inside their chunks. Every layer therefore gets a
+// segment that starts on a chunk boundary and is a pure function of that
+// layer: what lies below or above it changes nothing. Within a segment a large
+// file has chunks of its own, and small files are packed in path order into
+// bins of at most one chunk, which end where a file's name says so; an added,
+// changed or removed file disturbs its own bin and leaves those after it as
+// they were.
+//
+// Address space costs nothing, storage does. So segments lie in slots that are
+// larger than they need to be, and a segment may grow without moving the
+// next one. File system metadata lies apart. An inode's number depends only on
+// the layer that first named the path and on the layers below that.
+//
+// The rules are a format: doc/format/ext4-layout.md has them to the byte, and
+// any change of them is a new Version.
+package layout
+
+import (
+	"fmt"
+
+	"github.com/rivuletfs/rivulet/ext4"
+)
+
+// Version is the version of the rules in this package and in ext4.Writer. It
+// enters disk digests and the keys under which segments are remembered.
+const Version = 1
+
+// Constants of the layout, in the unit that their names say.
+const (
+	lowBlocks      = 2048    // superblock, descriptors, bitmaps; the first slot follows
+	journalBlocks  = 8192    // 32 MiB, of which one block is stored
+	inodesPerGroup = 1 << 14 // a table of 4 MiB
+	inodeUnit      = 2048    // inodes of one chunk of inode table
+	minSlotChunks  = 16      // the smallest slot
+	freeBytes      = 1 << 30 // room for later writing, by default
+	checksumSeed   = 0x72697631
+	// MaxDiskBytes is the largest disk: what the group descriptors that fit
+	// below the first slot can describe.
+	MaxDiskBytes = int64(8) << 40
+	// MaxLayers is the number of layers of one image.
+	MaxLayers = 1024
+)
+
+// hashSeed seeds the hashes of directory names.
+var hashSeed = [16]byte{'r', 'i', 'v', 'u', 'l', 'e', 't', ' ', 'l', 'a', 'y', 'o', 'u', 't', ' ', '1'}
+
+// Params are the measures of a segment, all in bytes but CutOneIn. Default
+// holds what Version stands for; others are for experiments and give disks
+// that no published one shares chunks with.
+type Params struct {
+	Chunk    int // chunk size, a power of two
+	Large    int // files of at least this size start on a chunk boundary
+	MinBin   int // a bin with less than this in it is not ended by a name
+	CutOneIn int // of so many names, one ends a bin
+}
+
+// Default is the layout that Version stands for; doc/benchmarks.md has the
+// measurements behind the choice.
+var Default = Params{Chunk: 512 << 10, Large: 256 << 10, MinBin: 256 << 10, CutOneIn: 8}
+
+func (p Params) chunkBlocks() uint32 { return uint32(p.Chunk / ext4.BlockSize) }
+
+// Check reports parameters that no layout can be made with.
+func (p Params) Check() error {
+	switch {
+	case p.Chunk < 64<<10 || p.Chunk > 4<<20 || p.Chunk&(p.Chunk-1) != 0:
+		return fmt.Errorf("chunk size %d: want a power of two from 64 KiB to 4 MiB", p.Chunk)
+	case p.Large < ext4.BlockSize || p.Large > p.Chunk:
+		return fmt.Errorf("large file size %d: want 4096 to the chunk size", p.Large)
+	case p.MinBin < 0 || p.MinBin > p.Chunk:
+		return fmt.Errorf("smallest bin %d: want 0 to the chunk size", p.MinBin)
+	case p.CutOneIn < 1:
+		return fmt.Errorf("cut one in %d: want at least 1", p.CutOneIn)
+	}
+	return nil
+}
+
+// quantum rounds n up, with an eighth to spare, to a power of two of at least
+// least: the size of what may grow without moving what follows.
+func quantum(n, least uint64) uint64 {
+	n += n / 8
+	q := least
+	for q < n {
+		q *= 2
+	}
+	return q
+}
+
+func ceilDiv[T ~int | ~int64 | ~uint32 | ~uint64](a, b T) T { return (a + b - 1) / b }

@@ -1,0 +1,172 @@
+package publish
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/bits"
+	"os"
+	"sort"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/flatten"
+	"github.com/rivuletfs/rivulet/layout"
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+// disk puts the segments together: it writes the metadata of the file system,
+// stores it, and stores the block map.
+func (p *publisher) disk(ctx context.Context, segments []*segment) (*blockmap.Map, error) {
+	layers := make([]*flatten.Layer, len(segments))
+	image := &layout.Image{ChainID: p.chainID(), Size: p.opts.Size}
+	for i, s := range segments {
+		layers[i] = &s.Layer
+		l := layout.Layer{Entries: s.Layer.Entries, Segment: s.plan, Stored: make([]bool, len(s.Chunks))}
+		for k := range s.Chunks {
+			l.Stored[k] = !s.Chunks[k].hole()
+		}
+		image.Layers = append(image.Layers, l)
+	}
+	var err error
+	if image.Tree, err = flatten.Merge(layers); err != nil {
+		return nil, err
+	}
+	meta, err := newSparse(p.opts.TempDir, p.opts.Params.Chunk)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = meta.Close() }()
+	disk, err := layout.Build(image, meta)
+	if err != nil {
+		return nil, err
+	}
+	places, sealed, err := p.storeMeta(ctx, meta)
+	if err != nil {
+		return nil, err
+	}
+	t := table{}
+	for i, slot := range disk.Slots {
+		for k, used := range slot.Used {
+			if used {
+				t.add(slot.First+uint32(k), &segments[i].Chunks[k])
+			}
+		}
+	}
+	for i, place := range places {
+		t.add(place, &sealed[i])
+	}
+	return p.blockMap(ctx, segments, disk, t)
+}
+
+// storeMeta stores what is written in meta and tells where each chunk lies.
+func (p *publisher) storeMeta(ctx context.Context, meta *sparse) ([]uint32, []stored, error) {
+	places := meta.written()
+	sealed, err := p.pool.store(ctx, len(places), func(i int, buf []byte) error {
+		n, err := meta.file.ReadAt(buf, int64(places[i])*int64(len(buf)))
+		if err == io.EOF { // the file ends where the last write did
+			clear(buf[n:])
+			err = nil
+		}
+		return err
+	}, p.progress.storing(metadata, int64(len(places))*int64(p.opts.Params.Chunk)))
+	return places, sealed, err
+}
+
+// A table is the chunk table of a block map in the making.
+type table struct {
+	index []uint32
+	chunk []*stored
+}
+
+func (t *table) add(index uint32, c *stored) {
+	if !c.hole() {
+		t.index = append(t.index, index)
+		t.chunk = append(t.chunk, c)
+	}
+}
+
+func (t *table) Len() int           { return len(t.index) }
+func (t *table) Less(i, j int) bool { return t.index[i] < t.index[j] }
+func (t *table) Swap(i, j int) {
+	t.index[i], t.index[j] = t.index[j], t.index[i]
+	t.chunk[i], t.chunk[j] = t.chunk[j], t.chunk[i]
+}
+
+func (p *publisher) blockMap(ctx context.Context, segments []*segment, disk *layout.Disk, t table) (*blockmap.Map, error) {
+	sort.Sort(&t)
+	info := &blockmap.Info{
+		Layout: layout.Version, Size: disk.Size,
+		ChunkLog2: log2(p.opts.Params.Chunk), FrameLog2: log2(p.opts.Frame),
+		Source: origin.Digest(hashBytes(p.img.Digest)), ChainID: p.chainID(), Config: p.img.Config,
+	}
+	for i, s := range segments {
+		src := p.img.Layers[i]
+		info.Layers = append(info.Layers, blockmap.Layer{
+			DiffID: origin.Digest(hashBytes(src.DiffID)), Compressed: origin.Digest(hashBytes(src.Digest)), CompressedSize: src.Size,
+			First: disk.Slots[i].First, Slot: disk.Slots[i].Chunks, Segment: uint32(len(s.Chunks)),
+		})
+	}
+	sum := blockmap.NewDiskHash(layout.Version, disk.Size)
+	chunks := make([]blockmap.Chunk, t.Len())
+	for i, c := range t.chunk {
+		chunks[i] = blockmap.Chunk{Index: t.index[i], Stored: c.Stored, Size: c.Size, ID: c.ID, Key: c.Key}
+		if err := sum.Add(int64(t.index[i])*int64(p.opts.Params.Chunk), c.Sum); err != nil {
+			return nil, err
+		}
+	}
+	info.Disk = sum.Sum()
+	return p.storeMap(ctx, info, chunks)
+}
+
+func (p *publisher) storeMap(ctx context.Context, info *blockmap.Info, chunks []blockmap.Chunk) (*blockmap.Map, error) {
+	b, err := blockmap.Encode(info, chunks)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.store.PutObject(ctx, b); err != nil {
+		return nil, fmt.Errorf("store block map: %w", err)
+	}
+	return blockmap.Parse(b)
+}
+
+func log2(n int) uint8 { return uint8(bits.TrailingZeros(uint(n))) }
+
+// A sparse file remembers which chunks were written to.
+type sparse struct {
+	file  *os.File
+	size  int64 // of a chunk, in bytes
+	dirty map[uint32]struct{}
+}
+
+// newSparse makes a temporary file in dir that is gone once it is closed.
+func newSparse(dir string, size int) (*sparse, error) {
+	f, err := os.CreateTemp(dir, "rivulet-meta-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return &sparse{file: f, size: int64(size), dirty: make(map[uint32]struct{})}, nil
+}
+
+// WriteAt implements io.WriterAt, for one goroutine.
+func (s *sparse) WriteAt(p []byte, off int64) (int, error) {
+	for c := off / s.size; c*s.size < off+int64(len(p)); c++ {
+		s.dirty[uint32(c)] = struct{}{}
+	}
+	return s.file.WriteAt(p, off)
+}
+
+// written returns the chunks written to, by rising index.
+func (s *sparse) written() []uint32 {
+	out := make([]uint32, 0, len(s.dirty))
+	for c := range s.dirty {
+		out = append(out, c)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i] < out[j] })
+	return out
+}
+
+func (s *sparse) Close() error { return s.file.Close() }

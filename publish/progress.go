@@ -1,0 +1,80 @@
+package publish
+
+import (
+	"sync"
+)
+
+// A Stage is what happens to a layer.
+type Stage string
+
+// The stages of a layer; Known and Stored are ends.
+const (
+	Reading Stage = "reading" // bytes are compressed bytes read
+	Storing Stage = "storing" // bytes are bytes of the disk
+	Stored  Stage = "stored"
+	Known   Stage = "known" // the origin has it, nothing to do
+)
+
+// metadata stands for the file system's metadata where a layer's index is
+// expected.
+const metadata = -1
+
+// An Event tells how far a layer is. Several come for each stage.
+type Event struct {
+	Layer  int   `json:"layer"` // index, or -1 for the file system's metadata
+	Layers int   `json:"layers"`
+	Stage  Stage `json:"stage"`
+	Done   int64 `json:"done"`  // bytes
+	Total  int64 `json:"total"` // bytes
+}
+
+// progress passes events on, one at a time.
+type progress struct {
+	mu     sync.Mutex
+	tell   func(Event) // called with mu held
+	layers int
+}
+
+func newProgress(tell func(Event), layers int) *progress {
+	if tell == nil {
+		tell = func(Event) {}
+	}
+	return &progress{tell: tell, layers: layers}
+}
+
+func (p *progress) event(e Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e.Layers = p.layers
+	p.tell(e)
+}
+
+func (p *progress) known(layer int) { p.event(Event{Layer: layer, Stage: Known}) }
+
+// reading returns what is to be called with the compressed bytes read so far.
+func (p *progress) reading(layer int, total int64) func(done int64) {
+	p.event(Event{Layer: layer, Stage: Reading, Total: total})
+	return func(done int64) {
+		p.event(Event{Layer: layer, Stage: Reading, Done: done, Total: total})
+	}
+}
+
+// storing returns what is to be called, by any goroutine, with the bytes of
+// each chunk that was stored.
+func (p *progress) storing(layer int, total int64) func(bytes int) {
+	var mu sync.Mutex
+	var done int64
+	if total == 0 {
+		p.event(Event{Layer: layer, Stage: Stored})
+	}
+	return func(bytes int) {
+		mu.Lock()
+		defer mu.Unlock()
+		done += int64(bytes)
+		stage := Storing
+		if done >= total {
+			stage = Stored
+		}
+		p.event(Event{Layer: layer, Stage: stage, Done: done, Total: total})
+	}
+}
