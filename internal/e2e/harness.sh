@@ -1,0 +1,140 @@
+# shellcheck shell=bash disable=SC2034
+# harness.sh: what the end-to-end scripts share. Sourced, never run.
+#
+# It makes $WORK (removed at the end), builds rivulet into it, points
+# RIVULET_STORE at an empty store there, and on exit takes down in reverse
+# order whatever went through `later` and ends the processes begun by `start`,
+# and no others.
+#
+# RIVULET             a rivulet program to test instead of one built here
+# RIVULET_E2E_STRICT  1: a missing tool is a failure, not a skip (CI)
+# RIVULET_E2E_CACHE   where downloads are kept between runs
+set -euo pipefail
+shopt -s inherit_errexit
+
+E2E=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(cd "$E2E/../.." && pwd)
+WORK=$(mktemp -d)
+export RIVULET_STORE=dir:$WORK/store
+CACHE=${RIVULET_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rivulet-e2e}
+PIDS=()
+LATER=()
+
+step() { printf '== %s\n' "$*"; }
+fail() { printf 'FAIL: %s\n' "$*" >&2; exit 1; }
+
+skip() {
+	[ "${RIVULET_E2E_STRICT:-}" = 1 ] && fail "needs $*"
+	printf 'skipped: needs %s\n' "$*"
+	exit 77
+}
+
+# need TOOL...: skips unless all of them are there.
+need() {
+	local tool
+	PATH=$PATH:/usr/sbin:/sbin
+	for tool; do
+		command -v "$tool" >/dev/null || skip "$tool"
+	done
+}
+
+need_root() { [ "$(id -u)" = 0 ] || skip "root"; }
+
+# later CMD...: runs CMD at the end, last registered first, failures ignored.
+later() { LATER+=("$(printf '%q ' "$@")"); }
+
+# start LOG CMD...: runs CMD in the background; $! and the last of PIDS are its id.
+start() {
+	local log=$1
+	shift
+	"$@" >"$log" 2>&1 &
+	PIDS+=($!)
+}
+
+# stop PID: ends a process begun by start and waits for it.
+stop() {
+	kill "$1" 2>/dev/null || true
+	wait "$1" 2>/dev/null || true
+}
+
+# await SECONDS CMD...: until CMD succeeds; fails if it has not by then.
+await() {
+	local end=$((SECONDS + $1))
+	shift
+	until "$@" 2>/dev/null; do
+		[ $SECONDS -lt $end ] || return 1
+		sleep 0.05
+	done
+}
+
+# ours: the ids of processes that run this script's copy of rivulet.
+ours() {
+	local exe
+	for exe in /proc/[0-9]*/exe; do
+		if [ "$(readlink "$exe" 2>/dev/null)" = "$WORK/bin/rivulet" ]; then
+			exe=${exe#/proc/}
+			echo "${exe%/exe}"
+		fi
+	done
+}
+
+cleanup() {
+	local status=$? i pid
+	set +e
+	for ((i = ${#LATER[@]} - 1; i >= 0; i--)); do eval "${LATER[i]}" >/dev/null 2>&1; done
+	for pid in "${PIDS[@]}"; do stop "$pid"; done
+	for pid in $(ours); do kill -9 "$pid" 2>/dev/null; done
+	rm -rf --one-file-system "$WORK"
+	exit $status
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+# build: puts the program under test where rivulet() finds it.
+build() {
+	mkdir -p "$WORK/bin"
+	if [ -n "${RIVULET:-}" ]; then
+		cp "$RIVULET" "$WORK/bin/rivulet"
+	else
+		need go
+		(cd "$ROOT" && CGO_ENABLED=0 go build -o "$WORK/bin/rivulet" ./cmd/rivulet)
+	fi
+}
+
+rivulet() { "$WORK/bin/rivulet" "$@"; }
+
+# images: the OCI layout that the first argument or RIVULET_E2E_IMAGES names.
+images() {
+	local dir=${1:-${RIVULET_E2E_IMAGES:-}}
+	[ -n "$dir" ] || skip "an OCI layout: give it as argument or in RIVULET_E2E_IMAGES"
+	[ -f "$dir/index.json" ] || fail "$dir: no OCI layout"
+	(cd "$dir" && pwd)
+}
+
+# result KEY: the value of KEY in the last of the JSON lines on stdin that has it.
+result() { jq -rs --arg key "$1" 'map(select(has($key))) | last | .[$key]'; }
+
+# serving NAME... -- OPTION...: serves in the background; URI and SERVER tell where.
+serving() {
+	local log
+	log=$(mktemp "$WORK/serve.XXXX")
+	start "$log" "$WORK/bin/rivulet" serve "$@"
+	SERVER=$!
+	await 30 grep -q '^ready ' "$log" || { cat "$log" >&2; fail "rivulet serve $*: not ready after 30 s"; }
+	URI=$(sed -n 's/^ready //p;T;q' "$log")
+}
+
+# loop_mount FILE DIR: mounts an ext4 image read-only without replaying its journal.
+loop_mount() {
+	mkdir -p "$2"
+	mount -o loop,ro,noload "$1" "$2"
+	later umount "$2"
+}
+
+# reference IMAGES NAME DIR: the same layers, applied by umoci.
+reference() { umoci --log=error raw unpack --image "$1:$2" "$3" >/dev/null; }
+
+treediff() {
+	[ -x "$WORK/bin/treediff" ] || (cd "$ROOT" && go build -o "$WORK/bin/treediff" ./internal/e2e/treediff)
+	"$WORK/bin/treediff" "$@"
+}
