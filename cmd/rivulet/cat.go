@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/ext4"
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+func (a *app) catCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "cat IMAGE PATH...",
+		Short:   "Print files of an image, fetching only what they need",
+		Example: `  rivulet cat nginx /etc/nginx/nginx.conf`,
+		Args:    cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			store, err := a.openStore(false)
+			if err != nil {
+				return err
+			}
+			fsys, done, err := a.openFiles(cmd.Context(), store, args[0])
+			if err != nil {
+				return err
+			}
+			defer done()
+			for _, p := range args[1:] {
+				if err := copyFile(a.out, fsys, inside(p)); err != nil {
+					return fmt.Errorf("image %q: %w", args[0], err)
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func copyFile(w io.Writer, fsys *ext4.FS, name string) error {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, f)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// openFiles opens the file system of an image; done releases it.
+func (a *app) openFiles(ctx context.Context, store origin.Store, ref string) (fsys *ext4.FS, done func(), err error) {
+	s, err := a.openDisk(ctx, store, ref, disk.NewMemory(oneShotMemory))
+	if err != nil {
+		return nil, nil, err
+	}
+	fsys, err = ext4.Open(s, s.Size())
+	if err != nil {
+		_ = s.Close()
+		return nil, nil, fmt.Errorf("image %q: %w", ref, err)
+	}
+	return fsys, func() { _ = s.Close() }, nil
+}
+
+// oneShotMemory is what a command keeps of a disk that it reads once, in bytes.
+const oneShotMemory = 64 << 20

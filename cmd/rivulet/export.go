@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/verify"
+)
+
+func (a *app) exportCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "export IMAGE FILE",
+		Short: "Write an image's disk to a raw, sparse image file",
+		Example: `  rivulet export nginx nginx.img
+  mount -o loop nginx.img /mnt`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			store, err := a.openStore(false)
+			if err != nil {
+				return err
+			}
+			m, err := catalog.Open(cmd.Context(), store, args[0])
+			if err != nil {
+				return err
+			}
+			if err := exportTo(cmd.Context(), args[1], m, store); err != nil {
+				return fmt.Errorf("export %s: %w", args[0], err)
+			}
+			return nil
+		},
+	}
+}
+
+// exportTo writes the disk under a temporary name and renames it when it is
+// whole.
+func exportTo(ctx context.Context, path string, m *blockmap.Map, src chunk.Source) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if err := f.Truncate(m.Size()); err != nil {
+		return err
+	}
+	if err := writeChunks(ctx, f, m, src); err != nil {
+		return err
+	}
+	if err := f.Chmod(0o644); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// writeChunks puts every chunk in its place; holes stay holes.
+func writeChunks(ctx context.Context, f *os.File, m *blockmap.Map, src chunk.Source) error {
+	info := m.Info()
+	return verify.Scan(ctx, m, src, func(_ int, c blockmap.Chunk, plain []byte, err error) error {
+		if err == nil {
+			_, err = f.WriteAt(plain, int64(c.Index)*info.ChunkSize())
+		}
+		return err
+	})
+}

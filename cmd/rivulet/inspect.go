@@ -1,0 +1,163 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
+)
+
+// An inspection is all that a block map says of an image.
+type inspection struct {
+	Digest       string          `json:"digest"`
+	BlockMap     string          `json:"block_map"`
+	SourceDigest string          `json:"source_digest"`
+	ChainID      string          `json:"chain_id"`
+	DiskSize     int64           `json:"disk_size"`
+	ChunkSize    int64           `json:"chunk_size"`
+	FrameSize    int64           `json:"frame_size"`
+	Layout       uint32          `json:"layout_version"`
+	Chunks       int             `json:"chunks"`
+	Distinct     int             `json:"distinct_chunks"`
+	PlainBytes   int64           `json:"plaintext_bytes"`
+	StoredBytes  int64           `json:"stored_bytes"`
+	MapBytes     int             `json:"block_map_bytes"`
+	Layers       []inspectedPart `json:"layers"`
+	Metadata     inspectedPart   `json:"metadata"`
+	Config       json.RawMessage `json:"config,omitempty"`
+}
+
+// An inspectedPart is a layer's share of a disk, or the file system's own.
+type inspectedPart struct {
+	DiffID         string `json:"diff_id,omitempty"`
+	CompressedSize int64  `json:"compressed_size,omitempty"`
+	FirstChunk     uint32 `json:"first_chunk"`
+	SlotChunks     uint32 `json:"slot_chunks"`
+	Chunks         int    `json:"chunks"`
+	PlainBytes     int64  `json:"plaintext_bytes"`
+	StoredBytes    int64  `json:"stored_bytes"`
+}
+
+func (a *app) inspectCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "inspect IMAGE",
+		Short:   "Show an image's layers, sizes and the map of its chunks",
+		Example: `  rivulet inspect nginx`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			store, err := a.openStore(false)
+			if err != nil {
+				return err
+			}
+			m, err := catalog.Open(cmd.Context(), store, args[0])
+			if err != nil {
+				return err
+			}
+			r := inspect(m)
+			if asJSON {
+				return a.printJSON(r)
+			}
+			a.showInspection(r, m)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
+	return cmd
+}
+
+func inspect(m *blockmap.Map) *inspection {
+	info := m.Info()
+	all := distinct(m)
+	r := &inspection{
+		Digest: info.Disk.String(), BlockMap: m.Digest().String(), SourceDigest: info.Source.String(), ChainID: info.ChainID.String(),
+		DiskSize: info.Size, ChunkSize: info.ChunkSize(), FrameSize: 1 << info.FrameLog2, Layout: info.Layout,
+		Chunks: m.Len(), Distinct: len(all), StoredBytes: all.bytes(), MapBytes: len(m.Bytes()),
+		Layers: make([]inspectedPart, len(info.Layers)),
+	}
+	if json.Valid(info.Config) {
+		r.Config = info.Config
+	}
+	for i, l := range info.Layers {
+		r.Layers[i] = inspectedPart{DiffID: l.DiffID.String(), CompressedSize: l.CompressedSize, FirstChunk: l.First, SlotChunks: l.Slot}
+	}
+	for i := range m.Len() {
+		c := m.Chunk(i)
+		part := &r.Metadata
+		if k := layerOf(info.Layers, c.Index); k >= 0 {
+			part = &r.Layers[k]
+		}
+		part.Chunks++
+		part.PlainBytes += int64(c.Size)
+		part.StoredBytes += int64(c.Stored)
+		r.PlainBytes += int64(c.Size)
+	}
+	return r
+}
+
+// layerOf returns the layer in whose slot chunk index lies, or -1.
+func layerOf(layers []blockmap.Layer, index uint32) int {
+	for k, l := range layers {
+		if index >= l.First && index-l.First < l.Slot {
+			return k
+		}
+	}
+	return -1
+}
+
+func (a *app) showInspection(r *inspection, m *blockmap.Map) {
+	a.printf("disk       %s\n", r.Digest)
+	a.printf("block map  %s  (%s)\n", r.BlockMap, size(int64(r.MapBytes)))
+	a.printf("source     %s\n", r.SourceDigest)
+	a.printf("size       %s, chunks of %s, frames of %s, layout %d\n", size(r.DiskSize), size(r.ChunkSize), size(r.FrameSize), r.Layout)
+	a.printf("chunks     %d (%d distinct), %s plain, %s stored\n\n", r.Chunks, r.Distinct, size(r.PlainBytes), size(r.StoredBytes))
+	a.printf("%-10s %-19s %10s %8s %10s %10s\n", "PART", "DIFF ID", "LAYER", "CHUNKS", "PLAIN", "STORED")
+	for i, l := range append(r.Layers, r.Metadata) {
+		name := fmt.Sprintf("layer %d", i+1)
+		if i == len(r.Layers) {
+			name = "metadata"
+		}
+		a.printf("%-10s %-19.19s %10s %8d %10s %10s\n", name, l.DiffID, size(l.CompressedSize), l.Chunks, size(l.PlainBytes), size(l.StoredBytes))
+	}
+	a.printf("\n%s", chunkPicture(m))
+}
+
+// The picture has one character a cell of equally many chunks.
+const (
+	pictureWidth = 64
+	pictureRows  = 16
+	shades       = " .:-=+*#%@"
+)
+
+// chunkPicture draws how full each part of the disk is: a blank is a hole, and
+// '@' stands for chunks without a zero at their end.
+func chunkPicture(m *blockmap.Map) string {
+	info := m.Info()
+	cells := make([]int64, pictureWidth*pictureRows)
+	per := max((info.Slots()+int64(len(cells))-1)/int64(len(cells)), 1)
+	for i := range m.Len() {
+		c := m.Chunk(i)
+		cells[int64(c.Index)/per] += int64(c.Size)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "each character is %s of the disk\n", size(per*info.ChunkSize()))
+	for row := range pictureRows {
+		if int64(row*pictureWidth)*per >= info.Slots() {
+			break
+		}
+		b.WriteByte('|')
+		for _, n := range cells[row*pictureWidth : (row+1)*pictureWidth] {
+			shade := 0
+			if n > 0 {
+				shade = 1 + int(n*int64(len(shades)-2)/(per*info.ChunkSize()))
+			}
+			b.WriteByte(shades[shade])
+		}
+		b.WriteString("|\n")
+	}
+	return b.String()
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/rivuletfs/rivulet/chunk"
+)
+
+// Exit statuses.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// A usageError is a mistake in the command line.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// An app is what all commands share.
+type app struct {
+	out, err io.Writer
+	storeURL string
+}
+
+// run executes one command line and returns the exit status.
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	a := &app{out: out, err: errOut}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintln(errOut, "rivulet: "+a.explain(err))
+	var usage usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(errOut, "Run '%s --help' for the usage.\n", cmd.CommandPath())
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// explain adds what to do next to an error, where that is known.
+func (a *app) explain(err error) string {
+	s := strings.TrimSpace(err.Error())
+	switch {
+	case errors.Is(err, chunk.ErrNotFound) && strings.HasPrefix(s, "image "):
+		return s + "; 'rivulet ls' lists the images of the store"
+	case errors.Is(err, fs.ErrPermission):
+		return s + "; check the rights, or choose another place with --store"
+	}
+	return s
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "rivulet",
+		Short: "Start containers and virtual machines from images that have not arrived yet",
+		Long: `Rivulet turns an OCI image into a disk in a store of chunks, once, and then
+serves or mounts that disk at once, fetching chunks as they are read.`,
+		Example: `  rivulet publish docker.io/library/nginx:latest --name nginx
+  rivulet serve nginx --nbd unix:/tmp/nginx.sock
+  rivulet mount nginx /mnt`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.PersistentFlags().StringVar(&a.storeURL, "store", "", "where images are kept, as dir:PATH (default $RIVULET_STORE, or a folder of the user's)")
+	root.AddCommand(
+		a.publishCommand(), a.lsCommand(), a.inspectCommand(), a.diffCommand(), a.dfCommand(),
+		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(),
+		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.doctorCommand(), a.versionCommand(),
+	)
+	root.CompletionOptions.HiddenDefaultCmd = false
+	strictUsage(root)
+	return root
+}
+
+// strictUsage makes every mistake in flags and arguments a usageError.
+func strictUsage(cmd *cobra.Command) {
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		strictUsage(sub)
+	}
+}
+
+// printJSON writes v as one indented JSON value.
+func (a *app) printJSON(v any) error {
+	enc := json.NewEncoder(a.out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// printf writes to standard output.
+func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.out, format, args...) }
+
+// note writes a line to standard error.
+func (a *app) note(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
+
+// size writes bytes for people, in binary units.
+func size(n int64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, u := float64(n)/1024, 0
+	for v >= 1023.95 && u < len(units)-1 {
+		v, u = v/1024, u+1
+	}
+	return fmt.Sprintf("%.1f %ciB", v, units[u])
+}
+
+// percent writes part of whole.
+func percent(part, whole int64) string {
+	if whole == 0 {
+		return "0 %"
+	}
+	return fmt.Sprintf("%.1f %%", 100*float64(part)/float64(whole))
+}
+
+// parseSize reads a size in bytes, with an optional unit (K, M, G, T; powers of
+// 1024).
+func parseSize(s string) (int64, error) {
+	num, shift := s, 0
+	for i, unit := range []string{"K", "M", "G", "T"} {
+		for _, suffix := range []string{unit + "iB", unit} {
+			if n, ok := strings.CutSuffix(s, suffix); ok && shift == 0 {
+				num, shift = n, 10*(i+1)
+			}
+		}
+	}
+	var n int64
+	if _, err := fmt.Sscanf(num+"\n", "%d\n", &n); err != nil || n < 0 || n > (1<<62)>>shift {
+		return 0, usagef("size %q: want a number of bytes, or one with K, M, G or T", s)
+	}
+	return n << shift, nil
+}
+
+// isTerminal reports whether w is a terminal that can be drawn on.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/verify"
+)
+
+// A verifyResult says what verify looked at.
+type verifyResult struct {
+	Name        string `json:"name"`
+	Digest      string `json:"digest"`
+	Chunks      int    `json:"chunks"`
+	StoredBytes int64  `json:"stored_bytes"`
+	Reads       int    `json:"reads"`
+	Against     string `json:"against"`
+}
+
+func (a *app) verifyCommand() *cobra.Command {
+	var against string
+	var reads int
+	var seed uint64
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "verify IMAGE",
+		Short: "Check every chunk of an image, and what is read through the disk",
+		Long: `Verify reads every chunk of the image from the store, checks and decodes it,
+and compares the digest of the disk that they make with the block map's. Then
+it reads random ranges through the disk as a frontend would, and compares them
+with a reference: a raw image file, another store's copy, or the chunks read
+one by one.`,
+		Example: `  rivulet verify nginx
+  rivulet verify nginx --against nginx.img
+  rivulet verify nginx --against dir:/backup`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			store, err := a.openStore(false)
+			if err != nil {
+				return err
+			}
+			m, err := catalog.Open(cmd.Context(), store, args[0])
+			if err != nil {
+				return err
+			}
+			if err := verify.Chunks(cmd.Context(), m, store, a.countChunks()); err != nil {
+				return fmt.Errorf("verify %s: %w", args[0], err)
+			}
+			if err := a.verifyReads(cmd.Context(), store, m, args[0], against, reads, seed); err != nil {
+				return fmt.Errorf("verify %s: %w", args[0], err)
+			}
+			r := verifyResult{Name: args[0], Digest: m.Info().Disk.String(), Chunks: m.Len(), StoredBytes: distinct(m).bytes(), Reads: reads, Against: against}
+			if asJSON {
+				return a.printJSON(r)
+			}
+			a.printf("%s: %d chunks (%s) and %d random reads are right\n", args[0], r.Chunks, size(r.StoredBytes), reads)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&against, "against", "", "a raw image file, or another store as dir:PATH, to compare reads with")
+	f.IntVar(&reads, "reads", 1000, "how many random reads to compare")
+	f.Uint64Var(&seed, "seed", uint64(time.Now().UnixNano()), "where the random reads begin; one seed, one sequence")
+	f.BoolVar(&asJSON, "json", false, "print a JSON object")
+	return cmd
+}
+
+// verifyReads compares reads of the disk with the reference that was chosen.
+func (a *app) verifyReads(ctx context.Context, store origin.Store, m *blockmap.Map, ref, against string, reads int, seed uint64) error {
+	var reference io.ReaderAt
+	switch {
+	case against == "":
+		reference = verify.NewPlain(ctx, m, store)
+	case strings.HasPrefix(against, "dir:"):
+		other, err := (&app{out: a.out, err: a.err, storeURL: against}).openStore(false)
+		if err != nil {
+			return err
+		}
+		om, err := catalog.Open(ctx, other, m.Info().Disk.String())
+		if err != nil {
+			return fmt.Errorf("store %s: %w", against, err)
+		}
+		if err := verify.SameDisk(m, om); err != nil {
+			return err
+		}
+		reference = verify.NewPlain(ctx, om, other)
+	default:
+		f, err := os.Open(against)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		if info, err := f.Stat(); err != nil || info.Size() != m.Size() {
+			return fmt.Errorf("%s: not a raw image of %d bytes", against, m.Size())
+		}
+		reference = f
+	}
+	d, err := a.openDisk(ctx, store, ref, disk.NewMemory(oneShotMemory))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	if err := verify.Reads(ctx, m, d, reference, reads, seed); err != nil {
+		return fmt.Errorf("%w (--seed %d repeats it)", err, seed)
+	}
+	return nil
+}
+
+// countChunks shows on a terminal how many chunks were checked.
+func (a *app) countChunks() verify.Progress {
+	if !isTerminal(a.err) {
+		return nil
+	}
+	var last time.Time
+	return func(done, total int) {
+		if now := time.Now(); done == total || now.Sub(last) > drawEvery {
+			last = now
+			fmt.Fprintf(a.err, "\r\x1b[Kchunks %d of %d", done, total)
+			if done == total {
+				fmt.Fprintln(a.err)
+			}
+		}
+	}
+}
