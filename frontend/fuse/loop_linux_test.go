@@ -1,0 +1,68 @@
+package fuse_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/rivuletfs/rivulet/frontend/fuse"
+	"github.com/rivuletfs/rivulet/frontend/loopmount"
+)
+
+func needLoop(t testing.TB) {
+	t.Helper()
+	needMount(t)
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		t.Skip("needs loop devices: ", err)
+	}
+}
+
+// showImage serves a new image; its source tree is returned too.
+func showImage(t testing.TB) (s *fuse.Session, image, source string) {
+	t.Helper()
+	needLoop(t)
+	image, source = makeImage(t)
+	s = mount(t, fuse.Options{})
+	d, err := openDisk(image, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AddDisk(d); err != nil {
+		t.Fatal(err)
+	}
+	return s, image, source
+}
+
+// loopMount mounts the served disk; it is unmounted at the test's end if the
+// test has not done so.
+func loopMount(t testing.TB, s *fuse.Session, o loopmount.Options) *loopmount.Mounted {
+	t.Helper()
+	m, err := loopmount.Mount(t.Context(), filepath.Join(s.Dir(), "disk"), t.TempDir(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = exec.Command("umount", "-l", m.Dir).Run() })
+	return m
+}
+
+func TestLoopMount(t *testing.T) {
+	s, _, source := showImage(t)
+	m := loopMount(t, s, loopmount.Options{ReadAhead: 1 << 20})
+	if m.HolderDir != s.Dir() || m.HolderType != fuse.FSType || m.File != filepath.Join(s.Dir(), "disk") {
+		t.Errorf("mounted = %+v, want a file on the %s mount %s", m, fuse.FSType, s.Dir())
+	}
+	command(t, "diff", "-r", "-x", "lost+found", source, m.Dir)
+
+	if err := s.Unmount(); !errors.Is(err, fuse.ErrBusy) {
+		t.Fatalf("unmount under a loop device: %v, want ErrBusy", err)
+	}
+	command(t, "ls", m.Dir) // still served
+	if err := m.Unmount(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Unmount(); err != nil {
+		t.Fatalf("unmount after the loop device: %v", err)
+	}
+}

@@ -1,0 +1,106 @@
+package loopmount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mount attaches file to a loop device and mounts the ext4 file system in it
+// at dir, read-only and without replaying its journal. On an error nothing is
+// left behind. It needs root.
+func Mount(ctx context.Context, file, dir string, o Options) (*Mounted, error) {
+	dir, err := resolve(dir)
+	if err != nil {
+		return nil, err
+	}
+	l, err := Attach(ctx, file, o)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Mount(l.Device, dir, "ext4", unix.MS_RDONLY, "noload")
+	// The mount keeps the device from here on; without one it detaches now.
+	closeErr := l.Close()
+	if err != nil {
+		return nil, fmt.Errorf("mount %s (%s) at %s: %w", l.Device, file, dir, errors.Join(err, closeErr))
+	}
+	m, err := Find(dir)
+	if err := errors.Join(err, closeErr); err != nil {
+		return nil, errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH))
+	}
+	return m, nil
+}
+
+func resolve(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return "", fmt.Errorf("mount point: %w", err)
+	}
+	return dir, nil
+}
+
+// Find tells what is loop-mounted at dir: from the kernel's tables, so that
+// any process can take down what another has mounted. The error is
+// ErrNotMounted if nothing is.
+func Find(dir string) (*Mounted, error) {
+	dir, err := resolve(dir)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("find the mount at %s: %w", dir, err)
+	}
+	defer func() { _ = f.Close() }()
+	all, err := parseMountinfo(f)
+	if err != nil {
+		return nil, fmt.Errorf("find the mount at %s: %w", dir, err)
+	}
+	e, ok := at(all, dir)
+	number, isLoop := loopNumber(e.source)
+	if !ok || !isLoop || e.fsType != "ext4" {
+		return nil, fmt.Errorf("%s: %w", dir, ErrNotMounted)
+	}
+	m := &Mounted{Dir: dir, Device: e.source}
+	if m.File, err = backingFile(number); err != nil {
+		return nil, err
+	}
+	if h, ok := holding(all, m.File); ok {
+		m.HolderDir, m.HolderType = h.dir, h.fsType
+	}
+	return m, nil
+}
+
+// loopNumber splits /dev/loopN.
+func loopNumber(device string) (int, bool) {
+	digits, ok := strings.CutPrefix(device, "/dev/loop")
+	n, err := strconv.ParseUint(digits, 10, 20) // minor numbers have 20 bits
+	return int(n), ok && err == nil
+}
+
+// Unmount unmounts and waits until the loop device has let go of its file. It
+// returns ErrBusy, with nothing changed, if the file system is in use, and
+// ctx's error if something else keeps the device.
+func (m *Mounted) Unmount(ctx context.Context) error {
+	number, ok := loopNumber(m.Device)
+	if !ok {
+		return fmt.Errorf("unmount %s: %w", m.Dir, ErrNotMounted)
+	}
+	err := unix.Unmount(m.Dir, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EBUSY) {
+		err = ErrBusy
+	}
+	if err != nil {
+		return fmt.Errorf("unmount %s: %w", m.Dir, err)
+	}
+	return awaitDetach(ctx, number, m.File)
+}

@@ -1,0 +1,26 @@
+//go:build !linux
+
+package loopmount
+
+import "context"
+
+// A Loop needs Linux.
+type Loop struct {
+	Device   string
+	DirectIO bool
+}
+
+// Attach needs Linux.
+func Attach(context.Context, string, Options) (*Loop, error) { return nil, ErrNeedsLinux }
+
+// Close needs Linux.
+func (*Loop) Close() error { return ErrNeedsLinux }
+
+// Mount needs Linux.
+func Mount(context.Context, string, string, Options) (*Mounted, error) { return nil, ErrNeedsLinux }
+
+// Find needs Linux.
+func Find(string) (*Mounted, error) { return nil, ErrNeedsLinux }
+
+// Unmount needs Linux.
+func (*Mounted) Unmount(context.Context) error { return ErrNeedsLinux }
