@@ -1,0 +1,51 @@
+# "make demo" shows what rivulet does; "make test" tests it. Both need Go and
+# make, nothing else, and no root.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+.PHONY: help build demo test race lint cross check check-all bench fuzz man clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: ## build bin/rivulet
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/rivulet ./cmd/rivulet
+
+demo: build ## publish the Go installation, serve it over NBD, read files back
+	$(GO) run ./internal/demo -rivulet bin/rivulet
+
+test: ## run the tests; those that need root or tools say why they are skipped
+	$(GO) vet ./...
+	$(GO) test ./...
+
+race: ## run the tests under the race detector
+	$(GO) test -race ./...
+
+lint: ## run the linters
+	golangci-lint run ./...
+
+cross: ## build for every platform that is supported
+	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/rivulet
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/rivulet
+	GOOS=darwin GOARCH=amd64 $(GO) vet ./...
+
+check: ## run what CI runs (root; RIVULET_E2E_IMAGES names an OCI layout of test images)
+	.ci/run
+
+check-all: build ## the end-to-end checks with every image of RIVULET_E2E_IMAGES
+	internal/e2e/all.sh
+
+bench: build ## measure, beside other programs that do the same
+	bench/run.sh all
+
+FUZZTIME ?= 30s
+fuzz: ## run every fuzz target for FUZZTIME
+	internal/fuzzall.sh $(FUZZTIME)
+
+man: ## generate the manual pages in doc/man
+	$(GO) run ./internal/manpages doc/man
+
+clean:
+	rm -rf bin

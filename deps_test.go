@@ -1,0 +1,118 @@
+package rivulet
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/rivuletfs/rivulet/"
+
+// imports says which packages of this module each package may import, and
+// whether anything outside the standard library. A package that is not listed
+// fails the test: a new one states its place here. Do not loosen a line to make
+// a build pass; ask why the arrow points up.
+//
+// Only commands, tests and benchmarks may import anything.
+const imports = `
+chunk              std
+blockdev           std
+ext4               std
+origin             std: chunk
+blockmap           std: chunk origin
+seal               any: chunk
+flatten            any
+layout             std: ext4 flatten
+catalog            std: blockmap chunk origin
+publish            any: blockmap catalog chunk flatten layout origin seal
+disk               any: blockdev blockmap chunk seal
+verify             any: blockmap chunk origin seal
+store/dir          any: chunk origin
+store/memory       std: chunk origin
+frontend/nbd       any: blockdev
+frontend/fuse      any: blockdev
+frontend/loopmount any: blockdev
+chunk/chunktest        std: chunk
+origin/origintest      std: chunk origin chunk/chunktest
+blockdev/blockdevtest  std: blockdev
+`
+
+// free may import anything, and nothing else imports them.
+var free = []string{"", "cmd/", "internal/", "bench/"}
+
+type goPackage struct {
+	ImportPath string
+	Imports    []string
+}
+
+func TestImports(t *testing.T) {
+	type rule struct {
+		std     bool
+		allowed map[string]bool
+	}
+	rules := map[string]rule{}
+	for line := range strings.Lines(strings.TrimSpace(imports)) {
+		head, list, _ := strings.Cut(strings.TrimSpace(line), ":")
+		f := strings.Fields(head)
+		if len(f) != 2 || (f[1] != "std" && f[1] != "any") {
+			t.Fatalf("rule %q: want NAME std|any[: IMPORT...]", line)
+		}
+		r := rule{std: f[1] == "std", allowed: map[string]bool{}}
+		for _, name := range strings.Fields(list) {
+			r.allowed[name] = true
+		}
+		rules[f[0]] = r
+	}
+	for _, p := range listPackages(t) {
+		name := strings.TrimPrefix(p.ImportPath+"/", module)
+		name = strings.TrimSuffix(name, "/")
+		if isFree(name) {
+			continue
+		}
+		r, ok := rules[name]
+		if !ok {
+			t.Errorf("package %s: has no line in the import rules", name)
+			continue
+		}
+		for _, imp := range p.Imports {
+			own, isOwn := strings.CutPrefix(imp, module)
+			switch first, _, _ := strings.Cut(imp, "/"); {
+			case isOwn && !r.allowed[own]:
+				t.Errorf("package %s: must not import %s", name, own)
+			case !isOwn && r.std && strings.Contains(first, "."):
+				t.Errorf("package %s: uses the standard library alone, not %s", name, imp)
+			}
+		}
+	}
+}
+
+func isFree(name string) bool {
+	for _, f := range free {
+		if name == strings.TrimSuffix(f, "/") || (f != "" && strings.HasPrefix(name, f)) {
+			return true
+		}
+	}
+	return false
+}
+
+func listPackages(t *testing.T) []goPackage {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var list []goPackage
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p goPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return list
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+}
