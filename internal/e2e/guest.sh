@@ -5,7 +5,7 @@
 #
 #   --kernel DIR        what guest-kernel.sh printed
 #   --init SCRIPT       becomes /init of the initrd: busybox sh, with every busybox
-#                       command, and `load` to insert the modules; it must end
+#                       command, and `load` to insert the modules; it ends by `reboot -f`
 #   --expect TEXT       fixed text that a console line must contain
 #   --modules "M..."    modules to load, with what they need (virtio_mmio, virtio_blk
 #                       and ext4 are always there)
@@ -107,8 +107,8 @@ make_initrd() {
 # it by, and a guest that is not told may wait for ever while it tries.
 tsc_khz() {
 	local khz
-	khz=$(dmesg 2>/dev/null | sed -n 's/.*tsc: Detected \([0-9]*\)\.\([0-9]\{3\}\) MHz.*/\1\2/p' | head -n 1)
-	[ -n "$khz" ] || khz=$(sed -n 's/^cpu MHz[^:]*: \([0-9]*\)\.\([0-9]\{3\}\).*/\1\2/p' /proc/cpuinfo | head -n 1)
+	khz=$( (dmesg 2>/dev/null || true) | awk '/tsc: Detected [0-9.]* MHz/ { sub(/.*tsc: Detected /, ""); khz = $1 * 1000 } END { print khz }')
+	[ -n "$khz" ] || khz=$(awk '/^cpu MHz/ { khz = $NF * 1000 } END { print khz }' /proc/cpuinfo)
 	echo "${khz:-2000000}"
 }
 
@@ -119,7 +119,7 @@ timeout -k 5 "$timeout" qemu-system-x86_64 -accel tcg,tb-size=256 -cpu qemu64 -m
 	-M microvm,x-option-roms=off,rtc=on -nodefaults -no-user-config -display none -no-reboot \
 	-chardev "file,id=console,path=$work/console" -serial chardev:console \
 	-kernel "$kernel/boot/vmlinuz-$version" -initrd "$work/initrd" \
-	-append "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests tsc=reliable tsc_early_khz=$(tsc_khz)" \
+	-append "console=ttyS0 quiet panic=-1 reboot=t mitigations=off cryptomgr.notests tsc=reliable tsc_early_khz=$(tsc_khz)" \
 	${devices[@]+"${devices[@]}"} </dev/null >"$work/qemu" 2>&1 || echo "guest.sh: qemu exit status $?" >>"$work/qemu"
 tr -d '\r' <"$work/console" || true
 cat "$work/qemu"

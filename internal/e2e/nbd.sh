@@ -49,7 +49,7 @@ block_map() {
 	size=$(jq 'reduce .[] as $e (0; if . == $e.offset then . + $e.length else error("gap") end)' "$WORK/map.json")
 	[ "$size" = "$SIZE" ] || fail "nbdinfo --map: covers $size bytes of $SIZE"
 	jq -e 'any(.[]; .type == 3) and any(.[]; .type == 0)' "$WORK/map.json" >/dev/null || fail "nbdinfo --map: no holes, or no data"
-	jq -r '.[] | select(.type != 0) | "\(.offset) \(.length)"' "$WORK/map.json" | head -n 2000 |
+	jq -r 'limit(2000; .[] | select(.type != 0)) | "\(.offset) \(.length)"' "$WORK/map.json" |
 		while read -r offset length; do
 			cmp -s -n "$length" -i "$offset:0" "$DISK" /dev/zero || fail "nbdinfo --map: data in the hole at $offset"
 		done
@@ -71,7 +71,7 @@ fio_verify() {
 	local size=$((64 << 20)) at tree=$WORK/tree
 	local job=(--name=verify --bs=4k --verify=crc32c --verify_fatal=1 "--size=$size" --randrepeat=1 --minimal)
 	mkdir "$tree"
-	tr '\0' '\1' </dev/zero | head -c $size >"$tree/pattern"
+	head -c $size /dev/zero | tr '\0' '\1' >"$tree/pattern"
 	at=$(pattern_offset "$tree") || fail "fio: the pattern is not one extent"
 	fio "${job[@]}" --rw=write --do_verify=0 --ioengine=psync --offset="$at" --filename="$WORK/pattern" >/dev/null
 	dd if="$WORK/pattern" of="$tree/pattern" bs=1M iflag=skip_bytes,count_bytes skip="$at" count=$size status=none
@@ -89,14 +89,13 @@ pattern_offset() {
 	rivulet publish "dir:$1" --name pattern >/dev/null
 	rivulet export pattern "$WORK/pattern-disk"
 	debugfs -R 'blocks /pattern' "$WORK/pattern-disk" 2>/dev/null |
-		awk '{ for (i = 2; i <= NF; i++) if ($i != $(i-1) + 1) exit 1; print $1 * 4096 }'
-	rm "$WORK/pattern-disk"
+		awk '{ for (i = 2; i <= NF; i++) if ($i != $(i-1) + 1) exit 1; print $1 * 4096 }' || return 1
 }
 
 # sums TREE: checksums of a sample of the image's files, as the guests check them.
 sums() {
-	(cd "$1" && find bin etc usr/bin usr/lib lab -xdev -type f -size -512k 2>/dev/null | sort | awk 'NR % 97 == 1' |
-		head -n 100 | xargs -d '\n' sha256sum)
+	(cd "$1" && find bin etc usr/bin usr/lib lab -xdev -type f -size -512k 2>/dev/null | sort | awk 'NR % 97 == 1 && n++ < 100' |
+		xargs -d '\n' sha256sum)
 }
 
 guest_root() {
