@@ -44,8 +44,8 @@ FUZZTIME ?= 30s
 fuzz: ## run every fuzz target for FUZZTIME
 	internal/fuzzall.sh $(FUZZTIME)
 
-man: ## generate the manual pages in doc/man
-	$(GO) run ./internal/manpages doc/man
+man: build ## generate the manual pages in doc/man
+	bin/rivulet man doc/man
 
 clean:
 	rm -rf bin

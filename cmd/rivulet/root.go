@@ -84,7 +84,7 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 	root.AddCommand(
 		a.publishCommand(), a.lsCommand(), a.inspectCommand(), a.diffCommand(), a.dfCommand(),
 		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(),
-		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.doctorCommand(), a.versionCommand(),
+		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.doctorCommand(), a.versionCommand(), a.manCommand(),
 	)
 	root.CompletionOptions.HiddenDefaultCmd = false
 	strictUsage(root)
