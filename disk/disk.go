@@ -1,0 +1,182 @@
+// Package disk reads a block device out of a block map and a chunk reader.
+//
+// A read is cut at frames. Frames in memory are copied; for the others a
+// flight is joined or begun, all of them before the first is waited for. A
+// flight fetches one unit, by default a whole chunk in one request (its stored
+// length is in the block map, so header and frames come in one round trip),
+// and decodes the frames that somebody waits for before the others.
+//
+// # Concurrency
+//
+//		ReadAt ──hit──────────────────────────► copy          (shard lock, pinned frame)
+//		   │ miss
+//		   ▼          demand queue      ┌──────────────┐
+//		  join ──────► FIFO ──────────► │ window       │ one goroutine a flight:
+//		Prefetch ────► background, ───► │ ≤ Fetches    │   fetch, retry ► decode ► memory
+//		               bounded, drops   │ (background  │                    │
+//		                                │  ≤ a part)   │                    ▼
+//		  wait ◄──────── broadcast ──── └──────────────┘ ◄────────────── deliver
+//
+//	  - Disk.mu guards the queues, the table of flights and every flight's
+//	    mutable fields. It is held for table work only: never over a fetch, a
+//	    decode or a copy. A Memory shard's lock may be taken under it.
+//	  - A flight is in the table from the first request for its unit until it is
+//	    finished, and its frames are in memory before it leaves. So a unit is
+//	    never fetched twice at once, nor again by a reader that just missed it.
+//	  - A flight owns one reference to each frame it decoded until it ends, and
+//	    longer only to those that somebody waits for.
+//	  - Goroutines are those of started flights, at most Options.Fetches. Close
+//	    ends their context, fails what is queued and waits for them.
+//	  - A flight that was queued as prefetch and is then demanded moves to the
+//	    demand queue; background flights start only while the window has room
+//	    that demand may need at once.
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rivuletfs/rivulet/blockdev"
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/seal"
+)
+
+// Defaults and bounds of Options.
+const (
+	DefaultFetches = 64               // fetches in flight
+	MaxFetches     = 4096             // most that may be asked for
+	DefaultTimeout = 30 * time.Second // from a read's miss to its failure
+
+	// MaxBackground is how many units may be queued by Prefetch.
+	MaxBackground = 256
+	// maxWaits bounds the frames that one read has asked for and not copied.
+	maxWaits = 512
+)
+
+// ErrClosed is returned by reads of a disk that was closed.
+var ErrClosed = fmt.Errorf("disk: %w", fs.ErrClosed)
+
+// ErrLocked is returned by Open for a block map whose keys are locked.
+var ErrLocked = errors.New("block map is locked")
+
+// A Mode says how much one request fetches.
+type Mode int
+
+const (
+	// WholeChunks fetches a chunk by one request, which suits far sources.
+	WholeChunks Mode = iota
+	// SingleFrames fetches the header and the frame that is asked for, which
+	// suits near stores.
+	SingleFrames
+)
+
+// Options says how a disk reads. The zero value is usable.
+type Options struct {
+	Memory  *Memory       // frames in memory, may be shared; nil: own, of DefaultMemory bytes
+	Opener  *seal.Opener  // opens sealed frames; shared, the caller's; nil: own, of unencrypted chunks
+	Mode    Mode          // what one request fetches
+	Fetches int           // fetches in flight; 0: DefaultFetches
+	Timeout time.Duration // bound of a fetch with its retries; 0: DefaultTimeout
+	Log     *slog.Logger  // told once of each failed fetch; nil: nobody
+}
+
+// A Disk is a blockdev.Device, Extenter and Prefetcher. Its methods may be
+// called by any number of goroutines.
+type Disk struct {
+	m      *blockmap.Map
+	info   blockmap.Info
+	reader chunk.Reader
+	opt    Options
+	memory *Memory
+	opener *seal.Opener
+	desks  sync.Pool // of *desk
+	stats  counters
+
+	ctx     context.Context // ends at Close
+	cancel  context.CancelFunc
+	closed  atomic.Bool    // set under mu; read without it on the way in
+	running sync.WaitGroup // flights that were started
+
+	mu         sync.Mutex // guards what follows, and the flights
+	flights    map[unit]*flight
+	demand     []*flight // first in, first out
+	background []*flight // the same
+	active     int       // flights started and not finished
+}
+
+var (
+	_ blockdev.Device     = (*Disk)(nil)
+	_ blockdev.Extenter   = (*Disk)(nil)
+	_ blockdev.Prefetcher = (*Disk)(nil)
+)
+
+// Open returns the disk that m describes, its chunks read from r. It fetches
+// nothing. The caller closes the disk, and r after that. The error is
+// ErrLocked for a map whose keys cannot be read.
+func Open(m *blockmap.Map, r chunk.Reader, opt Options) (*Disk, error) {
+	if m.Locked() {
+		return nil, fmt.Errorf("open disk %s: %w", m.Digest(), ErrLocked)
+	}
+	if opt.Fetches < 0 || opt.Fetches > MaxFetches || opt.Timeout < 0 {
+		return nil, fmt.Errorf("open disk %s: %d fetches, timeout %v: want 0 to %d, at least 0",
+			m.Digest(), opt.Fetches, opt.Timeout, MaxFetches)
+	}
+	if opt.Fetches == 0 {
+		opt.Fetches = DefaultFetches
+	}
+	if opt.Timeout == 0 {
+		opt.Timeout = DefaultTimeout
+	}
+	if opt.Memory == nil {
+		opt.Memory = NewMemory(DefaultMemory)
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	d := &Disk{m: m, info: m.Info(), reader: r, opt: opt, memory: opt.Memory, opener: opt.Opener, flights: make(map[unit]*flight)}
+	if d.opener == nil {
+		var err error
+		if d.opener, err = seal.NewOpener(nil); err != nil {
+			return nil, fmt.Errorf("open disk %s: %w", m.Digest(), err)
+		}
+	}
+	d.desks.New = func() any {
+		return &desk{buf: make([]byte, blockmap.MaxStored(int(d.info.ChunkSize())))}
+	}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	return d, nil
+}
+
+// Size returns the bytes of the disk.
+func (d *Disk) Size() int64 { return d.info.Size }
+
+// Map returns the block map that the disk is read from.
+func (d *Disk) Map() *blockmap.Map { return d.m }
+
+// Close fails reads that wait and all later ones with ErrClosed, ends the
+// fetches and returns when their goroutines are gone. It closes nothing else.
+// Closing again does the same.
+func (d *Disk) Close() error {
+	d.mu.Lock()
+	first := !d.closed.Swap(true)
+	d.cancel()
+	for _, f := range d.flights {
+		if f.state != started {
+			d.end(f, ErrClosed)
+		}
+	}
+	d.demand, d.background = nil, nil
+	d.mu.Unlock()
+	d.running.Wait()
+	if first && d.opt.Opener == nil {
+		d.opener.Close()
+	}
+	return nil
+}

@@ -1,0 +1,162 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/seal"
+)
+
+// Tuning of retries.
+const (
+	firstBackoff   = 10 * time.Millisecond // mean pause after the first failure; doubles
+	lastBackoff    = 2 * time.Second       // longest mean pause
+	corruptTries   = 3                     // attempts while the answers are corrupt
+	attemptsInTime = 2                     // a hung attempt ends after Timeout over this
+)
+
+// fetch runs a flight to its end: attempts until one succeeds, the error is
+// one that no retry mends, or the deadline passes.
+func (d *Disk) fetch(f *flight, deadline time.Time) error {
+	ctx, cancel := context.WithDeadline(d.ctx, deadline)
+	defer cancel()
+	backoff, corrupt := firstBackoff, 0
+	for try := 1; ; try++ {
+		err := d.attempt(ctx, f)
+		if err == nil {
+			return nil
+		}
+		if d.ctx.Err() != nil {
+			return ErrClosed
+		}
+		var bad *chunk.CorruptError
+		if errors.As(err, &bad) {
+			corrupt++
+		}
+		if corrupt >= corruptTries || errors.Is(err, chunk.ErrNotFound) || errors.Is(err, errUnreadable) {
+			return d.failed(f, try, err)
+		}
+		pause := time.NewTimer(backoff/2 + rand.N(backoff))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			if d.ctx.Err() != nil {
+				return ErrClosed
+			}
+			return d.failed(f, try, err)
+		}
+		backoff = min(2*backoff, lastBackoff)
+		d.stats.retries.Add(1)
+	}
+}
+
+// failed says where on the disk a fetch failed for good.
+func (d *Disk) failed(f *flight, tries int, err error) error {
+	return fmt.Errorf("read disk at %d: %d tries: %w", int64(f.chunk.Index)<<d.info.ChunkLog2, tries, err)
+}
+
+// errUnreadable marks checked bytes that cannot be decoded, or that contradict
+// the block map: every copy is the same.
+var errUnreadable = errors.New("chunk does not fit its block map")
+
+// A desk is what one attempt works on.
+type desk struct {
+	header chunk.Header
+	buf    []byte // as long as any stored chunk of the disk may be
+}
+
+// attempt fetches and decodes a unit once. What an earlier attempt delivered
+// stays.
+func (d *Disk) attempt(ctx context.Context, f *flight) error {
+	ctx, cancel := context.WithTimeout(ctx, d.opt.Timeout/attemptsInTime)
+	defer cancel()
+	k := d.desks.Get().(*desk)
+	defer d.desks.Put(k)
+	if f.unit.frame == wholeChunk {
+		return d.attemptChunk(ctx, f, k)
+	}
+	return d.attemptFrame(ctx, f, k)
+}
+
+// attemptChunk fetches a whole chunk and decodes all its frames, those that
+// reads wait for first.
+func (d *Disk) attemptChunk(ctx context.Context, f *flight, k *desk) error {
+	b := k.buf[:f.chunk.Stored]
+	if err := d.read(ctx, f, b, 0); err != nil {
+		return err
+	}
+	if err := d.parse(f, k, b); err != nil {
+		return err
+	}
+	for i, ok := d.next(f); ok; i, ok = d.next(f) {
+		off := k.header.FrameOffset(int(i))
+		if err := d.decode(f, k, i, b[off:][:k.header.Frames[i].Len]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attemptFrame fetches a chunk's header and one frame.
+func (d *Disk) attemptFrame(ctx context.Context, f *flight, k *desk) error {
+	n := chunk.HeaderLen(len(f.slots))
+	if n > len(k.buf) {
+		return fmt.Errorf("chunk %s: %d frames: %w", f.chunk.ID, len(f.slots), errUnreadable)
+	}
+	if err := d.read(ctx, f, k.buf[:n], 0); err != nil {
+		return err
+	}
+	if err := d.parse(f, k, k.buf[:n]); err != nil {
+		return err
+	}
+	i := f.unit.frame
+	b := k.buf[:k.header.Frames[i].Len]
+	if err := d.read(ctx, f, b, k.header.FrameOffset(int(i))); err != nil {
+		return err
+	}
+	return d.decode(f, k, i, b)
+}
+
+// read fills b with stored bytes of f's chunk.
+func (d *Disk) read(ctx context.Context, f *flight, b []byte, off int64) error {
+	n, err := d.reader.ReadChunk(ctx, f.chunk.ID, b, off)
+	if err != nil {
+		return err
+	}
+	d.stats.fetchedBytes.Add(int64(n))
+	if n != len(b) {
+		return &chunk.CorruptError{ID: f.chunk.ID, Reason: fmt.Sprintf("%d bytes at %d, want %d", n, off, len(b))}
+	}
+	return nil
+}
+
+// parse reads the header at the head of b, and compares it with what the block
+// map says of the chunk.
+func (d *Disk) parse(f *flight, k *desk, b []byte) error {
+	h := &k.header
+	if err := h.Parse(b); err != nil {
+		return fmt.Errorf("chunk %s: %w: %w", f.chunk.ID, errUnreadable, err)
+	}
+	if h.Size != f.chunk.Size || h.FrameLog2 != d.info.FrameLog2 || h.StoredSize() != int64(f.chunk.Stored) {
+		return fmt.Errorf("chunk %s: header and block map differ in sizes: %w", f.chunk.ID, errUnreadable)
+	}
+	return nil
+}
+
+// decode opens frame i out of its stored bytes and delivers it.
+func (d *Disk) decode(f *flight, k *desk, i uint32, stored []byte) error {
+	size := k.header.FrameSize(int(i))
+	fr := d.memory.buffer(size)
+	_, err := d.opener.OpenFrame(fr.data, &k.header, (*seal.Key)(&f.chunk.Key), int(i), stored)
+	if err != nil {
+		fr.release()
+		return fmt.Errorf("chunk %s frame %d: %w: %w", f.chunk.ID, i, errUnreadable, err)
+	}
+	d.deliver(f, i, fr)
+	return nil
+}

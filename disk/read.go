@@ -1,0 +1,181 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+)
+
+// A piece is a run of bytes of the disk that one step of a read handles: part
+// of one frame, or part of a hole.
+type piece struct {
+	round int64 // data ends at a multiple of this; 1 for reads, a power of two
+
+	hole  bool
+	n     int64  // bytes
+	frame uint32 // of the chunk
+	from  int    // first byte in the frame
+
+	// The chunk that was looked up last, kept while pieces follow in it.
+	known bool
+	pos   int // position in the map
+	chunk blockmap.Chunk
+}
+
+// locate sets p to the piece at off. It ends before end.
+func (d *Disk) locate(p *piece, off, end int64) {
+	log2 := d.info.ChunkLog2
+	index := uint32(off >> log2)
+	if !p.known || p.chunk.Index != index {
+		pos, found := d.m.Search(index)
+		if !found {
+			next := end // where the next chunk begins
+			if pos < d.m.Len() {
+				next = min(end, int64(d.m.Chunk(pos).Index)<<log2)
+			}
+			p.known, p.hole, p.n = false, true, next-off
+			return
+		}
+		p.known, p.pos, p.chunk = true, pos, d.m.Chunk(pos)
+	}
+	start := int64(index) << log2
+	in, size := off-start, (int64(p.chunk.Size)+p.round-1)&^(p.round-1)
+	if in >= size {
+		p.hole, p.n = true, min(end, start+d.info.ChunkSize())-off
+		return
+	}
+	p.hole = false
+	p.frame = uint32(in >> d.info.FrameLog2)
+	first := int64(p.frame) << d.info.FrameLog2
+	last := min(first+1<<d.info.FrameLog2, size)
+	p.from, p.n = int(in-first), min(end-off, last-in)
+}
+
+func (p *piece) key() frameKey {
+	return frameKey{id: p.chunk.ID, key: p.chunk.Key, frame: p.frame}
+}
+
+// ReadAt implements [blockdev.Device]. A read past the end returns what there
+// is and io.EOF. A read whose bytes cannot be had within Options.Timeout, and
+// at most as long again for a place in the window, fails; n then counts the
+// good bytes before the first bad one. Reads of cached frames allocate
+// nothing.
+func (d *Disk) ReadAt(b []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read disk at %d: negative offset", off)
+	}
+	if d.closed.Load() {
+		return 0, ErrClosed
+	}
+	d.stats.reads.Add(1)
+	if off >= d.info.Size {
+		return 0, io.EOF
+	}
+	short := int64(len(b)) > d.info.Size-off
+	if short {
+		b = b[:d.info.Size-off]
+	}
+	n = d.readMemory(b, off)
+	if n < len(b) {
+		var m int
+		m, err = d.readFetch(b[n:], off+int64(n))
+		n += m
+	}
+	d.stats.bytes.Add(int64(n))
+	if err == nil && short {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// readMemory reads holes and cached frames, up to the first miss.
+func (d *Disk) readMemory(b []byte, off int64) (n int) {
+	p := piece{round: 1}
+	end, hits := off+int64(len(b)), int64(0)
+	for n < len(b) {
+		d.locate(&p, off+int64(n), end)
+		dst := b[n:][:p.n]
+		if p.hole {
+			clear(dst)
+		} else {
+			key := p.key()
+			f := d.memory.get(&key)
+			if f == nil {
+				break
+			}
+			copy(dst, f.data[p.from:])
+			f.release()
+			hits++
+		}
+		n += len(dst)
+	}
+	d.stats.hits.Add(hits)
+	return n
+}
+
+// A wait is a piece of a read whose frame is on its way.
+type wait struct {
+	flight *flight
+	frame  uint32
+	from   int
+	dst    []byte
+	at     int // of dst in the read
+}
+
+// readFetch reads what memory may lack.
+func (d *Disk) readFetch(b []byte, off int64) (n int, err error) {
+	for n < len(b) && err == nil {
+		var m int
+		m, err = d.readBatch(b[n:], off+int64(n))
+		n += m
+	}
+	if err != nil && !errors.Is(err, ErrClosed) {
+		d.stats.errors.Add(1)
+	}
+	return n, err
+}
+
+// readBatch reads up to maxWaits missing frames. It asks for all of them
+// before it waits for the first, and waits for all even if one fails, since
+// they are pinned for it.
+func (d *Disk) readBatch(b []byte, off int64) (n int, err error) {
+	p := piece{round: 1}
+	var waits []wait
+	end := off + int64(len(b))
+	for n < len(b) && len(waits) < maxWaits {
+		d.locate(&p, off+int64(n), end)
+		w := wait{frame: p.frame, from: p.from, dst: b[n:][:p.n], at: n}
+		if p.hole {
+			clear(w.dst)
+		} else {
+			var f *frame
+			if w.flight, f, err = d.join(&p); err != nil {
+				break
+			}
+			if f != nil {
+				w.copy(f)
+			} else {
+				waits = append(waits, w)
+			}
+		}
+		n += len(w.dst)
+	}
+	for i := range waits {
+		w := &waits[i]
+		f, failed := d.await(w.flight, w.frame)
+		if failed == nil {
+			w.copy(f)
+		} else if w.at < n {
+			n, err = w.at, failed
+		}
+	}
+	return n, err
+}
+
+// copy takes the bytes out of f, and gives up its reference.
+func (w *wait) copy(f *frame) {
+	copy(w.dst, f.data[w.from:])
+	f.release()
+}

@@ -1,0 +1,35 @@
+package disk
+
+import "sync/atomic"
+
+// Stats counts what a disk did since Open.
+type Stats struct {
+	Reads        int64 // calls of ReadAt
+	Bytes        int64 // bytes that they returned
+	Hits         int64 // frames that were in memory
+	Misses       int64 // frames that were not
+	Waits        int64 // misses that joined a fetch already begun
+	Fetches      int64 // fetches begun: chunks or, in SingleFrames, frames
+	FetchedBytes int64 // stored bytes that the reader returned
+	Retries      int64 // attempts after the first, of all fetches
+	Prefetches   int64 // fetches queued by Prefetch
+	Dropped      int64 // fetches that Prefetch wanted and found the queue full
+	Errors       int64 // reads that failed, but for reads of a closed disk
+}
+
+type counters struct {
+	reads, bytes, hits, misses, waits atomic.Int64
+	fetches, fetchedBytes, retries    atomic.Int64
+	prefetches, dropped, errors       atomic.Int64
+}
+
+// Stats returns the counters. They are read one by one while others may rise.
+func (d *Disk) Stats() Stats {
+	c := &d.stats
+	return Stats{
+		Reads: c.reads.Load(), Bytes: c.bytes.Load(),
+		Hits: c.hits.Load(), Misses: c.misses.Load(), Waits: c.waits.Load(),
+		Fetches: c.fetches.Load(), FetchedBytes: c.fetchedBytes.Load(), Retries: c.retries.Load(),
+		Prefetches: c.prefetches.Load(), Dropped: c.dropped.Load(), Errors: c.errors.Load(),
+	}
+}
