@@ -1,0 +1,296 @@
+// Package dir keeps an origin in a directory of a local file system.
+//
+//	version                      "rivulet store 1\n"; written last when a store is made
+//	chunks/ab/ab…                a stored chunk, named by its ID in hexadecimal
+//	objects/sha256/ab/ab…        an object, named by its digest
+//	pointers/…                   a pointer; pointer.go has the encoding of names
+//	pointers.lock                locked (flock) by whoever changes a pointer
+//	tmp/…                        files being written
+//
+// doc/format/store-dir.md has the rules. Every file is written under tmp,
+// synced, and renamed to its place, whose directory is then synced: so a name
+// that can be seen is a whole file, whenever the writer was killed, and a
+// finished call survives a power cut. Any number of processes may use one
+// store.
+//
+// Reading writes nothing, so that a store may lie on a read-only file system.
+package dir
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+const (
+	versionFile = "version"
+	versionText = "rivulet store 1\n"
+	versionHead = "rivulet store "
+
+	chunkDir   = "chunks"
+	objectDir  = "objects/sha256"
+	pointerDir = "pointers"
+	lockFile   = "pointers.lock"
+	tempDir    = "tmp"
+)
+
+// staleTemp is the age at which a temporary file is no longer anybody's: no
+// single file takes that long to write.
+const staleTemp = 24 * time.Hour
+
+// fresh is the age below which a file's directory entry may not be durable yet,
+// because another process is between rename and sync, or was killed there.
+const fresh = time.Minute
+
+var (
+	// ErrNoStore is returned (wrapped) by Open for a directory that is no store.
+	ErrNoStore = errors.New("not a rivulet store")
+	// ErrVersion is returned (wrapped) by Open for a store of another version.
+	ErrVersion = errors.New("store has an unknown format version")
+)
+
+// A Store is an origin in a directory. Any number of calls may run at once.
+type Store struct {
+	root   string
+	create func(dir string) (file, error) // a new temporary file
+	chunks [256]atomic.Bool               // fan-out folders known to be there
+	object [256]atomic.Bool
+	swaps  chan struct{} // holds one token: whoever has it may change pointers
+}
+
+var _ origin.Store = (*Store)(nil)
+
+// Open opens the store at path. If create is true, an absent or empty directory
+// becomes a store, and temporary files that killed processes left behind are
+// removed; otherwise Open writes nothing. It keeps no file open, so there is
+// nothing to close.
+func Open(path string, create bool) (*Store, error) {
+	root, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	s := &Store{root: root, create: createFile, swaps: make(chan struct{}, 1)}
+	s.swaps <- struct{}{}
+	err = s.checkVersion()
+	if errors.Is(err, ErrNoStore) && create {
+		err = s.init()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	if create {
+		s.removeStale()
+	}
+	return s, nil
+}
+
+// Path returns the absolute path of the store's directory.
+func (s *Store) Path() string { return s.root }
+
+func (s *Store) checkVersion() error {
+	f, err := os.Open(filepath.Join(s.root, versionFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrNoStore
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 64))
+	switch {
+	case err != nil:
+		return err
+	case string(b) == versionText:
+		return nil
+	case len(b) >= len(versionHead) && string(b[:len(versionHead)]) == versionHead:
+		return fmt.Errorf("%w: %q, this program knows %q", ErrVersion, b, versionText)
+	}
+	return fmt.Errorf("%w: its file %q is %q", ErrNoStore, versionFile, b)
+}
+
+// init makes an empty store. Two processes may do so at once.
+func (s *Store) init() error {
+	if _, err := os.Stat(s.root); errors.Is(err, fs.ErrNotExist) {
+		if err := makeDir(s.root); err != nil {
+			return err
+		}
+	}
+	list, err := os.ReadDir(s.root)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		switch e.Name() {
+		case chunkDir, "objects", pointerDir, tempDir, versionFile, "lost+found":
+		default:
+			return fmt.Errorf("%w, and not empty: it has %q", ErrNoStore, e.Name())
+		}
+	}
+	for _, d := range []string{chunkDir, objectDir, pointerDir, tempDir} {
+		if err := os.MkdirAll(filepath.Join(s.root, d), 0o777); err != nil {
+			return err
+		}
+	}
+	if err := syncDir(filepath.Join(s.root, "objects")); err != nil {
+		return err
+	}
+	return s.writeFile(filepath.Join(s.root, versionFile), []byte(versionText))
+}
+
+// removeStale removes old temporary files. It is a courtesy: errors mean that
+// they stay.
+func (s *Store) removeStale() {
+	dir := filepath.Join(s.root, tempDir)
+	list, _ := os.ReadDir(dir)
+	for _, e := range list {
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > staleTemp {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
+// place returns the path of a content-named file, and that of its folder.
+func (s *Store) place(kind string, id [32]byte) (path, dir string) {
+	name := hex.EncodeToString(id[:])
+	dir = s.root + "/" + kind + "/" + name[:2]
+	return dir + "/" + name, dir
+}
+
+// put stores data at its place unless a file of the same size is there.
+func (s *Store) put(kind string, known *[256]atomic.Bool, id [32]byte, data []byte) (added bool, err error) {
+	path, dir := s.place(kind, id)
+	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() == int64(len(data)) {
+		if time.Since(info.ModTime()) < fresh {
+			return false, syncDir(dir)
+		}
+		return false, nil
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	if !known[id[0]].Load() {
+		if err := makeDir(dir); err != nil {
+			return false, err
+		}
+		known[id[0]].Store(true)
+	}
+	return true, s.writeFile(path, data)
+}
+
+// Fetch implements [chunk.Source].
+func (s *Store) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if off < 0 {
+		return 0, fmt.Errorf("fetch chunk %v: negative offset %d", id, off)
+	}
+	path, _ := s.place(chunkDir, id)
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, failed("fetch chunk", id, err)
+	}
+	defer f.Close()
+	n, err := f.ReadAt(dst, off)
+	if err != nil && err != io.EOF {
+		return 0, failed("fetch chunk", id, err)
+	}
+	return n, nil
+}
+
+// Put implements [chunk.Sink].
+func (s *Store) Put(ctx context.Context, id chunk.ID, object []byte) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	if _, err := chunk.Verify(id, object); err != nil {
+		return false, err
+	}
+	added, err := s.put(chunkDir, &s.chunks, id, object)
+	if err != nil {
+		return false, fmt.Errorf("put chunk %v: %w", id, err)
+	}
+	return added, nil
+}
+
+// Stat implements [chunk.Prober].
+func (s *Store) Stat(ctx context.Context, id chunk.ID) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	path, _ := s.place(chunkDir, id)
+	info, err := os.Lstat(path)
+	if err != nil {
+		return 0, failed("stat chunk", id, err)
+	}
+	return info.Size(), nil
+}
+
+// List implements [chunk.Lister]. Files whose names are no chunk IDs are passed
+// over.
+func (s *Store) List(ctx context.Context, fn func(id chunk.ID, size int64) error) error {
+	for i := range 256 {
+		err := s.listFolder(ctx, fmt.Sprintf("%s/%s/%02x", s.root, chunkDir, i), fn)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) listFolder(ctx context.Context, dir string, fn func(id chunk.ID, size int64) error) error {
+	d, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("list chunks: %w", err)
+	}
+	defer d.Close()
+	for {
+		list, err := d.ReadDir(1024)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("list chunks: %w", err)
+		}
+		for _, e := range list {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			id, err := chunk.ParseID(e.Name())
+			if err != nil {
+				continue
+			}
+			info, err := e.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // removed meanwhile
+			}
+			if err != nil {
+				return fmt.Errorf("list chunks: %w", err)
+			}
+			if err := fn(id, info.Size()); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// failed names what could not be read. A file that is not there becomes
+// chunk.ErrNotFound.
+func failed(op string, subject any, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		err = chunk.ErrNotFound
+	}
+	return fmt.Errorf("%s %v: %w", op, subject, err)
+}

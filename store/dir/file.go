@@ -1,0 +1,83 @@
+package dir
+
+import (
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+)
+
+// A file is what writing takes of an *os.File, so that a test can put one in
+// its place that fails.
+type file interface {
+	io.WriteCloser
+	Name() string
+	Sync() error
+}
+
+// createFile makes a new file of an unused name in dir.
+func createFile(dir string) (file, error) {
+	for {
+		var name [16]byte
+		for i := range name {
+			name[i] = byte(rand.Uint32())
+		}
+		f, err := os.OpenFile(dir+"/"+hex.EncodeToString(name[:]), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+		if !errors.Is(err, fs.ErrExist) {
+			return f, err
+		}
+	}
+}
+
+// writeFile makes data the content of path, durably: at any moment path has the
+// old content or the new.
+func (s *Store) writeFile(path string, data []byte) error {
+	f, err := s.create(filepath.Join(s.root, tempDir))
+	if err != nil {
+		return err
+	}
+	err = fill(f, data)
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// fill writes data to f, syncs it and closes it.
+func fill(f file, data []byte) error {
+	_, err := f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// makeDir makes a directory and its missing parents, durably.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o777)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o777)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// syncDir makes the entries of a directory durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,53 @@
+package dir
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+// PutObject implements [origin.Objects].
+func (s *Store) PutObject(ctx context.Context, data []byte) (origin.Digest, error) {
+	if err := ctx.Err(); err != nil {
+		return origin.Digest{}, err
+	}
+	if len(data) > origin.MaxObjectBytes {
+		return origin.Digest{}, fmt.Errorf("put object: %d bytes, at most %d are allowed", len(data), origin.MaxObjectBytes)
+	}
+	d := origin.Sum(data)
+	if _, err := s.put(objectDir, &s.object, d, data); err != nil {
+		return origin.Digest{}, fmt.Errorf("put object %v: %w", d, err)
+	}
+	return d, nil
+}
+
+// GetObject implements [origin.Objects].
+func (s *Store) GetObject(ctx context.Context, d origin.Digest, max int64) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	path, _ := s.place(objectDir, d)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, failed("get object", d, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, failed("get object", d, err)
+	}
+	if max = min(max, origin.MaxObjectBytes); info.Size() > max {
+		return nil, fmt.Errorf("get object %v: %d bytes, at most %d are allowed", d, info.Size(), max)
+	}
+	b := make([]byte, info.Size())
+	if _, err := io.ReadFull(f, b); err != nil {
+		return nil, failed("get object", d, err)
+	}
+	if origin.Sum(b) != d {
+		return nil, fmt.Errorf("get object %v: corrupt: its bytes have another SHA-256", d)
+	}
+	return b, nil
+}
