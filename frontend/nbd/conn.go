@@ -1,0 +1,288 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/rivuletfs/rivulet/frontend/nbd/internal/wire"
+)
+
+const (
+	inBytes     = 8 << 10  // read from the socket at once: some 290 requests
+	inlineBytes = 32 << 10 // larger reads are never served by the leader itself
+	maxIdle     = 4        // workers of a connection that wait for the lead
+	patience    = 256      // requests handed over after a slow one
+)
+
+// A conn is a connection in the transmission phase.
+//
+// Its workers take turns in leading: the leader alone reads requests from the
+// socket. It either hands the lead to another worker and then serves the
+// request it has read, or, when the device has been fast lately and the request
+// is small, serves it itself and goes on reading. The watch takes the lead away
+// from a leader whose request turns out to be slow. No request is ever passed
+// from one goroutine to another; at a fast device nobody is woken but by the
+// socket, and replies to requests that arrived together leave together.
+//
+//	lead     in: the leader's. role: bit 0 says that the leader serves inline
+//	workers  vacant, idle, workers, over: mu
+//	replies  out (own lock), budget (own lock)
+type conn struct {
+	srv        *Server
+	exp        *export
+	ctx        context.Context
+	stream     stream
+	size       int64
+	structured bool
+	contexts   []metaContext
+
+	in     []byte // the leader's: bytes inFrom to inTo are read, not parsed
+	inFrom int
+	inTo   int
+
+	role  atomic.Uint64
+	slow  atomic.Int32 // requests to hand over before the leader serves again
+	watch watch
+
+	drain atomic.Bool // answer ESHUTDOWN and end
+
+	mu      sync.Mutex
+	lead    sync.Cond // the lead is vacant, or the connection is over
+	vacant  bool
+	over    bool
+	idle    int
+	workers int
+	wg      sync.WaitGroup
+	spawn   func() // c.work, made once
+
+	budget budget
+	out    outbox
+}
+
+func newConn(ctx context.Context, s *Server, nc net.Conn, h *handshake) *conn {
+	c := &conn{
+		srv: s, exp: h.export, ctx: ctx, size: h.export.size,
+		structured: h.structured, contexts: h.contexts,
+		stream: newStream(nc, s.writeTimeout()),
+		in:     make([]byte, inBytes),
+	}
+	c.lead.L = &c.mu
+	c.spawn = c.work
+	c.budget.init(&s.pool, s.maxRequests(), floorBytes, ctx.Done())
+	c.out = outbox{stream: c.stream, budget: &c.budget, failed: c.writeFailed}
+	c.watch.init(c)
+	return c
+}
+
+// run serves the connection until it ends, and closes it.
+func (c *conn) run() {
+	c.vacant, c.workers = true, 1
+	c.wg.Add(1)
+	c.work()
+	c.wg.Wait()
+	c.watch.stop()
+	c.out.flush()
+	c.stream.close()
+}
+
+// work is the life of a worker.
+func (c *conn) work() {
+	defer c.wg.Done()
+	w := newWorker(c)
+	for c.takeLead() {
+		c.leadOn(w)
+	}
+}
+
+// takeLead waits for the lead. It returns false when the worker should end.
+func (c *conn) takeLead() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !c.vacant && !c.over && c.idle < maxIdle {
+		c.idle++
+		c.lead.Wait()
+		c.idle--
+	}
+	if !c.vacant || c.over {
+		c.workers--
+		return false
+	}
+	c.vacant = false
+	return true
+}
+
+// passLead gives the lead to another worker, or, when as many are busy as may
+// be, to the first that will be free.
+func (c *conn) passLead() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.vacant = true
+	switch {
+	case c.over:
+	case c.idle > 0:
+		c.lead.Signal()
+	case c.workers < c.srv.maxRequests():
+		c.workers++
+		c.wg.Add(1)
+		go c.spawn()
+	}
+}
+
+// leadOn reads and serves requests until the lead has gone to someone else or
+// the connection is over.
+func (c *conn) leadOn(w *worker) {
+	c.out.flush() // the last leader may have been too slow to
+	for {
+		r, errno, ok := c.next()
+		if !ok {
+			c.end()
+			return
+		}
+		cost := c.cost(r, errno)
+		if c.budget.full(cost) {
+			c.out.flush()
+		}
+		charge, ok := c.budget.admit(cost)
+		if !ok {
+			c.end()
+			return
+		}
+		if c.slow.Load() > 0 || cost > inlineBytes || r.Command == wire.CmdCache {
+			if c.slow.Load() > 0 {
+				c.slow.Add(-1)
+			}
+			c.passLead()
+			w.serve(r, errno, charge)
+			c.out.flush()
+			return
+		}
+		turn := c.watch.begin()
+		w.serve(r, errno, charge)
+		if !c.watch.end(turn) {
+			c.out.flush()
+			return
+		}
+	}
+}
+
+// cost returns the bytes of memory that r's reply, or the first part of it,
+// will take.
+func (c *conn) cost(r wire.Request, errno wire.Errno) int64 {
+	if errno != 0 || r.Command != wire.CmdRead {
+		return 0
+	}
+	if c.structured && r.Flags&wire.CmdFlagDF == 0 {
+		return min(int64(r.Length), pieceBytes)
+	}
+	return int64(r.Length)
+}
+
+// next returns the next request, with the error that it deserves before the
+// device is asked. Before it waits for the client it has all replies written.
+// It returns false at the end of the connection.
+func (c *conn) next() (wire.Request, wire.Errno, bool) {
+	if !c.fill(wire.RequestSize) {
+		return wire.Request{}, 0, false
+	}
+	r, err := wire.ParseRequest(c.in[c.inFrom : c.inFrom+wire.RequestSize])
+	c.inFrom += wire.RequestSize
+	if err != nil {
+		c.srv.logger().Warn("nbd: client sent no request", "export", c.exp.Name, "err", err)
+		return r, 0, false
+	}
+	if r.Command == wire.CmdDisc {
+		return r, 0, false
+	}
+	c.srv.stats.requests.Add(1)
+	if r.Command == wire.CmdWrite && !c.discard(r.Length) {
+		return r, 0, false
+	}
+	errno := r.Check(c.size)
+	if r.Command == wire.CmdBlockStatus && len(c.contexts) == 0 {
+		errno = wire.EINVAL
+	}
+	if r.Flags&wire.CmdFlagDF != 0 && !c.structured && errno == 0 {
+		errno = wire.EINVAL
+	}
+	if c.drain.Load() {
+		errno = wire.ESHUTDOWN
+	}
+	return r, errno, true
+}
+
+// fill reads until n bytes can be parsed.
+func (c *conn) fill(n int) bool {
+	if c.inTo-c.inFrom >= n {
+		return true
+	}
+	copy(c.in, c.in[c.inFrom:c.inTo])
+	c.inFrom, c.inTo = 0, c.inTo-c.inFrom
+	for c.inTo < n {
+		c.out.flush()
+		m, err := c.stream.read(c.in[c.inTo:])
+		c.inTo += m
+		if err != nil && c.inTo < n {
+			c.readFailed(err)
+			return false
+		}
+	}
+	return true
+}
+
+// discard skips the n bytes of a write that will be refused.
+func (c *conn) discard(n uint32) bool {
+	if n > wire.MaxBlock {
+		c.srv.logger().Warn("nbd: client sends too large a write", "export", c.exp.Name, "bytes", n)
+		return false
+	}
+	for left := int(n); left > 0; {
+		if c.inFrom == c.inTo && !c.fill(1) {
+			return false
+		}
+		skip := min(left, c.inTo-c.inFrom)
+		c.inFrom += skip
+		left -= skip
+	}
+	return true
+}
+
+// end lets every worker end once it has answered what it serves.
+func (c *conn) end() {
+	c.mu.Lock()
+	c.over = true
+	c.lead.Broadcast()
+	c.mu.Unlock()
+}
+
+// abort ends the connection at once; run returns when the device lets go.
+func (c *conn) abort() {
+	c.end()
+	c.budget.end()
+	c.stream.close()
+}
+
+// shutDown ends the connection once the requests that have arrived are
+// answered.
+func (c *conn) shutDown() {
+	c.drain.Store(true)
+	c.stream.stopReading()
+}
+
+func (c *conn) readFailed(err error) {
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || c.drain.Load() {
+		return
+	}
+	c.srv.logger().Info("nbd: connection lost", "export", c.exp.Name, "err", err)
+}
+
+func (c *conn) writeFailed(err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.srv.logger().Warn("nbd: client does not take its replies", "export", c.exp.Name)
+	}
+	c.abort()
+}

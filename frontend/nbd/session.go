@@ -1,0 +1,89 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"time"
+)
+
+// A session is a client's connection from accept to close: the handshake, then
+// a conn.
+type session struct {
+	srv    *Server
+	nc     net.Conn
+	ctx    context.Context
+	cancel context.CancelFunc // ends the session at once
+
+	// Under the server's mutex.
+	export *export // once the handshake has chosen it
+	conn   *conn   // once it is over
+	drain  bool
+}
+
+func newSession(ctx context.Context, s *Server, nc net.Conn) *session {
+	se := &session{srv: s, nc: nc}
+	se.ctx, se.cancel = context.WithCancel(ctx)
+	return se
+}
+
+// run serves the client and closes the connection.
+func (se *session) run() {
+	defer se.cancel()
+	stop := context.AfterFunc(se.ctx, func() { _ = se.nc.Close() })
+	defer stop()
+	defer func() { _ = se.nc.Close() }()
+
+	if err := se.nc.SetDeadline(time.Now().Add(se.srv.handshakeTimeout())); err != nil {
+		return
+	}
+	h := &handshake{srv: se.srv, nc: se.nc, attach: se.attach}
+	if err := h.run(se.ctx); err != nil {
+		if !errors.Is(err, errEnd) && !errors.Is(err, io.EOF) && se.ctx.Err() == nil {
+			se.srv.logger().Warn("nbd: handshake failed", "client", se.nc.RemoteAddr().String(), "err", err)
+		}
+		return
+	}
+	if err := h.nc.SetDeadline(time.Time{}); err != nil {
+		return
+	}
+	c := newConn(se.ctx, se.srv, h.nc, h)
+	if !se.start(c) {
+		return
+	}
+	stopConn := context.AfterFunc(se.ctx, c.abort)
+	defer stopConn()
+	c.run()
+}
+
+// attach makes the session a user of the export called name, or returns nil.
+func (se *session) attach(name string) *export {
+	s := se.srv
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.findLocked(name)
+	if e != nil {
+		e.users++
+		se.export = e
+	}
+	return e
+}
+
+// start makes c the session's connection, unless the session has to end.
+func (se *session) start(c *conn) bool {
+	se.srv.mu.Lock()
+	defer se.srv.mu.Unlock()
+	se.conn = c
+	return !se.drain
+}
+
+// shutDown ends the session in good order. It needs the server's mutex.
+func (se *session) shutDown() {
+	se.drain = true
+	if se.conn != nil {
+		se.conn.shutDown()
+	} else {
+		se.cancel()
+	}
+}
