@@ -84,7 +84,7 @@ type Options struct {
 	Mode    Mode          // what one request fetches
 	Fetches int           // fetches in flight; 0: DefaultFetches
 	Timeout time.Duration // bound of a fetch with its retries; 0: DefaultTimeout
-	Log     *slog.Logger  // told once of each failed fetch; nil: nobody
+	Logger  *slog.Logger  // told once of each failed fetch; nil: nobody
 }
 
 // A Disk is a blockdev.Device, Extenter and Prefetcher. Its methods may be
@@ -137,8 +137,8 @@ func Open(m *blockmap.Map, r chunk.Reader, opt Options) (*Disk, error) {
 	if opt.Memory == nil {
 		opt.Memory = NewMemory(DefaultMemory)
 	}
-	if opt.Log == nil {
-		opt.Log = slog.New(slog.DiscardHandler)
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
 	}
 	d := &Disk{m: m, info: m.Info(), reader: r, opt: opt, memory: opt.Memory, opener: opt.Opener, flights: make(map[unit]*flight)}
 	if d.opener == nil {

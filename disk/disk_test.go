@@ -164,7 +164,7 @@ func TestRetriesMend(t *testing.T) {
 				im, log := newImage(t, 1, 6), new(logCount)
 				r := im.reader()
 				r.before = failFirst(tt.fails, tt.err)
-				d := im.open(t, r, Options{Log: slog.New(log)})
+				d := im.open(t, r, Options{Logger: slog.New(log)})
 				_, err := d.ReadAt(make([]byte, 512), 0)
 				if !errors.Is(err, tt.want) {
 					t.Errorf("error %v, want %v", err, tt.want)
@@ -318,7 +318,7 @@ func TestCloseEndsReads(t *testing.T) {
 		im := newImage(t, 40, 13)
 		r, log := im.reader(), new(logCount)
 		r.before = hang
-		d := im.open(t, r, Options{Fetches: 4, Log: slog.New(log)})
+		d := im.open(t, r, Options{Fetches: 4, Logger: slog.New(log)})
 		go func() {
 			synctest.Wait()
 			_ = d.Prefetch(context.Background(), 0, d.Size())

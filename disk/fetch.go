@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
-	"github.com/rivuletfs/rivulet/seal"
 )
 
 // Tuning of retries.
@@ -152,7 +151,7 @@ func (d *Disk) parse(f *flight, k *desk, b []byte) error {
 func (d *Disk) decode(f *flight, k *desk, i uint32, stored []byte) error {
 	size := k.header.FrameSize(int(i))
 	fr := d.memory.buffer(size)
-	_, err := d.opener.OpenFrame(fr.data, &k.header, (*seal.Key)(&f.chunk.Key), int(i), stored)
+	_, err := d.opener.OpenFrame(fr.data, &k.header, f.chunk.Key, int(i), stored)
 	if err != nil {
 		fr.release()
 		return fmt.Errorf("chunk %s frame %d: %w: %w", f.chunk.ID, i, errUnreadable, err)

@@ -167,7 +167,7 @@ func (d *Disk) fly(f *flight, deadline time.Time) {
 	tell := err != nil && !d.closed.Load() && !f.demanded.IsZero()
 	d.mu.Unlock()
 	if tell {
-		d.opt.Log.LogAttrs(d.ctx, slog.LevelError, "fetch failed",
+		d.opt.Logger.LogAttrs(d.ctx, slog.LevelError, "fetch failed",
 			slog.String("disk", d.m.Digest().String()), slog.String("chunk", f.chunk.ID.String()), slog.Any("err", err))
 	}
 }

@@ -33,7 +33,7 @@ type xorCipher struct{}
 
 func (xorCipher) Key(coded [sha256.Size]byte) seal.Key { return seal.Key(coded) }
 
-func (xorCipher) XOR(key *seal.Key, frame int, off int64, b []byte) {
+func (xorCipher) XOR(key seal.Key, frame int, off int64, b []byte) {
 	for i := range b {
 		at := int(off) + i
 		b[i] ^= key[at%len(key)] + byte(frame+at>>8)
