@@ -10,8 +10,9 @@ import (
 // Kind is the type of an entry.
 type Kind uint8
 
-// The kinds of entries. Link is a further name of a file of the same or of a
-// lower layer; it exists in layers only, never in a Tree.
+// The kinds of entries. Link is a further name of a file: of the same layer if
+// its Entries have the target, else of a lower one. It exists in layers only,
+// never in a Tree.
 const (
 	Dir Kind = 1 + iota
 	File
@@ -84,8 +85,8 @@ type Layer struct {
 type Inode struct {
 	Attr
 	// Layer and Entry say which entry gave data and attributes, as indexes into
-	// the merged layers and their Entries. Entry is -1 for a directory that no
-	// layer names.
+	// the merged layers and their Entries. Both are -1 for a directory that no
+	// layer names or implies.
 	Layer, Entry int
 	// Links counts the names; for a directory, 2 and one for each directory in it.
 	Links int
@@ -104,8 +105,14 @@ type Node struct {
 	Children []*Node // of a directory, in byte order of names
 	// HomeLayer and HomeRank name the lowest layer that names or implies this
 	// path and the path's index in that layer's Entries. They outlive
-	// whiteouts, so that a path's inode number stays what it was.
+	// whiteouts, so that a path's inode number stays what it was. No two nodes
+	// have the same. Both are -1 where no entry stands for the path: the root,
+	// if no layer names it, and directories made where a symbolic link among
+	// an entry's parents led nowhere.
 	HomeLayer, HomeRank int
+
+	depth  uint16 // directories above; Merge bounds it
+	listed bool   // while Merge works: Parent.Children has it
 }
 
 // A Tree is an image's root file system: what overlayfs would show for its layers.
