@@ -92,7 +92,11 @@ func Scan(ctx context.Context, m *blockmap.Map, src chunk.Source, fn func(i int,
 	workers := 2 * runtime.GOMAXPROCS(0)
 	info := m.Info()
 	size := int(info.ChunkSize())
-	opener := seal.NewOpener(seal.Identity{})
+	opener, err := seal.NewOpener(seal.Identity{})
+	if err != nil {
+		return err
+	}
+	defer opener.Close()
 	for w := range workers {
 		g.Go(func() error {
 			object, plain := make([]byte, blockmap.MaxStored(size)+1), make([]byte, size)
@@ -185,15 +189,26 @@ func readFull(r io.ReaderAt, p []byte, off int64) error {
 // A Plain is the disk of m read chunk by chunk from src, with nothing
 // remembered: a reference for Reads that shares no code with package disk.
 type Plain struct {
+	ctx    context.Context
 	m      *blockmap.Map
 	src    chunk.Source
 	opener *seal.Opener
-	ctx    context.Context
 }
 
-// NewPlain returns the disk of m; its reads end when ctx does.
-func NewPlain(ctx context.Context, m *blockmap.Map, src chunk.Source) *Plain {
-	return &Plain{m: m, src: src, opener: seal.NewOpener(seal.Identity{}), ctx: ctx}
+// NewPlain returns the disk of m; its reads end when ctx does. The caller
+// closes it.
+func NewPlain(ctx context.Context, m *blockmap.Map, src chunk.Source) (*Plain, error) {
+	o, err := seal.NewOpener(seal.Identity{})
+	if err != nil {
+		return nil, err
+	}
+	return &Plain{ctx: ctx, m: m, src: src, opener: o}, nil
+}
+
+// Close implements io.Closer.
+func (p *Plain) Close() error {
+	p.opener.Close()
+	return nil
 }
 
 // ReadAt implements io.ReaderAt. Any number of calls may run at once.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime/pprof"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -32,6 +33,7 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 type app struct {
 	out, err io.Writer
 	storeURL string
+	profile  string // file for a CPU profile
 }
 
 // run executes one command line and returns the exit status.
@@ -42,6 +44,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	root.SetOut(out)
 	root.SetErr(errOut)
 	cmd, err := root.ExecuteContextC(ctx)
+	pprof.StopCPUProfile()
 	if err == nil {
 		return exitOK
 	}
@@ -81,6 +84,9 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.PersistentFlags().StringVar(&a.storeURL, "store", "", "where images are kept, as dir:PATH (default $RIVULET_STORE, or a folder of the user's)")
+	root.PersistentFlags().StringVar(&a.profile, "cpuprofile", "", "write a CPU profile to this file")
+	_ = root.PersistentFlags().MarkHidden("cpuprofile")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.startProfile() }
 	root.AddCommand(
 		a.publishCommand(), a.lsCommand(), a.inspectCommand(), a.diffCommand(), a.dfCommand(),
 		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(),
@@ -89,6 +95,18 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 	root.CompletionOptions.HiddenDefaultCmd = false
 	strictUsage(root)
 	return root
+}
+
+// startProfile begins the CPU profile that was asked for; run ends it.
+func (a *app) startProfile() error {
+	if a.profile == "" {
+		return nil
+	}
+	f, err := os.Create(a.profile)
+	if err != nil {
+		return err
+	}
+	return pprof.StartCPUProfile(f)
 }
 
 // strictUsage makes every mistake in flags and arguments a usageError.

@@ -61,22 +61,20 @@ func (a *app) chosenStore() (string, error) {
 type stack struct {
 	*disk.Disk
 	blocks *blockmap.Map
-	source *chunk.Door
 }
 
 // openDisk puts the layers of reading together, nearest first: memory, then
-// the checking door, then the store.
+// the checking door, then the store, which is near and so read by the frame.
 func (a *app) openDisk(ctx context.Context, store origin.Store, ref string, memory *disk.Memory) (*stack, error) {
 	m, err := catalog.Open(ctx, store, ref)
 	if err != nil {
 		return nil, err
 	}
-	door := chunk.NewDoor(store)
-	d, err := disk.Open(m, door, disk.Options{Memory: memory, Logger: a.logger()})
+	d, err := disk.Open(m, chunk.NewDoor(store), disk.Options{Memory: memory, Mode: disk.SingleFrames, Log: a.logger()})
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
-	return &stack{Disk: d, blocks: m, source: door}, nil
+	return &stack{Disk: d, blocks: m}, nil
 }
 
 func (a *app) logger() *slog.Logger { return slog.New(slog.NewTextHandler(a.err, nil)) }

@@ -77,34 +77,11 @@ one by one.`,
 
 // verifyReads compares reads of the disk with the reference that was chosen.
 func (a *app) verifyReads(ctx context.Context, store origin.Store, m *blockmap.Map, ref, against string, reads int, seed uint64) error {
-	var reference io.ReaderAt
-	switch {
-	case against == "":
-		reference = verify.NewPlain(ctx, m, store)
-	case strings.HasPrefix(against, "dir:"):
-		other, err := (&app{out: a.out, err: a.err, storeURL: against}).openStore(false)
-		if err != nil {
-			return err
-		}
-		om, err := catalog.Open(ctx, other, m.Info().Disk.String())
-		if err != nil {
-			return fmt.Errorf("store %s: %w", against, err)
-		}
-		if err := verify.SameDisk(m, om); err != nil {
-			return err
-		}
-		reference = verify.NewPlain(ctx, om, other)
-	default:
-		f, err := os.Open(against)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = f.Close() }()
-		if info, err := f.Stat(); err != nil || info.Size() != m.Size() {
-			return fmt.Errorf("%s: not a raw image of %d bytes", against, m.Size())
-		}
-		reference = f
+	reference, err := a.openReference(ctx, store, m, against)
+	if err != nil {
+		return err
 	}
+	defer func() { _ = reference.Close() }()
 	d, err := a.openDisk(ctx, store, ref, disk.NewMemory(oneShotMemory))
 	if err != nil {
 		return err
@@ -114,6 +91,41 @@ func (a *app) verifyReads(ctx context.Context, store origin.Store, m *blockmap.M
 		return fmt.Errorf("%w (--seed %d repeats it)", err, seed)
 	}
 	return nil
+}
+
+// A reference is another way to the bytes of a disk.
+type reference interface {
+	io.ReaderAt
+	io.Closer
+}
+
+func (a *app) openReference(ctx context.Context, store origin.Store, m *blockmap.Map, against string) (reference, error) {
+	if against == "" {
+		return verify.NewPlain(ctx, m, store)
+	}
+	if strings.HasPrefix(against, "dir:") {
+		other, err := (&app{out: a.out, err: a.err, storeURL: against}).openStore(false)
+		if err != nil {
+			return nil, err
+		}
+		om, err := catalog.Open(ctx, other, m.Info().Disk.String())
+		if err != nil {
+			return nil, fmt.Errorf("store %s: %w", against, err)
+		}
+		if err := verify.SameDisk(m, om); err != nil {
+			return nil, err
+		}
+		return verify.NewPlain(ctx, om, other)
+	}
+	f, err := os.Open(against)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || info.Size() != m.Size() {
+		_ = f.Close()
+		return nil, fmt.Errorf("%s: not a raw image of %d bytes", against, m.Size())
+	}
+	return f, nil
 }
 
 // countChunks shows on a terminal how many chunks were checked.

@@ -24,3 +24,6 @@ func Find(string) (*Mounted, error) { return nil, ErrNeedsLinux }
 
 // Unmount needs Linux.
 func (*Mounted) Unmount(context.Context) error { return ErrNeedsLinux }
+
+// AwaitUnmount needs Linux.
+func (*Mounted) AwaitUnmount(context.Context) error { return ErrNeedsLinux }

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/frontend/nbd"
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+// drainTime is how long a server that is told to end waits for its clients.
+const drainTime = 5 * time.Second
+
+func (a *app) serveCommand() *cobra.Command {
+	var o serveOptions
+	cmd := &cobra.Command{
+		Use:   "serve IMAGE...",
+		Short: "Offer disks over NBD, fetching chunks as they are read",
+		Long: `Serve offers each image as an NBD export of its name, read-only, and prints a
+line "ready URI" for each when clients can connect. It ends on SIGTERM or
+SIGINT. Under systemd it tells when it is ready and takes a socket that was
+opened for it.`,
+		Example: `  rivulet serve nginx --nbd unix:/run/nginx.sock
+  qemu-system-x86_64 -drive file=nbd:unix:/run/nginx.sock:exportname=nginx,format=raw ...
+
+  rivulet serve nginx postgres --nbd tcp:127.0.0.1:10809
+  nbd-client 127.0.0.1 10809 /dev/nbd0 -N nginx`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			store, err := a.openStore(false)
+			if err != nil {
+				return err
+			}
+			return a.serve(cmd.Context(), store, args, &o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.address, "nbd", "", "where to listen: unix:PATH or tcp:HOST:PORT (default: a socket in the user's runtime folder)")
+	f.StringVar(&o.memory, "memory", "256M", "bound of what is kept decoded in memory, for all disks together")
+	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate file (PEM); clients must use TLS then")
+	f.StringVar(&o.tlsKey, "tls-key", "", "key file of the certificate (PEM)")
+	f.StringVar(&o.tlsClientCA, "tls-client-ca", "", "file of authorities (PEM) that client certificates must come from")
+	return cmd
+}
+
+type serveOptions struct {
+	address, memory              string
+	tlsCert, tlsKey, tlsClientCA string
+}
+
+// serve offers the images until ctx ends.
+func (a *app) serve(ctx context.Context, store origin.Store, names []string, o *serveOptions) error {
+	budget, err := parseSize(o.memory)
+	if err != nil {
+		return err
+	}
+	srv := &nbd.Server{Log: a.logger()}
+	if o.tlsCert != "" {
+		if srv.TLS, err = nbd.LoadTLS(o.tlsCert, o.tlsKey, o.tlsClientCA); err != nil {
+			return err
+		}
+		srv.RequireTLS = true
+	}
+	memory := disk.NewMemory(budget)
+	for _, name := range names {
+		d, err := a.openDisk(ctx, store, name, memory)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = d.Close() }()
+		if err := srv.AddExport(nbd.Export{Name: name, Description: d.blocks.Info().Disk.String(), Device: d}); err != nil {
+			return usageError{err}
+		}
+	}
+	listeners, err := o.listen()
+	if err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		g.Go(func() error { return srv.Serve(gctx, l) })
+	}
+	g.Go(func() error {
+		<-gctx.Done()
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+		defer cancel()
+		_ = srv.Shutdown(drain) // what is left then is cut off by Close
+		srv.Close()
+		return nil
+	})
+	if err := a.announce(listeners, names, o); err != nil {
+		srv.Close()
+		return errors.Join(err, g.Wait())
+	}
+	if err := g.Wait(); err != nil && !errors.Is(err, nbd.ErrClosed) && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// listen takes the sockets that systemd opened, or opens the one asked for.
+func (o *serveOptions) listen() ([]net.Listener, error) {
+	listeners, err := nbd.Inherited()
+	if err != nil || len(listeners) > 0 {
+		return listeners, err
+	}
+	address := o.address
+	if address == "" {
+		if address, err = defaultSocket(); err != nil {
+			return nil, err
+		}
+	}
+	l, err := nbd.Listen(address)
+	return []net.Listener{l}, err
+}
+
+// announce says that clients can connect.
+func (a *app) announce(listeners []net.Listener, names []string, o *serveOptions) error {
+	for _, l := range listeners {
+		for _, name := range names {
+			uri, err := nbd.URI(l.Addr(), name, o.tlsCert != "")
+			if err != nil {
+				return err
+			}
+			a.printf("ready %s\n", uri)
+		}
+	}
+	if err := nbd.Notify("READY=1"); err != nil {
+		a.note("rivulet: %v", err)
+	}
+	return nil
+}
+
+// defaultSocket is where serve listens if it is not told.
+func defaultSocket() (string, error) {
+	dir, err := runtimeDir()
+	if err != nil {
+		return "", err
+	}
+	return "unix:" + filepath.Join(dir, "nbd.sock"), nil
+}
+
+// runtimeDir returns a folder for sockets and mounts that only this user can
+// enter, and makes it if need be.
+func runtimeDir() (string, error) {
+	base := os.Getenv("XDG_RUNTIME_DIR")
+	switch {
+	case base != "":
+	case os.Geteuid() == 0:
+		base = "/run"
+	default:
+		base = os.TempDir()
+	}
+	dir := filepath.Join(base, "rivulet")
+	if base == os.TempDir() {
+		dir = filepath.Join(base, fmt.Sprintf("rivulet-%d", os.Geteuid()))
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("runtime folder: %w", err)
+	}
+	return dir, nil
+}

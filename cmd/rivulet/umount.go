@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rivuletfs/rivulet/frontend/fuse"
+	"github.com/rivuletfs/rivulet/frontend/loopmount"
+)
+
+func (a *app) umountCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "umount DIR",
+		Short:   "Unmount an image and end the process that served it",
+		Example: `  rivulet umount /mnt`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), drainTime)
+			defer cancel()
+			return umount(ctx, dir)
+		},
+	}
+}
+
+// umount takes down what mount put up, whichever process serves it.
+func umount(ctx context.Context, dir string) error {
+	m, err := loopmount.Find(dir)
+	if errors.Is(err, loopmount.ErrNotMounted) {
+		return explainUmount(dir, fuse.Unmount(dir))
+	}
+	if err != nil {
+		return err
+	}
+	if m.HolderType != fuse.FSType {
+		return fmt.Errorf("%s: mounted from %s, not by rivulet", dir, m.File)
+	}
+	if err := m.Unmount(ctx); err != nil {
+		return explainUmount(dir, err)
+	}
+	// The server sees that the mount is gone, and leaves. If there is none any
+	// more, its directory is ours to clear.
+	for {
+		if _, err := os.Stat(m.HolderDir); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+			continue
+		case <-ctx.Done():
+		}
+		return errors.Join(fuse.Unmount(m.HolderDir), os.Remove(m.HolderDir))
+	}
+}
+
+func explainUmount(dir string, err error) error {
+	if errors.Is(err, loopmount.ErrBusy) || errors.Is(err, fuse.ErrBusy) {
+		return fmt.Errorf("%s is in use: end what runs in it, or leave the folder, and try again (%w)", dir, err)
+	}
+	return err
+}
