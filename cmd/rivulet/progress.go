@@ -17,7 +17,7 @@ const (
 )
 
 // A progress shows the events of a publication: as bars on a terminal, as lines
-// elsewhere, or as JSON. Its methods are called by one goroutine at a time.
+// elsewhere, or as JSON lines. Its methods are called by one goroutine at a time.
 type progress struct {
 	app      *app
 	json     bool
@@ -52,7 +52,7 @@ func (p *progress) event(e publish.Event) {
 	case p.json:
 		if fresh || now.Sub(r.said) >= drawEvery {
 			r.said = now
-			_ = json.NewEncoder(p.app.out).Encode(struct {
+			_ = json.NewEncoder(p.app.err).Encode(struct {
 				Event string `json:"event"`
 				publish.Event
 			}{"progress", e})

@@ -69,6 +69,6 @@ knows is not read again. Publish can be stopped at any time and run again.`,
 	f.StringVar(&diskSize, "size", "", "size of the disk, such as 20G (default: room for twice the content, and 1 GiB more)")
 	f.StringVar(&platform, "platform", "", "platform to choose of several, such as linux/arm64 (default: this machine's)")
 	f.StringVar(&opts.TempDir, "temp", "", "folder for layers while they are cut (default: the system's)")
-	f.BoolVar(&asJSON, "json", false, "print progress events and the result as JSON, one value a line")
+	f.BoolVar(&asJSON, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd
 }
