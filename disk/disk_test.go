@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -164,7 +163,7 @@ func TestRetriesMend(t *testing.T) {
 				im, log := newImage(t, 1, 6), new(logCount)
 				r := im.reader()
 				r.before = failFirst(tt.fails, tt.err)
-				d := im.open(t, r, Options{Logger: slog.New(log)})
+				d := im.open(t, r, Options{Logger: log.logger()})
 				_, err := d.ReadAt(make([]byte, 512), 0)
 				if !errors.Is(err, tt.want) {
 					t.Errorf("error %v, want %v", err, tt.want)
@@ -318,7 +317,7 @@ func TestCloseEndsReads(t *testing.T) {
 		im := newImage(t, 40, 13)
 		r, log := im.reader(), new(logCount)
 		r.before = hang
-		d := im.open(t, r, Options{Fetches: 4, Logger: slog.New(log)})
+		d := im.open(t, r, Options{Fetches: 4, Logger: log.logger()})
 		go func() {
 			synctest.Wait()
 			_ = d.Prefetch(context.Background(), 0, d.Size())

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -33,11 +34,9 @@ type xorCipher struct{}
 
 func (xorCipher) Key(coded [sha256.Size]byte) seal.Key { return seal.Key(coded) }
 
-func (xorCipher) XOR(key seal.Key, frame int, off int64, b []byte) {
-	for i := range b {
-		at := int(off) + i
-		b[i] ^= key[at%len(key)] + byte(frame+at>>8)
-	}
+func (xorCipher) XOR(key seal.Key, _ int, off int64, b []byte) {
+	stream := bytes.Repeat(key[:], len(b)/len(key)+2)
+	subtle.XORBytes(b, b, stream[off%int64(len(key)):])
 }
 
 const (
@@ -49,7 +48,7 @@ const (
 // cut short at odd lengths, and missing.
 func newImage(t testing.TB, slots int, seed uint64) *image {
 	t.Helper()
-	rng := rand.New(rand.NewPCG(seed, 1))
+	rng := rand.NewChaCha8([32]byte{byte(seed)})
 	sealer, err := seal.NewSealer(seal.Options{Cipher: xorCipher{}})
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +62,7 @@ func newImage(t testing.TB, slots int, seed uint64) *image {
 		case index%5 == 3:
 			continue
 		case index%4 == 1:
-			size = 1 + rng.IntN(size)
+			size = 1 + int(rng.Uint64()%uint64(size))
 		}
 		list = append(list, im.fill(rng, at, size))
 	}
@@ -80,11 +79,13 @@ func newImage(t testing.TB, slots int, seed uint64) *image {
 
 // fill writes size bytes at an offset of the flat disk, the last one not zero,
 // and stores them as a chunk.
-func (im *image) fill(rng *rand.Rand, at, size int) blockmap.Chunk {
+func (im *image) fill(rng *rand.ChaCha8, at, size int) blockmap.Chunk {
 	plain := im.flat[at:][:size]
-	bits := 1 + rng.IntN(8) // some compress, some do not
-	for i := range plain {
-		plain[i] = byte(rng.Uint32()) >> (8 - bits)
+	_, _ = rng.Read(plain)
+	if plain[0]&1 == 0 { // half of the chunks compress
+		for at := 1000; at < size; at += 1000 {
+			copy(plain[at:], plain[:1000])
+		}
 	}
 	plain[size-1] |= 1
 	sealed, err := im.sealer.Seal(plain)
@@ -180,3 +181,5 @@ func together(n int, fn func(i int)) {
 	}
 	wg.Wait()
 }
+
+func (c *logCount) logger() *slog.Logger { return slog.New(c) }

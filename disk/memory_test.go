@@ -13,9 +13,7 @@ func key(n int) *frameKey { return &frameKey{frame: uint32(n)} }
 // put caches one frame of 64 KiB whose bytes are all n.
 func put(m *Memory, n int) {
 	f := m.buffer(frameSize)
-	for i := range f.data {
-		f.data[i] = byte(n)
-	}
+	copy(f.data, bytes.Repeat([]byte{byte(n)}, frameSize))
 	m.add(key(n), f)
 	f.release()
 }
@@ -95,7 +93,7 @@ func TestMemoryConcurrently(t *testing.T) {
 	m := NewMemory(20 * (frameSize + frameOverhead))
 	together(8, func(i int) {
 		rng := rand.New(rand.NewPCG(uint64(i), 2))
-		for range 2000 {
+		for range 1000 {
 			n := rng.IntN(60)
 			f := m.get(key(n))
 			if f == nil {

@@ -1,0 +1,102 @@
+package disk
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rivuletfs/rivulet/blockdev"
+	"github.com/rivuletfs/rivulet/chunk"
+)
+
+// A faultySource keeps an image's chunks behind a bad network: it is slow, it
+// fails, it cuts answers short and flips bits. No chunk is damaged in more than
+// two answers, so a disk gets over all of it.
+type faultySource struct {
+	chunks map[chunk.ID][]byte
+
+	mu     sync.Mutex
+	rng    *rand.Rand
+	damage map[chunk.ID]int
+}
+
+func newFaultySource(im *image, seed uint64) *faultySource {
+	return &faultySource{chunks: im.chunks, rng: rand.New(rand.NewPCG(seed, 9)), damage: make(map[chunk.ID]int)}
+}
+
+func (s *faultySource) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	object := s.chunks[id]
+	n := copy(dst, object[min(off, int64(len(object))):])
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch s.rng.IntN(8) {
+	case 0:
+		return 0, errNetwork
+	case 1:
+		s.mu.Unlock()
+		time.Sleep(10 * time.Millisecond)
+		s.mu.Lock()
+	case 2:
+		if s.damage[id]++; s.damage[id] <= 2 && n > 0 {
+			dst[s.rng.IntN(n)] ^= 1 << s.rng.IntN(8)
+		}
+	case 3:
+		if s.damage[id]++; s.damage[id] <= 2 && n > 0 {
+			n = s.rng.IntN(n)
+		}
+	}
+	return n, nil
+}
+
+// TestDifferential reads from many goroutines, with a memory far too small,
+// and compares all with the flat disk.
+func TestDifferential(t *testing.T) {
+	im := newImage(t, 20, 30)
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := im.open(t, chunk.NewDoor(newFaultySource(im, 31)), Options{
+					Mode: mode.mode, Fetches: 6, Memory: NewMemory(12 * (frameSize + frameOverhead)),
+				})
+				together(8, func(i int) {
+					rng := rand.New(rand.NewPCG(uint64(i), 32))
+					for range 60 {
+						off := rng.Int64N(d.Size())
+						length := rng.Int64N(min(d.Size()-off, 1<<rng.IntN(22)) + 1)
+						switch rng.IntN(8) {
+						case 0:
+							_ = d.Prefetch(context.Background(), off, length)
+						case 1:
+							_ = d.Extents(context.Background(), off, length, func(blockdev.Extent) bool { return true })
+						default:
+							im.check(t, d, int(off), int(length))
+						}
+					}
+				})
+			})
+		})
+	}
+}
+
+// FuzzRead reads what the input says, twelve bytes a read: offset and length.
+func FuzzRead(f *testing.F) {
+	im := newImage(f, 7, 33)
+	hole := binary.LittleEndian.AppendUint64(nil, 0)
+	hole = binary.LittleEndian.AppendUint32(hole, 4096)
+	hole = binary.LittleEndian.AppendUint64(hole, 3*chunkSize) // data, then a hole of its length
+	hole = binary.LittleEndian.AppendUint32(hole, 4096)
+	f.Add(hole)
+	f.Add(bytes.Repeat([]byte{0xFF, 0xFF, 0x1F, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0x0F, 0}, 3))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		d := im.open(t, chunk.NewDoor(newFaultySource(im, 34)), Options{Memory: NewMemory(6 * frameSize)})
+		for ; len(in) >= 12; in = in[12:] {
+			off := int(binary.LittleEndian.Uint64(in) % uint64(len(im.flat)))
+			im.check(t, d, off, int(binary.LittleEndian.Uint32(in[8:])%(4<<20)))
+		}
+	})
+}
