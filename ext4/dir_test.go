@@ -153,12 +153,18 @@ func TestManySubdirectories(t *testing.T) {
 	c := testConfig()
 	c.InodesPerGroup = 32768
 	c.Blocks, c.Meta = 4*c.Blocks, 2*BlocksPerGroup
-	for _, n := range []int{MaxLinks - 2, MaxLinks - 1} {
-		root := directoryNode()
-		for i := range n {
-			root.entries = append(root.entries, entry{fmt.Sprint(i), directoryNode()})
+	root := directoryNode()
+	var entries []Dirent
+	for i := range MaxLinks - 1 {
+		root.entries = append(root.entries, entry{fmt.Sprint(i), directoryNode()})
+		entries = append(entries, Dirent{fmt.Sprint(i), FirstInode, ModeDir})
+	}
+	fsck(t, build(t, c, root, 0).file(t))
+	for n, want := range map[int]uint32{0: 2, MaxLinks - 2: MaxLinks, MaxLinks - 1: 1} {
+		d := directory{entries: entries[:n]}
+		if got := d.links(); got != want {
+			t.Errorf("%d subdirectories: %d links, want %d", n, got, want)
 		}
-		fsck(t, build(t, c, root, 0).file(t))
 	}
 }
 

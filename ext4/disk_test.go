@@ -100,7 +100,7 @@ func (d *memDisk) file(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { must(t, f.Close()) }()
 	if err := f.Truncate(d.size); err != nil {
 		t.Fatal(err)
 	}

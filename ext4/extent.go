@@ -82,6 +82,9 @@ func (t *extentTree) nodes() int {
 // in which block one lies. The slice that put gets is used again.
 func (t *extentTree) encode(area []byte, seed uint32, place func(node int) uint64, put func(p []byte, block uint64) error) error {
 	t.encodeNode(area, 0, 0, extentsInInode, 0, place)
+	if len(t.levels) == 0 {
+		return nil
+	}
 	block := make([]byte, BlockSize)
 	first := 0 // number of the level's first node
 	for level, n := range t.levels {

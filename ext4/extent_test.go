@@ -96,7 +96,7 @@ func TestDeepExtentTrees(t *testing.T) {
 			fsck(t, disk)
 			f, err := os.Open(mountDisk(t, disk, "ro,noload") + "/f")
 			must(t, err)
-			defer f.Close()
+			defer func() { must(t, f.Close()) }()
 			for at := 1; at < 2*n; at += 1001 {
 				want := fmt.Sprint("block ", at)
 				got := make([]byte, len(want))

@@ -80,8 +80,12 @@ func compareDirectory(t *testing.T, path string, n *node) {
 	if !slices.Equal(got, want) {
 		t.Fatalf("%q: has %d names %.1000q, want %d names %.1000q", path, len(got), got, len(want), want)
 	}
-	for _, e := range n.entries {
-		compareTree(t, path+"/"+e.name, e.node)
+	for i, e := range n.entries {
+		if len(n.entries) < 1000 || i%100 == 0 {
+			compareTree(t, path+"/"+e.name, e.node)
+		} else if _, err := os.Lstat(path + "/" + e.name); err != nil { // found by its hash
+			t.Error(err)
+		}
 	}
 }
 
