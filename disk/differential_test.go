@@ -93,10 +93,15 @@ func FuzzRead(f *testing.F) {
 	f.Add(hole)
 	f.Add(bytes.Repeat([]byte{0xFF, 0xFF, 0x1F, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0x0F, 0}, 3))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		d := im.open(t, chunk.NewDoor(newFaultySource(im, 34)), Options{Memory: NewMemory(6 * frameSize)})
-		for ; len(in) >= 12; in = in[12:] {
-			off := int(binary.LittleEndian.Uint64(in) % uint64(len(im.flat)))
-			im.check(t, d, off, int(binary.LittleEndian.Uint32(in[8:])%(4<<20)))
-		}
+		synctest.Test(t, func(t *testing.T) { im.replay(t, in) })
 	})
+}
+
+// replay does the reads of FuzzRead.
+func (im *image) replay(t *testing.T, in []byte) {
+	d := im.open(t, chunk.NewDoor(newFaultySource(im, 34)), Options{Memory: NewMemory(6 * frameSize)})
+	for ; len(in) >= 12; in = in[12:] {
+		off := int(binary.LittleEndian.Uint64(in) % uint64(len(im.flat)))
+		im.check(t, d, off, int(binary.LittleEndian.Uint32(in[8:])%(4<<20)))
+	}
 }

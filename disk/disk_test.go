@@ -14,6 +14,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/seal"
 )
 
 var modes = []struct {
@@ -27,12 +28,12 @@ func (im *image) check(t *testing.T, d *Disk, off, n int) {
 	got := bytes.Repeat([]byte{0xEE}, n)
 	read, err := d.ReadAt(got, int64(off))
 	want := im.flat[min(off, len(im.flat)):min(off+n, len(im.flat))]
-	if wantErr := error(nil); len(want) < n {
-		if wantErr = io.EOF; err != wantErr {
-			t.Errorf("read %d at %d: error %v, want %v", n, off, err, wantErr)
-		}
-	} else if err != nil {
-		t.Errorf("read %d at %d: %v", n, off, err)
+	wantErr := error(nil)
+	if len(want) < n {
+		wantErr = io.EOF
+	}
+	if err != wantErr {
+		t.Errorf("read %d at %d: error %v, want %v", n, off, err, wantErr)
 	}
 	if read != len(want) || !bytes.Equal(got[:read], want) {
 		t.Errorf("read %d at %d: %d bytes, wrong count or content", n, off, read)
@@ -287,6 +288,42 @@ func TestWrongKeySeesNothingOfAnotherDisk(t *testing.T) {
 	im.check(t, same, 0, chunkSize)
 	if s := same.Stats(); s.Fetches != 0 {
 		t.Errorf("%+v: frames are not shared", s)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	im := newImage(t, 0, 16)
+	sealer, err := seal.NewSealer(seal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := sealer.Seal(im.flat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := im.m.Info()
+	b, err := blockmap.Encode(&info, []blockmap.Chunk{{
+		Stored: uint32(len(sealed.Object)), Size: uint32(sealed.Size), ID: sealed.ID, Key: sealed.Key,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := blockmap.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(m, &hookReader{chunks: map[chunk.ID][]byte{sealed.ID: sealed.Object}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	im.check(t, d, 0, len(im.flat))
+	if d.Map() != m {
+		t.Error("Map is another map")
+	}
+	for range 2 {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
