@@ -92,12 +92,12 @@ func Resume(fd int, st State, disks []Disk, o Options) (*Session, error) {
 	}
 	for _, d := range disks {
 		if err := s.AddDisk(d); err != nil {
-			_ = s.file.Close()
+			s.closeFiles()
 			return nil, fmt.Errorf("resume: %w", err)
 		}
 	}
 	if err := s.resend(); err != nil {
-		_ = s.file.Close()
+		s.closeFiles()
 		return nil, fmt.Errorf("resume %s: ask for open requests: %w", st.Dir, err)
 	}
 	s.start()

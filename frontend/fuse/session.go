@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -82,18 +82,27 @@ func (st State) check() error {
 
 // A Session serves one mount.
 //
-// Workers read requests from the descriptor one at a time (os.File lets one
-// in), serve them side by side and write replies without a lock. A worker that
-// takes the last seat between kernel and device starts another, up to
-// Options.InFlight, so slow reads do not hold up others; a worker that comes
-// back to keepIdle waiting ones ends. The last to end closes the descriptor.
+// Workers read requests from the descriptor one at a time, serve them side by
+// side and write replies without a lock. Waiting for one blocks a thread, one a
+// session, instead of going through the runtime's poller: measured, that gives
+// a third more requests a second at depth 1 and at depth 16. A worker that
+// leaves nobody reading starts another, up to Options.InFlight, so slow reads
+// do not hold up others; one that comes back to keepIdle waiting ones ends.
+// The last to end closes the descriptor.
 type Session struct {
 	dispatch *dispatcher
 	state    State // Minor and Flags unset: those are the dispatcher's
 	max      int
 
-	file *os.File // reads, notifications, deadline and close
+	file *os.File // notifications and close
 	fd   int      // the same descriptor; valid while a worker runs
+
+	reading sync.Mutex // held around a read of a request
+
+	releasing atomic.Bool
+	stop      *os.File // a pipe's end that Release closes
+	stopped   *os.File // the other, which then wakes the worker that waits
+	stoppedFD int      // of stopped
 
 	mu      sync.Mutex
 	total   int   // workers
@@ -104,16 +113,20 @@ type Session struct {
 }
 
 // keepIdle is how many workers stay, waiting for requests.
-const keepIdle = 16
+const keepIdle = 4
 
-// newSession takes ownership of fd, which is mounted already: epoll does not
-// wake for a descriptor that was added to it before.
+// newSession takes ownership of fd, which is mounted already.
 func newSession(fd int, st State, o Options) (*Session, error) {
-	if err := unix.SetNonblock(fd, true); err != nil {
+	err := unix.SetNonblock(fd, true)
+	var stop, stopped *os.File
+	if err == nil {
+		stopped, stop, err = os.Pipe()
+	}
+	if err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("fuse descriptor: %w", err)
 	}
-	s := &Session{
+	return &Session{
 		dispatch: &dispatcher{
 			tree:       newTree(),
 			uid:        st.UID,
@@ -129,12 +142,18 @@ func newSession(fd int, st State, o Options) (*Session, error) {
 		file:  os.NewFile(uintptr(fd), "/dev/fuse"),
 		fd:    fd,
 		done:  make(chan struct{}),
-	}
-	if err := s.file.SetReadDeadline(time.Time{}); err != nil {
-		_ = s.file.Close()
-		return nil, fmt.Errorf("fuse descriptor: %w", err)
-	}
-	return s, nil
+
+		stop:      stop,
+		stopped:   stopped,
+		stoppedFD: int(stopped.Fd()),
+	}, nil
+}
+
+// closeFiles ends the session's hold on the mount; no worker runs.
+func (s *Session) closeFiles() {
+	_ = s.file.Close()
+	_ = s.stop.Close() // Release may have done so
+	_ = s.stopped.Close()
 }
 
 func (s *Session) start() {
@@ -228,8 +247,8 @@ func (s *Session) Wait() error {
 // answered, the rest wait in the kernel for whoever holds the Descriptor. If
 // nobody does, readers get errors. It waits for reads that are under way.
 func (s *Session) Release() error {
-	// The error says that the file is closed: the session has ended already.
-	_ = s.file.SetReadDeadline(time.Unix(1, 0))
+	s.releasing.Store(true)
+	_ = s.stop.Close() // closed already if this is the second call, or too late
 	return s.Wait()
 }
 

@@ -3,7 +3,6 @@ package fuse
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"syscall"
 
@@ -64,24 +63,34 @@ func (s *Session) work() {
 	}
 }
 
-// read takes the next request. The poller sees a session that ended only as a
-// descriptor it cannot wait for; asking the kernel directly gives the reason.
+// errReleased ends a worker because of Release.
+var errReleased = errors.New("released")
+
+// read takes the next request. After a Release it returns errReleased to every
+// worker that comes in, and to the one that waits.
 func (s *Session) read(b []byte) (int, error) {
-	n, err := s.file.Read(b)
-	if err == nil || again(err) || errors.Is(err, os.ErrDeadlineExceeded) {
-		return n, err
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	for !s.releasing.Load() {
+		n, err := unix.Read(s.fd, b)
+		if !errors.Is(err, unix.EAGAIN) {
+			return n, err
+		}
+		watch := [...]unix.PollFd{
+			{Fd: int32(s.fd), Events: unix.POLLIN},
+			{Fd: int32(s.stoppedFD), Events: unix.POLLIN},
+		}
+		if _, err := unix.Poll(watch[:], -1); err != nil {
+			return 0, err
+		}
 	}
-	n, direct := unix.Read(s.fd, b)
-	if errors.Is(direct, unix.EAGAIN) {
-		return 0, err
-	}
-	return n, direct
+	return 0, errReleased
 }
 
 // again tells errors of one read from the session's end: a request was
 // withdrawn before we had it (ENOENT), or the read was interrupted.
 func again(err error) bool {
-	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.EINTR) || errors.Is(err, syscall.EAGAIN)
+	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.EINTR)
 }
 
 // answer serves one request.
@@ -133,13 +142,13 @@ func (s *Session) leave(err error) {
 	s.idle--
 	s.total--
 	last := s.total == 0
-	// ENODEV: unmounted, or ended through fusectl. The deadline is Release's.
-	if !errors.Is(err, syscall.ENODEV) && !errors.Is(err, os.ErrDeadlineExceeded) && s.failure == nil {
+	// ENODEV: unmounted, or ended through fusectl.
+	if !errors.Is(err, syscall.ENODEV) && !errors.Is(err, errReleased) && s.failure == nil {
 		s.failure = fmt.Errorf("read a request of %s: %w", s.state.Dir, err)
 	}
 	s.mu.Unlock()
 	if last {
-		_ = s.file.Close()
+		s.closeFiles()
 		close(s.done)
 	}
 }
