@@ -6,8 +6,7 @@ import (
 	"math/bits"
 )
 
-// ErrInUse is wrapped by errors that tell of a block or an inode that has an
-// owner already.
+// ErrInUse is wrapped by errors that tell of a block that has an owner already.
 var ErrInUse = errors.New("in use already")
 
 // ErrNoSpace is wrapped by errors that tell of a full metadata area.
@@ -54,22 +53,20 @@ func (a *allocation) claim(r Range) error {
 	return nil
 }
 
-// claimInode marks an inode, whose number the caller has checked, as used.
-func (a *allocation) claimInode(number uint32, dir bool) error {
+// claimInode marks an inode as used. The caller has checked that there is one
+// of that number and that it is free.
+func (a *allocation) claimInode(number uint32, dir bool) {
 	g := &a.groups[(number-1)/a.inodesPerGroup]
 	i := (number - 1) % a.inodesPerGroup
 	if g.inodes == nil {
 		g.inodes = make([]byte, a.inodesPerGroup/8)
 	}
-	if _, ok := setBits(g.inodes, i, 1); !ok {
-		return fmt.Errorf("inode %d: %w", number, ErrInUse)
-	}
+	g.inodes[i/8] |= 1 << (i % 8)
 	g.usedInodes++
 	g.inodeEnd = max(g.inodeEnd, i+1)
 	if dir {
 		g.usedDirs++
 	}
-	return nil
 }
 
 // inodeUsed says whether an inode, whose number the caller has checked, is

@@ -159,13 +159,13 @@ func TestManySubdirectories(t *testing.T) {
 		root.entries = append(root.entries, entry{fmt.Sprint(i), directoryNode()})
 		entries = append(entries, Dirent{fmt.Sprint(i), FirstInode, ModeDir})
 	}
-	fsck(t, build(t, c, root, 0).file(t))
 	for n, want := range map[int]uint32{0: 2, MaxLinks - 2: MaxLinks, MaxLinks - 1: 1} {
 		d := directory{entries: entries[:n]}
 		if got := d.links(); got != want {
 			t.Errorf("%d subdirectories: %d links, want %d", n, got, want)
 		}
 	}
+	fsck(t, build(t, c, root, 0).file(t))
 }
 
 func TestBadDirents(t *testing.T) {

@@ -85,7 +85,7 @@ func (w *Writer) newInode(ino *Inode, links uint32) (*file, error) {
 		return nil, fmt.Errorf("%w: number %d of %d", ErrInode, ino.Number, w.alloc.inodes())
 	}
 	if w.alloc.inodeUsed(ino.Number) {
-		return nil, fmt.Errorf("%w: number %d: %w", ErrInode, ino.Number, ErrInUse)
+		return nil, fmt.Errorf("%w: number %d is in use already", ErrInode, ino.Number)
 	}
 	if err := checkTime(ino.MTime); err != nil {
 		return nil, err
@@ -191,7 +191,8 @@ func (w *Writer) claim(f *file, meta uint64) error {
 			return err
 		}
 	}
-	return w.alloc.claimInode(f.number, f.dir)
+	w.alloc.claimInode(f.number, f.dir)
+	return nil
 }
 
 // putTree writes an extent tree whose nodes lie from block first on.

@@ -152,18 +152,27 @@ func TestMount(t *testing.T) {
 	}
 }
 
+// TestMountWritable writes through the kernel: into a full file system, and
+// into one with groups that are not initialised.
 func TestMountWritable(t *testing.T) {
-	root := randomTree(7, 400)
-	disk := build(t, testConfig(), root, 1).file(t)
-	dir := mountDisk(t, disk, "noatime")
-	compareTree(t, dir, root)
-	must(t, os.Mkdir(dir+"/new", 0o755))
-	for i := range 300 {
-		must(t, os.WriteFile(fmt.Sprintf("%s/new/%d", dir, i), bytes.Repeat([]byte{1}, i*300), 0o644))
+	for _, groups := range []uint64{2, 40} {
+		t.Run(fmt.Sprint(groups, " groups"), func(t *testing.T) {
+			c := testConfig()
+			c.Blocks, c.InodesPerGroup = groups*BlocksPerGroup, 512
+			root := randomTree(7, 400)
+			disk := build(t, c, root, 1).file(t)
+			dir := mountDisk(t, disk, "noatime")
+			compareTree(t, dir, root)
+			for i := range 250 {
+				sub := fmt.Sprintf("%s/new%d", dir, i)
+				must(t, os.Mkdir(sub, 0o755))
+				must(t, os.WriteFile(sub+"/file", bytes.Repeat([]byte{1}, i*1000), 0o644))
+			}
+			for _, e := range root.entries[:len(root.entries)/2] {
+				must(t, os.RemoveAll(dir+"/"+e.name))
+			}
+			unmount(t, dir)
+			fsck(t, disk)
+		})
 	}
-	for _, e := range root.entries[:len(root.entries)/2] {
-		must(t, os.RemoveAll(dir+"/"+e.name))
-	}
-	unmount(t, dir)
-	fsck(t, disk)
 }

@@ -18,9 +18,14 @@ var errClosed = errors.New("ext4: writer is closed")
 // that it does not write has to read as zeros: it leaves out the unused parts
 // of inode tables, bitmaps and the journal.
 //
-// An error that wraps ErrTime, ErrXattr, ErrXattrTooLarge, ErrDirent,
-// ErrDirTooLarge, ErrInode or ErrExtents, and not ErrInUse, leaves the Writer
-// as it was. After any other error each method returns that error.
+// An error of Add, AddDir or Reserve that wraps ErrTime, ErrXattr,
+// ErrXattrTooLarge, ErrDirent, ErrDirTooLarge, ErrInode or ErrExtents leaves
+// the Writer as it was. After any other error, such as one that wraps ErrInUse
+// or ErrNoSpace or comes from the io.WriterAt, each method returns that error.
+//
+// The Writer checks each call by itself. That every name leads to an inode
+// that is added, of that type, with as many links as it has names, is up to
+// the caller.
 //
 // A Writer is not safe for use by several goroutines. Besides a bitmap for each
 // group with used blocks or inodes it keeps some 10 MiB, and the ranges given
@@ -52,14 +57,16 @@ func NewWriter(w io.WriterAt, c Config) (*Writer, error) {
 	}
 	for number := uint32(1); number < FirstInode; number++ {
 		if number != RootInode {
-			err = errors.Join(err, fs.alloc.claimInode(number, false))
+			fs.alloc.claimInode(number, false)
 		}
 	}
 	tables := g.groups * uint64(g.tableBlocks())
 	for _, r := range []Range{{0, g.bitmaps}, {g.journal, uint64(g.journalBlocks)}, {g.itable, tables}} {
-		err = errors.Join(err, fs.alloc.claim(r))
+		if err := fs.alloc.claim(r); err != nil {
+			return nil, fmt.Errorf("ext4: %w", err)
+		}
 	}
-	return fs, err
+	return fs, nil
 }
 
 // Add writes an inode of any type but a directory, and what describes it. The

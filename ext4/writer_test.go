@@ -243,6 +243,20 @@ func TestAlignMeta(t *testing.T) {
 	}
 }
 
+// TestTimes has the ends of the years that an inode can hold, and of each of
+// the times around 2^32 seconds in between.
+func TestTimes(t *testing.T) {
+	root := directoryNode()
+	for _, sec := range []int64{minTime, -1, 0, 1<<31 - 1, 1 << 31, 1<<32 - 1, 1 << 32, 3<<32 - 1<<31, maxTime} {
+		for _, nsec := range []uint32{0, 999_999_999} {
+			n := regularNode(nil)
+			n.inode.MTime = Time{sec, nsec}
+			root.entries = append(root.entries, entry{fmt.Sprint(sec, nsec), n})
+		}
+	}
+	compareTree(t, mountDisk(t, build(t, testConfig(), root, 0).file(t), "ro,noload"), root)
+}
+
 // TestInodeOrder adds inodes over more of the table than is kept in memory, in
 // several orders, which must not show.
 func TestInodeOrder(t *testing.T) {
@@ -305,7 +319,7 @@ func TestGolden(t *testing.T) {
 		if !*update && got[name] != want[name] {
 			t.Errorf("%s: digest is %s, want %s", name, got[name], want[name])
 		}
-		fsck(t, one.file(t))
+		t.Run(name, func(t *testing.T) { fsck(t, one.file(t)) })
 	}
 	if *update {
 		p, err := json.MarshalIndent(got, "", "\t")
