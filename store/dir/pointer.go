@@ -140,7 +140,7 @@ func (s *Store) SwapPointer(ctx context.Context, name string, old, new []byte) e
 	present, err := s.readPointer(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		present = nil
+		present, err = nil, nil
 	case err != nil:
 		return fmt.Errorf("swap pointer %s: %w", name, err)
 	}
