@@ -1,12 +1,15 @@
 package disk
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
+	"github.com/rivuletfs/rivulet/seal"
 )
 
 // warm returns a disk of 40 chunks, all in memory.
@@ -41,26 +44,46 @@ func BenchmarkWarm(b *testing.B) {
 	}
 }
 
-// BenchmarkCold reads 4 KiB of each chunk of an empty disk, 16 reads at once,
-// from a source with 5 ms of latency.
+// BenchmarkCold reads 4 KiB of each of 80 pieces of a disk of which nothing is
+// in memory, 16 reads at once, through the door from a source with 5 ms of
+// latency. Pieces that are holes ask for nothing.
 func BenchmarkCold(b *testing.B) {
 	im := newImage(b, 80, 41)
-	b.ReportAllocs()
-	b.SetBytes(int64(80 * 4096))
-	for b.Loop() {
-		r := im.reader()
-		r.before = func(context.Context, int) error { time.Sleep(5 * time.Millisecond); return nil }
-		d := im.open(b, r, Options{})
-		var next atomic.Int64
-		together(16, func(int) {
-			buf := make([]byte, 4096)
-			for i := next.Add(1) - 1; i < 80; i = next.Add(1) - 1 {
-				if _, err := d.ReadAt(buf, i*chunkSize+i*4096%chunkSize); err != nil {
-					b.Error(err)
+	opener, err := seal.NewOpener(xorCipher{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer opener.Close()
+	for _, mode := range modes {
+		b.Run(mode.name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(80 * 4096)
+			for b.Loop() {
+				src := &chunktest.Counting{Source: &chunktest.Slow{Source: im.chunks, Latency: 5 * time.Millisecond}}
+				d, err := Open(im.m, chunk.NewDoor(src), Options{Mode: mode.mode, Opener: opener})
+				if err != nil {
+					b.Fatal(err)
 				}
+				readPieces(b, d)
+				if err := d.Close(); err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(src.MaxInFlight.Load()), "in-flight")
+				b.ReportMetric(float64(src.Requests.Load()), "requests")
+				b.ReportMetric(float64(src.Bytes.Load())/(1<<20), "MiB-fetched")
 			}
 		})
-		b.ReportMetric(float64(r.most.Load()), "in-flight")
-		b.ReportMetric(float64(r.calls.Load()), "requests")
 	}
+}
+
+func readPieces(b *testing.B, d *Disk) {
+	var next atomic.Int64
+	together(16, func(int) {
+		buf := make([]byte, 4096)
+		for i := next.Add(1) - 1; i < 80; i = next.Add(1) - 1 {
+			if _, err := d.ReadAt(buf, i*chunkSize+i*4096%chunkSize); err != nil {
+				b.Error(err)
+			}
+		}
+	})
 }

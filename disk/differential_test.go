@@ -12,45 +12,41 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockdev"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
 )
 
-// A faultySource keeps an image's chunks behind a bad network: it is slow, it
-// fails, it cuts answers short and flips bits. No chunk is damaged in more than
-// two answers, so a disk gets over all of it.
-type faultySource struct {
-	chunks map[chunk.ID][]byte
+// A damagingSource cuts answers short and flips bits, but in no more than two
+// answers about a chunk, so that a disk gets over all of it.
+type damagingSource struct {
+	chunks objects
 
 	mu     sync.Mutex
 	rng    *rand.Rand
 	damage map[chunk.ID]int
 }
 
-func newFaultySource(im *image, seed uint64) *faultySource {
-	return &faultySource{chunks: im.chunks, rng: rand.New(rand.NewPCG(seed, 9)), damage: make(map[chunk.ID]int)}
-}
-
-func (s *faultySource) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
-	object := s.chunks[id]
-	n := copy(dst, object[min(off, int64(len(object))):])
+func (s *damagingSource) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	n, err := s.chunks.Fetch(ctx, id, dst, off)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch s.rng.IntN(8) {
-	case 0:
-		return 0, errNetwork
-	case 1:
-		s.mu.Unlock()
-		time.Sleep(10 * time.Millisecond)
-		s.mu.Lock()
-	case 2:
-		if s.damage[id]++; s.damage[id] <= 2 && n > 0 {
-			dst[s.rng.IntN(n)] ^= 1 << s.rng.IntN(8)
-		}
-	case 3:
-		if s.damage[id]++; s.damage[id] <= 2 && n > 0 {
-			n = s.rng.IntN(n)
-		}
+	if n == 0 || s.damage[id] == corruptTries-1 || s.rng.IntN(4) != 0 {
+		return n, err
 	}
+	s.damage[id]++
+	if s.rng.IntN(2) == 0 {
+		return s.rng.IntN(n), nil
+	}
+	dst[s.rng.IntN(n)] ^= 1 << s.rng.IntN(8)
 	return n, nil
+}
+
+// badNetwork returns a source of im's chunks that is slow, fails and damages.
+func (im *image) badNetwork(seed uint64) chunk.Source {
+	var s chunk.Source = &damagingSource{
+		chunks: im.chunks, rng: rand.New(rand.NewPCG(seed, 9)), damage: make(map[chunk.ID]int),
+	}
+	s = &chunktest.Flaky{Source: s, Every: 6, Seed: seed}
+	return &chunktest.Slow{Source: s, Latency: 10 * time.Millisecond, Bandwidth: 100 << 20}
 }
 
 // TestDifferential reads from many goroutines, with a memory far too small,
@@ -60,7 +56,7 @@ func TestDifferential(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(mode.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				d := im.open(t, chunk.NewDoor(newFaultySource(im, 31)), Options{
+				d := im.open(t, chunk.NewDoor(im.badNetwork(31)), Options{
 					Mode: mode.mode, Fetches: 6, Memory: NewMemory(12 * (frameSize + frameOverhead)),
 				})
 				together(8, func(i int) {
@@ -99,7 +95,7 @@ func FuzzRead(f *testing.F) {
 
 // replay does the reads of FuzzRead.
 func (im *image) replay(t *testing.T, in []byte) {
-	d := im.open(t, chunk.NewDoor(newFaultySource(im, 34)), Options{Memory: NewMemory(6 * frameSize)})
+	d := im.open(t, chunk.NewDoor(im.badNetwork(34)), Options{Memory: NewMemory(6 * frameSize)})
 	for ; len(in) >= 12; in = in[12:] {
 		off := int(binary.LittleEndian.Uint64(in) % uint64(len(im.flat)))
 		im.check(t, d, off, int(binary.LittleEndian.Uint32(in[8:])%(4<<20)))

@@ -8,28 +8,31 @@
 //
 // # Concurrency
 //
-//		ReadAt ──hit──────────────────────────► copy          (shard lock, pinned frame)
-//		   │ miss
-//		   ▼          demand queue      ┌──────────────┐
-//		  join ──────► FIFO ──────────► │ window       │ one goroutine a flight:
-//		Prefetch ────► background, ───► │ ≤ Fetches    │   fetch, retry ► decode ► memory
-//		               bounded, drops   │ (background  │                    │
-//		                                │  ≤ a part)   │                    ▼
-//		  wait ◄──────── broadcast ──── └──────────────┘ ◄────────────── deliver
+//	ReadAt ──hit──────────────────────────► copy          (shard lock, pinned frame)
+//	   │ miss
+//	   ▼          demand queue      ┌──────────────┐
+//	  join ──────► FIFO ──────────► │ window       │ one goroutine a flight:
+//	Prefetch ────► background, ───► │ ≤ Fetches    │   fetch, retry ► decode ► memory
+//	               bounded, drops   │ (background  │                    │
+//	                                │  ≤ a half)   │                    ▼
+//	  wait ◄──────── broadcast ──── └──────────────┘ ◄────────────── deliver
 //
-//	  - Disk.mu guards the queues, the table of flights and every flight's
-//	    mutable fields. It is held for table work only: never over a fetch, a
-//	    decode or a copy. A Memory shard's lock may be taken under it.
-//	  - A flight is in the table from the first request for its unit until it is
-//	    finished, and its frames are in memory before it leaves. So a unit is
-//	    never fetched twice at once, nor again by a reader that just missed it.
-//	  - A flight owns one reference to each frame it decoded until it ends, and
-//	    longer only to those that somebody waits for.
-//	  - Goroutines are those of started flights, at most Options.Fetches. Close
-//	    ends their context, fails what is queued and waits for them.
-//	  - A flight that was queued as prefetch and is then demanded moves to the
-//	    demand queue; background flights start only while the window has room
-//	    that demand may need at once.
+// What holds:
+//
+//   - Disk.mu guards the queues, the table of flights and every flight's
+//     mutable fields. It is held for table work only: never over a fetch, a
+//     decode or a copy. A Memory shard's lock may be taken under it.
+//   - A flight is in the table from the first request for its unit on, and its
+//     frames are in memory before it leaves. So a unit is never fetched twice
+//     at once, nor again by a reader that just missed it.
+//   - A flight owns one reference to each frame it decoded until it ends, and
+//     longer only to those that somebody waits for.
+//   - Goroutines are those of started flights, at most Options.Fetches. Close
+//     ends their context, fails what is queued and waits for them. The demand
+//     queue is bounded by the reads that wait, maxWaits units each.
+//   - A flight that was queued by Prefetch and is then demanded moves to the
+//     demand queue. Background flights start only while no read is queued and
+//     half of the window is free for reads to come.
 package disk
 
 import (

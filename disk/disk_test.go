@@ -312,7 +312,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := Open(m, &hookReader{chunks: map[chunk.ID][]byte{sealed.ID: sealed.Object}}, Options{})
+	d, err := Open(m, &hookReader{chunks: objects{sealed.ID: sealed.Object}}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type image struct {
 	flat   []byte
 	m      *blockmap.Map
-	chunks map[chunk.ID][]byte
+	chunks objects
 	sealer *seal.Sealer
 }
 
@@ -53,7 +53,7 @@ func newImage(t testing.TB, slots int, seed uint64) *image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im := &image{flat: make([]byte, slots*chunkSize+3*512), chunks: make(map[chunk.ID][]byte), sealer: sealer}
+	im := &image{flat: make([]byte, slots*chunkSize+3*512), chunks: make(objects), sealer: sealer}
 	var list []blockmap.Chunk
 	for index := range slots + 1 {
 		at := index * chunkSize
@@ -119,9 +119,20 @@ func (im *image) open(t testing.TB, r chunk.Reader, opt Options) *Disk {
 	return d
 }
 
+// objects is a Source: stored chunks by name.
+type objects map[chunk.ID][]byte
+
+func (o objects) Fetch(_ context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	object, ok := o[id]
+	if !ok {
+		return 0, chunk.ErrNotFound
+	}
+	return copy(dst, object[min(off, int64(len(object))):]), nil
+}
+
 // A hookReader reads an image's chunks, asks a hook first, and counts.
 type hookReader struct {
-	chunks map[chunk.ID][]byte
+	chunks objects
 	before func(ctx context.Context, call int) error // nil: nothing
 
 	calls, active, most atomic.Int64
@@ -138,11 +149,7 @@ func (r *hookReader) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off
 			return 0, err
 		}
 	}
-	object, ok := r.chunks[id]
-	if !ok {
-		return 0, chunk.ErrNotFound
-	}
-	return copy(dst, object[min(off, int64(len(object))):]), nil
+	return r.chunks.Fetch(ctx, id, dst, off)
 }
 
 func (im *image) reader() *hookReader { return &hookReader{chunks: im.chunks} }
