@@ -1,0 +1,215 @@
+package loopmount
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func needLoop(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: loop devices and mounts")
+	}
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		t.Skip("needs loop devices: ", err)
+	}
+}
+
+func makeImage(t *testing.T) string {
+	t.Helper()
+	source := t.TempDir()
+	if err := os.WriteFile(filepath.Join(source, "hello"), []byte("world"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(t.TempDir(), "an image")
+	out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", source, image, "8M").CombinedOutput()
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Skip("needs the program mke2fs")
+	}
+	if err != nil {
+		t.Fatalf("mke2fs: %v: %s", err, out)
+	}
+	return image
+}
+
+// detached says whether no loop device reads a file.
+func detached(t *testing.T, file string) bool {
+	t.Helper()
+	all, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range all {
+		if b, err := os.ReadFile(name); err == nil && strings.TrimSuffix(string(b), "\n") == file {
+			return false
+		}
+	}
+	return true
+}
+
+func TestMount(t *testing.T) {
+	needLoop(t)
+	image := makeImage(t)
+	for _, o := range []Options{{}, {BlockSize: 4096, ReadAhead: 256 << 10}, {ReadAhead: -1}} {
+		dir := filepath.Join(t.TempDir(), "a dir")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		m, err := Mount(t.Context(), image, dir, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+		if b, err := os.ReadFile(filepath.Join(dir, "hello")); err != nil || string(b) != "world" {
+			t.Errorf("read: %q, %v", b, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "x"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+			t.Errorf("write: %v, want EROFS", err)
+		}
+		found, err := Find(dir)
+		if err != nil || *found != *m || m.File != image {
+			t.Errorf("found %+v, %v; mounted %+v of %s", found, err, m, image)
+		}
+		checkQueue(t, m.Device, o)
+
+		f, err := os.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Unmount(t.Context()); !errors.Is(err, ErrBusy) {
+			t.Errorf("unmount under an open directory: %v, want ErrBusy", err)
+		}
+		_ = f.Close()
+		if err := found.Unmount(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !detached(t, image) {
+			t.Error("still attached after Unmount")
+		}
+		if _, err := Find(dir); !errors.Is(err, ErrNotMounted) {
+			t.Errorf("find after unmount: %v, want ErrNotMounted", err)
+		}
+	}
+}
+
+// checkQueue compares the device's settings with what was asked for.
+func checkQueue(t *testing.T, device string, o Options) {
+	t.Helper()
+	queue := "/sys/block/" + filepath.Base(device) + "/queue/"
+	want := map[string]string{"logical_block_size": "512"}
+	if o.BlockSize == 4096 {
+		want["logical_block_size"] = "4096"
+	}
+	switch {
+	case o.ReadAhead > 0:
+		want["read_ahead_kb"] = "256"
+	case o.ReadAhead < 0:
+		want["read_ahead_kb"] = "0"
+	}
+	for name, value := range want {
+		if b, err := os.ReadFile(queue + name); err != nil || strings.TrimSpace(string(b)) != value {
+			t.Errorf("%s is %q, %v; want %s", name, b, err, value)
+		}
+	}
+}
+
+func TestAttach(t *testing.T) {
+	needLoop(t)
+	image := makeImage(t)
+	want, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 6 { // at once: all ask for the same free device
+		wg.Go(func() {
+			l, err := Attach(t.Context(), image, Options{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			got, err := os.ReadFile(l.Device)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s: wrong bytes, or %v", l.Device, err)
+			}
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if !detached(t, image) {
+		t.Error("still attached after Close")
+	}
+}
+
+func TestFailuresLeaveNothing(t *testing.T) {
+	needLoop(t)
+	noise := filepath.Join(t.TempDir(), "noise")
+	if err := os.WriteFile(noise, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if _, err := Mount(t.Context(), noise, dir, Options{}); err == nil {
+		t.Error("mounted noise")
+	}
+	if !detached(t, noise) {
+		t.Error("device left after a failed mount")
+	}
+	if _, err := Mount(t.Context(), filepath.Join(dir, "no"), dir, Options{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("mount of no file: %v", err)
+	}
+	if _, err := Mount(t.Context(), noise, filepath.Join(dir, "no"), Options{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("mount at no directory: %v", err)
+	}
+	for _, d := range []string{dir, "/", "/proc"} {
+		if _, err := Find(d); !errors.Is(err, ErrNotMounted) {
+			t.Errorf("find at %s: %v, want ErrNotMounted", d, err)
+		}
+	}
+}
+
+// Something else that holds the device must not make Unmount wait for ever.
+func TestUnmountGivesUp(t *testing.T) {
+	needLoop(t)
+	image, dir := makeImage(t), t.TempDir()
+	m, err := Mount(t.Context(), image, dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(m.Device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := m.Unmount(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("unmount with the device held: %v, want Canceled", err)
+	}
+	_ = f.Close()
+	if err := awaitDetach(t.Context(), mustNumber(t, m.Device), image); err != nil {
+		t.Error(err)
+	}
+}
+
+func mustNumber(t *testing.T, device string) int {
+	t.Helper()
+	n, ok := loopNumber(device)
+	if !ok {
+		t.Fatalf("%s is no loop device", device)
+	}
+	return n
+}
