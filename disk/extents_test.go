@@ -188,3 +188,22 @@ func TestFailedPrefetchIsSilent(t *testing.T) {
 		im.check(t, d, 0, len(im.flat))
 	})
 }
+
+func TestReadThatJoinsPrefetchLateHasItsOwnTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		im := newImage(t, 1, 25)
+		r, begun := im.reader(), time.Now()
+		r.before = func(context.Context, int) error {
+			if time.Since(begun) < 45*time.Second {
+				return errNetwork
+			}
+			return nil
+		}
+		d := im.open(t, r, Options{Timeout: 30 * time.Second})
+		if err := d.Prefetch(context.Background(), 0, 512); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(29 * time.Second)
+		im.check(t, d, 0, 512)
+	})
+}

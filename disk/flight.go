@@ -151,14 +151,20 @@ func (d *Disk) launch(f *flight) {
 	}
 	d.active++
 	d.stats.fetches.Add(1)
-	d.running.Go(func() { d.fly(f, begun.Add(d.opt.Timeout)) })
+	d.running.Go(func() { d.fly(f, begun) })
 }
 
 // fly is the goroutine of a flight. A fetch that no read asked for fails in
-// silence: the read that needs it will try again.
-func (d *Disk) fly(f *flight, deadline time.Time) {
-	err := d.fetch(f, deadline)
+// silence: the read that needs it will try again. One that a read joined when
+// part of its time was gone gets the whole time anew, once.
+func (d *Disk) fly(f *flight, begun time.Time) {
+	err := d.fetch(f, begun.Add(d.opt.Timeout))
 	d.mu.Lock()
+	if again := f.demanded; err != nil && again.After(begun) {
+		d.mu.Unlock()
+		err = d.fetch(f, again.Add(d.opt.Timeout))
+		d.mu.Lock()
+	}
 	d.end(f, err)
 	d.active--
 	if !d.closed.Load() {
