@@ -10,10 +10,13 @@ type bootLoader struct {
 	tree   extentTree
 }
 
+// newBootLoader lays out the file of the given ranges, which do not overlap. It
+// changes their order.
 func newBootLoader(reserved []Range) (*bootLoader, error) {
 	b := new(bootLoader)
-	var extents []Extent
-	for _, r := range mergeRanges(reserved) {
+	ranges := mergeRanges(reserved)
+	extents := make([]Extent, 0, len(ranges))
+	for _, r := range ranges {
 		if r.Count > maxFileBlocks-b.blocks {
 			return nil, fmt.Errorf("%w: over %d blocks are reserved", ErrExtents, uint64(maxFileBlocks))
 		}

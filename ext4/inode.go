@@ -7,7 +7,8 @@ import (
 )
 
 // ErrTime is wrapped by errors that tell of a time outside of what an inode
-// can hold.
+// can hold. Of what it can hold, e2fsck does not believe the years from 2310
+// on: it takes them for ones before 1970 that an old kernel wrote wrongly.
 var ErrTime = errors.New("time is not between the years 1901 and 2446")
 
 // The times an inode can hold: 34 bits that begin where 32 signed ones do.

@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -214,16 +215,12 @@ func checkTarget(target string) error {
 	return nil
 }
 
-// mergeRanges sorts ranges that do not overlap and joins adjacent ones.
+// mergeRanges sorts ranges that do not overlap and joins adjacent ones, both in
+// place.
 func mergeRanges(list []Range) []Range {
-	sorted := slices.SortedFunc(slices.Values(list), func(a, b Range) int {
-		if a.Start < b.Start {
-			return -1
-		}
-		return 1
-	})
-	out := sorted[:0]
-	for _, r := range sorted {
+	slices.SortFunc(list, func(a, b Range) int { return cmp.Compare(a.Start, b.Start) })
+	out := list[:0]
+	for _, r := range list {
 		if n := len(out); n > 0 && out[n-1].Start+out[n-1].Count == r.Start {
 			out[n-1].Count += r.Count
 		} else {
