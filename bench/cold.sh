@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # cold.sh: part of run.sh. Reading a disk that is not here yet: rivulet on a directory
 # store behind 5 ms a request (coldserve), beside the strongest stock set-up,
 # qemu-storage-daemon with its http driver under qcow2 and copy-on-read, on the raw
@@ -30,7 +30,7 @@ cold_qemu() {
 		--blockdev "driver=file,node-name=file,filename=$WORK/overlay" --blockdev driver=qcow2,node-name=overlay,file=file,backing=http \
 		--blockdev driver=copy-on-read,node-name=copy,file=overlay --nbd-server "addr.type=unix,addr.path=$WORK/cold.sock,max-connections=16" \
 		--export type=nbd,id=export,node-name=copy,name=disk
-	URI=nbd+unix:///disk?socket=$WORK/cold.sock
+	URI="nbd+unix:///disk?socket=$WORK/cold.sock"
 	await 20 nbdinfo --size "$URI" >/dev/null || fail "qemu-storage-daemon: $(cat "$WORK/cold.log")"
 }
 stop_all() {

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # dedupe.sh: part of run.sh. What all images take together, beside the bounds: each
 # file's content once, and the images' gzip layers.
 mapfile -t names < <(jq -r '.manifests[].annotations["org.opencontainers.image.ref.name"] | select(endswith("-old") | not)' "$IMAGES/index.json" | sort)

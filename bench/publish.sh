@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # publish.sh: part of run.sh. Publishing python3-sci to a directory store, beside
 # reading its layers and nothing else (gzip -dc | sha256sum), and beside the stock way
 # to the same end (umoci unpack, mke2fs -d, casync make).

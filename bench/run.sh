@@ -9,6 +9,7 @@
 # Needs root and, by part, umoci, mke2fs, casync, GNU time (publish), fio with the nbd
 # engine, nbdkit, qemu-nbd, nbdinfo, nbdcopy (serve), qemu-storage-daemon with its
 # curl driver (cold); always jq.
+# shellcheck disable=SC2034
 source "$(dirname "${BASH_SOURCE[0]}")/../internal/e2e/harness.sh"
 
 BENCH=$ROOT/bench
@@ -56,6 +57,7 @@ machine() {
 		"$(awk '/MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo)" "$(uname -r)" "$(cd "$ROOT" && go version)"
 }
 
+# shellcheck disable=SC2016
 printf 'Made by `bench/run.sh %s` on %s; load before: %s.\n' "$WHAT" "$(machine)" "$(cut -d ' ' -f 1-3 /proc/loadavg)"
 for part in publish dedupe serve cold; do
 	# shellcheck source=/dev/null
