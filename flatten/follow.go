@@ -140,6 +140,6 @@ func (w *walk) hop(target string) (ok bool, err error) {
 // part of path that was walked so far. No link was followed until now.
 func (w *walk) replaced(path string) bool {
 	done := strings.TrimSuffix(path[:len(path)-len(w.rest)], "/")
-	at, ok := w.m.entryAt(done)
+	at, ok := w.m.from.find(done)
 	return ok && !w.m.from.Entries[at].Implied
 }

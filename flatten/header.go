@@ -28,7 +28,7 @@ const (
 // attrOf returns what a header says of an inode, except for links, whose
 // targets and owners the caller looks after.
 func attrOf(h *tar.Header) (Attr, error) {
-	a := Attr{Mode: uint16(h.Mode & 0o7777), MTime: timeOf(h.ModTime)}
+	a := Attr{Mode: uint16(h.Mode & 0o7777), MTime: TimeOf(h.ModTime)}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		a.Kind, a.Size = File, h.Size
@@ -66,9 +66,9 @@ func attrOf(h *tar.Header) (Attr, error) {
 	return a, err
 }
 
-// timeOf moves a time into what an inode can keep. At either end the kernel
+// TimeOf moves a time into what an inode can keep. At either end the kernel
 // keeps no part of a second, and neither do we.
-func timeOf(t time.Time) Time {
+func TimeOf(t time.Time) Time {
 	switch sec := t.Unix(); {
 	case sec <= MinTime:
 		return Time{Sec: MinTime}

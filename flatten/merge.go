@@ -154,13 +154,6 @@ func (m *merger) putOwn(i int) error {
 	return nil
 }
 
-// entryAt finds the entry of the present layer that stands at path.
-func (m *merger) entryAt(path string) (int, bool) {
-	return slices.BinarySearchFunc(m.from.Entries, path, func(e Entry, path string) int {
-		return ComparePaths(e.Path, path)
-	})
-}
-
 // put applies one entry. For a link, inode is what it names.
 func (m *merger) put(i int, inode *Inode) error {
 	e := &m.from.Entries[i]
@@ -263,7 +256,7 @@ func (m *merger) lowerLinks() (map[int]*Inode, error) {
 		if e.Kind != Link {
 			continue
 		}
-		if at, ok := m.entryAt(e.Target); ok {
+		if at, ok := m.from.find(e.Target); ok {
 			if k := m.from.Entries[at].Kind; k == Dir || k == Link {
 				return nil, m.fail(e.Path, fmt.Errorf("%w: %q", errNoTarget, e.Target))
 			}

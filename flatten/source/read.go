@@ -1,0 +1,135 @@
+package source
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/rivuletfs/rivulet/flatten"
+)
+
+// Read downloads the layer and reads it as flatten.ReadLayer does, with its
+// data in spool. The stored bytes, at most Size, are checked against Digest
+// and the uncompressed ones against DiffID; a difference gives a *DigestError.
+// Every error is a *LayerError. Several layers may be read at once, each with a
+// spool of its own; one layer is read by one call at a time.
+//
+// Two goroutines work on a layer: one reads, hashes and decompresses, the
+// caller's hashes what comes out, parses and spools it. Read returns when both
+// are done.
+func (l *Layer) Read(ctx context.Context, spool flatten.Spool) (*flatten.Layer, error) {
+	layer, err := l.read(ctx, spool)
+	if err != nil {
+		return nil, &LayerError{Index: l.index, DiffID: l.DiffID, Err: err}
+	}
+	layer.DiffID = l.DiffID
+	return layer, nil
+}
+
+func (l *Layer) read(ctx context.Context, spool flatten.Spool) (_ *flatten.Layer, err error) {
+	body, err := l.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	stored := l.newStored(body)
+	layer, id, readErr := l.unpack(ctx, stored, spool)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	// A layer that cannot be read may be one that was damaged: then that is
+	// what to say.
+	if err := stored.finish(); err != nil {
+		return nil, err
+	}
+	if readErr != nil {
+		return nil, readErr
+	}
+	if id != l.DiffID {
+		return nil, &DigestError{What: "uncompressed layer", Want: l.DiffID, Got: id}
+	}
+	return layer, nil
+}
+
+// unpack decompresses and reads the layer, and returns its diff ID.
+func (l *Layer) unpack(ctx context.Context, stored io.Reader, spool flatten.Spool) (*flatten.Layer, v1.Hash, error) {
+	plain, err := decompress(stored, l.mediaType)
+	if err != nil {
+		return nil, v1.Hash{}, err
+	}
+	ahead := startAhead(plain)
+	defer ahead.stop()
+	sum := sha256.New()
+	layer, err := flatten.ReadLayer(ctx, io.TeeReader(ahead, sum), spool, l.limits)
+	return layer, hashOf(sum.Sum(nil)), err
+}
+
+var errTooLong = errors.New("stored layer is longer than its descriptor says")
+
+// storedReader counts and hashes a layer as it is stored.
+type storedReader struct {
+	from     io.Reader
+	want     v1.Hash // zero if nothing is to be checked
+	size     int64
+	sum      hash.Hash
+	n        int64
+	err      error
+	progress func(read int64)
+	told     int64 // what progress was called with last
+}
+
+const progressStep = 1 << 20 // bytes between two calls of Options.Progress
+
+func (l *Layer) newStored(body io.Reader) *storedReader {
+	s := &storedReader{from: body, want: l.Digest, size: l.Size, sum: sha256.New()}
+	if l.progress != nil {
+		s.progress = func(n int64) { l.progress(l, n) }
+	}
+	return s
+}
+
+func (s *storedReader) Read(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.from.Read(p)
+	s.n += int64(n)
+	if s.n > s.size {
+		n, err = 0, errTooLong
+	}
+	if s.want != (v1.Hash{}) {
+		s.sum.Write(p[:n])
+	}
+	s.err = err
+	if s.progress != nil && (s.n-s.told >= progressStep || err == io.EOF && s.n != s.told) {
+		s.told = s.n
+		s.progress(s.n)
+	}
+	return n, err
+}
+
+// finish reads what is left and checks size and digest.
+func (s *storedReader) finish() error {
+	if s.want == (v1.Hash{}) {
+		return nil
+	}
+	_, err := io.Copy(io.Discard, s)
+	if errors.Is(err, errTooLong) {
+		return fmt.Errorf("%w: %d bytes", errTooLong, s.size)
+	}
+	if err == nil && s.n < s.size {
+		err = io.ErrUnexpectedEOF
+	}
+	if s.n < s.size {
+		return fmt.Errorf("stored layer ends after %d bytes of %d: %w", s.n, s.size, err)
+	}
+	if got := hashOf(s.sum.Sum(nil)); got != s.want {
+		return &DigestError{What: "stored layer", Want: s.want, Got: got}
+	}
+	return err
+}
