@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -115,19 +116,33 @@ func images() map[string][][]file {
 		"times": {{{name: "old", Header: old}, {name: "late", Header: late}}},
 		"xattrs": {{{name: "cap", Header: tar.Header{PAXRecords: map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}}},
 			{name: "many", Header: tar.Header{PAXRecords: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("v", 60), "SCHILY.xattr.user.b": strings.Repeat("w", 2000)}}}}},
-		"layers": {{dir("etc"), reg("etc/a", noise(20, 3000)), reg("etc/b", noise(21, 3000))}, {dir("opt"), reg("opt/x", noise(22, 900<<10))}, {reg("etc/a", noise(23, 50)), dir("etc/sub"), reg("etc/sub/new", noise(24, 70))}},
+		"layers": {{dir("etc"), reg("etc/a", noise(20, 3000)), reg("etc/b", noise(21, 3000))}, {dir("opt"), reg("opt/x", noise(22, 9000))}, {reg("etc/a", noise(23, 50)), dir("etc/sub"), reg("etc/sub/new", noise(24, 70))}},
 	}
+}
+
+// A sparseFile remembers which chunks were written to.
+type sparseFile struct {
+	*os.File
+	dirty map[int64]bool
+}
+
+func (f *sparseFile) WriteAt(p []byte, off int64) (int, error) {
+	for c := off / int64(Default.Chunk); c*int64(Default.Chunk) < off+int64(len(p)); c++ {
+		f.dirty[c] = true
+	}
+	return f.File.WriteAt(p, off)
 }
 
 // build lays the image out into a file, segments included, and returns the
 // file and its layout.
-func build(t testing.TB, layers []*flatten.Layer, size int64) (*os.File, *Disk) {
+func build(t testing.TB, layers []*flatten.Layer, size int64) (*sparseFile, *Disk) {
 	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	file, err := os.Create(filepath.Join(t.TempDir(), "disk"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = f.Close() })
+	t.Cleanup(func() { _ = file.Close() })
+	f := &sparseFile{file, map[int64]bool{}}
 	img := &Image{ChainID: sha256.Sum256([]byte("chain")), Size: size}
 	if img.Tree, err = flatten.Merge(layers); err != nil {
 		t.Fatal(err)
@@ -171,18 +186,18 @@ func build(t testing.TB, layers []*flatten.Layer, size int64) (*os.File, *Disk) 
 }
 
 // digest is the SHA-256 of the disk's chunks that are not zero, each after its
-// index: what a disk of holes can be told by without reading all of it.
-func digest(t testing.TB, f *os.File, size int64) string {
+// index.
+func digest(t testing.TB, f *sparseFile) string {
 	t.Helper()
 	h := sha256.New()
 	buf := make([]byte, Default.Chunk)
 	zero := make([]byte, Default.Chunk)
-	for off := int64(0); off < size; off += int64(len(buf)) {
-		if _, err := f.ReadAt(buf, off); err != nil && err != io.EOF {
+	for _, c := range slices.Sorted(maps.Keys(f.dirty)) {
+		if _, err := f.ReadAt(buf, c*int64(len(buf))); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(buf, zero) {
-			fmt.Fprintf(h, "%d\n", off/int64(len(buf)))
+			fmt.Fprintf(h, "%d\n", c)
 			h.Write(buf)
 		}
 	}
@@ -200,7 +215,7 @@ func TestGolden(t *testing.T) {
 			layers = append(layers, readLayer(t, files))
 		}
 		f, d := build(t, layers, 0)
-		got = append(got, fmt.Sprintf("%s %d %s", name, d.Size, digest(t, f, d.Size)))
+		got = append(got, fmt.Sprintf("%s %d %s", name, d.Size, digest(t, f)))
 	}
 	slices.Sort(got)
 	text := fmt.Sprintf("layout %d\n%s\n", Version, strings.Join(got, "\n"))
@@ -262,8 +277,8 @@ func TestReadBack(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if name != "many" && name != "links" { // its dangling link has no file to open
-				if err := fstest.TestFS(fsys); err != nil {
+			if name == "layers" { // the suite reads byte by byte, so one small tree
+				if err := fstest.TestFS(fsys, "etc/a", "etc/b", "opt/x", "etc/sub/new"); err != nil {
 					t.Error(err)
 				}
 			}

@@ -138,9 +138,15 @@ type sparse struct {
 	dirty map[uint32]struct{}
 }
 
-// newSparse makes a temporary file in dir that is gone once it is closed.
 func newSparse(dir string, size int) (*sparse, error) {
-	f, err := os.CreateTemp(dir, "rivulet-meta-*")
+	f, err := temporary(dir, "rivulet-meta-*")
+	return &sparse{file: f, size: int64(size), dirty: make(map[uint32]struct{})}, err
+}
+
+// temporary makes a file in dir that is gone once it is closed, whatever
+// happens to this process.
+func temporary(dir, pattern string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, pattern)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +154,7 @@ func newSparse(dir string, size int) (*sparse, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	return &sparse{file: f, size: int64(size), dirty: make(map[uint32]struct{})}, nil
+	return f, nil
 }
 
 // WriteAt implements io.WriterAt, for one goroutine.

@@ -40,12 +40,12 @@ func newPool(o Options, sink chunk.Sink, c *counters) (*pool, error) {
 // has a hole for each chunk of zeros.
 func (p *pool) store(ctx context.Context, n int, fill func(i int, buf []byte) error, done func(bytes int)) ([]stored, error) {
 	out := make([]stored, n)
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	for i := range n {
 		var s *sealer
 		select {
 		case s = <-p.free:
-		case <-ctx.Done():
+		case <-gctx.Done():
 		}
 		if s == nil {
 			break
@@ -56,7 +56,7 @@ func (p *pool) store(ctx context.Context, n int, fill func(i int, buf []byte) er
 				return err
 			}
 			var err error
-			out[i], err = p.put(ctx, s)
+			out[i], err = p.put(gctx, s)
 			done(len(s.buf))
 			return err
 		})

@@ -51,12 +51,9 @@ func (p *progress) event(e Event) {
 
 func (p *progress) known(layer int) { p.event(Event{Layer: layer, Stage: Known}) }
 
-// reading returns what is to be called with the compressed bytes read so far.
-func (p *progress) reading(layer int, total int64) func(done int64) {
-	p.event(Event{Layer: layer, Stage: Reading, Total: total})
-	return func(done int64) {
-		p.event(Event{Layer: layer, Stage: Reading, Done: done, Total: total})
-	}
+// reading tells how many compressed bytes of a layer were read so far.
+func (p *progress) reading(layer int, done, total int64) {
+	p.event(Event{Layer: layer, Stage: Reading, Done: done, Total: total})
 }
 
 // storing returns what is to be called, by any goroutine, with the bytes of

@@ -2,7 +2,7 @@
 //
 // The way of an image:
 //
-//  1. flatten.OpenSource finds its layers. A chain ID that the origin knows
+//  1. source.Open finds its layers. A chain ID that the origin knows
 //     already, with all of its chunks there, ends here.
 //  2. Every layer becomes a segment. One whose diff ID the origin remembers is
 //     not even downloaded; another is read once into a temporary file, planned
@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -30,7 +31,7 @@ import (
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
-	"github.com/rivuletfs/rivulet/flatten"
+	"github.com/rivuletfs/rivulet/flatten/source"
 	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
@@ -38,14 +39,14 @@ import (
 
 // Options of Image; the zero value publishes an image under its own reference.
 type Options struct {
-	Name     string          // the name to give; "" derives one from the source
-	Size     int64           // of the disk in bytes; 0 chooses, see layout.Image
-	Source   flatten.Options // how to reach and read the source
-	Params   layout.Params   // zero: layout.Default
-	Frame    int             // frame size in bytes; 0: chunk.FrameSize
-	TempDir  string          // for layers while they are cut; "": the system's
-	Workers  int             // sealers; 0: two for each processor
-	Progress func(Event)     // told of progress, from one goroutine at a time
+	Name     string         // the name to give; "" derives one from the source
+	Size     int64          // of the disk in bytes; 0 chooses, see layout.Image
+	Source   source.Options // how to reach and read the source
+	Params   layout.Params  // zero: layout.Default
+	Frame    int            // frame size in bytes; 0: chunk.FrameSize
+	TempDir  string         // for layers while they are cut; "": the system's
+	Workers  int            // sealers; 0: two for each processor
+	Progress func(Event)    // told of progress, from one goroutine at a time
 }
 
 // A Result tells what was published.
@@ -72,19 +73,21 @@ const layersAtOnce = 3
 // statsAtOnce bounds the questions to the origin under way at one time.
 const statsAtOnce = 32
 
-// Image publishes the image that srcs name (see flatten.OpenSource) to store.
+// Image publishes the image that srcs name (see source.Open) to store.
 // Any number of calls may run at once, in one process or many.
 func Image(ctx context.Context, store origin.Store, srcs []string, o Options) (*Result, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	img, err := flatten.OpenSource(ctx, srcs, o.Source)
+	p := &publisher{store: store, opts: o}
+	p.opts.Source.Progress = p.read
+	img, err := source.Open(ctx, srcs, p.opts.Source)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = img.Close() }()
-	p := &publisher{store: store, opts: o, img: img}
-	if p.name, err = imageName(o.Name, img); err != nil {
+	p.img = img
+	if p.name, err = imageName(o.Name, srcs, img); err != nil {
 		return nil, err
 	}
 	if p.pool, err = newPool(o, store, &p.counters); err != nil {
@@ -137,7 +140,7 @@ func (o *Options) standard() bool {
 type publisher struct {
 	store    origin.Store
 	opts     Options
-	img      *flatten.Image
+	img      *source.Image
 	name     string
 	pool     *pool
 	progress *progress
@@ -153,6 +156,13 @@ type counters struct {
 
 func (p *publisher) chainID() origin.Digest {
 	return chainID(p.img.Layers)
+}
+
+// read is told how much of a layer was read.
+func (p *publisher) read(l *source.Layer, n int64) {
+	if i := slices.Index(p.img.Layers, l); i >= 0 {
+		p.progress.reading(i, n, l.Size)
+	}
 }
 
 // known returns the block map of an image with these layers if the origin has

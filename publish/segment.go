@@ -12,7 +12,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
-	"github.com/rivuletfs/rivulet/flatten"
+	"github.com/rivuletfs/rivulet/flatten/source"
 	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
@@ -37,11 +37,8 @@ func (p *publisher) segments(ctx context.Context) ([]*segment, error) {
 	for _, i := range order {
 		g.Go(func() error {
 			s, err := p.segment(ctx, i)
-			if err != nil {
-				return fmt.Errorf("layer %d (%v): %w", i, p.img.Layers[i].DiffID, err)
-			}
 			out[i] = s
-			return nil
+			return err
 		})
 	}
 	return out, g.Wait()
@@ -107,11 +104,15 @@ func (p *publisher) remembered(ctx context.Context, key string, diffID v1.Hash) 
 // convert reads a layer and stores its chunks.
 func (p *publisher) convert(ctx context.Context, i int) (*segment, error) {
 	src := p.img.Layers[i]
-	layer, err := src.Read(ctx, p.progress.reading(i, src.Size))
+	spool, err := temporary(p.opts.TempDir, "rivulet-layer-*")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = layer.Close() }()
+	defer func() { _ = spool.Close() }()
+	layer, err := src.Read(ctx, spool)
+	if err != nil {
+		return nil, err
+	}
 	p.fetched.Add(src.Size)
 	plan, err := layout.PlanSegment(layer.Entries, p.opts.Params)
 	if err != nil {
@@ -130,7 +131,7 @@ func (p *publisher) convert(ctx context.Context, i int) (*segment, error) {
 
 // chainID is the chain ID of all layers, as the OCI image specification
 // defines it.
-func chainID(layers []flatten.LayerSource) origin.Digest {
+func chainID(layers []*source.Layer) origin.Digest {
 	var chain origin.Digest
 	for i, l := range layers {
 		if i == 0 {

@@ -1,0 +1,252 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"testing"
+
+	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/ext4"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/memory"
+)
+
+// makeTree writes n files, some of them large and some compressible, and
+// returns the folder.
+func makeTree(t testing.TB, seed uint64, n int) string {
+	t.Helper()
+	root := t.TempDir()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for i := range n {
+		body := make([]byte, rng.IntN(20<<10))
+		if i%25 == 3 {
+			body = make([]byte, 300<<10+rng.IntN(1<<20))
+		}
+		for k := range body {
+			body[k] = byte(rng.IntN(1 + i%7*40))
+		}
+		name := filepath.Join(root, fmt.Sprintf("dir%d", i/10), fmt.Sprintf("file%d", i))
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, body, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func mustPublish(t testing.TB, store origin.Store, name string, srcs ...string) *Result {
+	t.Helper()
+	r, err := Image(context.Background(), store, srcs, Options{Name: name, TempDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// openFiles opens the published image's file system through package disk.
+func openFiles(t testing.TB, store origin.Store, name string) *ext4.FS {
+	t.Helper()
+	m, err := catalog.Open(context.Background(), store, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := disk.Open(m, chunk.NewDoor(store), disk.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	fsys, err := ext4.Open(d, d.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fsys
+}
+
+// sameTree compares the files of want with those of got.
+func sameTree(t *testing.T, got fs.FS, want string) {
+	t.Helper()
+	files := 0
+	err := fs.WalkDir(os.DirFS(want), ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		files++
+		a, err := fs.ReadFile(got, path)
+		if err != nil {
+			return err
+		}
+		b, err := os.ReadFile(filepath.Join(want, path))
+		if err == nil && !bytes.Equal(a, b) {
+			t.Errorf("%s: content differs", path)
+		}
+		return err
+	})
+	if err != nil || files == 0 {
+		t.Errorf("compared %d files: %v", files, err)
+	}
+}
+
+func TestPublishedFilesReadBack(t *testing.T) {
+	tree := makeTree(t, 1, 200)
+	store := memory.New()
+	r := mustPublish(t, store, "a", "dir:"+tree)
+	sameTree(t, openFiles(t, store, "a"), tree)
+	if r.Chunks == 0 || r.NewChunks == 0 || r.NewBytes != r.StoredBytes || r.FetchedBytes == 0 || r.LayersKnown != 0 {
+		t.Errorf("result %+v does not add up", r)
+	}
+	for _, ref := range []string{r.BlockMap, r.Digest, r.SourceDigest, r.Digest[len("sha256:"):]} {
+		if _, err := catalog.Open(context.Background(), store, ref); err != nil {
+			t.Errorf("by digest %s: %v", ref, err)
+		}
+	}
+}
+
+func TestPublishAgainStoresNothing(t *testing.T) {
+	tree := makeTree(t, 2, 100)
+	store := memory.New()
+	first := mustPublish(t, store, "a", "dir:"+tree)
+	again := mustPublish(t, store, "b", "dir:"+tree)
+	if again.NewChunks != 0 || again.FetchedBytes != 0 || again.LayersKnown != 1 {
+		t.Errorf("again: %+v", again)
+	}
+	if again.Digest != first.Digest || again.BlockMap != first.BlockMap {
+		t.Errorf("digest %s, block map %s; first %s, %s", again.Digest, again.BlockMap, first.Digest, first.BlockMap)
+	}
+}
+
+func TestLayerOnKnownBaseIsReadAlone(t *testing.T) {
+	base, app := makeTree(t, 3, 150), makeTree(t, 4, 5)
+	store := memory.New()
+	mustPublish(t, store, "base", "dir:"+base)
+	r := mustPublish(t, store, "app", "dir:"+base, "dir:"+app)
+	if r.LayersKnown != 1 || r.Layers != 2 {
+		t.Errorf("%d of %d layers were known, want 1 of 2", r.LayersKnown, r.Layers)
+	}
+	alone := mustPublish(t, memory.New(), "app", "dir:"+base, "dir:"+app)
+	if alone.Digest != r.Digest {
+		t.Errorf("disk %s on a known base, %s without", r.Digest, alone.Digest)
+	}
+	sameTree(t, openFiles(t, store, "app"), app)
+}
+
+func TestDigestDependsOnNothingElse(t *testing.T) {
+	tree := makeTree(t, 5, 120)
+	want := mustPublish(t, memory.New(), "a", "dir:"+tree)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	r, err := Image(context.Background(), memory.New(), []string{"dir:" + tree}, Options{Name: "b", Workers: 1, TempDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Digest != want.Digest || r.BlockMap != want.BlockMap {
+		t.Errorf("one worker: %s, %s; several: %s, %s", r.Digest, r.BlockMap, want.Digest, want.BlockMap)
+	}
+}
+
+// A failing sink stops accepting chunks after some.
+type failing struct {
+	origin.Store
+	left atomic.Int64
+}
+
+var errFull = errors.New("no space left")
+
+func (f *failing) Put(ctx context.Context, id chunk.ID, object []byte) (bool, error) {
+	if f.left.Add(-1) < 0 {
+		return false, errFull
+	}
+	return f.Store.Put(ctx, id, object)
+}
+
+func TestFailureLeavesNoNameAndIsResumed(t *testing.T) {
+	tree := makeTree(t, 6, 200)
+	store := memory.New()
+	for left := range int64(8) {
+		f := &failing{Store: store}
+		f.left.Store(left)
+		_, err := Image(context.Background(), f, []string{"dir:" + tree}, Options{Name: "a", TempDir: t.TempDir()})
+		if !errors.Is(err, errFull) {
+			t.Fatalf("after %d chunks: %v", left, err)
+		}
+		if _, err := catalog.Open(context.Background(), store, "a"); !errors.Is(err, chunk.ErrNotFound) {
+			t.Fatalf("after %d chunks the name exists: %v", left, err)
+		}
+	}
+	mustPublish(t, store, "a", "dir:"+tree)
+	sameTree(t, openFiles(t, store, "a"), tree)
+}
+
+// A store that lost a chunk says so to Stat.
+type lossy struct {
+	origin.Store
+	lost chunk.ID
+}
+
+func (l *lossy) Stat(ctx context.Context, id chunk.ID) (int64, error) {
+	if id == l.lost {
+		return 0, chunk.ErrNotFound
+	}
+	return l.Store.Stat(ctx, id)
+}
+
+func TestLostChunkIsStoredAgain(t *testing.T) {
+	tree := makeTree(t, 7, 60)
+	store := memory.New()
+	mustPublish(t, store, "a", "dir:"+tree)
+	m, err := catalog.Open(context.Background(), store, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := mustPublish(t, &lossy{Store: store, lost: m.Chunk(1).ID}, "a", "dir:"+tree)
+	if r.LayersKnown != 0 || r.FetchedBytes == 0 {
+		t.Errorf("a layer with a lost chunk counted as known: %+v", r)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	tree := makeTree(t, 8, 100)
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := Image(ctx, memory.New(), []string{"dir:" + tree}, Options{Name: "a", TempDir: t.TempDir(), Progress: func(e Event) {
+		if e.Stage == Storing {
+			cancel()
+		}
+	}})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+func TestNameOfSource(t *testing.T) {
+	for _, c := range []struct{ src, reference, want string }{
+		{"oci:layout:python3", "", "python3"},
+		{"oci:some/layout", "", "layout"},
+		{"dir:/usr/share/doc/", "", "doc"},
+		{"tar:x/root.tar.gz", "", "root"},
+		{"docker-archive:img.tar", "", "img"},
+		{"nginx", "index.docker.io/library/nginx:latest", "index.docker.io/library/nginx:latest"},
+	} {
+		if got := sourceName(c.src, c.reference); got != c.want {
+			t.Errorf("%s: %q, want %q", c.src, got, c.want)
+		}
+	}
+}
+
+func TestRefusesBadOptions(t *testing.T) {
+	for _, o := range []Options{{Name: "a//b"}, {Name: "sha256:abc"}, {Name: "a", Size: 12345}, {Name: "a", Size: 1 << 20}} {
+		o.TempDir = t.TempDir()
+		if _, err := Image(context.Background(), memory.New(), []string{"dir:" + makeTree(t, 9, 5)}, o); err == nil {
+			t.Errorf("options %+v were accepted", o)
+		}
+	}
+}
