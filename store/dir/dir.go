@@ -35,7 +35,6 @@ import (
 const (
 	versionFile = "version"
 	versionText = "rivulet store 1\n"
-	versionHead = "rivulet store "
 
 	chunkDir   = "chunks"
 	objectDir  = "objects/sha256"
@@ -107,15 +106,10 @@ func (s *Store) checkVersion() error {
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, 64))
-	switch {
-	case err != nil:
-		return err
-	case string(b) == versionText:
-		return nil
-	case len(b) >= len(versionHead) && string(b[:len(versionHead)]) == versionHead:
-		return fmt.Errorf("%w: %q, this program knows %q", ErrVersion, b, versionText)
+	if err == nil && string(b) != versionText {
+		err = fmt.Errorf("%w: %q, this program knows %q", ErrVersion, b, versionText)
 	}
-	return fmt.Errorf("%w: its file %q is %q", ErrNoStore, versionFile, b)
+	return err
 }
 
 // init makes an empty store. Two processes may do so at once.
