@@ -2,10 +2,13 @@ package nbd
 
 import "sync"
 
-// Sizes of the buffers that are kept for reuse, in bytes. Each holds a reply's
-// header before its data. Larger ones are made for one request.
+// headroom is where the data of a reply starts in its buffer, in bytes; the
+// header ends there. Copying to an address that is not a multiple of 64 takes
+// the kernel a good deal longer.
 const headroom = 64
 
+// Sizes of the buffers that are kept for reuse, in bytes. Larger ones are made
+// for one request.
 var bufferSizes = [...]int{512, 4<<10 + headroom, 64<<10 + headroom, 256<<10 + headroom, pieceBytes + headroom}
 
 // A buffer holds one message to a client: header and data.

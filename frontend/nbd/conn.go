@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	inBytes     = 8 << 10  // read from the socket at once: some 290 requests
-	inlineBytes = 32 << 10 // larger reads are never served by the leader itself
-	maxIdle     = 4        // workers of a connection that wait for the lead
-	patience    = 256      // requests handed over after a slow one
+	inBytes     = 8 << 10   // read from the socket at once: some 290 requests
+	inlineBytes = 512 << 10 // larger reads are never served by the leader itself
+	maxIdle     = 4         // workers of a connection that wait for the lead
+	patience    = 256       // requests handed over after a slow one
 )
 
 // A conn is a connection in the transmission phase.
@@ -64,11 +64,11 @@ type conn struct {
 	out    outbox
 }
 
-func newConn(ctx context.Context, s *Server, nc net.Conn, h *handshake) *conn {
+func newConn(ctx context.Context, s *Server, st stream, h *handshake) *conn {
 	c := &conn{
 		srv: s, exp: h.export, ctx: ctx, size: h.export.size,
 		structured: h.structured, contexts: h.contexts,
-		stream: newStream(nc, s.writeTimeout()),
+		stream: st,
 		in:     make([]byte, inBytes),
 	}
 	c.lead.L = &c.mu
@@ -79,15 +79,14 @@ func newConn(ctx context.Context, s *Server, nc net.Conn, h *handshake) *conn {
 	return c
 }
 
-// run serves the connection until it ends, and closes it.
+// run serves the connection until it ends.
 func (c *conn) run() {
 	c.vacant, c.workers = true, 1
 	c.wg.Add(1)
 	c.work()
 	c.wg.Wait()
 	c.watch.stop()
-	c.out.flush()
-	c.stream.close()
+	c.out.flush(0)
 }
 
 // work is the life of a worker.
@@ -136,7 +135,7 @@ func (c *conn) passLead() {
 // leadOn reads and serves requests until the lead has gone to someone else or
 // the connection is over.
 func (c *conn) leadOn(w *worker) {
-	c.out.flush() // the last leader may have been too slow to
+	c.out.flush(0) // the last leader may have been too slow to
 	for {
 		r, errno, ok := c.next()
 		if !ok {
@@ -145,7 +144,7 @@ func (c *conn) leadOn(w *worker) {
 		}
 		cost := c.cost(r, errno)
 		if c.budget.full(cost) {
-			c.out.flush()
+			c.out.flush(0)
 		}
 		charge, ok := c.budget.admit(cost)
 		if !ok {
@@ -158,15 +157,16 @@ func (c *conn) leadOn(w *worker) {
 			}
 			c.passLead()
 			w.serve(r, errno, charge)
-			c.out.flush()
+			c.out.flush(0)
 			return
 		}
 		turn := c.watch.begin()
 		w.serve(r, errno, charge)
 		if !c.watch.end(turn) {
-			c.out.flush()
+			c.out.flush(0)
 			return
 		}
+		c.out.flush(flushBytes)
 	}
 }
 
@@ -223,7 +223,7 @@ func (c *conn) fill(n int) bool {
 	copy(c.in, c.in[c.inFrom:c.inTo])
 	c.inFrom, c.inTo = 0, c.inTo-c.inFrom
 	for c.inTo < n {
-		c.out.flush()
+		c.out.flush(0)
 		m, err := c.stream.read(c.in[c.inTo:])
 		c.inTo += m
 		if err != nil && c.inTo < n {
@@ -263,7 +263,7 @@ func (c *conn) end() {
 func (c *conn) abort() {
 	c.end()
 	c.budget.end()
-	c.stream.close()
+	c.stream.abort()
 }
 
 // shutDown ends the connection once the requests that have arrived are

@@ -1,19 +1,20 @@
 package nbd
 
-import (
-	"net"
-	"sync"
+import "sync"
+
+const (
+	flushBytes = 64 << 10 // how much is held back to be written together
+	smallBytes = 16 << 10 // messages up to this are copied together
 )
 
-// flushBytes bounds how much is held back to be written together.
-const flushBytes = 64 << 10
-
-// A message is one simple reply or one chunk: the first n bytes of buf.
+// A message is one simple reply or one chunk: buf from byte from to byte to.
 type message struct {
-	buf    *buffer
-	n      int
-	charge charge
+	buf      *buffer
+	from, to int
+	charge   charge
 }
+
+func (m *message) bytes() []byte { return m.buf.b[m.from:m.to] }
 
 // An outbox writes the replies of one connection. Any goroutine that has one
 // posts it; the first to want it written becomes the writer, and also writes
@@ -30,25 +31,23 @@ type outbox struct {
 	writing bool      // someone is the writer
 	err     error
 
-	batch []message   // the writer's
-	vec   net.Buffers // the writer's
+	batch []message // the writer's
+	small []byte    // the writer's: messages copied together
 }
 
 // post queues m, which the outbox owns from now on.
 func (o *outbox) post(m message) {
 	o.mu.Lock()
 	o.queue = append(o.queue, m)
-	o.bytes += m.n
-	if o.bytes >= flushBytes && !o.writing {
-		o.write()
-	}
+	o.bytes += m.to - m.from
 	o.mu.Unlock()
 }
 
-// flush has all that was posted written, by the caller or by whoever is at it.
-func (o *outbox) flush() {
+// flush has all that was posted written, by the caller or by whoever is at it,
+// if that is at least so many bytes.
+func (o *outbox) flush(least int) {
 	o.mu.Lock()
-	if !o.writing && len(o.queue) > 0 {
+	if !o.writing && len(o.queue) > 0 && o.bytes >= least {
 		o.write()
 	}
 	o.mu.Unlock()
@@ -74,12 +73,28 @@ func (o *outbox) write() {
 	o.writing = false
 }
 
+// writeBatch writes the batch. Runs of small messages are copied together: that
+// costs less than a system call for each.
 func (o *outbox) writeBatch() error {
-	o.vec = o.vec[:0]
-	for i := range o.batch {
-		o.vec = append(o.vec, o.batch[i].buf.b[:o.batch[i].n])
+	for i := 0; i < len(o.batch); {
+		p := o.batch[i].bytes()
+		i++
+		if len(p) <= smallBytes && i < len(o.batch) {
+			o.small = append(o.small[:0], p...)
+			for ; i < len(o.batch); i++ {
+				q := o.batch[i].bytes()
+				if len(o.small)+len(q) > flushBytes || len(q) > smallBytes {
+					break
+				}
+				o.small = append(o.small, q...)
+			}
+			p = o.small
+		}
+		if err := o.stream.write(p); err != nil {
+			return err
+		}
 	}
-	return o.stream.writeAll(o.vec)
+	return nil
 }
 
 // settle frees the batch and gives back what it owed.

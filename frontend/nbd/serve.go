@@ -74,20 +74,21 @@ func (w *worker) answer(r wire.Request, errno wire.Errno, ch charge) {
 	if errno != 0 {
 		w.c.srv.stats.failed.Add(1)
 	}
-	w.c.out.post(message{b, n, ch})
+	w.c.out.post(message{b, 0, n, ch})
 }
 
 // readSimple answers a read whose client takes one header and all the data.
 func (w *worker) readSimple(r wire.Request, ch charge) {
-	b := getBuffer(wire.SimpleReplySize + int(r.Length))
-	n := wire.SimpleReplySize + int(r.Length)
-	if err := w.c.readDevice(b.b[wire.SimpleReplySize:n], int64(r.Offset)); err != nil {
+	n := headroom + int(r.Length)
+	b := getBuffer(n)
+	if err := w.c.readDevice(b.b[headroom:n], int64(r.Offset)); err != nil {
 		b.free()
 		w.answer(r, w.c.deviceError("read", r, err), ch)
 		return
 	}
-	wire.PutSimpleReply(b.b, 0, r.Cookie)
-	w.c.out.post(message{b, n, ch})
+	from := headroom - wire.SimpleReplySize
+	wire.PutSimpleReply(b.b[from:], 0, r.Cookie)
+	w.c.out.post(message{b, from, n, ch})
 }
 
 // readChunks answers a read by chunks of data and holes; where the client
@@ -126,12 +127,12 @@ func (w *worker) postRun(r wire.Request, part run, last bool, ch charge) (charge
 		if last {
 			owed, ch = ch, charge{}
 		}
-		w.c.out.post(message{b, wire.HoleSize, owed})
+		w.c.out.post(message{b, 0, wire.HoleSize, owed})
 		return ch, true
 	}
 	owed, slot := ch, ch.slot
 	if ch.floor+ch.shared < part.n {
-		w.c.out.flush()
+		w.c.out.flush(0)
 		var ok bool
 		if owed, ok = w.c.budget.take(part.n); !ok {
 			w.c.budget.give(ch)
@@ -139,17 +140,18 @@ func (w *worker) postRun(r wire.Request, part run, last bool, ch charge) (charge
 		}
 	}
 	owed.slot = false
-	b := getBuffer(wire.DataPrefixSize + int(part.n))
-	n := wire.DataPrefixSize + int(part.n)
-	if err := w.c.readDevice(b.b[wire.DataPrefixSize:n], part.off); err != nil {
+	n := headroom + int(part.n)
+	b := getBuffer(n)
+	if err := w.c.readDevice(b.b[headroom:n], part.off); err != nil {
 		b.free()
 		owed.slot = slot
 		w.answer(r, w.c.deviceError("read", r, err), owed)
 		return charge{}, false
 	}
-	wire.PutData(b.b, r.Cookie, uint64(part.off), uint32(part.n), last)
+	from := headroom - wire.DataPrefixSize
+	wire.PutData(b.b[from:], r.Cookie, uint64(part.off), uint32(part.n), last)
 	owed.slot = slot && last
-	w.c.out.post(message{b, n, owed})
+	w.c.out.post(message{b, from, n, owed})
 	return charge{slot: slot && !last}, true
 }
 

@@ -48,13 +48,24 @@ func (se *session) run() {
 	if err := h.nc.SetDeadline(time.Time{}); err != nil {
 		return
 	}
-	c := newConn(se.ctx, se.srv, h.nc, h)
+	st, err := newStream(h.nc, se.srv.writeTimeout())
+	if err != nil {
+		se.srv.logger().Warn("nbd: connection lost", "client", se.nc.RemoteAddr().String(), "err", err)
+		return
+	}
+	defer st.close()
+	c := newConn(se.ctx, se.srv, st, h)
 	if !se.start(c) {
 		return
 	}
-	stopConn := context.AfterFunc(se.ctx, c.abort)
-	defer stopConn()
+	aborted := make(chan struct{})
+	stopConn := context.AfterFunc(se.ctx, func() { c.abort(); close(aborted) })
 	c.run()
+	// Nobody may touch the descriptor once it is closed.
+	se.forget()
+	if !stopConn() {
+		<-aborted
+	}
 }
 
 // attach makes the session a user of the export called name, or returns nil.
@@ -74,8 +85,18 @@ func (se *session) attach(name string) *export {
 func (se *session) start(c *conn) bool {
 	se.srv.mu.Lock()
 	defer se.srv.mu.Unlock()
+	if se.drain {
+		return false
+	}
 	se.conn = c
-	return !se.drain
+	return true
+}
+
+// forget undoes start.
+func (se *session) forget() {
+	se.srv.mu.Lock()
+	se.conn = nil
+	se.srv.mu.Unlock()
 }
 
 // shutDown ends the session in good order. It needs the server's mutex.

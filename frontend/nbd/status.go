@@ -101,5 +101,5 @@ func (w *worker) blockStatus(r wire.Request, ch charge) {
 	for i, m := range c.contexts {
 		out = wire.AppendStatus(out, r.Cookie, m.id, l.runs[i], i == len(c.contexts)-1)
 	}
-	c.out.post(message{b, len(out), ch})
+	c.out.post(message{b, 0, len(out), ch})
 }

@@ -10,47 +10,42 @@ import (
 type stream interface {
 	// read waits for at least one byte.
 	read(p []byte) (int, error)
-	// writeAll writes all of v within the stream's time limit. It changes v's
-	// elements.
-	writeAll(v net.Buffers) error
-	// stopReading makes read fail, now and later, once what has arrived is read
-	// or sooner.
+	// write writes all of p. It gives up with os.ErrDeadlineExceeded when the
+	// peer takes nothing for the stream's time limit, or not all of p within
+	// twice that.
+	write(p []byte) error
+	// stopReading makes reads fail once what has arrived is read, or sooner.
 	stopReading()
-	// close ends both directions. It may be called more than once.
+	// abort makes reads and writes fail, also those that wait.
+	abort()
+	// close frees the stream. Nobody may use it any more.
 	close()
 }
 
 // A connStream is a stream on any net.Conn, TLS included.
 type connStream struct {
 	nc       net.Conn
-	limit    time.Duration // for a write
-	deadline time.Time     // the writer's
-	vec      net.Buffers   // the writer's
+	limit    time.Duration
+	deadline time.Time // the writer's
 }
 
 var _ stream = (*connStream)(nil)
 
 func (s *connStream) read(p []byte) (int, error) { return s.nc.Read(p) }
 
-// writeAll renews the deadline only once a quarter of it has passed, since that
-// costs as much as a small write. A peer that takes nothing is given up after
-// between three and four quarters of the limit.
-func (s *connStream) writeAll(v net.Buffers) error {
-	if now := time.Now(); s.deadline.Sub(now) < s.limit-s.limit/4 {
-		s.deadline = now.Add(s.limit)
+// write renews the deadline only once a quarter of it has passed, since that
+// costs as much as a small write.
+func (s *connStream) write(p []byte) error {
+	if now := time.Now(); s.deadline.Sub(now) < s.limit+s.limit/2 {
+		s.deadline = now.Add(2 * s.limit)
 		if err := s.nc.SetWriteDeadline(s.deadline); err != nil {
 			return err
 		}
 	}
-	s.vec = v
-	_, err := s.vec.WriteTo(s.nc)
+	_, err := s.nc.Write(p)
 	return err
 }
 
 func (s *connStream) stopReading() { _ = s.nc.SetReadDeadline(time.Unix(1, 0)) }
-
-func (s *connStream) close() { _ = s.nc.Close() }
-
-func newStream(nc net.Conn, limit time.Duration) stream {
-	return &connStream{nc: nc, limit: limit}
-}
+func (s *connStream) abort()       { _ = s.nc.Close() }
+func (s *connStream) close()       { _ = s.nc.Close() }

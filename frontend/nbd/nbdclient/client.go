@@ -1,0 +1,224 @@
+// Package nbdclient reads block devices over the NBD protocol.
+//
+// A Client is a blockdev.Device: any number of reads may run at once, and they
+// share one connection. The server is not trusted with more than the bytes of
+// the device: what it sends is checked against what was asked, and cannot make
+// the client keep more memory than the caller's buffers and some fixed room.
+package nbdclient
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/rivuletfs/rivulet/blockdev"
+	"github.com/rivuletfs/rivulet/frontend/nbd/internal/wire"
+)
+
+// closeTimeout bounds how long Close waits for the server to close.
+const closeTimeout = 2 * time.Second
+
+// ErrClosed is what calls get on a closed client.
+var ErrClosed = errors.New("NBD client is closed")
+
+// A Dialer makes clients. Its zero value is ready.
+type Dialer struct {
+	// TLS is used for URIs that want TLS. Nil: the system's authorities.
+	TLS *tls.Config
+}
+
+// A Client is a connection to one export. All its methods may be called at any
+// time, from any goroutine.
+type Client struct {
+	nc       net.Conn
+	size     int64
+	maxRead  int64
+	flags    uint16
+	contexts map[uint32]string // by ID; nil: no block status
+
+	wmu  sync.Mutex // owns writing and wbuf
+	wbuf []byte
+
+	mu     sync.Mutex
+	calls  map[uint64]*call // sent and not answered, by cookie
+	cookie uint64
+	err    error // why the connection is over
+
+	ended chan struct{} // closes when the receiver has ended
+}
+
+var (
+	_ blockdev.Device     = (*Client)(nil)
+	_ blockdev.Extenter   = (*Client)(nil)
+	_ blockdev.Prefetcher = (*Client)(nil)
+)
+
+// Dial connects to the export that uri names. ctx bounds the connecting only.
+func Dial(ctx context.Context, uri string) (*Client, error) {
+	return new(Dialer).Dial(ctx, uri)
+}
+
+// Dial connects to the export that uri names. ctx bounds the connecting only.
+func (d *Dialer) Dial(ctx context.Context, uri string) (*Client, error) {
+	a, err := ParseURI(uri)
+	if err != nil {
+		return nil, err
+	}
+	c, err := d.dial(ctx, a)
+	if err != nil {
+		return nil, fmt.Errorf("dial NBD export %q at %s: %w", a.Export, a.Addr, err)
+	}
+	return c, nil
+}
+
+func (d *Dialer) dial(ctx context.Context, a Address) (*Client, error) {
+	h, err := d.open(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = h.nc.Close() })
+	c, err := h.client(a.Export)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = h.nc.Close()
+		return nil, err
+	}
+	go c.receive()
+	return c, nil
+}
+
+// client ends the handshake.
+func (h *handshake) client(export string) (*Client, error) {
+	c := &Client{nc: h.nc, calls: map[uint64]*call{}, ended: make(chan struct{})}
+	var refused *OptionError
+	err := h.simple(wire.OptStructuredReply)
+	switch {
+	case err == nil:
+		c.contexts, err = h.contexts(export, wire.ContextAllocation, wire.ContextLocal)
+		if err != nil {
+			return nil, err
+		}
+	case !errors.As(err, &refused):
+		return nil, err
+	}
+	info, block, err := h.choose(export)
+	if err != nil {
+		return nil, err
+	}
+	c.size, c.flags = int64(info.Size), info.Flags
+	c.maxRead = int64(min(block.Maximum, wire.MaxBlock))
+	return c, nil
+}
+
+// A ListedExport is one export that a server offers.
+type ListedExport struct {
+	Name, Description string
+}
+
+// List returns the exports of the server that uri names. It takes at most
+// 10,000.
+func (d *Dialer) List(ctx context.Context, uri string) ([]ListedExport, error) {
+	a, err := ParseURI(uri)
+	if err != nil {
+		return nil, err
+	}
+	h, err := d.open(ctx, a)
+	if err != nil {
+		return nil, fmt.Errorf("list NBD exports at %s: %w", a.Addr, err)
+	}
+	defer func() { _ = h.nc.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = h.nc.Close() })
+	defer stop()
+	var all []ListedExport
+	err = h.ask(wire.OptList, nil, func(t wire.ReplyType, data []byte) error {
+		if t != wire.RepServer {
+			return fmt.Errorf("unexpected answer %d", t)
+		}
+		name, description, err := wire.ParseServer(data)
+		all = append(all, ListedExport{name, description})
+		return err
+	})
+	if err == nil {
+		err = h.simple(wire.OptAbort)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list NBD exports at %s: %w", a.Addr, err)
+	}
+	return all, nil
+}
+
+// Size returns the export's size in bytes.
+func (c *Client) Size() int64 { return c.size }
+
+// ReadOnly reports whether the server says that the export is.
+func (c *Client) ReadOnly() bool { return c.flags&wire.FlagReadOnly != 0 }
+
+// ReadAt reads as blockdev.Device says. A server's error for the request is an
+// Errno.
+func (c *Client) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read NBD export at %d: offset is negative", off)
+	}
+	if off >= c.size {
+		return 0, io.EOF
+	}
+	want := p[:min(int64(len(p)), c.size-off)]
+	for n := 0; n < len(want); {
+		part := want[n:min(len(want), n+int(c.maxRead))]
+		k := newCall(wire.CmdRead, off+int64(n), len(part))
+		k.buf = part
+		if err := c.do(context.Background(), k); err != nil {
+			return n, fmt.Errorf("read %d bytes at %d of NBD export: %w", len(part), k.off, err)
+		}
+		n += len(part)
+	}
+	if len(want) < len(p) {
+		return len(want), io.EOF
+	}
+	return len(want), nil
+}
+
+// Prefetch asks the server to make a range local. Where the server cannot it
+// does nothing.
+func (c *Client) Prefetch(ctx context.Context, off, length int64) error {
+	if c.flags&wire.FlagSendCache == 0 {
+		return nil
+	}
+	for length > 0 {
+		n := min(length, 1<<30)
+		if err := c.do(ctx, newCall(wire.CmdCache, off, int(n))); err != nil {
+			return fmt.Errorf("prefetch %d bytes at %d of NBD export: %w", n, off, err)
+		}
+		off, length = off+n, length-n
+	}
+	return nil
+}
+
+// Close tells the server, waits a short time until it has closed the
+// connection, and closes it. Calls that run get ErrClosed unless the server
+// still answers them.
+func (c *Client) Close() error {
+	c.wmu.Lock()
+	_ = c.nc.SetWriteDeadline(time.Now().Add(closeTimeout))
+	_, err := c.nc.Write(wire.Request{Command: wire.CmdDisc}.Append(nil))
+	c.wmu.Unlock()
+	if err == nil {
+		select {
+		case <-c.ended:
+		case <-time.After(closeTimeout):
+		}
+	}
+	err = c.nc.Close()
+	<-c.ended
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
+	return err
+}
