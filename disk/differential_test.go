@@ -11,9 +11,21 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockdev"
+	"github.com/rivuletfs/rivulet/blockdev/blockdevtest"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
 )
+
+func TestSuite(t *testing.T) {
+	im := newImage(t, 6, 35)
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			blockdevtest.TestDevice(t, func(t *testing.T) blockdev.Device {
+				return im.open(t, chunk.NewDoor(im.chunks), Options{Mode: mode.mode})
+			}, im.flat)
+		})
+	}
+}
 
 // A damagingSource cuts answers short and flips bits, but in no more than two
 // answers about a chunk, so that a disk gets over all of it.
