@@ -93,7 +93,7 @@ damaged_store() {
 			[ $status = 0 ] && continue
 			count[$kind]=$((count[$kind] + 1))
 			[ $status = 1 ] || fail "verify with a damaged $file: exit status $status"
-			[ $kind = pointers ] || grep -qF "$(basename "$file")" "$WORK/err" ||
+			[ "$kind" = pointers ] || grep -qF "$(basename "$file")" "$WORK/err" ||
 				fail "verify with a damaged $file: error does not name it: $(cat "$WORK/err")"
 		done
 	done <"$WORK/kinds"

@@ -25,7 +25,10 @@ publish() {
 	local store=$1 name=$2
 	shift 2
 	[ $# -gt 0 ] || set -- "$WORK/bin/rivulet"
-	"$@" --store "dir:$store" publish "oci:$IMAGES:$name" --name "$name" --json
+	"$@" --store "dir:$store" publish "oci:$IMAGES:$name" --name "$name" --json 2>"$WORK/progress" || {
+		tail -n 5 "$WORK/progress" >&2
+		return 1
+	}
 }
 
 # check_disk NAME: file system, chunks and tree of the published image.
