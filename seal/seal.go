@@ -121,7 +121,8 @@ func NewSealer(o Options) (*Sealer, error) {
 			o.FrameSize, chunk.MinFrameSize, chunk.MaxFrameSize, o.ChunkSize)
 	}
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(o.Level), zstd.WithEncoderConcurrency(1),
-		zstd.WithWindowSize(o.FrameSize), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false))
+		zstd.WithWindowSize(o.FrameSize), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false),
+		zstd.WithAllLitEntropyCompression(true)) // text without repeats shrinks too
 	if err != nil {
 		return nil, fmt.Errorf("make zstd encoder: %w", err)
 	}
