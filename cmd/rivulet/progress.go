@@ -53,7 +53,7 @@ func (p *progress) event(e publish.Event) {
 		if fresh || now.Sub(r.said) >= drawEvery {
 			r.said = now
 			_ = json.NewEncoder(p.app.err).Encode(struct {
-				Event string `json:"event"`
+				Kind string `json:"event"`
 				publish.Event
 			}{"progress", e})
 		}

@@ -70,7 +70,7 @@ func (a *app) openDisk(ctx context.Context, store origin.Store, ref string, memo
 	if err != nil {
 		return nil, err
 	}
-	d, err := disk.Open(m, chunk.NewDoor(store), disk.Options{Memory: memory, Mode: disk.SingleFrames, Log: a.logger()})
+	d, err := disk.Open(m, chunk.NewDoor(store), disk.Options{Memory: memory, Mode: disk.SingleFrames, Logger: a.logger()})
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}

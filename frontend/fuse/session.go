@@ -16,6 +16,8 @@ var (
 	// ErrBusy says that a mount is in use: a file is open, a directory is
 	// some process's own, or a loop device reads from it.
 	ErrBusy = errors.New("the mount is in use")
+	// ErrNotMounted says that no session is mounted at a directory.
+	ErrNotMounted = errors.New("no disks are shown here")
 	// ErrNoResend says that the kernel cannot send requests again to a process
 	// that takes a session over.
 	ErrNoResend = errors.New("taking a FUSE session over needs Linux 6.9")

@@ -1,27 +1,26 @@
 package fuse
 
 import (
-	"errors"
 	"fmt"
 	"os"
-
-	"golang.org/x/sys/unix"
+	"path/filepath"
+	"strings"
 )
 
-// ErrNotMounted says that no session is mounted at a directory.
-var ErrNotMounted = errors.New("no disks are shown here")
-
 // Unmount unmounts a session that another process serves, or served. If the
-// mount is in use it returns ErrBusy.
+// mount is in use it returns ErrBusy, and ErrNotMounted if what is mounted at
+// dir, if anything, is not a session.
 func Unmount(dir string) error {
-	var st unix.Statfs_t
-	err := unix.Statfs(dir, &st)
-	if err == nil && st.Type != unix.FUSE_SUPER_MAGIC {
-		err = ErrNotMounted
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("unmount: %w", err)
 	}
-	// ENOTCONN is what the mount of a server that has gone answers.
-	if err != nil && !errors.Is(err, unix.ENOTCONN) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
 		return fmt.Errorf("unmount %s: %w", dir, err)
+	}
+	if !topmost(string(mounts), dir) {
+		return fmt.Errorf("unmount %s: %w", dir, ErrNotMounted)
 	}
 	helper := ""
 	if os.Geteuid() != 0 {
@@ -30,4 +29,21 @@ func Unmount(dir string) error {
 		}
 	}
 	return unmount(dir, helper, false)
+}
+
+// topmost reports whether the last mount at dir in a table in the form of
+// mountinfo (proc(5)) is one of ours.
+func topmost(table, dir string) bool {
+	escape := strings.NewReplacer(`\`, `\134`, " ", `\040`, "\t", `\011`, "\n", `\012`)
+	dir = escape.Replace(dir)
+	ours := false
+	for line := range strings.Lines(table) {
+		before, after, ok := strings.Cut(line, " - ")
+		fields := strings.Fields(before)
+		if ok && len(fields) > 4 && fields[4] == dir {
+			kind, _, _ := strings.Cut(after, " ")
+			ours = kind == FSType
+		}
+	}
+	return ours
 }
