@@ -97,8 +97,8 @@ type Info struct {
 // ChunkSize returns the bytes of a full chunk.
 func (i *Info) ChunkSize() int64 { return 1 << i.ChunkLog2 }
 
-// Slots returns how many chunks, holes included, the disk's addresses span.
-func (i *Info) Slots() int64 { return (i.Size + i.ChunkSize() - 1) >> i.ChunkLog2 }
+// Span returns how many chunks, holes included, the disk's addresses take.
+func (i *Info) Span() int64 { return (i.Size + i.ChunkSize() - 1) >> i.ChunkLog2 }
 
 // A Layer is one layer of the image and its place on the disk. The order is
 // the image's, lowest layer first; slots rise with it and do not overlap.

@@ -40,8 +40,8 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("chunk %d: %+v, want %+v", i, m.Chunk(i), want)
 		}
 	}
-	if info.Slots() != 17 || info.ChunkSize() != 512<<10 {
-		t.Errorf("%d slots of %d bytes", info.Slots(), info.ChunkSize())
+	if info.Span() != 17 || info.ChunkSize() != 512<<10 {
+		t.Errorf("%d slots of %d bytes", info.Span(), info.ChunkSize())
 	}
 }
 

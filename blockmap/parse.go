@@ -141,15 +141,15 @@ func (m *Map) decodeLayers() error {
 			return malformed("layer %d: padding is not zero", i)
 		}
 		end = uint64(l.First) + uint64(l.Slot)
-		if end > uint64(m.info.Slots()) {
-			return malformed("layer %d: slot ends at chunk %d of %d", i, end, m.info.Slots())
+		if end > uint64(m.info.Span()) {
+			return malformed("layer %d: slot ends at chunk %d of %d", i, end, m.info.Span())
 		}
 	}
 	return nil
 }
 
 func (m *Map) checkChunks() error {
-	slots, chunkSize := m.info.Slots(), m.info.ChunkSize()
+	slots, chunkSize := m.info.Span(), m.info.ChunkSize()
 	next := int64(0) // lowest index allowed
 	for i := range m.plan.nChunks {
 		e := m.entry(i)

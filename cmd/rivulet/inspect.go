@@ -138,7 +138,7 @@ const (
 func chunkPicture(m *blockmap.Map) string {
 	info := m.Info()
 	cells := make([]int64, pictureWidth*pictureRows)
-	per := max((info.Slots()+int64(len(cells))-1)/int64(len(cells)), 1)
+	per := max((info.Span()+int64(len(cells))-1)/int64(len(cells)), 1)
 	for i := range m.Len() {
 		c := m.Chunk(i)
 		cells[int64(c.Index)/per] += int64(c.Size)
@@ -146,7 +146,7 @@ func chunkPicture(m *blockmap.Map) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "each character is %s of the disk\n", size(per*info.ChunkSize()))
 	for row := range pictureRows {
-		if int64(row*pictureWidth)*per >= info.Slots() {
+		if int64(row*pictureWidth)*per >= info.Span() {
 			break
 		}
 		b.WriteByte('|')
