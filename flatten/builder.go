@@ -137,8 +137,8 @@ func (b *builder) place(e Entry) (int32, error) {
 
 // link makes path a further name of what stands at target.
 func (b *builder) link(path, target string) error {
-	if path == target || isBelow(target, path) {
-		return fmt.Errorf("hard link to %q: to itself or to something below itself", target)
+	if err := checkLink(path, target); err != nil {
+		return err
 	}
 	first, ok := b.find(target)
 	if ok && b.entries[first].Kind == Dir {
@@ -150,8 +150,8 @@ func (b *builder) link(path, target string) error {
 	sharesLower := ok && b.entries[first].Kind == Link // the first name is one of a lower layer's file
 	if sharesLower {
 		target = b.entries[first].Target
-		if path == target {
-			return fmt.Errorf("hard link to %q: to itself", target)
+		if err := checkLink(path, target); err != nil {
+			return err
 		}
 	}
 	at, err := b.place(Entry{Path: path, Attr: Attr{Kind: Link, Target: target}})
@@ -159,6 +159,13 @@ func (b *builder) link(path, target string) error {
 		b.links[at] = first
 	}
 	return err
+}
+
+func checkLink(path, target string) error {
+	if path == target || isBelow(target, path) {
+		return fmt.Errorf("hard link to %q: to itself or to something below itself", target)
+	}
+	return nil
 }
 
 // finish returns the layer as the contract has it.

@@ -15,14 +15,14 @@ import (
 // refName is the annotation that holds an image's tag in a layout.
 const refName = "org.opencontainers.image.ref.name"
 
-// A layout is a folder as the OCI image layout specification has it.
-type layout struct{ dir string }
+// A folder is an image layout, as the OCI specification of that name has it.
+type folder struct{ dir string }
 
 // openLayout opens DIR, DIR:TAG or DIR@DIGEST. A DIR that exists with a colon
 // in its name is taken for the whole.
 func openLayout(ctx context.Context, src string, opts *Options) (*Image, error) {
 	dir, tag := splitTag(src)
-	lay := &layout{dir}
+	lay := &folder{dir}
 	raw, err := lay.read("index.json")
 	if err != nil {
 		return nil, fmt.Errorf("OCI layout: %w", err)
@@ -118,7 +118,7 @@ func suiting(list []v1.Descriptor, want *v1.Platform) int {
 	return n
 }
 
-func (l *layout) read(name string) ([]byte, error) {
+func (l *folder) read(name string) ([]byte, error) {
 	f, err := os.Open(filepath.Join(l.dir, name))
 	if err != nil {
 		return nil, err
@@ -127,10 +127,10 @@ func (l *layout) read(name string) ([]byte, error) {
 	return data, errors.Join(err, f.Close())
 }
 
-func (l *layout) manifest(_ context.Context, digest v1.Hash) ([]byte, error) {
+func (l *folder) manifest(_ context.Context, digest v1.Hash) ([]byte, error) {
 	return l.read(filepath.Join("blobs", digest.Algorithm, digest.Hex))
 }
 
-func (l *layout) blob(_ context.Context, digest v1.Hash) (io.ReadCloser, error) {
+func (l *folder) blob(_ context.Context, digest v1.Hash) (io.ReadCloser, error) {
 	return os.Open(filepath.Join(l.dir, "blobs", digest.Algorithm, digest.Hex))
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// Repository is what a registry and an image layout have in common. What they
+// repository is what a registry and an image layout have in common. What they
 // return was not checked against any digest.
 type repository interface {
 	// manifest returns a manifest or an index, of at most maxManifestBytes.

@@ -12,8 +12,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// A registry is one repository of a registry.
-type registry struct {
+// A remoteRepository is one repository of a registry.
+type remoteRepository struct {
 	repo   name.Repository
 	puller *remote.Puller
 }
@@ -43,7 +43,7 @@ func openRegistry(ctx context.Context, src string, opts *Options) (*Image, error
 	if top.MediaType, err = typeOf(desc.Manifest); err != nil {
 		return nil, err
 	}
-	img, err := imageAt(ctx, &registry{ref.Context(), puller}, top, desc.Manifest, opts.Platform)
+	img, err := imageAt(ctx, &remoteRepository{ref.Context(), puller}, top, desc.Manifest, opts.Platform)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func insecureTransport() http.RoundTripper {
 	return t
 }
 
-func (r *registry) manifest(ctx context.Context, digest v1.Hash) ([]byte, error) {
+func (r *remoteRepository) manifest(ctx context.Context, digest v1.Hash) ([]byte, error) {
 	desc, err := r.puller.Get(ctx, r.repo.Digest(digest.String()))
 	if err != nil {
 		return nil, err
@@ -65,7 +65,7 @@ func (r *registry) manifest(ctx context.Context, digest v1.Hash) ([]byte, error)
 	return desc.Manifest, nil
 }
 
-func (r *registry) blob(ctx context.Context, digest v1.Hash) (io.ReadCloser, error) {
+func (r *remoteRepository) blob(ctx context.Context, digest v1.Hash) (io.ReadCloser, error) {
 	layer, err := r.puller.Layer(ctx, r.repo.Digest(digest.String()))
 	if err != nil {
 		return nil, err
