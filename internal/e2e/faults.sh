@@ -18,7 +18,7 @@ need jq mount nbdcopy timeout
 build
 
 # refuses STATUS TEXT ARG...: rivulet ARG... exits with STATUS and one error line,
-# which holds TEXT.
+# which the extended regular expression TEXT matches.
 refuses() {
 	local want=$1 text=$2 status=0
 	shift 2
@@ -28,16 +28,17 @@ refuses() {
 		fail "rivulet $*: exit status $status, want $want"
 	fi
 	[ "$(grep -c '^rivulet: ' "$WORK/err")" = 1 ] || fail "rivulet $*: want one error line: $(cat "$WORK/err")"
-	grep '^rivulet: ' "$WORK/err" | grep -qiF -- "$text" || fail "rivulet $*: error does not name $text: $(cat "$WORK/err")"
+	grep '^rivulet: ' "$WORK/err" | grep -qiE -- "$text" || fail "rivulet $*: error does not name $text: $(cat "$WORK/err")"
 }
 
 blob() { echo "$1/blobs/${2/://}"; }
 
-# layers DIR NAME: the digests of an image's layers, lowest first.
-layers() {
-	local manifest
-	manifest=$(jq -r --arg name "$2" '.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == $name) | .digest' "$1/index.json")
-	jq -r '.layers[].digest' "$(blob "$1" "$manifest")"
+# second_layer: digest and diff ID of the second layer of NAME, which GOOD has not.
+second_layer() {
+	local manifest config
+	manifest=$(jq -r --arg name "$NAME" '.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == $name) | .digest' "$IMAGES/index.json")
+	config=$(jq -r .config.digest "$(blob "$IMAGES" "$manifest")")
+	echo "$(jq -r '.layers[1].digest' "$(blob "$IMAGES" "$manifest")") $(jq -r '.rootfs.diff_ids[1]' "$(blob "$IMAGES" "$config")")"
 }
 
 # flip FILE [OFFSET]: turns one byte over, by default in the middle.
@@ -51,14 +52,14 @@ flip() {
 halve() { truncate -s $(($(stat -c %s "$1") / 2)) "$1"; }
 
 damaged_layers() {
-	local layer copy=$WORK/oci damage
-	layer=$(layers "$IMAGES" "$NAME" | tail -n +2 | head -n 2 | tail -n 1)
+	local layer diff_id copy=$WORK/oci damage
+	read -r layer diff_id < <(second_layer)
 	for damage in halve flip 'truncate -s 0' rm; do
 		cp -as "$IMAGES" "$copy"
 		rm "$(blob "$copy" "$layer")"
 		cp "$(blob "$IMAGES" "$layer")" "$(blob "$copy" "$layer")"
 		$damage "$(blob "$copy" "$layer")"
-		refuses 1 "${layer#sha256:}" publish "oci:$copy:$NAME" --name damaged
+		refuses 1 "$layer|$diff_id" publish "oci:$copy:$NAME" --name damaged
 		refuses 1 damaged verify damaged
 		rivulet verify "$GOOD"
 		rm -r "$copy"
