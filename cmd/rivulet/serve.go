@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -49,11 +50,13 @@ opened for it.`,
 	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate file (PEM); clients must use TLS then")
 	f.StringVar(&o.tlsKey, "tls-key", "", "key file of the certificate (PEM)")
 	f.StringVar(&o.tlsClientCA, "tls-client-ca", "", "file of authorities (PEM) that client certificates must come from")
+	f.BoolVar(&o.json, "json", false, "at the end, print what each disk did as a JSON object a line")
 	return cmd
 }
 
 type serveOptions struct {
 	address, memory              string
+	json                         bool
 	tlsCert, tlsKey, tlsClientCA string
 }
 
@@ -71,6 +74,7 @@ func (a *app) serve(ctx context.Context, store origin.Store, names []string, o *
 		srv.RequireTLS = true
 	}
 	memory := disk.NewMemory(budget)
+	disks := make(map[string]*stack, len(names))
 	for _, name := range names {
 		d, err := a.openDisk(ctx, store, name, memory)
 		if err != nil {
@@ -80,6 +84,7 @@ func (a *app) serve(ctx context.Context, store origin.Store, names []string, o *
 		if err := srv.AddExport(nbd.Export{Name: name, Description: d.blocks.Info().Disk.String(), Device: d}); err != nil {
 			return usageError{err}
 		}
+		disks[name] = d
 	}
 	listeners, err := o.listen()
 	if err != nil {
@@ -103,6 +108,33 @@ func (a *app) serve(ctx context.Context, store origin.Store, names []string, o *
 	}
 	if err := g.Wait(); err != nil && !errors.Is(err, nbd.ErrClosed) && ctx.Err() == nil {
 		return err
+	}
+	return a.reportServed(names, disks, o.json)
+}
+
+// A served tells what a disk did while it was offered.
+type served struct {
+	Name         string `json:"name"`
+	Reads        int64  `json:"reads"`
+	ReadBytes    int64  `json:"read_bytes"`
+	Fetches      int64  `json:"fetches"`
+	FetchedBytes int64  `json:"fetched_bytes"`
+	Errors       int64  `json:"errors"`
+}
+
+// reportServed says, when all is over, what was read and what that took.
+func (a *app) reportServed(names []string, disks map[string]*stack, asJSON bool) error {
+	for _, name := range names {
+		st := disks[name].Stats()
+		r := served{Name: name, Reads: st.Reads, ReadBytes: st.Bytes, Fetches: st.Fetches, FetchedBytes: st.FetchedBytes, Errors: st.Errors}
+		if asJSON {
+			if err := json.NewEncoder(a.out).Encode(r); err != nil {
+				return err
+			}
+			continue
+		}
+		a.note("%s: %d reads of %s in all; fetched %s in %d requests to the store; %d errors",
+			name, r.Reads, size(r.ReadBytes), size(r.FetchedBytes), r.Fetches, r.Errors)
 	}
 	return nil
 }
