@@ -181,7 +181,7 @@ func (b *builder) finish() (*Layer, error) {
 	}
 	n := 0
 	for i := range b.entries {
-		if alive[i] && !(i == 0 && b.entries[0].Implied) {
+		if alive[i] && (i > 0 || !b.entries[0].Implied) {
 			b.entries[n] = b.entries[i]
 			n++
 		}

@@ -278,7 +278,6 @@ func compareModel(t testing.TB, data []byte) bool {
 	var err, modelErr error
 	for _, items := range generate(data) {
 		if modelErr = m.apply(items); errors.Is(modelErr, errThrough) {
-			modelErr = nil
 			m = nil
 			break
 		}

@@ -85,13 +85,12 @@ func isBelow(path, dir string) bool {
 // ComparePaths orders clean paths as a walk does: a directory before what it
 // holds, siblings by the bytes of their names.
 func ComparePaths(a, b string) int {
-	if a == "." || b == "." {
-		switch {
-		case a == b:
-			return 0
-		case a == ".":
-			return -1
-		}
+	switch {
+	case a == b:
+		return 0
+	case a == ".":
+		return -1
+	case b == ".":
 		return 1
 	}
 	n := min(len(a), len(b))

@@ -64,7 +64,7 @@ func (d *directory) add(ctx context.Context, path string) error {
 		return nil
 	}
 	e := flatten.Entry{Path: path}
-	id := fileID{uint64(st.Dev), st.Ino}
+	id := fileID{uint64(st.Dev), st.Ino} //nolint:unconvert // of another type on darwin
 	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	if first, ok := d.names[id]; ok && !isDir {
 		e.Kind, e.Target = flatten.Link, first
@@ -143,7 +143,8 @@ func attrOf(full string, st *unix.Stat_t) (flatten.Attr, error) {
 		return a, fmt.Errorf("%s: file of unknown type %#o", full, st.Mode&unix.S_IFMT)
 	}
 	if a.Kind == flatten.Char || a.Kind == flatten.Block {
-		a.Major, a.Minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
+		dev := uint64(st.Rdev) //nolint:unconvert // of another type on darwin
+		a.Major, a.Minor = unix.Major(dev), unix.Minor(dev)
 		if a.Major > flatten.MaxMajor || a.Minor > flatten.MaxMinor {
 			return a, fmt.Errorf("%s: device %d:%d: at most %d:%d is supported", full, a.Major, a.Minor, flatten.MaxMajor, flatten.MaxMinor)
 		}
