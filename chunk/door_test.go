@@ -216,23 +216,6 @@ func TestDoorCancel(t *testing.T) {
 	}
 }
 
-func TestDoorAllocations(t *testing.T) {
-	o := chunktest.Random(1, chunk.Size, chunk.FrameSize)
-	door := chunk.NewDoor(holding(o))
-	dst := make([]byte, len(o.Bytes))
-	ctx := context.Background()
-	for _, r := range [][2]int64{{0, int64(len(dst))}, {400, 4096}, {o.Header.FrameOffset(2), 65536}} {
-		allocs := testing.AllocsPerRun(50, func() {
-			if _, err := door.ReadChunk(ctx, o.ID, dst[:r[1]], r[0]); err != nil {
-				t.Fatal(err)
-			}
-		})
-		if allocs >= 1 && !raceEnabled {
-			t.Errorf("%d bytes at %d: %v allocations", r[1], r[0], allocs)
-		}
-	}
-}
-
 // FuzzDoor reads any part of an object in which one byte is changed or the end
 // is missing: what comes is right, or an error.
 func FuzzDoor(f *testing.F) {
