@@ -6,6 +6,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/publish"
 )
 
@@ -41,6 +42,11 @@ knows is not read again. Publish can be stopped at any time and run again.`,
 			if platform != "" {
 				if opts.Source.Platform, err = v1.ParsePlatform(platform); err != nil {
 					return usagef("platform %q: %w", platform, err)
+				}
+			}
+			if opts.Name != "" {
+				if err := catalog.CheckName(opts.Name); err != nil {
+					return usageError{err}
 				}
 			}
 			store, err := a.openStore(true)
