@@ -157,7 +157,7 @@ killed() {
 		kill -9 "$pid" 2>/dev/null || echo "attempt $i was done before it was killed"
 		wait "$pid" 2>/dev/null || true
 	done
-	got=$(rivulet --store "dir:$store" publish "oci:$IMAGES:$NAME" --name "$NAME" --json | result digest)
+	got=$(rivulet --store "dir:$store" publish "oci:$IMAGES:$NAME" --name "$NAME" --json 2>"$WORK/err" | result digest)
 	[ "$got" = "$want" ] || fail "after kills (SEED=$SEED): digest $got, else $want"
 	rivulet --store "dir:$store" verify "$NAME"
 }
