@@ -69,7 +69,7 @@ copy() {
 # with a file of zeros and ones, tells where the file will lie.
 fio_verify() {
 	local size=$((64 << 20)) at tree=$WORK/tree
-	local job=(--name=verify --bs=4k --verify=crc32c --verify_fatal=1 "--size=$size" --randrepeat=1 --minimal)
+	local job=(--name=verify --bs=4k --verify=crc32c --verify_fatal=1 --verify_state_save=0 "--size=$size" --randrepeat=1 --minimal)
 	mkdir "$tree"
 	head -c $size /dev/zero | tr '\0' '\1' >"$tree/pattern"
 	at=$(pattern_offset "$tree") || fail "fio: the pattern is not one extent"
