@@ -25,14 +25,17 @@ origin             std: chunk
 blockmap           std: chunk origin
 seal               any: chunk
 flatten            any
+flatten/source     any: flatten
 layout             std: ext4 flatten
 catalog            std: blockmap chunk origin
-publish            any: blockmap catalog chunk flatten layout origin seal
+publish            any: blockmap catalog chunk flatten flatten/source layout origin seal
 disk               any: blockdev blockmap chunk seal
-verify             any: blockmap chunk origin seal
+verify             any: blockmap chunk seal
 store/dir          any: chunk origin
 store/memory       std: chunk origin
-frontend/nbd       any: blockdev
+frontend/nbd       any: blockdev frontend/nbd/internal/wire
+frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
+frontend/nbd/internal/wire std
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
 chunk/chunktest        std: chunk

@@ -247,13 +247,17 @@ func (b *builder) write(w io.WriterAt, size int64, num *numbers, nodes []*flatte
 		// Directories of one layer share no chunk with another's.
 		for layer+1 < len(num.start) && n.Inode.Number >= num.start[layer+1] {
 			layer++
-			fsw.AlignMeta(uint64(b.perChunk))
+			if err := fsw.AlignMeta(uint64(b.perChunk)); err != nil {
+				return err
+			}
 		}
 		if err := b.add(fsw, n); err != nil {
 			return err
 		}
 	}
-	fsw.AlignMeta(uint64(b.perChunk))
+	if err := fsw.AlignMeta(uint64(b.perChunk)); err != nil {
+		return err
+	}
 	for i := range b.img.Layers {
 		if err := b.reserveSlack(fsw, i); err != nil {
 			return err

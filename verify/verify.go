@@ -21,7 +21,6 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
-	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
 )
 
@@ -244,7 +243,7 @@ var _ io.ReaderAt = (*Plain)(nil)
 // whatever their keys, codec and origin.
 func SameDisk(a, b *blockmap.Map) error {
 	if x, y := a.Info().Disk, b.Info().Disk; x != y {
-		return fmt.Errorf("%w: %v and %v", ErrDigest, origin.Digest(x), origin.Digest(y))
+		return fmt.Errorf("%w: %v and %v", ErrDigest, x, y)
 	}
 	return nil
 }

@@ -133,8 +133,10 @@ func (a *app) mountFiles(ctx context.Context, show fuse.Disk, dir string) error 
 	select {
 	case <-s.Done():
 		stop()
-		<-unmounted
-		return s.Wait()
+		if err = <-unmounted; errors.Is(err, context.Canceled) {
+			err = nil
+		}
+		return errors.Join(err, s.Wait())
 	case err = <-unmounted: // by umount(8), or by us below
 	case <-ctx.Done():
 		err = <-unmounted
