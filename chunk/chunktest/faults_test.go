@@ -51,8 +51,10 @@ func outcomes(src chunk.Source, n int) []string {
 
 func TestFaults(t *testing.T) {
 	for fault, with := range map[string]func(every int, seed uint64) chunk.Source{
-		"error":   func(every int, seed uint64) chunk.Source { return &Flaky{Source: source(), Every: every, Seed: seed} },
-		"short":   func(every int, seed uint64) chunk.Source { return &Truncated{Source: source(), Every: every, Seed: seed} },
+		"error": func(every int, seed uint64) chunk.Source { return &Flaky{Source: source(), Every: every, Seed: seed} },
+		"short": func(every int, seed uint64) chunk.Source {
+			return &Truncated{Source: source(), Every: every, Seed: seed}
+		},
 		"changed": func(every int, seed uint64) chunk.Source { return &Corrupt{Source: source(), Every: every, Seed: seed} },
 	} {
 		count := func(list []string) (n int) {
