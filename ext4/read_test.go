@@ -103,10 +103,14 @@ var mkfsModes = []struct {
 }
 
 func TestReadMkfs(t *testing.T) {
-	tree := makeTree(t)
+	small, tree := makeTree(t), makeTree(t)
 	addSparse(t, tree)
 	for _, mode := range mkfsModes {
 		t.Run(mode.name, func(t *testing.T) {
+			tree := tree
+			if mode.name == "inline" {
+				tree = small // mke2fs 1.47 then gives sparse files a wrong size
+			}
 			fsys, disk := makeImage(t, "96m", append(mode.args, "-d", tree)...)
 			fsck(t, disk)
 			compareFS(t, fsys, tree)

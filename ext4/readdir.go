@@ -118,9 +118,9 @@ func (s *superView) decodeDirent(v *inodeView, p []byte) (e direntView, size int
 	size = direntLength(p)
 	length, kind := int(p[6]), p[7]
 	if s.incompat&incompatFiletype == 0 {
-		length, kind = length|int(kind)<<8, 0
+		kind = 0
 	}
-	if size < minDirent || size%4 != 0 || size > len(p) || length > MaxNameLen || direntSize(length) > size {
+	if size < minDirent || size%4 != 0 || size > len(p) || direntSize(length) > size {
 		return e, 0, v.damaged("directory entry of %d bytes with a name of %d, %d bytes before the end of the block", size, length, len(p))
 	}
 	e.number = le.Uint32(p)
