@@ -89,7 +89,6 @@ func TestSuite(t *testing.T) {
 	for name, d := range map[string]blockdev.Device{
 		"Sparse": memory,
 		"Flat":   blockdev.NewFlat(bytes.NewReader(want), int64(len(want))),
-		"Slow":   &blockdevtest.Slow{Device: memory, Delay: 2 * time.Millisecond},
 	} {
 		for _, network := range []string{"unix:" + filepath.Join(t.TempDir(), "s"), "tcp::0"} {
 			t.Run(name+"/"+network[:4], func(t *testing.T) {
@@ -102,6 +101,25 @@ func TestSuite(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestSlowDevice has many reads at a device too slow for the leader to serve.
+func TestSlowDevice(t *testing.T) {
+	want := blockdevtest.Pattern(1<<20, 7)
+	slow := &blockdevtest.Slow{Device: blockdevtest.NewMemory(want, nil), Delay: 5 * time.Millisecond}
+	c := dial(t, start(t, &Server{}, Export{Device: slow}), "")
+	var wg sync.WaitGroup
+	for i := range 32 {
+		wg.Go(func() {
+			for k := range 8 {
+				off, got := (i*8+k)*4000, make([]byte, 5000)
+				if _, err := c.ReadAt(got, int64(off)); err != nil || !bytes.Equal(got, want[off:off+5000]) {
+					t.Errorf("read at %d: %v", off, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestLargeReads reads more at once than a connection may keep by itself.
