@@ -53,21 +53,39 @@ func (fsys *FS) lookupIndex(v *inodeView, name string) (number uint32, ok bool, 
 		return 0, false, err
 	}
 	levels := int(root[indexLevels])
-	if root[indexHashVersion] != hashHalfMD4 || levels > maxIndexLevels || s.hashSigned && !isASCII(name) {
+	if root[indexHashVersion] != hashHalfMD4 || levels > maxIndexLevels {
 		return 0, false, nil
 	}
-	l.hash, _ = hashName(name, s.hashState)
+	if s.hashSigned {
+		l.hash = hashSigned(name, s.hashState)
+	} else {
+		l.hash, _ = hashName(name, s.hashState)
+	}
 	number, _, err = l.search(root, rootIndexStart, levels)
 	return number, err == nil, err
 }
 
-func isASCII(name string) bool {
-	for i := range len(name) {
-		if name[i] >= 0x80 {
-			return false
+// hashSigned is hashName for file systems made where char is signed: mke2fs
+// notes that of the machine it runs on.
+func hashSigned(name string, state [4]uint32) uint32 {
+	for left := name; len(left) > 0; left = left[min(32, len(left)):] {
+		var words [8]uint32
+		pad := uint32(len(left))
+		pad |= pad << 8
+		pad |= pad << 16
+		for w := range words {
+			words[w] = pad
+			for i := 4 * w; i < min(len(left), 4*w+4); i++ {
+				words[w] = words[w]<<8 + uint32(int8(left[i]))
+			}
 		}
+		halfMD4(&state, &words)
 	}
-	return true
+	hash := state[1] &^ 1
+	if hash == hashEnd {
+		hash -= 2
+	}
+	return hash
 }
 
 // block reads one of the directory's.
