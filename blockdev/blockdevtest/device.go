@@ -78,7 +78,8 @@ func checkInto(t *testing.T, d blockdev.Device, want []byte, off int64, p []byte
 	if n < len(p) && !errors.Is(err, io.EOF) {
 		t.Errorf("ReadAt(%d bytes, %d) over the end: err %v, want io.EOF", len(p), off, err)
 	}
-	if n == len(p) && err != nil && !(errors.Is(err, io.EOF) && off+int64(n) == int64(len(want))) {
+	atEnd := off+int64(n) == int64(len(want)) // io.ReaderAt allows io.EOF there
+	if n == len(p) && err != nil && (!atEnd || !errors.Is(err, io.EOF)) {
 		t.Errorf("ReadAt(%d bytes, %d): %v", len(p), off, err)
 	}
 	if i := firstDifference(p[:n], want[off:off+int64(n)]); i >= 0 {

@@ -32,7 +32,7 @@ func Listen(addr string) (net.Listener, error) {
 	case "tcp":
 		return listenTCP(rest)
 	}
-	return nil, fmt.Errorf("listen on %q: address begins with neither unix: nor tcp:", addr)
+	return nil, fmt.Errorf("listen on %q: address is neither unix:PATH nor tcp:HOST:PORT", addr)
 }
 
 func listenTCP(hostport string) (net.Listener, error) {
