@@ -132,9 +132,6 @@ func readHostile(t testing.TB, p []byte) {
 	b.walk(".")
 }
 
-// maxFuzzImage bounds the devices that FuzzOpen reads, in bytes.
-const maxFuzzImage = 4 << 20
-
 // FuzzOpen reads all of the seed with patches: three bytes of an offset, and
 // the byte to put there.
 func FuzzOpen(f *testing.F) {
@@ -149,16 +146,6 @@ func FuzzOpen(f *testing.F) {
 			p[at%len(p)] = patches[3]
 		}
 		readHostile(t, p)
-	})
-}
-
-// FuzzOpenImage takes the whole file system from the fuzzer.
-func FuzzOpenImage(f *testing.F) {
-	f.Add(seedImage(f)[:64<<10])
-	f.Fuzz(func(t *testing.T, p []byte) {
-		if len(p) <= maxFuzzImage {
-			readHostile(t, p)
-		}
 	})
 }
 
