@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,6 +38,12 @@ opened for it.`,
   nbd-client 127.0.0.1 10809 /dev/nbd0 -N nginx`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if kind, _, _ := strings.Cut(o.address, ":"); o.address != "" && kind != "unix" && kind != "tcp" {
+				return usagef("--nbd %q: want unix:PATH or tcp:HOST:PORT", o.address)
+			}
+			if (o.tlsCert == "") != (o.tlsKey == "") || (o.tlsClientCA != "" && o.tlsCert == "") {
+				return usagef("--tls-cert and --tls-key go together, and --tls-client-ca needs both")
+			}
 			store, err := a.openStore(false)
 			if err != nil {
 				return err
