@@ -96,7 +96,8 @@ type Reader interface {
 // A Sink stores chunks.
 type Sink interface {
 	// Put stores object, the whole stored form, under id unless it is there
-	// already, and reports whether it wrote. What is there counts only if its
+	// already, and reports whether it wrote (of several that put one id at once,
+	// each may say so). What is there counts only if its
 	// size is right; else it is replaced. The object is durable and visible as
 	// a whole, or not at all, when Put returns nil. Put checks that the object
 	// is what id promises. It does not keep object. Any number of calls may

@@ -71,7 +71,8 @@ type Pointers interface {
 	// GetPointer returns the value, or chunk.ErrNotFound.
 	GetPointer(ctx context.Context, name string) ([]byte, error)
 	// SwapPointer replaces old by new, atomically and durably. A nil old means
-	// that the pointer must not exist, a nil new removes it. If the present
+	// that the pointer must not exist, a nil new removes it; an empty one is a
+	// value like others. If the present
 	// value is another one, nothing changes and the error is ErrConflict.
 	SwapPointer(ctx context.Context, name string, old, new []byte) error
 	// ListPointers calls fn for each pointer whose name begins with prefix, in
