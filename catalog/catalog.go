@@ -146,11 +146,7 @@ func Names(ctx context.Context, s Store, fn func(name string, blockMap origin.Di
 // digest of a block map, a disk or a source image ("sha256:…", or its 64
 // hexadecimal digits). An unknown one is chunk.ErrNotFound.
 func Find(ctx context.Context, s Store, ref string) (origin.Digest, error) {
-	d, err := origin.ParseDigest(ref)
-	if err != nil {
-		d, err = origin.ParseDigest("sha256:" + ref)
-	}
-	if err == nil {
+	if d, isDigest := parseRef(ref); isDigest {
 		found, err := Get(ctx, s, DigestKey(d))
 		if errors.Is(err, chunk.ErrNotFound) {
 			return d, nil
@@ -173,7 +169,22 @@ func Open(ctx context.Context, s Store, ref string) (*blockmap.Map, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
+	if want, isDigest := parseRef(ref); isDigest {
+		// Whoever can write pointers must not choose what a digest means.
+		if info := m.Info(); want != m.Digest() && want != info.Disk && want != info.Source {
+			return nil, fmt.Errorf("image %q: the store leads to block map %v, which has another digest", ref, d)
+		}
+	}
 	return m, nil
+}
+
+// parseRef returns the digest that ref is, if it is one.
+func parseRef(ref string) (origin.Digest, bool) {
+	d, err := origin.ParseDigest(ref)
+	if err != nil {
+		d, err = origin.ParseDigest("sha256:" + ref)
+	}
+	return d, err == nil
 }
 
 // Load reads and checks the block map of digest d.

@@ -97,23 +97,23 @@ func (a *app) serve(ctx context.Context, store origin.Store, names []string, o *
 	if err != nil {
 		return err
 	}
-	g, gctx := errgroup.WithContext(ctx)
+	// The signal ends accepting; what has arrived is still answered, so the
+	// connections do not see ctx.
+	g, gctx := errgroup.WithContext(context.WithoutCancel(ctx))
 	for _, l := range listeners {
 		g.Go(func() error { return srv.Serve(gctx, l) })
 	}
-	g.Go(func() error {
-		<-gctx.Done()
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-		defer cancel()
-		_ = srv.Shutdown(drain) // what is left then is cut off by Close
-		srv.Close()
-		return nil
-	})
-	if err := a.announce(listeners, names, o); err != nil {
-		srv.Close()
-		return errors.Join(err, g.Wait())
+	announced := a.announce(listeners, names, o)
+	if announced == nil {
+		select {
+		case <-ctx.Done():
+		case <-gctx.Done(): // a listener failed
+		}
 	}
-	if err := g.Wait(); err != nil && !errors.Is(err, nbd.ErrClosed) && ctx.Err() == nil {
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	_ = srv.Shutdown(drain) // the connections left then are cut off
+	if err := errors.Join(announced, g.Wait()); err != nil {
 		return err
 	}
 	return a.reportServed(names, disks, o.json)

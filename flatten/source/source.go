@@ -31,7 +31,7 @@ import (
 // Bounds that are checked before anything is read.
 const (
 	maxManifestBytes = 4 << 20  // a manifest or an index
-	maxConfigBytes   = 16 << 20 // an image configuration
+	maxConfigBytes   = 8 << 20  // an image configuration, as in a block map
 	maxLayers        = 1024     // of all sources together
 	maxIndexDepth    = 4        // indexes within indexes
 )
