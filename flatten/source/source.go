@@ -30,10 +30,10 @@ import (
 
 // Bounds that are checked before anything is read.
 const (
-	maxManifestBytes = 4 << 20  // a manifest or an index
-	maxConfigBytes   = 8 << 20  // an image configuration, as in a block map
-	maxLayers        = 1024     // of all sources together
-	maxIndexDepth    = 4        // indexes within indexes
+	maxManifestBytes = 4 << 20 // a manifest or an index
+	maxConfigBytes   = 8 << 20 // an image configuration, as in a block map
+	maxLayers        = 1024    // of all sources together
+	maxIndexDepth    = 4       // indexes within indexes
 )
 
 // Options says how Open finds an image. The zero value is ready to use.
