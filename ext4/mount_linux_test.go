@@ -106,10 +106,10 @@ func compareNode(t *testing.T, path string, n *node) {
 		}
 	}
 	device := uint64(ino.Minor&0xff | ino.Major<<8 | ino.Minor&^0xff<<12)
-	got := []any{st.Ino, st.Mode, st.Uid, st.Gid, uint64(st.Nlink), st.Rdev}
+	got := []any{st.Ino, st.Mode, st.Uid, st.Gid, uint64(st.Nlink), st.Rdev} //nolint:unconvert // the types differ between architectures
 	want := []any{uint64(ino.Number), uint32(ino.Mode), ino.UID, ino.GID, links, device}
 	for _, tm := range []syscall.Timespec{st.Mtim, st.Ctim, st.Atim} {
-		got = append(got, int64(tm.Sec), int64(tm.Nsec))
+		got = append(got, int64(tm.Sec), int64(tm.Nsec)) //nolint:unconvert // the same
 		want = append(want, ino.MTime.Sec, int64(ino.MTime.Nsec))
 	}
 	if !slices.Equal(got, want) {
