@@ -15,6 +15,11 @@ import (
 	"github.com/rivuletfs/rivulet/frontend/loopmount"
 )
 
+// readAhead is how far the kernel reads ahead of files in a mount, in bytes:
+// its own usual choice, and not the many times more that a loop device may get,
+// since what is read ahead has to be fetched.
+const readAhead = 128 << 10
+
 // mountOptions are the flags of mount, handed on to the process that serves.
 type mountOptions struct {
 	file       bool
@@ -122,7 +127,7 @@ func (a *app) mountFiles(ctx context.Context, show fuse.Disk, dir string) error 
 	if err := s.AddDisk(show); err != nil {
 		return errors.Join(err, s.Close())
 	}
-	m, err := loopmount.Mount(ctx, filepath.Join(hidden, show.Name), dir, loopmount.Options{BlockSize: 4096})
+	m, err := loopmount.Mount(ctx, filepath.Join(hidden, show.Name), dir, loopmount.Options{BlockSize: 4096, ReadAhead: readAhead})
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
