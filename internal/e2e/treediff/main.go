@@ -1,3 +1,5 @@
+//go:build linux
+
 // Treediff compares two directory trees as exactly as a file system can be
 // read, and prints what differs.
 //
