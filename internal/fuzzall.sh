@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# fuzzall.sh TIME: runs every fuzz target of the module for TIME each.
+# fuzzall.sh TIME: runs every fuzz target of the module for TIME each: 30s, or 1000x
+# for a number of inputs.
 set -euo pipefail
 time=${1:?usage: fuzzall.sh TIME, such as 30s}
 grep -rlE --include='*_test.go' '^func Fuzz' . | sort | while read -r file; do
