@@ -6,8 +6,15 @@ need umoci mke2fs casync gzip sha256sum
 [ -x /usr/bin/time ] || skip "GNU time"
 
 image=python3-sci below=python3-numpy
-manifest=$(jq -r --arg name "$image" '.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == $name) | .digest' "$IMAGES/index.json")
-mapfile -t layers < <(jq -r '.layers[].digest' "$IMAGES/blobs/${manifest/://}" | sed "s|:|/|; s|^|$IMAGES/blobs/|")
+
+# blobs NAME: the files of an image's layers, lowest first.
+blobs() {
+	local manifest
+	manifest=$(jq -r --arg name "$1" '.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == $name) | .digest' "$IMAGES/index.json")
+	jq -r '.layers[].digest' "$IMAGES/blobs/${manifest/://}" | sed "s|:|/|; s|^|$IMAGES/blobs/|"
+}
+mapfile -t layers < <(blobs "$image")
+mapfile -t known < <(blobs "$image" | grep -Fx -f <(blobs "$below"))
 export -f reference
 
 # stock: each of the three steps, and their sum in time, their largest in memory.
@@ -34,12 +41,12 @@ measure() {
 	note "$what" "$subject" "$mib" >>"$WORK/mib"
 }
 
-# only_top: publishing an image whose lower layers are known must read only the top
-# one; so the others are taken away.
+# only_top: publishing an image on a published one must read only the layers that it
+# adds; so the others are taken away.
 only_top() {
 	local copy=$WORK/top layer
 	cp -as "$IMAGES" "$copy"
-	for layer in "${layers[@]:0:${#layers[@]}-1}"; do rm "$copy/blobs/${layer#"$IMAGES"/blobs/}"; done
+	for layer in "${known[@]}"; do rm "$copy/blobs/${layer#"$IMAGES"/blobs/}"; done
 	rivulet --store "dir:$WORK/one" publish "oci:$IMAGES:$below" --name "$below" >/dev/null
 	timed "$WORK/bin/rivulet" --store "dir:$WORK/one" publish "oci:$copy:$image" --name "$image"
 	rm -r "$copy" "$WORK/one"
