@@ -25,6 +25,7 @@ type mountOptions struct {
 	file       bool
 	foreground bool
 	memory     string
+	log        string // standard error of a background process, removed at its end if empty
 }
 
 func (a *app) mountCommand() *cobra.Command {
@@ -50,20 +51,23 @@ needs no root.`,
 			if err != nil {
 				return err
 			}
-			if o.foreground {
-				return a.mount(cmd.Context(), args[0], dir, &o)
-			}
-			url, err := a.chosenStore()
-			if err != nil {
+			if _, err := parseSize(o.memory); err != nil {
 				return err
 			}
-			return a.startMount(cmd.Context(), url, args[0], dir, &o)
+			if o.foreground {
+				err := a.mount(cmd.Context(), args[0], dir, &o)
+				removeIfEmpty(o.log)
+				return err
+			}
+			return a.startMount(cmd.Context(), args[0], dir, &o)
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.file, "file", false, "show the disk as a file instead of mounting it")
 	f.BoolVar(&o.foreground, "foreground", false, "serve in this process, and print \"ready DIR\" when mounted")
 	f.StringVar(&o.memory, "memory", "64M", "bound of what is kept decoded in memory; the kernel caches files beside it")
+	f.StringVar(&o.log, "log", "", "file that standard error goes to; removed at the end if nothing was written")
+	_ = f.MarkHidden("log")
 	return cmd
 }
 
@@ -111,6 +115,10 @@ func (a *app) showFile(ctx context.Context, show fuse.Disk, dir string) error {
 // mountFiles mounts the disk's file system on dir, by way of a file and a loop
 // device that nobody else sees.
 func (a *app) mountFiles(ctx context.Context, show fuse.Disk, dir string) error {
+	// Two on one directory could not be told apart when they are taken down.
+	if m, err := loopmount.Find(dir); err == nil {
+		return fmt.Errorf("mount %s: %s is mounted there already", dir, m.Device)
+	}
 	run, err := runtimeDir()
 	if err != nil {
 		return err
@@ -132,38 +140,70 @@ func (a *app) mountFiles(ctx context.Context, show fuse.Disk, dir string) error 
 		return errors.Join(err, s.Close())
 	}
 	a.printf("ready %s\n", dir)
-	unmounted := make(chan error, 1)
+	return a.watchMount(ctx, m, s)
+}
+
+// watchMount returns when the mount and its server have gone: because somebody
+// unmounted it, because the server ended, or because ctx did.
+func (a *app) watchMount(ctx context.Context, m *loopmount.Mounted, s *fuse.Session) error {
 	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	unmounted := make(chan error, 1)
 	go func() { unmounted <- m.AwaitUnmount(watch) }()
 	select {
 	case <-s.Done():
 		stop()
-		if err = <-unmounted; errors.Is(err, context.Canceled) {
-			err = nil
+		<-unmounted
+		return s.Wait()
+	case err := <-unmounted:
+		if ctx.Err() == nil {
+			return errors.Join(err, closeWhenFree(s))
 		}
-		return errors.Join(err, s.Wait())
-	case err = <-unmounted: // by umount(8), or by us below
 	case <-ctx.Done():
-		err = <-unmounted
+		<-unmounted
 	}
-	stop()
-	if ctx.Err() != nil {
-		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-		defer cancel()
+	return a.takeDown(context.WithoutCancel(ctx), m, s)
+}
+
+// takeDown unmounts because this process was told to end. Whoever uses the
+// mount has drainTime to leave; after that it is gone from the tree, and they
+// get I/O errors.
+func (a *app) takeDown(ctx context.Context, m *loopmount.Mounted, s *fuse.Session) error {
+	wait, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	err := m.Unmount(wait)
+	for errors.Is(err, loopmount.ErrBusy) && pause(wait) == nil {
 		err = m.Unmount(wait)
 	}
+	if errors.Is(err, loopmount.ErrBusy) {
+		a.note("rivulet: %s is in use, and gives I/O errors from now on", m.Dir)
+		return errors.Join(m.Detach(), s.Close())
+	}
 	return errors.Join(err, closeWhenFree(s))
+}
+
+// pause waits a moment for something that is about to change; it returns the
+// error of ctx once that has ended.
+func pause(ctx context.Context) error {
+	select {
+	case <-time.After(10 * time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // closeWhenFree ends a session, trying for a while if the loop device still
 // has the file open.
 func closeWhenFree(s *fuse.Session) error {
-	deadline := time.Now().Add(drainTime)
-	for {
-		err := s.Unmount()
-		if !errors.Is(err, fuse.ErrBusy) || time.Now().After(deadline) {
-			return errors.Join(err, s.Close())
-		}
-		time.Sleep(10 * time.Millisecond)
+	wait, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	err := s.Unmount()
+	for errors.Is(err, fuse.ErrBusy) && pause(wait) == nil {
+		err = s.Unmount()
 	}
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,8 +15,13 @@ import (
 )
 
 // startMount runs this program again as the process that serves the mount, and
-// returns when that one says that it is mounted, or with its complaint.
-func (a *app) startMount(ctx context.Context, storeURL, ref, dir string, o *mountOptions) error {
+// returns when that one says that it is mounted, or with its complaint. That
+// process keeps nothing of its parent's: not the terminal, not the folder.
+func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) error {
+	store, err := a.absoluteStore()
+	if err != nil {
+		return err
+	}
 	run, err := runtimeDir()
 	if err != nil {
 		return err
@@ -26,38 +30,54 @@ func (a *app) startMount(ctx context.Context, storeURL, ref, dir string, o *moun
 	if err != nil {
 		return err
 	}
-	logName := filepath.Join(run, "mount-"+url.PathEscape(dir)+".log")
-	log, err := os.OpenFile(logName, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	log, err := os.CreateTemp(run, "mount-"+logLabel(dir)+"-*.log")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	args := []string{"mount", "--foreground", "--store", storeURL, "--memory", o.memory}
+	args := []string{"mount", "--foreground", "--store", store, "--memory", o.memory, "--log", log.Name()}
 	if o.file {
 		args = append(args, "--file")
 	}
 	cmd := exec.Command(self, append(args, "--", ref, dir)...)
 	cmd.Stderr = log
+	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // outlives the terminal
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
 	}
 	if err := cmd.Start(); err != nil {
+		_ = os.Remove(log.Name())
 		return fmt.Errorf("start the mount's process: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
 	defer stop()
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err == nil && strings.HasPrefix(line, "ready ") {
-		a.note("mounted %s at %s, served by process %d (log: %s)", ref, dir, cmd.Process.Pid, logName)
+		a.note("mounted %s at %s, served by process %d (log: %s)", ref, dir, cmd.Process.Pid, log.Name())
 		return cmd.Process.Release()
 	}
 	waitErr := cmd.Wait()
+	defer func() { _ = os.Remove(log.Name()) }() // its words go to our caller
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	return mountFailure(log, waitErr)
+}
+
+// logLabel is the part of a mount point's path that its log is named after.
+func logLabel(dir string) string {
+	name := strings.Trim(filepath.Base(dir), "/")
+	return name[:min(len(name), 64)]
+}
+
+// removeIfEmpty removes the file that this process's messages went to if there
+// were none.
+func removeIfEmpty(name string) {
+	if info, err := os.Stat(name); err == nil && info.Size() == 0 {
+		_ = os.Remove(name)
+	}
 }
 
 // mountFailure turns what the process wrote before it ended into an error.

@@ -57,6 +57,20 @@ func (a *app) chosenStore() (string, error) {
 	return "dir:" + filepath.Join(data, "rivulet"), nil
 }
 
+// absoluteStore returns the store's URL as a process in any folder can use it.
+func (a *app) absoluteStore() (string, error) {
+	url, err := a.chosenStore()
+	if err != nil {
+		return "", err
+	}
+	path, ok := strings.CutPrefix(url, "dir:")
+	if !ok || path == "" {
+		return url, nil // openStore has the complaint
+	}
+	path, err = filepath.Abs(path)
+	return "dir:" + path, err
+}
+
 // A stack is a disk with all that it is read through.
 type stack struct {
 	*disk.Disk

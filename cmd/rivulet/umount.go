@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -36,8 +36,8 @@ func (a *app) umountCommand() *cobra.Command {
 // umount takes down what mount put up, whichever process serves it.
 func umount(ctx context.Context, dir string) error {
 	m, err := loopmount.Find(dir)
-	if errors.Is(err, loopmount.ErrNotMounted) {
-		return explainUmount(dir, fuse.Unmount(dir))
+	if errors.Is(err, loopmount.ErrNotMounted) || errors.Is(err, syscall.ENOTCONN) {
+		return explainUmount(dir, fuse.Unmount(dir)) // a mount of --file, or nothing
 	}
 	if err != nil {
 		return err
@@ -48,18 +48,20 @@ func umount(ctx context.Context, dir string) error {
 	if err := m.Unmount(ctx); err != nil {
 		return explainUmount(dir, err)
 	}
-	// The server sees that the mount is gone, and leaves. If there is none any
-	// more, its directory is ours to clear.
+	return clearHolder(ctx, m.HolderDir)
+}
+
+// clearHolder waits until the server, which sees that the mount is gone, has
+// left with the directory that showed the disk. If it died, that falls to us.
+func clearHolder(ctx context.Context, dir string) error {
 	for {
-		if _, err := os.Stat(m.HolderDir); errors.Is(err, fs.ErrNotExist) {
+		_, err := os.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-			continue
-		case <-ctx.Done():
+		if errors.Is(err, syscall.ENOTCONN) || pause(ctx) != nil {
+			return errors.Join(fuse.Unmount(dir), os.Remove(dir))
 		}
-		return errors.Join(fuse.Unmount(m.HolderDir), os.Remove(m.HolderDir))
 	}
 }
 

@@ -104,3 +104,12 @@ func (m *Mounted) Unmount(ctx context.Context) error {
 	}
 	return awaitDetach(ctx, number, m.File)
 }
+
+// Detach takes the file system out of the tree of mounts though it is in use.
+// Whoever uses it goes on with it, and the loop device stays until they leave.
+func (m *Mounted) Detach() error {
+	if err := unix.Unmount(m.Dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detach %s: %w", m.Dir, err)
+	}
+	return nil
+}

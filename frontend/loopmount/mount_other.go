@@ -25,5 +25,8 @@ func Find(string) (*Mounted, error) { return nil, ErrNeedsLinux }
 // Unmount needs Linux.
 func (*Mounted) Unmount(context.Context) error { return ErrNeedsLinux }
 
+// Detach needs Linux.
+func (*Mounted) Detach() error { return ErrNeedsLinux }
+
 // AwaitUnmount needs Linux.
 func (*Mounted) AwaitUnmount(context.Context) error { return ErrNeedsLinux }
