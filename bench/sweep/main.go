@@ -1,0 +1,132 @@
+// Sweep measures how other measures of a segment would deduplicate: chunk size,
+// what counts as a large file, how bins end.
+//
+//	sweep [-plot FILE] [-touched FILE] [-sample N] OCI-DIR
+//
+// It reads each layer of an OCI layout once and keeps a digest of each 4 KiB of
+// each file. With those, and layout.PlanSegment, the chunks of any other layout
+// are known without reading again: two chunks are equal if the blocks at equal
+// places in them are. It prints Markdown tables, and -plot writes the first of
+// them as an SVG picture.
+//
+// Images NAME and NAME-old are taken for one image before and after an update.
+// -touched names a file with the pages that real starts read, as touched.sh
+// makes it. -sample N also codes one of N chunks as package seal does, to
+// compare frame sizes.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+
+	"github.com/rivuletfs/rivulet/layout"
+)
+
+type options struct {
+	dir, plot, touched, temp string
+	sample                   int
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.plot, "plot", "", "write the plot to this `file`")
+	flag.StringVar(&o.touched, "touched", "", "`file` of the pages that starts read")
+	flag.StringVar(&o.temp, "temp", os.TempDir(), "`folder` for the layers' data")
+	flag.IntVar(&o.sample, "sample", 0, "code one of so many chunks to compare frame sizes; 0: none")
+	flag.Parse()
+	o.dir = flag.Arg(0)
+	if err := run(context.Background(), o); err != nil {
+		fmt.Fprintln(os.Stderr, "sweep:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) error {
+	if o.dir == "" {
+		return errors.New("want an OCI layout")
+	}
+	set, err := readAll(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer set.close()
+	if o.touched != "" {
+		if set.starts, err = readStarts(o.touched); err != nil {
+			return err
+		}
+	}
+	out := bufio.NewWriter(os.Stdout)
+	grid, err := set.measureAll(gridPoints())
+	if err != nil {
+		return err
+	}
+	printSet(out, set)
+	printTable(out, "Large files, bins and cuts, in chunks of 512 KiB", grid)
+	chunks, err := set.measureAll(chunkPoints())
+	if err != nil {
+		return err
+	}
+	printTable(out, "Chunk sizes", chunks)
+	rules, err := set.measureAll(rulePoints())
+	if err != nil {
+		return err
+	}
+	printTable(out, "Other rules for the end of a bin", rules)
+	if o.sample > 0 {
+		if err := set.printFrames(out, o.sample); err != nil {
+			return err
+		}
+	}
+	if o.plot != "" {
+		if err := writePlot(o.plot, grid, chunks); err != nil {
+			return err
+		}
+	}
+	return out.Flush()
+}
+
+// A point is one layout to be measured.
+type point struct {
+	layout.Params
+	rule rule
+}
+
+// gridPoints are layouts with the default chunk size.
+func gridPoints() []point {
+	var out []point
+	for _, large := range []int{64, 128, 256, 512} {
+		for _, bin := range []int{64, 128, 256, 384} {
+			for _, cut := range []int{4, 8, 16, 32} {
+				out = append(out, point{Params: layout.Params{Chunk: layout.Default.Chunk, Large: large << 10, MinBin: bin << 10, CutOneIn: cut}})
+			}
+		}
+	}
+	return out
+}
+
+// chunkPoints are chunk sizes with the other measures in proportion, and for
+// large chunks also as they are by default.
+func chunkPoints() []point {
+	var out []point
+	for size := 64 << 10; size <= 4<<20; size *= 2 {
+		out = append(out, point{Params: layout.Params{Chunk: size, Large: size / 2, MinBin: size / 2, CutOneIn: layout.Default.CutOneIn}})
+		if size > layout.Default.Chunk {
+			p := layout.Default
+			p.Chunk = size
+			out = append(out, point{Params: p})
+		}
+	}
+	return out
+}
+
+func rulePoints() []point {
+	var out []point
+	for _, r := range rules {
+		out = append(out, point{Params: layout.Default, rule: r})
+	}
+	return out
+}

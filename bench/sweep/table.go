@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/rivuletfs/rivulet/layout"
+)
+
+func printSet(w io.Writer, c *collection) {
+	layers, files, bytes := len(c.byID), 0, int64(0)
+	for _, l := range c.byID {
+		files += len(l.files)
+		for i := range l.files {
+			bytes += l.files[i].size
+		}
+	}
+	fmt.Fprintf(w, "%d images, %d layers, %d files that are not empty, %.1f GB of data.\n", len(c.images), layers, files, float64(bytes)/1e9)
+}
+
+func printTable(w io.Writer, title string, list []figures) {
+	fmt.Fprintf(w, "\n### %s\n\n", title)
+	fmt.Fprint(w, "| chunk | large from | bin from | cut one in | unique | chunks | mean | slots | update: mean | worst | package: mean | worst | one file |")
+	for _, s := range list[0].starts {
+		fmt.Fprintf(w, " %s |", s.label)
+	}
+	fmt.Fprint(w, "\n|")
+	for range 13 + len(list[0].starts) {
+		fmt.Fprint(w, " ---: |")
+	}
+	fmt.Fprintln(w)
+	for i := range list {
+		printRow(w, &list[i])
+	}
+}
+
+func printRow(w io.Writer, f *figures) {
+	mark := ""
+	if f.Params == layout.Default && f.rule.ends == nil {
+		mark = "**"
+	}
+	end := fmt.Sprint(f.CutOneIn)
+	if f.rule.name != "" {
+		end = f.rule.name
+	}
+	mean, worst := spread(f.renewed)
+	packages, most := spread(f.packages)
+	fmt.Fprintf(w, "| %s%d K%s | %d K | %d K | %s | %s%.4f%s | %d | %.0f K | %.2f | %.1f %% | %.1f %% | %.1f %% | %.1f %% | %d |", mark, f.Chunk>>10, mark, f.Large>>10, f.MinBin>>10, end,
+		mark, f.unique, mark, f.count, f.mean/1024, f.address, 100*mean, 100*worst, 100*packages, 100*most, f.fresh)
+	for _, s := range f.starts {
+		fmt.Fprintf(w, " %d, %.1f × |", s.chunks, float64(s.fetched)/float64(s.needed))
+	}
+	fmt.Fprintln(w)
+}
+
+// spread returns the mean and the largest of some shares; of none, zeros.
+func spread(m map[string]float64) (mean, most float64) {
+	if len(m) == 0 {
+		return 0, 0
+	}
+	list := slices.Sorted(maps.Values(m))
+	for _, v := range list { // in order, so that the sum is always the same
+		mean += v
+	}
+	return mean / float64(len(list)), list[len(list)-1]
+}
