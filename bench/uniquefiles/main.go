@@ -9,8 +9,8 @@
 //	unique_layers    compressed layers, each once
 //	file_bytes       regular files of each image, rounded up to 4 KiB
 //	unique_bytes     the same, each content once
-//	unique_zstd      unique contents as the chunk codec would store them: frames
-//	                 of 64 KiB in zstd, or raw where that saves less than an eighth
+//	unique_zstd      unique contents as package seal codes them, each as if it began
+//	                 a chunk of its own, chunk headers left out
 //
 // Files that an upper layer hides are counted: a layer's segment keeps them.
 package main
@@ -31,11 +31,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-const (
-	blockSize = 4 << 10   // what file systems round a file up to
-	frameSize = 64 << 10  // what the codec compresses by itself
-	groupSize = 512 << 10 // the codec's choice of zstd or raw is made for so many bytes
-)
+const blockSize = 4 << 10 // what file systems round a file up to
 
 type descriptor struct {
 	MediaType   string            `json:"mediaType"`
@@ -60,7 +56,7 @@ type census struct {
 	report report
 	layers map[string]int64 // rounded file bytes by layer digest
 	files  map[[sha256.Size]byte]bool
-	enc    *zstd.Encoder
+	coder  *coder
 }
 
 func main() {
@@ -74,11 +70,11 @@ func run(args []string) error {
 	if len(args) < 2 {
 		return errors.New("want an OCI layout and names of images")
 	}
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	coder, err := newCoder()
 	if err != nil {
 		return err
 	}
-	c := &census{dir: args[0], layers: make(map[string]int64), files: make(map[[sha256.Size]byte]bool), enc: enc}
+	c := &census{dir: args[0], layers: make(map[string]int64), files: make(map[[sha256.Size]byte]bool), coder: coder}
 	for _, name := range args[1:] {
 		if err := c.addImage(name); err != nil {
 			return fmt.Errorf("image %s: %w", name, err)
@@ -158,12 +154,17 @@ func (c *census) addFiles(t *tar.Reader) (int64, error) {
 		if err != nil {
 			return total, err
 		}
-		if h.Typeflag != tar.TypeReg || h.Size == 0 {
+		switch h.Typeflag {
+		case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+		default:
+			continue
+		}
+		if h.Size == 0 {
 			continue
 		}
 		rounded := (h.Size + blockSize - 1) / blockSize * blockSize
 		total += rounded
-		sum, stored, err := c.encode(t)
+		sum, stored, err := c.coder.encode(t)
 		if err != nil {
 			return total, fmt.Errorf("%s: %w", h.Name, err)
 		}
@@ -171,31 +172,6 @@ func (c *census) addFiles(t *tar.Reader) (int64, error) {
 			c.files[sum] = true
 			c.report.UniqueBytes += rounded
 			c.report.UniqueZstd += stored
-		}
-	}
-}
-
-// encode returns a file's SHA-256 and the bytes that the codec makes of it.
-func (c *census) encode(r io.Reader) (sum [sha256.Size]byte, stored int64, err error) {
-	hash := sha256.New()
-	group, frame := make([]byte, groupSize), make([]byte, 0, 2*frameSize)
-	for {
-		n, err := io.ReadFull(r, group)
-		hash.Write(group[:n])
-		coded := 0
-		for at := 0; at < n; at += frameSize {
-			frame = c.enc.EncodeAll(group[at:min(at+frameSize, n)], frame[:0])
-			coded += len(frame)
-		}
-		if coded > n-n/8 {
-			coded = n
-		}
-		stored += int64(coded)
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return [sha256.Size]byte(hash.Sum(nil)), stored, nil
-		}
-		if err != nil {
-			return sum, 0, err
 		}
 	}
 }
