@@ -33,6 +33,9 @@ const MaxBlockMapBytes = 1 << 30
 
 const namePrefix = "names/"
 
+// ErrPointer is returned (wrapped) for a pointer that holds no digest.
+var ErrPointer = errors.New("damaged pointer")
+
 // Store is the part of an origin that a catalog needs.
 type Store interface {
 	origin.Objects
@@ -68,7 +71,8 @@ func CheckName(name string) error {
 	return nil
 }
 
-// Get returns the object digest that a pointer holds, or chunk.ErrNotFound.
+// Get returns the object digest that a pointer holds; the error may be
+// chunk.ErrNotFound or ErrPointer.
 func Get(ctx context.Context, s origin.Pointers, key string) (origin.Digest, error) {
 	value, err := s.GetPointer(ctx, key)
 	if err != nil {
@@ -76,7 +80,7 @@ func Get(ctx context.Context, s origin.Pointers, key string) (origin.Digest, err
 	}
 	d, err := origin.ParseDigest(strings.TrimSuffix(string(value), "\n"))
 	if err != nil {
-		return origin.Digest{}, fmt.Errorf("pointer %s: %w", key, err)
+		return origin.Digest{}, fmt.Errorf("%w %s: %w", ErrPointer, key, err)
 	}
 	return d, nil
 }

@@ -177,7 +177,10 @@ func (p *publisher) known(ctx context.Context) (*blockmap.Map, error) {
 	}
 	m, err := catalog.Load(ctx, p.store, d)
 	if err != nil {
-		return nil, unlessDone(ctx, err)
+		return nil, context.Cause(ctx) // it can be made again
+	}
+	if info := m.Info(); info.ChainID != p.chainID() || info.Layout != layout.Version || p.opts.Size != 0 && info.Size != p.opts.Size {
+		return nil, nil // a pointer that leads astray
 	}
 	chunks := make([]blockmap.Chunk, m.Len())
 	for i := range chunks {
@@ -276,14 +279,11 @@ func (p *publisher) result(m *blockmap.Map) *Result {
 	return r
 }
 
-// unlessMissing turns ErrNotFound into nil.
+// unlessMissing turns the errors of a pointer that is not there, or leads
+// nowhere, into nil: it will be set anew.
 func unlessMissing(err error) error {
-	if errors.Is(err, chunk.ErrNotFound) {
+	if errors.Is(err, chunk.ErrNotFound) || errors.Is(err, catalog.ErrPointer) {
 		return nil
 	}
 	return err
 }
-
-// unlessDone drops an error of something that can be made again, but not the
-// end of ctx.
-func unlessDone(ctx context.Context, err error) error { return context.Cause(ctx) }

