@@ -46,13 +46,17 @@ func openTar(ctx context.Context, path string, opts *Options) (_ *Image, err err
 	return img, nil
 }
 
-// tempFile makes a temporary file and returns it with what closes and removes it.
+// tempFile makes a file without a name: it is gone once it is closed, which the
+// caller does by the function, or once this process has ended, however it did.
 func tempFile(dir string) (*os.File, func() error, error) {
 	f, err := os.CreateTemp(dir, "rivulet-source-*")
 	if err != nil {
 		return nil, nil, err
 	}
-	return f, func() error { return errors.Join(f.Close(), os.Remove(f.Name())) }, nil
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, f.Close, nil
 }
 
 // A tailReader remembers how the last block of what was read looks.
