@@ -20,7 +20,8 @@ type walk struct {
 // walk finds the inode of a name; follow says whether to follow a symbolic
 // link at its end.
 func (fsys *FS) walk(op, name string, follow bool) (*inodeView, error) {
-	if !fs.ValidPath(name) {
+	// Names on a disk are bytes, and need not be UTF-8.
+	if !fs.ValidPath(strings.ToValidUTF8(name, "?")) {
 		return nil, pathError(op, name, fs.ErrInvalid)
 	}
 	root, err := fsys.readInode(RootInode)
