@@ -67,7 +67,7 @@ class Segment:
         self.owned = {i.rank for i in inodes if i.rank in self.pieces}
         stored = set()
         for rank in self.pieces:
-            stored.update(c for c, _, _, part in self._in_chunks(rank) if any(part))
+            stored.update(c for c, _, _, part in self._in_chunks(rank) if part != bytes(len(part)))
         for rank in self.owned:
             self.used.update(c for c, _, _, _ in self._in_chunks(rank) if c in stored)
 

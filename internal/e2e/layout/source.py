@@ -4,6 +4,7 @@ import os
 import stat
 import tarfile
 
+from . import tar
 from .layer import (
     BLOCK_DEVICE, CHAR_DEVICE, DIR, FIFO, FILE, LINK, SYMLINK, Entry, Reader, join, kept_xattr,
 )
@@ -21,10 +22,15 @@ _SECOND = 10**9
 
 
 def read(source):
-    """The layer that `dir:PATH` or `tar:FILE` is."""
+    """The layer of `dir:PATH` or `tar:FILE`: what its canonical archive leaves."""
     kind, _, path = source.partition(":")
+    entries = {"dir": _folder, "tar": _archive}[kind](os.fsencode(path))
+    return _layer(tar.entries(_layer(entries)))
+
+
+def _layer(entries):
     reader = Reader()
-    for entry in {"dir": _folder, "tar": _archive}[kind](os.fsencode(path)):
+    for entry in entries:
         reader.add(entry)
     return reader.layer()
 

@@ -91,33 +91,38 @@ def _blocks(entry):
     yield _padded(entry.data)
 
 
-def _first_names_hold(entries):
+def _first_names_hold(listed):
     """The entries with each inode's data at its first name in walk order."""
-    at = {e.path: i for i, e in enumerate(entries)}
-    out = list(entries)
+    at = {e.path: i for i, e in enumerate(listed)}
+    out = list(listed)
     moved = {}  # holder's path -> where its inode stands instead
-    for rank, entry in enumerate(entries):
+    for rank, entry in enumerate(listed):
         holder = at.get(entry.target) if entry.kind == LINK else None
         if holder is None:
             continue
         if holder > rank and entry.target not in moved:
             moved[entry.target] = entry.path
-            out[rank] = replace(entries[holder], path=entry.path)
+            out[rank] = replace(listed[holder], path=entry.path)
             out[holder] = Entry(entry.target, LINK, target=entry.path)
         elif entry.target in moved:
             out[rank] = Entry(entry.path, LINK, target=moved[entry.target])
     return out
 
 
-def archive(layer):
-    """The bytes of a layer's canonical archive, in pieces."""
-    entries = [e for e in _first_names_hold(layer.entries) if not e.implied]
+def entries(layer):
+    """The entries of a layer's canonical archive, marks among them."""
+    out = [e for e in _first_names_hold(layer.entries) if not e.implied]
     for path in layer.whiteouts:
         directory, name = split(path)
-        entries.append(Entry(join(directory, b".wh." + name), FILE))
+        out.append(Entry(join(directory, b".wh." + name), FILE))
     for path in layer.opaques:
-        entries.append(Entry(join(path, b".wh..wh..opq"), FILE))
-    for entry in sorted(entries, key=lambda e: walk_key(e.path)):
+        out.append(Entry(join(path, b".wh..wh..opq"), FILE))
+    return sorted(out, key=lambda e: walk_key(e.path))
+
+
+def archive(layer):
+    """The bytes of a layer's canonical archive, in pieces."""
+    for entry in entries(layer):
         yield from _blocks(entry)
     yield bytes(1024)
 
