@@ -25,7 +25,7 @@ func (d *Disk) Extents(ctx context.Context, off, length int64, fn func(blockdev.
 		d.locate(&p, off, end)
 		next := blockdev.Extent{Hole: p.hole, Local: p.hole}
 		if !p.hole {
-			key := p.key()
+			key := d.key(&p.chunk, p.frame)
 			next.Local = d.memory.has(&key)
 		}
 		if run.Length > 0 && (run.Hole != next.Hole || run.Local != next.Local) {
@@ -79,7 +79,7 @@ func (d *Disk) queue(pos int, c *blockmap.Chunk, first, last int64) (more bool, 
 		return false, ErrClosed
 	}
 	for i := first; i <= min(last, int64(d.frames(c))-1); i++ {
-		u, key := d.unitOf(pos, uint32(i)), frameKey{id: c.ID, key: c.Key, frame: uint32(i)}
+		u, key := d.unitOf(pos, uint32(i)), d.key(c, uint32(i))
 		if d.flights[u] != nil || d.memory.has(&key) {
 			continue
 		}

@@ -74,7 +74,7 @@ func (d *Disk) frames(c *blockmap.Chunk) int {
 // a place in it that await gives back. If the frame came to memory meanwhile
 // it returns that, with a reference, instead.
 func (d *Disk) join(p *piece) (*flight, *frame, error) {
-	u, key := d.unitOf(p.pos, p.frame), p.key()
+	u, key := d.unitOf(p.pos, p.frame), d.key(&p.chunk, p.frame)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed.Load() {
@@ -181,7 +181,8 @@ func (d *Disk) fly(f *flight, begun time.Time) {
 // deliver hands a decoded frame to memory and to whoever waits for it. The
 // frame's reference becomes the flight's.
 func (d *Disk) deliver(f *flight, i uint32, fr *frame) {
-	d.memory.add(&frameKey{id: f.chunk.ID, key: f.chunk.Key, frame: i}, fr)
+	key := d.key(&f.chunk, i)
+	d.memory.add(&key, fr)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f.slots[i].frame = fr
@@ -225,7 +226,7 @@ func (d *Disk) next(f *flight) (i uint32, ok bool) {
 		}
 	}
 	for i := range f.slots {
-		key := frameKey{id: f.chunk.ID, key: f.chunk.Key, frame: uint32(i)}
+		key := d.key(&f.chunk, uint32(i))
 		if f.slots[i].frame == nil && !d.memory.has(&key) {
 			return uint32(i), true
 		}

@@ -24,9 +24,9 @@ var bufferClasses = bits.Len(chunk.MaxFrameSize / minBuffer)
 
 // A Memory keeps decoded frames, up to a bound, for any number of disks.
 //
-// Frames are found by chunk ID, key and number, so that a disk whose map holds
-// a wrong key for a chunk never sees what another disk decoded with the right
-// one. What goes first is chosen by SIEVE: a hit sets a mark and moves
+// Frames are found by chunk ID, key, number and the chunk's sizes, so that a
+// disk whose map is wrong about a chunk never sees what another disk decoded
+// with a right one. What goes first is chosen by SIEVE: a hit sets a mark and moves
 // nothing, and one long scan does not empty the cache. Readers pin a frame
 // while they copy from it; an evicted frame's buffer is used again only when
 // the last of them is done.
@@ -54,6 +54,8 @@ type frameKey struct {
 	id    chunk.ID
 	key   blockmap.Key
 	frame uint32
+	size  uint32 // plaintext bytes of the chunk
+	log2  uint32 // of its frame size
 }
 
 // A frame is a buffer with decoded bytes. Its data does not change while

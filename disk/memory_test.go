@@ -2,6 +2,7 @@ package disk
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"testing"
 
@@ -65,7 +66,8 @@ func TestMemoryTellsKeysApart(t *testing.T) {
 	f := m.buffer(10)
 	m.add(right, f)
 	f.release()
-	for _, wrong := range []*frameKey{{key: blockmap.Key{2}}, {key: blockmap.Key{1}, frame: 1}, {key: blockmap.Key{1}, id: [32]byte{31: 1}}} {
+	for _, wrong := range []*frameKey{{key: blockmap.Key{2}}, {key: blockmap.Key{1}, frame: 1}, {key: blockmap.Key{1}, id: [32]byte{31: 1}},
+		{key: blockmap.Key{1}, size: 1}, {key: blockmap.Key{1}, log2: 1}} {
 		if m.has(wrong) || m.get(wrong) != nil {
 			t.Errorf("%v found", wrong)
 		}
@@ -108,5 +110,37 @@ func TestMemoryConcurrently(t *testing.T) {
 	})
 	if m.Used() > 20*(frameSize+frameOverhead) {
 		t.Error("over the bound")
+	}
+}
+
+// TestMemoryOfALyingMap reads a chunk by a right map into a shared memory, and
+// then by maps that are wrong about the chunk's sizes.
+func TestMemoryOfALyingMap(t *testing.T) {
+	im := newImage(t, 2, 9)
+	right := im.m.Chunk(1) // cut short at an odd length
+	memory := NewMemory(DefaultMemory)
+	good := im.open(t, im.reader(), Options{Memory: memory})
+	im.check(t, good, 0, len(im.flat))
+	for _, c := range []struct {
+		name string
+		size uint32
+		log2 uint8
+	}{{"longer", chunkSize, 16}, {"shorter", right.Size - 1, 16}, {"larger frames", right.Size, 17}, {"smaller frames", right.Size, 14}} {
+		liar := *im
+		wrong := right
+		wrong.Size = c.size
+		info := im.m.Info()
+		info.FrameLog2 = c.log2
+		b, err := blockmap.Encode(&info, []blockmap.Chunk{wrong})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if liar.m, err = blockmap.Parse(b); err != nil {
+			t.Fatal(err)
+		}
+		d := liar.open(t, im.reader(), Options{Memory: memory})
+		if n, err := d.ReadAt(make([]byte, c.size), int64(right.Index)*chunkSize); n != 0 || !errors.Is(err, errUnreadable) {
+			t.Errorf("%s: read %d bytes, %v; want errUnreadable", c.name, n, err)
+		}
 	}
 }

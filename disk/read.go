@@ -53,8 +53,9 @@ func (d *Disk) locate(p *piece, off, end int64) {
 	p.from, p.n = int(in-first), min(end-off, last-in)
 }
 
-func (p *piece) key() frameKey {
-	return frameKey{id: p.chunk.ID, key: p.chunk.Key, frame: p.frame}
+// key names a frame of c by all that the block map says of it.
+func (d *Disk) key(c *blockmap.Chunk, frame uint32) frameKey {
+	return frameKey{id: c.ID, key: c.Key, frame: frame, size: c.Size, log2: uint32(d.info.FrameLog2)}
 }
 
 // ReadAt implements [blockdev.Device]. A read past the end returns what there
@@ -100,7 +101,7 @@ func (d *Disk) readMemory(b []byte, off int64) (n int) {
 		if p.hole {
 			clear(dst)
 		} else {
-			key := p.key()
+			key := d.key(&p.chunk, p.frame)
 			f := d.memory.get(&key)
 			if f == nil {
 				break
