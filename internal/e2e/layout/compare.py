@@ -3,7 +3,7 @@
 import errno
 import os
 
-from .constants import BLOCK, GROUP_INODES, INODE_BYTES, ROOT, ZERO_BLOCK
+from .constants import BLOCK, GROUP_INODES, INODE_BYTES, ZERO_BLOCK
 
 _PIECE = 256  # blocks read at once
 
@@ -50,7 +50,7 @@ def _describe(disk, block, have):
     at = next(at for at in range(BLOCK) if have[at] != want[at])
     what = disk.blocks.what(block)
     inode = ((block - disk.areas.table) * BLOCK + at) // INODE_BYTES + 1
-    if ROOT <= inode <= GROUP_INODES * disk.areas.groups:
+    if 1 <= inode <= GROUP_INODES * disk.areas.groups:
         what = f"inode {inode}, byte {at % INODE_BYTES:#x} of it"
     return (
         f"block {block} ({what}) differs from byte {at:#x} on: "

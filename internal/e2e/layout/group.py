@@ -45,7 +45,9 @@ class Group:
         """The 64 bytes; table is the disk's first block of inode tables."""
         out = bytearray(64)
         table += TABLE_BLOCKS * self.index
-        for low, value in (0x00, self.block_bitmap_at), (0x04, self.inode_bitmap_at), (0x08, table):
+        for low, value in (
+            (0x00, self.block_bitmap_at), (0x04, self.inode_bitmap_at), (0x08, table),
+        ):
             struct.pack_into("<I", out, low, value & 0xFFFFFFFF)
             struct.pack_into("<I", out, low + 0x20, value >> 32)
         checksums = [

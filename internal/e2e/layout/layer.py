@@ -1,5 +1,6 @@
 """Layers: what an archive leaves. Sections "Walk order", "Reading an archive"."""
 
+import contextlib
 from dataclasses import dataclass, field, replace
 
 FILE, DIR, SYMLINK, FIFO, LINK = "file", "directory", "symbolic link", "FIFO", "link"
@@ -7,6 +8,10 @@ CHAR_DEVICE, BLOCK_DEVICE = "character device", "block device"
 
 _TIME_MIN = -(2**31)
 _TIME_MAX = 2**34 - 2**31 - 1
+
+
+class Refused(ValueError):
+    """What makes no layer or no tree."""
 
 
 @dataclass(eq=False)
@@ -56,6 +61,8 @@ def clean(name):
     parts = []
     for part in name.split(b"/"):
         if part == b"..":
+            if not parts:
+                raise Refused(f"{name}: leaves the root")
             parts.pop()
         elif part not in (b"", b"."):
             parts.append(part)
@@ -121,10 +128,12 @@ class Reader:
 
     def layer(self):
         """What all entries have left."""
-        for path in self._whiteouts:
-            self._imply(split(path)[0])
-        for path in self._opaques:
-            self._imply(path)
+        for path in [split(w)[0] for w in self._whiteouts] + list(self._opaques):
+            with contextlib.suppress(Refused):
+                self._imply(path)
+        for path, inode in self._inodes.items():
+            if inode.entry.kind == LINK and inode.entry.target in self._inodes:
+                raise Refused(f"{path}: its target is named only afterwards")
         entries = [self._final(p, i) for p, i in self._inodes.items()]
         if entries[0].implied:
             del entries[0]
@@ -145,24 +154,31 @@ class Reader:
     def _link(self, path, target):
         """Rule 5. A link to a layer below is shared by the links to it."""
         inode = self._inodes.get(target)
+        if inode and inode.entry.kind == LINK:
+            target = inode.entry.target
+        if target == path or target.startswith(path + b"/"):
+            raise Refused(f"{path}: hard link to itself or below itself")
+        if inode and inode.entry.kind == DIR:
+            raise Refused(f"{path}: hard link to a directory")
         if not inode:
             inode = _Inode(Entry(path, LINK, target=target))
         self._name(path, inode)
 
     def _name(self, path, inode):
-        for gone in [p for p in self._inodes if p == path or p.startswith(path + b"/")]:
-            self._inodes.pop(gone).names.remove(gone)
+        if path in self._inodes:
+            below = [p for p in self._inodes if p.startswith(path + b"/")]
+            for gone in [path, *below]:
+                self._inodes.pop(gone).names.remove(gone)
         self._imply(split(path)[0])
         self._inodes[path] = inode
         inode.names.append(path)
 
     def _imply(self, directory):
-        """Rule 3. What is there and no directory stays."""
+        """Rule 3, and rule 6 of parents."""
         if directory not in self._inodes:
-            above = split(directory)[0]
-            self._imply(above)
-            if self._inodes[above].entry.kind in (DIR, SYMLINK):
-                self._name(directory, _Inode(_implied(directory)))
+            self._name(directory, _Inode(_implied(directory)))
+        elif self._inodes[directory].entry.kind not in (DIR, SYMLINK):
+            raise Refused(f"{directory} is no directory")
 
     @staticmethod
     def _final(path, inode):

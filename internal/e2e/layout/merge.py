@@ -1,6 +1,6 @@
 """Layers applied to one another. Section "Merging"."""
 
-from .layer import DIR, LINK, SYMLINK, Entry, join, split
+from .layer import DIR, LINK, SYMLINK, Entry, Refused, join, split
 
 _MAX_HOPS = 255
 
@@ -85,14 +85,14 @@ class Tree:
                 here = child
             elif child.inode.kind != SYMLINK:
                 if create:
-                    raise ValueError(f"{path}: {child.path} is no directory")
+                    raise Refused(f"{path}: {child.path} is no directory")
                 return None
             elif not hops and replaced(b"/".join(walked)):
                 return None
             else:
                 hops += 1
                 if hops > _MAX_HOPS:
-                    raise ValueError(f"{path}: too many symbolic links")
+                    raise Refused(f"{path}: too many symbolic links")
                 target = child.inode.entry.target
                 if target.startswith(b"/"):
                     here = self.root
@@ -130,13 +130,13 @@ class _Layer:
         for rank, entry in links:
             inode = lower[rank] or self._target(entry)
             if inode.kind == DIR:
-                raise ValueError(f"{entry.path}: hard link to a directory")
+                raise Refused(f"{entry.path}: hard link to a directory")
             self._put(rank, entry, inode)
 
     def _target(self, entry):
         node = self.tree.find(entry.target)
         if not node:
-            raise ValueError(f"{entry.path}: no {entry.target} for a hard link")
+            raise Refused(f"{entry.path}: no {entry.target} for a hard link")
         return node.inode
 
     def _hide(self):

@@ -7,7 +7,7 @@ bottom first. Everything is the same at each run.
 
 import os
 
-from . import content, directories, stacks
+from . import content, directories, drawn, stacks
 from .maker import Maker
 
 _MIB = 1 << 20
@@ -29,6 +29,7 @@ _CASES = (
     ("links-as-parents", 0, stacks.links_as_parents),
     ("many-layers", 401 * _MIB, stacks.many_layers),
     ("row-in-two-parts", 160 << 30, stacks.whiteouts),
+    *((f"drawn-{seed}", 0, drawn.stack(seed)) for seed in range(1, 13)),
 )
 
 

@@ -33,11 +33,13 @@ def kinds(make):
         (stat.S_IFCHR, 1, 3), (stat.S_IFCHR, 255, 256), (stat.S_IFBLK, 256, 255),
         (stat.S_IFBLK, 4095, 1048575),
     ):
-        folder.try_to(os.mknod, f"device-{kind}-{major}-{minor}", kind | 0o620, os.makedev(major, minor))
+        name = f"device-{kind}-{major}-{minor}"
+        folder.try_to(os.mknod, name, kind | 0o620, os.makedev(major, minor))
     folder.try_to(os.chown, "two-x", 70000, 3000000)
     folder.try_to(os.setxattr, "file", "user.from-folder", b"v" * 200)
-    times = {"file": -1_500_000_000, "empty": -2 * 10**18, "fifo": 9 * 10**18 + 123456789, "two": 5}
-    return [folder.done(times)]
+    return [folder.done({
+        "file": -1_500_000_000, "empty": -2 * 10**18, "fifo": 9 * 10**18 + 123456789, "two": 5,
+    })]
 
 
 def attributes(make):
@@ -45,15 +47,17 @@ def attributes(make):
     archive = make.archive()
     archive.directory("./", mode=0o711, time="1700000000.000000001")
     for at, time in enumerate((
-        0, -1, "-0.5", "-1.000000001", "1.1", -(2**31), -(2**31) + 1, -(2**31) - 1, "-2147483648.5",
+        0, -1, "-0.5", "-1.000000001", "1.1",
+        -(2**31), -(2**31) + 1, -(2**31) - 1, "-2147483648.5",
         2**31 - 1, 2**31, 2**32 - 1, 2**32, "4294967296.999999999", 2**33, 3 * 2**32,
         2**34 - 2**31 - 2, 2**34 - 2**31 - 1, "15032385534.5", 2**40,
     )):
         archive.file(f"time-{at:02}", b"t", time=time)
     archive.file("owners", uid=65536, gid=2097152)
     archive.file("most", uid=2**32 - 1, gid=2**32 - 1, mode=0o7777)
-    archive.symlink("link", "x", mode=0o600, uid=7, xattrs={"user.dropped": b"1", "trusted.kept": b"2"})
-    archive.device("console", 5, 1, xattrs={"user.dropped": b"1", "security.kept": b"2"})
+    partly_kept = {"user.dropped": b"1", "trusted.kept": b"2"}
+    archive.symlink("link", "x", mode=0o600, uid=7, xattrs=partly_kept)
+    archive.device("console", 5, 1, xattrs=partly_kept)
     archive.device("disk", 4095, 1048575, block=True)
     archive.fifo("fifo", time="3.5")
     _extended_attributes(archive)
@@ -69,7 +73,10 @@ def _extended_attributes(archive):
         "fills-inode": {"user.abcd": value[:68]},
         "one-too-much": {"user.abcd": value[:69]},
         "long": {"user.long": value * 10},
-        "both": {"user.b": value[:20], "user.a": value, "trusted.t": b"", "security.capability": value[:20]},
+        "both": {
+            "user.b": value[:20], "user.a": value, "trusted.t": b"",
+            "security.capability": value[:20],
+        },
         "later-fits": {"user.aa": value, "user.bbb": b"x"},
         "order": {"user.zz": b"1", "user.aaa": b"2", "trusted.a": b"3", "user.b": b"4"},
         "hash-of-zero": {"user.a": zero_hash, "user.bb": value},
@@ -87,8 +94,8 @@ def _acls(archive):
     none = 2**32 - 1
     small = acl((1, 6, none), (4, 4, none), (32, 4, none))
     large = acl(
-        (1, 7, none), *((2, 5, 1000 + k) for k in range(20)), (4, 5, none), (8, 4, 77), (16, 7, none),
-        (32, 0, none),
+        (1, 7, none), *((2, 5, 1000 + k) for k in range(20)), (4, 5, none), (8, 4, 77),
+        (16, 7, none), (32, 0, none),
     )
     archive.file("acls/file", xattrs={
         "system.posix_acl_access": small, "system.posix_acl_default": small, "user.x": b"y",
@@ -108,7 +115,8 @@ def data(make):
         folder.file(f"small/{at % 7}/{at}", make.bytes(make.random.randrange(30000)))
     folder.file("zero/small", bytes(9000))
     folder.file("zero/large", bytes(4 * _CHUNK + 5))
-    folder.sparse("zero/every-second", 15 * _CHUNK, [(k * _CHUNK + 9, b"x") for k in range(0, 15, 2)])
+    every_second = [(k * _CHUNK + 9, b"x") for k in range(0, 15, 2)]
+    folder.sparse("zero/every-second", 15 * _CHUNK, every_second)
     folder.sparse("zero/middle", 6 * _CHUNK, [(0, b"a"), (6 * _CHUNK - 1, b"b")])
     folder.sparse("zero/end", 6 * _CHUNK + 77, [(0, b"a"), (_CHUNK, b"b")])
     for at in range(50):
@@ -119,7 +127,7 @@ def data(make):
 def far_extents(make):
     """A file of more blocks than one extent has, and one of many extents."""
     folder = make.folder()
-    chunks = 2 * 256 + 3
+    chunks = 256 + 3
     folder.sparse("joined", chunks * _CHUNK, [(k * _CHUNK, b"x") for k in range(chunks)])
     folder.sparse("apart", 64 * _CHUNK, [(k * _CHUNK, b"x") for k in range(0, 64, 3)])
     return [folder.done()]
