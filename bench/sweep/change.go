@@ -96,7 +96,7 @@ func (c *collection) changed(f *figures, segments map[string]*segment) error {
 	files := c.byID[id].files
 	before := make(map[chunkID]bool)
 	segments[id].into(before)
-	const samples = 16
+	const samples = 40
 	for n := range samples {
 		i := (2*n + 1) * len(files) / (2 * samples)
 		for files[i].size > 64<<10 {
@@ -111,8 +111,9 @@ func (c *collection) changed(f *figures, segments map[string]*segment) error {
 			}
 			after := make(map[chunkID]bool)
 			s.into(after)
-			f.fresh = max(f.fresh, missing(after, before))
+			f.fresh = append(f.fresh, missing(after, before))
 		}
 	}
+	slices.Sort(f.fresh)
 	return nil
 }

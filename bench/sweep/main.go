@@ -60,33 +60,37 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	out := bufio.NewWriter(os.Stdout)
-	grid, err := set.measureAll(gridPoints())
-	if err != nil {
-		return err
-	}
 	printSet(out, set)
-	printTable(out, "Large files, bins and cuts, in chunks of 512 KiB", grid)
-	chunks, err := set.measureAll(chunkPoints())
-	if err != nil {
-		return err
+	measured := make([][]figures, len(tables))
+	for i, t := range tables {
+		if measured[i], err = set.measureAll(t.points()); err != nil {
+			return err
+		}
+		printTable(out, t.title, measured[i])
 	}
-	printTable(out, "Chunk sizes", chunks)
-	rules, err := set.measureAll(rulePoints())
-	if err != nil {
-		return err
-	}
-	printTable(out, "Other rules for the end of a bin", rules)
 	if o.sample > 0 {
 		if err := set.printFrames(out, o.sample); err != nil {
 			return err
 		}
 	}
 	if o.plot != "" {
-		if err := writePlot(o.plot, grid, chunks); err != nil {
+		if err := writePlot(o.plot, measured); err != nil {
 			return err
 		}
 	}
 	return out.Flush()
+}
+
+// tables are what is printed, and drawn.
+var tables = []struct {
+	title  string
+	colour string
+	points func() []point
+}{
+	{"Large files, bins and cuts, in chunks of 512 KiB", "#4393c3", gridPoints},
+	{"Chunk sizes", "#888888", chunkPoints},
+	{"Other rules for the end of a bin", "#1b7837", rulePoints},
+	{"The lowest hash ends a bin", "#b2182b", lowestPoints},
 }
 
 // A point is one layout to be measured.
@@ -127,6 +131,19 @@ func rulePoints() []point {
 	var out []point
 	for _, r := range rules {
 		out = append(out, point{Params: layout.Default, rule: r})
+	}
+	return out
+}
+
+// lowestPoints are layouts of the rule that ends a bin at the lowest hash.
+func lowestPoints() []point {
+	var out []point
+	for _, large := range []int{64, 128, 192, 256} {
+		for _, bin := range []int{64, 128, 192, 256, 320, 384} {
+			p := layout.Default
+			p.Large, p.MinBin = large<<10, bin<<10
+			out = append(out, point{Params: p, rule: rules[len(rules)-1]})
+		}
 	}
 	return out
 }

@@ -72,7 +72,7 @@ type figures struct {
 	address  float64            // bytes of slots over bytes of files
 	renewed  map[string]float64 // share that NAME adds to NAME-old
 	packages map[string]float64 // share that one package more adds
-	fresh    int                // most chunks that one small file's change made new
+	fresh    []int              // chunks that changes of one small file made new, sorted
 	starts   []cost
 }
 

@@ -11,13 +11,10 @@ import (
 
 // The plot's measures, in its own units.
 const (
-	plotWidth, plotHeight = 760, 480
+	plotWidth, plotHeight = 920, 480
 	plotLeft, plotTop     = 70, 30
 	plotRight, plotBottom = 610, 420
 )
-
-// shades are the colours of large-file sizes.
-var shades = map[int]string{64 << 10: "#1b7837", 128 << 10: "#4393c3", 256 << 10: "#b2182b", 512 << 10: "#762a83"}
 
 // An axis maps values to places.
 type axis struct{ low, high, from, to, step float64 }
@@ -39,9 +36,9 @@ func newAxis(values []float64, from, to float64) axis {
 
 // writePlot draws, for each layout, the share of chunks that updates make new
 // over what chunks cost beyond whole files.
-func writePlot(name string, grid, chunks []figures) error {
+func writePlot(name string, measured [][]figures) error {
 	var x, y []float64
-	for _, list := range [][]figures{grid, chunks} {
+	for _, list := range measured {
 		for i := range list {
 			mean, _ := spread(list[i].renewed)
 			x, y = append(x, list[i].unique), append(y, 100*mean)
@@ -52,28 +49,27 @@ func writePlot(name string, grid, chunks []figures) error {
 	fmt.Fprintf(&b, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"12\">\n", plotWidth, plotHeight)
 	fmt.Fprintf(&b, "<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n", plotWidth, plotHeight)
 	drawAxes(&b, h, v)
-	for i := range grid {
-		f := &grid[i]
-		drawDot(&b, h.at(x[i]), v.at(y[i]), shades[f.Large], f, f.Params == layout.Default)
-	}
-	for i := range chunks {
-		f, k := &chunks[i], i+len(grid)
-		if f.Large != f.Chunk/2 || f.Chunk == layout.Default.Chunk {
-			continue
+	k := 0
+	for t, list := range measured {
+		for i := range list {
+			drawDot(&b, h.at(x[k]), v.at(y[k]), tables[t].colour, &list[i])
+			k++
 		}
-		drawDot(&b, h.at(x[k]), v.at(y[k]), "#888", f, false)
-		fmt.Fprintf(&b, "<text x=\"%.1f\" y=\"%.1f\" fill=\"#555\">%s</text>\n", h.at(x[k])+6, v.at(y[k])-5, sizeName(f.Chunk))
 	}
 	drawKey(&b)
 	b.WriteString("</svg>\n")
 	return os.WriteFile(name, b.Bytes(), 0o644)
 }
 
-func drawDot(b *bytes.Buffer, x, y float64, colour string, f *figures, ring bool) {
-	fmt.Fprintf(b, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\" fill-opacity=\"0.7\"><title>chunk %s, large from %s, bin from %s, cut one in %d</title></circle>\n",
-		x, y, colour, sizeName(f.Chunk), sizeName(f.Large), sizeName(f.MinBin), f.CutOneIn)
-	if ring {
+// drawDot draws one layout: the default in a ring, other chunk sizes with a name.
+func drawDot(b *bytes.Buffer, x, y float64, colour string, f *figures) {
+	fmt.Fprintf(b, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\" fill-opacity=\"0.7\"><title>chunk %s, large from %s, bin from %s, cut one in %d %s</title></circle>\n",
+		x, y, colour, sizeName(f.Chunk), sizeName(f.Large), sizeName(f.MinBin), f.CutOneIn, f.rule.name)
+	if f.Params == layout.Default && f.rule.ends == nil {
 		fmt.Fprintf(b, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"9\" fill=\"none\" stroke=\"black\" stroke-width=\"2\"/>\n", x, y)
+	}
+	if f.Chunk != layout.Default.Chunk {
+		fmt.Fprintf(b, "<text x=\"%.1f\" y=\"%.1f\" fill=\"#555\">%s</text>\n", x+6, y-5, sizeName(f.Chunk))
 	}
 }
 
@@ -91,14 +87,10 @@ func drawAxes(b *bytes.Buffer, h, v axis) {
 
 func drawKey(b *bytes.Buffer) {
 	y := plotTop + 10
-	line := func(colour, text string) {
-		fmt.Fprintf(b, "<circle cx=\"%d\" cy=\"%d\" r=\"4\" fill=\"%s\"/><text x=\"%d\" y=\"%d\">%s</text>\n", plotRight+16, y-4, colour, plotRight+26, y, text)
+	for _, t := range tables {
+		fmt.Fprintf(b, "<circle cx=\"%d\" cy=\"%d\" r=\"4\" fill=\"%s\"/><text x=\"%d\" y=\"%d\">%s</text>\n", plotRight+16, y-4, t.colour, plotRight+26, y, t.title)
 		y += 20
 	}
-	for _, size := range []int{64 << 10, 128 << 10, 256 << 10, 512 << 10} {
-		line(shades[size], "large from "+sizeName(size))
-	}
-	line("#888", "other chunk sizes")
 	fmt.Fprintf(b, "<circle cx=\"%d\" cy=\"%d\" r=\"7\" fill=\"none\" stroke=\"black\" stroke-width=\"2\"/><text x=\"%d\" y=\"%d\">default</text>\n", plotRight+16, y-4, plotRight+26, y)
 }
 

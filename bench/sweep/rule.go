@@ -10,30 +10,82 @@ import (
 	"github.com/rivuletfs/rivulet/layout"
 )
 
-// A rule says whether a bin may end after file i. The zero rule is layout's own.
+// A rule says after which files a bin may end, if it is full enough. The rule
+// without ends is layout's own.
 type rule struct {
 	name string
-	ends func(files []file, i int, oneIn int) bool
+	ends func(files []file, p layout.Params) []bool
 }
 
 // rules are what was tried beside the rule that layout has, which comes first.
 var rules = []rule{
 	{name: "last two parts of the path"},
-	{"name only", func(f []file, i, n int) bool { return hits([]byte(path.Base(f[i].path)), n) }},
-	{"whole path", func(f []file, i, n int) bool { return hits([]byte(f[i].path), n) }},
-	{"content", func(f []file, i, n int) bool { return hits(f[i].blocks[0][:], n) }},
-	{"content, next file", func(f []file, i, n int) bool { return i+1 < len(f) && hits(f[i+1].blocks[0][:], n) }},
-	{"end of a folder", func(f []file, i, _ int) bool { return i+1 < len(f) && path.Dir(f[i].path) != path.Dir(f[i+1].path) }},
-	{"last two parts, chance by size", func(f []file, i, n int) bool {
-		const usual = 8 << 10 // bytes of a file that has the chance of one in n
-		tail := path.Join(path.Base(path.Dir(f[i].path)), path.Base(f[i].path))
-		blocks := (f[i].size + ext4.BlockSize - 1) / ext4.BlockSize
-		return uint64(crc32.ChecksumIEEE([]byte(tail)))*uint64(n)*usual < uint64(blocks)*ext4.BlockSize<<32
+	{"name only", each(func(f *file, n int) bool { return hash(path.Base(f.path))%uint32(n) == 0 })},
+	{"whole path", each(func(f *file, n int) bool { return hash(f.path)%uint32(n) == 0 })},
+	{"content", each(func(f *file, n int) bool { return f.id[0] < byte(256/n) })},
+	{"end of a folder", func(files []file, _ layout.Params) []bool {
+		out := make([]bool, len(files))
+		for i := range len(files) - 1 {
+			out[i] = path.Dir(files[i].path) != path.Dir(files[i+1].path)
+		}
+		return out
 	}},
-	{"never (full bins only)", func([]file, int, int) bool { return false }},
+	{"never: full bins only", each(func(*file, int) bool { return false })},
+	{"two parts, once in 32 KiB", bySize(32 << 10)},
+	{"two parts, once in 64 KiB", bySize(64 << 10)},
+	{"two parts, once in 128 KiB", bySize(128 << 10)},
+	{"two parts, lowest hash between smallest bin and chunk", lowest},
 }
 
-func hits(b []byte, oneIn int) bool { return crc32.ChecksumIEEE(b)%uint32(oneIn) == 0 }
+func hash(s string) uint32 { return crc32.ChecksumIEEE([]byte(s)) }
+
+// tail returns the last two parts of the path.
+func (f *file) tail() string { return path.Join(path.Base(path.Dir(f.path)), path.Base(f.path)) }
+
+func (f *file) bytes() int { return len(f.blocks) * ext4.BlockSize }
+
+// each makes a rule of one that looks at one file.
+func each(ends func(f *file, oneIn int) bool) func([]file, layout.Params) []bool {
+	return func(files []file, p layout.Params) []bool {
+		out := make([]bool, len(files))
+		for i := range files {
+			out[i] = ends(&files[i], p.CutOneIn)
+		}
+		return out
+	}
+}
+
+// bySize gives large files a larger chance, so that bins may end once in so
+// many bytes, whatever the files' sizes.
+func bySize(once uint64) func([]file, layout.Params) []bool {
+	return each(func(f *file, _ int) bool { return uint64(hash(f.tail()))*once < uint64(f.bytes())<<32 })
+}
+
+// lowest ends a bin after the file of the lowest hash among those that would
+// make a bin of a size that is allowed.
+func lowest(files []file, p layout.Params) []bool {
+	out := make([]bool, len(files))
+	fill, best := 0, -1
+	for i := 0; i <= len(files); i++ {
+		switch {
+		case i < len(files) && int(files[i].size) >= p.Large:
+		case i < len(files) && fill+files[i].bytes() <= p.Chunk:
+			fill += files[i].bytes()
+			if fill >= p.MinBin && (best < 0 || hash(files[i].tail()) < hash(files[best].tail())) {
+				best = i
+			}
+		case i < len(files):
+			if best >= 0 {
+				out[best] = true
+				i = best // go on after it
+			} else {
+				i--
+			}
+			fill, best = 0, -1
+		}
+	}
+	return out
+}
 
 // plan places the files. layout knows only its own rule, which looks at paths;
 // another rule is put to it as a path that does, or does not, end a bin.
@@ -45,8 +97,8 @@ func plan(files []file, p point) (*layout.Segment, error) {
 	params := p.Params
 	if p.rule.ends != nil {
 		params.CutOneIn = 2
-		for i := range entries {
-			entries[i].Path = endPath[p.rule.ends(files, i, p.CutOneIn)]
+		for i, end := range p.rule.ends(files, p.Params) {
+			entries[i].Path = endPath[end]
 		}
 	}
 	return layout.PlanSegment(entries, params)
@@ -59,7 +111,7 @@ func findPaths() map[bool]string {
 	out := make(map[bool]string)
 	for i := uint32(0); len(out) < 2; i++ {
 		name := string(binary.BigEndian.AppendUint32([]byte("x"), i))
-		out[hits([]byte(name), 2)] = name
+		out[hash(name)%2 == 0] = name
 	}
 	return out
 }

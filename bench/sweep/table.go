@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/rivuletfs/rivulet/layout"
 )
@@ -22,15 +23,11 @@ func printSet(w io.Writer, c *collection) {
 
 func printTable(w io.Writer, title string, list []figures) {
 	fmt.Fprintf(w, "\n### %s\n\n", title)
-	fmt.Fprint(w, "| chunk | large from | bin from | cut one in | unique | chunks | mean | slots | update: mean | worst | package: mean | worst | one file |")
+	head := []string{"chunk", "large from", "bin from", "cut one in", "unique", "chunks", "mean", "slots", "updates", "python3", "nginx", "postgres", "numpy", "nodejs", "package", "worst", "one file", "worst"}
 	for _, s := range list[0].starts {
-		fmt.Fprintf(w, " %s |", s.label)
+		head = append(head, s.label)
 	}
-	fmt.Fprint(w, "\n|")
-	for range 13 + len(list[0].starts) {
-		fmt.Fprint(w, " ---: |")
-	}
-	fmt.Fprintln(w)
+	fmt.Fprintf(w, "| %s |\n|%s\n", strings.Join(head, " | "), strings.Repeat(" ---: |", len(head)))
 	for i := range list {
 		printRow(w, &list[i])
 	}
@@ -45,14 +42,33 @@ func printRow(w io.Writer, f *figures) {
 	if f.rule.name != "" {
 		end = f.rule.name
 	}
-	mean, worst := spread(f.renewed)
-	packages, most := spread(f.packages)
-	fmt.Fprintf(w, "| %s%d K%s | %d K | %d K | %s | %s%.4f%s | %d | %.0f K | %.2f | %.1f %% | %.1f %% | %.1f %% | %.1f %% | %d |", mark, f.Chunk>>10, mark, f.Large>>10, f.MinBin>>10, end,
-		mark, f.unique, mark, f.count, f.mean/1024, f.address, 100*mean, 100*worst, 100*packages, 100*most, f.fresh)
+	mean, _ := spread(f.renewed)
+	fmt.Fprintf(w, "| %s%d K%s | %d K | %d K | %s | %s%.4f%s | %d | %.0f K | %.2f | %.1f %% |", mark, f.Chunk>>10, mark, f.Large>>10, f.MinBin>>10, end,
+		mark, f.unique, mark, f.count, f.mean/1024, f.address, 100*mean)
+	for _, name := range updatedImages {
+		fmt.Fprintf(w, " %.1f |", 100*f.renewed[name])
+	}
+	mean, worst := spread(f.packages)
+	fmt.Fprintf(w, " %.1f %% | %.1f %% |", 100*mean, 100*worst)
+	one, most := f.oneChunk()
+	fmt.Fprintf(w, " %.0f %% | %d |", 100*one, most)
 	for _, s := range f.starts {
 		fmt.Fprintf(w, " %d, %.1f × |", s.chunks, float64(s.fetched)/float64(s.needed))
 	}
 	fmt.Fprintln(w)
+}
+
+// oneChunk returns the share of changes of one file that make a single chunk
+// new, and the most chunks that any made new.
+func (f *figures) oneChunk() (share float64, most int) {
+	if len(f.fresh) == 0 {
+		return 0, 0
+	}
+	n := 0
+	for n < len(f.fresh) && f.fresh[n] <= 1 {
+		n++
+	}
+	return float64(n) / float64(len(f.fresh)), f.fresh[len(f.fresh)-1]
 }
 
 // spread returns the mean and the largest of some shares; of none, zeros.
