@@ -29,11 +29,11 @@ flatten/source     any: flatten
 layout             std: ext4 flatten
 catalog            std: blockmap chunk origin
 publish            any: blockmap catalog chunk flatten flatten/source layout origin seal
-disk               any: blockdev blockmap chunk seal
+disk               any: blockdev blockmap chunk seal internal/loglimit
 verify             any: blockmap chunk seal
 store/dir          any: chunk origin
 store/memory       std: chunk origin
-frontend/nbd       any: blockdev frontend/nbd/internal/wire
+frontend/nbd       any: blockdev frontend/nbd/internal/wire internal/loglimit
 frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
 frontend/nbd/internal/wire std
 frontend/fuse      any: blockdev

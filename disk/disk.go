@@ -48,6 +48,7 @@ import (
 	"github.com/rivuletfs/rivulet/blockdev"
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/internal/loglimit"
 	"github.com/rivuletfs/rivulet/seal"
 )
 
@@ -87,7 +88,7 @@ type Options struct {
 	Mode    Mode          // what one request fetches
 	Fetches int           // fetches in flight; 0: DefaultFetches
 	Timeout time.Duration // bound of a fetch with its retries; 0: DefaultTimeout
-	Logger  *slog.Logger  // told once of each failed fetch; nil: nobody
+	Logger  *slog.Logger  // told once of each failed fetch, loglimit.PerSecond at most; nil: nobody
 }
 
 // A Disk is a blockdev.Device, Extenter and Prefetcher. Its methods may be
@@ -143,6 +144,7 @@ func Open(m *blockmap.Map, r chunk.Reader, opt Options) (*Disk, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
+	opt.Logger = loglimit.New(opt.Logger)
 	d := &Disk{m: m, info: m.Info(), reader: r, opt: opt, memory: opt.Memory, opener: opt.Opener, flights: make(map[unit]*flight)}
 	if d.opener == nil {
 		var err error

@@ -192,7 +192,7 @@ func (c *conn) next() (wire.Request, wire.Errno, bool) {
 	r, err := wire.ParseRequest(c.in[c.inFrom : c.inFrom+wire.RequestSize])
 	c.inFrom += wire.RequestSize
 	if err != nil {
-		c.srv.logger().Warn("nbd: client sent no request", "export", c.exp.Name, "err", err)
+		c.srv.log.Warn("nbd: client sent no request", "export", c.exp.Name, "err", err)
 		return r, 0, false
 	}
 	if r.Command == wire.CmdDisc {
@@ -237,7 +237,7 @@ func (c *conn) fill(n int) bool {
 // discard skips the n bytes of a write that will be refused.
 func (c *conn) discard(n uint32) bool {
 	if n > wire.MaxBlock {
-		c.srv.logger().Warn("nbd: client sends too large a write", "export", c.exp.Name, "bytes", n)
+		c.srv.log.Warn("nbd: client sends too large a write", "export", c.exp.Name, "bytes", n)
 		return false
 	}
 	for left := int(n); left > 0; {
@@ -277,12 +277,12 @@ func (c *conn) readFailed(err error) {
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || c.drain.Load() {
 		return
 	}
-	c.srv.logger().Info("nbd: connection lost", "export", c.exp.Name, "err", err)
+	c.srv.log.Info("nbd: connection lost", "export", c.exp.Name, "err", err)
 }
 
 func (c *conn) writeFailed(err error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		c.srv.logger().Warn("nbd: client does not take its replies", "export", c.exp.Name)
+		c.srv.log.Warn("nbd: client does not take its replies", "export", c.exp.Name)
 	}
 	c.abort()
 }

@@ -174,7 +174,7 @@ func (c *conn) deviceError(op string, r wire.Request, err error) wire.Errno {
 		return wire.ESHUTDOWN
 	}
 	c.srv.stats.deviceErrors.Add(1)
-	c.srv.logger().Error("nbd: device failed", "export", c.exp.Name,
+	c.srv.log.Error("nbd: device failed", "export", c.exp.Name,
 		"err", fmt.Errorf("%s %d bytes at %d: %w", op, r.Length, r.Offset, err))
 	return wire.EIO
 }

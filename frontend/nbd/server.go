@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/frontend/nbd/internal/wire"
+	"github.com/rivuletfs/rivulet/internal/loglimit"
 )
 
 // Limits that are not settings, in bytes.
@@ -56,7 +57,8 @@ var (
 // the settings must not change once it serves. All methods may be called at any
 // time, from any goroutine.
 type Server struct {
-	// Log gets what goes wrong, none of it a client's data. Nil: nothing.
+	// Log gets what goes wrong, none of it a client's data, and no more than a
+	// few lines a second of one kind, since clients cause them. Nil: nothing.
 	Log *slog.Logger
 	// TLS lets clients start TLS with this configuration. Nil: they cannot.
 	TLS *tls.Config
@@ -65,7 +67,7 @@ type Server struct {
 	// DefaultExport is the name of the export that a client gets who asks for
 	// the empty name. If that is empty and there is but one export, it is that.
 	DefaultExport string
-	// HandshakeTimeout bounds the time from accept to the first request.
+	// HandshakeTimeout bounds the time from accept to the end of the handshake.
 	HandshakeTimeout time.Duration
 	// WriteTimeout bounds how long a client may leave replies untaken.
 	WriteTimeout time.Duration
@@ -79,7 +81,8 @@ type Server struct {
 	MaxBytes int64
 
 	pool  pool
-	ready sync.Once // sets pool
+	ready sync.Once // sets pool and log
+	log   *slog.Logger
 	stats counters
 
 	mu        sync.Mutex
@@ -123,7 +126,7 @@ func (s *Server) Stats() Stats {
 // have ended. The end of ctx ends them at once; devices see it in the calls
 // that take a context, and reads that a device does not end hold Serve up.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	s.ready.Do(func() { s.pool.free = max(s.maxBytes(), minPool) })
+	s.ready.Do(s.init)
 	defer func() { _ = ln.Close() }()
 	if !s.addListener(ln) {
 		return ErrClosed
@@ -144,7 +147,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			}
 			// Most likely out of descriptors: wait for some to be closed.
 			pause = min(max(2*pause, time.Millisecond), time.Second)
-			s.logger().Warn("nbd: accept failed", "addr", ln.Addr().String(), "err", err)
+			s.log.Warn("nbd: accept failed", "addr", ln.Addr().String(), "err", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(pause):
@@ -283,9 +286,11 @@ func (s *Server) maxConnections() int         { return or(s.MaxConnections, Defa
 func (s *Server) maxRequests() int            { return or(s.MaxRequests, DefaultMaxRequests) }
 func (s *Server) maxBytes() int64             { return or(s.MaxBytes, DefaultMaxBytes) }
 
-func (s *Server) logger() *slog.Logger {
-	if s.Log == nil {
-		return slog.New(slog.DiscardHandler)
+// init makes what needs the settings.
+func (s *Server) init() {
+	s.pool.free = max(s.maxBytes(), minPool)
+	s.log = slog.New(slog.DiscardHandler)
+	if s.Log != nil {
+		s.log = loglimit.New(s.Log)
 	}
-	return s.Log
 }

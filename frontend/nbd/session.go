@@ -41,7 +41,7 @@ func (se *session) run() {
 	h := &handshake{srv: se.srv, nc: se.nc, attach: se.attach}
 	if err := h.run(se.ctx); err != nil {
 		if !errors.Is(err, errEnd) && !errors.Is(err, io.EOF) && se.ctx.Err() == nil {
-			se.srv.logger().Warn("nbd: handshake failed", "client", se.nc.RemoteAddr().String(), "err", err)
+			se.srv.log.Warn("nbd: handshake failed", "client", se.nc.RemoteAddr().String(), "err", err)
 		}
 		return
 	}
@@ -50,7 +50,7 @@ func (se *session) run() {
 	}
 	st, err := newStream(h.nc, se.srv.writeTimeout())
 	if err != nil {
-		se.srv.logger().Warn("nbd: connection lost", "client", se.nc.RemoteAddr().String(), "err", err)
+		se.srv.log.Warn("nbd: connection lost", "client", se.nc.RemoteAddr().String(), "err", err)
 		return
 	}
 	defer st.close()
