@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2154
 # dedupe.sh: part of run.sh and of the end-to-end checks. What all images take
 # together, beside the bounds: each file's content once, and the images' gzip layers.
-# Takes the images in names, or all that are no older ones; leaves the rows that are
-# above their bounds in over.
+# Takes the images in names, or all that are no older ones. Leaves the rows that are
+# above their bounds in over, and the images in the store $WORK/all.
 [ -v names ] || mapfile -t names < <(jq -r '.manifests[].annotations["org.opencontainers.image.ref.name"] | select(endswith("-old") | not)' "$IMAGES/index.json" | sort)
 for name in "${names[@]}"; do
 	rivulet --store "dir:$WORK/all" publish "oci:$IMAGES:$name" --name "$name" >/dev/null 2>&1 || fail "publish $name"
@@ -25,4 +25,3 @@ line "all chunks as stored" "$stored" "unique files by the same codec" "$(jq .un
 line "all chunks as stored" "$stored" "gzip layers, images singly" "$(jq .layer_bytes <<<"$files")" 1.1
 line "all chunks as stored" "$stored" "gzip layers, each once" "$(jq .unique_layers <<<"$files")" ""
 line "all files of all images" "$(jq .file_bytes <<<"$files")" "unique files, rounded up to 4 KiB" "$(jq .unique_bytes <<<"$files")" ""
-rm -r "$WORK/all"

@@ -2,9 +2,12 @@
 """What dedupe.sh does to layers and disks.
 
   dedupe.py layers IMAGES_DIR NAME OUT_DIR     unpacks layers to OUT_DIR/0.tar, 1.tar, ...
-  dedupe.py change same|longer|shorter IN OUT  changes one small file of a layer
+  dedupe.py change same|longer|shorter N IN OUT
+                                               changes one small file of a layer, N per cent
+                                               of them before it
   dedupe.py package IN OUT                     adds a package to a layer
-  dedupe.py dirty BEFORE AFTER                 prints which chunks of two disks differ
+  dedupe.py dirty BEFORE AFTER                 prints which chunks of two disks differ, and
+                                               which of them were not empty before
 """
 import gzip
 import io
@@ -52,10 +55,10 @@ def rewrite(source, target, edit, added):
             dst.addfile(info, io.BytesIO(noise(name, size)))
 
 
-def change(how, source, target):
+def change(how, at, source, target):
     with tarfile.open(source) as src:
         small = [m.name for m in src if m.isreg() and 6000 <= m.size <= 30000]
-    chosen = small[len(small) // 2]
+    chosen = small[len(small) * int(at) // 100]
     size = {"same": lambda n: n, "longer": lambda n: n + 5000, "shorter": lambda n: n - 5000}[how]
 
     def edit(info, data):
@@ -104,7 +107,7 @@ def dirty(before, after):
             if not x and not y:
                 return
             if x != y:
-                print(index)
+                print(index, "held" if x.strip(b"\0") else "empty")
             index += 1
 
 
