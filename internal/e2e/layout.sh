@@ -2,9 +2,9 @@
 # layout.sh [CASE...]: rivulet's disks are those of doc/format/ext4-layout.md.
 #
 # Small images that reach the corners of the page's rules are published and
-# exported. The package layout beside this script, which was written after the
-# page alone, makes the same disks, and every block is compared. For a case that
-# differs it says which is the first block, what lies there, and ends.
+# exported. The package layout beside this script, which follows the page and
+# shares no code with rivulet, makes the same disks, and every block is compared.
+# At the first difference it says which block that is and what lies there, and ends.
 #
 # Needs root, for devices, owners and attributes, and python3.
 source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"

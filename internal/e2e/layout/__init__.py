@@ -1,7 +1,9 @@
-"""A second writer of disks, after doc/format/ext4-layout.md alone.
+"""A second writer of disks, after the rules of doc/format/ext4-layout.md.
 
-It shares nothing with rivulet but that page, so where both make the same bytes
-the page says what rivulet does. It is written to be compared with the page, a
+It shares no code with rivulet, so where both make the same bytes the page and
+rivulet agree. Its authors knew rivulet's source, above all that of merging: it
+shows that the page can be followed, not that it is enough for a reader who has
+nothing else. It is written to be compared with the page, a
 module for an idea, and not for speed: layers and disks are held in memory.
 
     layer.py      entries of a layer, and what an archive's entries leave
