@@ -20,6 +20,8 @@ run() {
 }
 
 run images.sh "$images" "${names[@]}"
+run dedupe.sh "$images"
+run layout.sh
 run nbd.sh "$images"
 run fuse.sh "$images"
 run faults.sh "$images"
