@@ -35,7 +35,8 @@ const (
 type conn struct {
 	srv        *Server
 	exp        *export
-	ctx        context.Context
+	ctx        context.Context // ends with the connection
+	cancel     context.CancelFunc
 	stream     stream
 	size       int64
 	structured bool
@@ -66,14 +67,15 @@ type conn struct {
 
 func newConn(ctx context.Context, s *Server, st stream, h *handshake) *conn {
 	c := &conn{
-		srv: s, exp: h.export, ctx: ctx, size: h.export.size,
+		srv: s, exp: h.export, size: h.export.size,
 		structured: h.structured, contexts: h.contexts,
 		stream: st,
 		in:     make([]byte, inBytes),
 	}
+	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.lead.L = &c.mu
 	c.spawn = c.work
-	c.budget.init(&s.pool, s.maxRequests(), floorBytes, ctx.Done())
+	c.budget.init(&s.pool, s.maxRequests(), floorBytes, c.ctx.Done())
 	c.out = outbox{stream: c.stream, budget: &c.budget, failed: c.writeFailed}
 	c.watch.init(c)
 	return c
@@ -81,6 +83,7 @@ func newConn(ctx context.Context, s *Server, st stream, h *handshake) *conn {
 
 // run serves the connection until it ends.
 func (c *conn) run() {
+	defer c.cancel()
 	c.vacant, c.workers = true, 1
 	c.wg.Add(1)
 	c.work()
@@ -173,10 +176,14 @@ func (c *conn) leadOn(w *worker) {
 // cost returns the bytes of memory that r's reply, or the first part of it,
 // will take.
 func (c *conn) cost(r wire.Request, errno wire.Errno) int64 {
-	if errno != 0 || r.Command != wire.CmdRead {
+	switch {
+	case errno != 0:
 		return 0
-	}
-	if c.structured && r.Flags&wire.CmdFlagDF == 0 {
+	case r.Command == wire.CmdBlockStatus:
+		return statusBytes(r, len(c.contexts))
+	case r.Command != wire.CmdRead:
+		return 0
+	case c.structured && r.Flags&wire.CmdFlagDF == 0:
 		return min(int64(r.Length), pieceBytes)
 	}
 	return int64(r.Length)
@@ -262,6 +269,7 @@ func (c *conn) end() {
 // abort ends the connection at once; run returns when the device lets go.
 func (c *conn) abort() {
 	c.end()
+	c.cancel()
 	c.budget.end()
 	c.stream.abort()
 }

@@ -30,6 +30,7 @@ type handshake struct {
 	nc     net.Conn                  // becomes a TLS connection by STARTTLS
 	attach func(name string) *export // takes the export, once
 
+	fixed      bool // the client knows answers to options
 	noZeroes   bool
 	secure     bool
 	structured bool
@@ -50,9 +51,10 @@ func (h *handshake) run(ctx context.Context) error {
 		return err
 	}
 	flags := binary.BigEndian.Uint32(b[:])
-	if flags&^uint32(wire.FlagFixedNewstyle|wire.FlagNoZeroes) != 0 || flags&uint32(wire.FlagFixedNewstyle) == 0 {
+	if flags&^uint32(wire.FlagFixedNewstyle|wire.FlagNoZeroes) != 0 {
 		return fmt.Errorf("client flags %#x not supported", flags)
 	}
+	h.fixed = flags&uint32(wire.FlagFixedNewstyle) != 0
 	h.noZeroes = flags&uint32(wire.FlagNoZeroes) != 0
 	for range maxOptions {
 		if err := h.option(ctx); err != nil || h.export != nil {
@@ -71,6 +73,9 @@ func (h *handshake) option(ctx context.Context) error {
 	o, err := wire.ParseOptionHeader(b[:])
 	if err != nil {
 		return fmt.Errorf("read option: %w", err)
+	}
+	if !h.fixed && o.Option != wire.OptExportName {
+		return fmt.Errorf("client without fixed newstyle sends option %d", o.Option)
 	}
 	if o.Length > wire.MaxInfo {
 		return h.skip(o)

@@ -104,6 +104,9 @@ func Inherited() ([]net.Listener, error) {
 			for _, ln := range all {
 				_ = ln.Close()
 			}
+			for rest := fd + 1; rest < firstInherited+n; rest++ {
+				_ = os.NewFile(uintptr(rest), "inherited socket").Close()
+			}
 			return nil, fmt.Errorf("inherit listener %d: %w", fd, err)
 		}
 		all = append(all, ln)

@@ -158,7 +158,7 @@ func (w *worker) postRun(r wire.Request, part run, last bool, ch charge) (charge
 // readDevice fills p from the device.
 func (c *conn) readDevice(p []byte, off int64) error {
 	n, err := c.exp.Device.ReadAt(p, off)
-	if n == len(p) {
+	if n == len(p) && (err == nil || errors.Is(err, io.EOF)) {
 		c.srv.stats.bytes.Add(int64(n))
 		return nil
 	}

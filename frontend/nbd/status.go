@@ -76,14 +76,23 @@ func (l *statusList) add(e blockdev.Extent) bool {
 	return more
 }
 
+// statusLimit returns how many runs the answer to r may have, a context.
+func statusLimit(r wire.Request) int {
+	if r.Flags&wire.CmdFlagReqOne != 0 {
+		return 1
+	}
+	return maxStatus
+}
+
+// statusBytes bounds the length of the answer to r.
+func statusBytes(r wire.Request, contexts int) int64 {
+	return int64(contexts * (wire.ChunkHeaderSize + 4 + statusLimit(r)*wire.StatusEntrySize))
+}
+
 // blockStatus answers a BLOCK_STATUS request.
 func (w *worker) blockStatus(r wire.Request, ch charge) {
 	c, l := w.c, &w.status
-	limit := maxStatus
-	if r.Flags&wire.CmdFlagReqOne != 0 {
-		limit = 1
-	}
-	l.reset(c.contexts, limit)
+	l.reset(c.contexts, statusLimit(r))
 	err := blockdev.Extents(c.ctx, c.exp.Device, int64(r.Offset), int64(r.Length), w.addStat)
 	size := 0
 	for _, runs := range l.runs[:len(c.contexts)] {
