@@ -14,10 +14,11 @@ import (
 
 func (a *app) catCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "cat IMAGE PATH...",
-		Short:   "Print files of an image, fetching only what they need",
-		Example: `  rivulet cat nginx /etc/nginx/nginx.conf`,
-		Args:    cobra.MinimumNArgs(2),
+		Use:               "cat IMAGE PATH...",
+		Short:             "Print files of an image, fetching only what they need",
+		Example:           `  rivulet cat nginx /etc/nginx/nginx.conf`,
+		Args:              cobra.MinimumNArgs(2),
+		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := a.openStore(false)
 			if err != nil {
@@ -43,7 +44,13 @@ func copyFile(w io.Writer, fsys *ext4.FS, name string) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(w, f)
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		err = fmt.Errorf("read %s: not a regular file", printable(name))
+	}
+	if err == nil {
+		_, err = io.Copy(w, f)
+	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}

@@ -2,8 +2,6 @@ package main
 
 import (
 	"github.com/spf13/cobra"
-
-	"github.com/rivuletfs/rivulet/catalog"
 )
 
 // A diffResult compares the chunks of two images.
@@ -19,10 +17,11 @@ type diffResult struct {
 func (a *app) diffCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "diff A B",
-		Short:   "Compare what two images store: shared and unique chunks, both ways",
-		Example: `  rivulet diff nginx-old nginx`,
-		Args:    cobra.ExactArgs(2),
+		Use:               "diff A B",
+		Short:             "Compare what two images store: shared and unique chunks, both ways",
+		Example:           `  rivulet diff nginx-old nginx`,
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: a.completeImages(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := a.openStore(false)
 			if err != nil {
@@ -30,7 +29,7 @@ func (a *app) diffCommand() *cobra.Command {
 			}
 			var sets [2]chunkSet
 			for i, ref := range args {
-				m, err := catalog.Open(cmd.Context(), store, ref)
+				m, err := openMap(cmd.Context(), store, ref)
 				if err != nil {
 					return err
 				}

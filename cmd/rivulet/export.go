@@ -3,13 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/rivuletfs/rivulet/blockmap"
-	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/verify"
 )
@@ -20,13 +20,14 @@ func (a *app) exportCommand() *cobra.Command {
 		Short: "Write an image's disk to a raw, sparse image file",
 		Example: `  rivulet export nginx nginx.img
   mount -o loop nginx.img /mnt`,
-		Args: cobra.ExactArgs(2),
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := a.openStore(false)
 			if err != nil {
 				return err
 			}
-			m, err := catalog.Open(cmd.Context(), store, args[0])
+			m, err := openMap(cmd.Context(), store, args[0])
 			if err != nil {
 				return err
 			}
@@ -39,9 +40,13 @@ func (a *app) exportCommand() *cobra.Command {
 }
 
 // exportTo writes the disk under a temporary name and renames it when it is
-// whole.
+// whole. It replaces nothing but files: not a device, above all.
 func exportTo(ctx context.Context, path string, m *blockmap.Map, src chunk.Source) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s: there is something that is no regular file", path)
+	}
+	temporary := filepath.Join(filepath.Dir(path), fmt.Sprintf(".rivulet-%016x", rand.Uint64()))
+	f, err := os.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return err
 	}
@@ -55,9 +60,6 @@ func exportTo(ctx context.Context, path string, m *blockmap.Map, src chunk.Sourc
 		return err
 	}
 	if err := writeChunks(ctx, f, m, src); err != nil {
-		return err
-	}
-	if err := f.Chmod(0o644); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {

@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rivuletfs/rivulet/blockmap"
-	"github.com/rivuletfs/rivulet/catalog"
 )
 
 // An inspection is all that a block map says of an image.
@@ -45,16 +44,17 @@ type inspectedPart struct {
 func (a *app) inspectCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "inspect IMAGE",
-		Short:   "Show an image's layers, sizes and the map of its chunks",
-		Example: `  rivulet inspect nginx`,
-		Args:    cobra.ExactArgs(1),
+		Use:               "inspect IMAGE",
+		Short:             "Show an image's layers, sizes and the map of its chunks",
+		Example:           `  rivulet inspect nginx`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := a.openStore(false)
 			if err != nil {
 				return err
 			}
-			m, err := catalog.Open(cmd.Context(), store, args[0])
+			m, err := openMap(cmd.Context(), store, args[0])
 			if err != nil {
 				return err
 			}

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
+	"strconv"
 	"text/tabwriter"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +34,8 @@ func (a *app) lsCommand() *cobra.Command {
 		Short: "List the images of the store, or a folder of an image",
 		Example: `  rivulet ls
   rivulet ls nginx /etc/nginx`,
-		Args: cobra.MaximumNArgs(2),
+		Args:              cobra.MaximumNArgs(2),
+		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := a.openStore(false)
 			if err != nil {
@@ -49,10 +53,12 @@ func (a *app) lsCommand() *cobra.Command {
 
 func (a *app) listImages(cmd *cobra.Command, store origin.Store, asJSON bool) error {
 	images := []listedImage{}
+	var broken []error // of images that cannot be shown; they hide no others
 	err := catalog.Names(cmd.Context(), store, func(name string, d origin.Digest) error {
 		m, err := catalog.Load(cmd.Context(), store, d)
 		if err != nil {
-			return fmt.Errorf("image %q: %w", name, err)
+			broken = append(broken, fmt.Errorf("image %q: %w", name, err))
+			return cmd.Context().Err()
 		}
 		info := m.Info()
 		images = append(images, listedImage{
@@ -65,14 +71,14 @@ func (a *app) listImages(cmd *cobra.Command, store origin.Store, asJSON bool) er
 		return err
 	}
 	if asJSON {
-		return a.printJSON(images)
+		return errors.Join(append(broken, a.printJSON(images))...)
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tDISK\tCHUNKS\tSTORED\tDIGEST")
 	for _, i := range images {
 		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%.19s\n", i.Name, size(i.DiskSize), i.Chunks, size(i.StoredBytes), i.Digest)
 	}
-	return w.Flush()
+	return errors.Join(append(broken, w.Flush())...)
 }
 
 // A listedFile is a line of ls IMAGE PATH.
@@ -101,20 +107,23 @@ func (a *app) listFolder(cmd *cobra.Command, store origin.Store, args []string, 
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 1, ' ', tabwriter.AlignRight)
 	for _, f := range files {
-		name := f.Name
+		name := printable(f.Name)
 		if f.Target != "" {
-			name += " -> " + f.Target
+			name += " -> " + printable(f.Target)
 		}
 		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t %s\t %s\n", f.Mode, f.UID, f.GID, f.Size, f.ModTime, name)
 	}
 	return w.Flush()
 }
 
-// readFolder lists a folder, or the one file that name means.
+// readFolder lists a folder, or the one file that name means, which may be a
+// symbolic link that leads nowhere.
 func readFolder(fsys *ext4.FS, name string) ([]listedFile, error) {
 	info, err := fsys.Stat(name)
 	if err != nil {
-		return nil, err
+		if info, _ = fsys.Lstat(name); info == nil {
+			return nil, err
+		}
 	}
 	if !info.IsDir() {
 		f, err := describe(fsys, name, path.Base(name))
@@ -148,6 +157,17 @@ func describe(fsys *ext4.FS, name, shown string) (listedFile, error) {
 		f.Target, err = fsys.ReadLink(name)
 	}
 	return f, err
+}
+
+// printable returns a name from an image as it can be shown: quoted if it holds
+// anything that a terminal would act on, or that is no text.
+func printable(name string) string {
+	for _, r := range name {
+		if r == utf8.RuneError || !strconv.IsPrint(r) {
+			return strconv.Quote(name)
+		}
+	}
+	return name
 }
 
 // inside turns a path as people write it into one of io/fs.

@@ -42,7 +42,8 @@ needs no root.`,
 		Example: `  rivulet mount python3 /mnt
   chroot /mnt python3 -c 'print("hello")'
   rivulet umount /mnt`,
-		Args: cobra.ExactArgs(2),
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !o.file && os.Geteuid() != 0 {
 				return fmt.Errorf("mount %s: needs root; 'rivulet mount --file' shows the disk as a file without it", args[1])

@@ -61,6 +61,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 func (a *app) explain(err error) string {
 	s := strings.TrimSpace(err.Error())
 	switch {
+	case errors.Is(err, context.Canceled):
+		return "interrupted"
 	case errors.Is(err, chunk.ErrNotFound) && strings.HasPrefix(s, "image "):
 		return s + "; 'rivulet ls' lists the images of the store"
 	case errors.Is(err, fs.ErrPermission):

@@ -1,7 +1,15 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"strconv"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -14,7 +22,9 @@ func TestMain(m *testing.M) {
 // with a store of its own.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir:       "testdata/script",
+		Condition: condition,
+		Cmds:      map[string]func(*testscript.TestScript, bool, []string){"await": await, "empty": empty, "signal": signalServer},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("RIVULET_STORE", "dir:"+e.WorkDir+"/store")
 			e.Setenv("XDG_RUNTIME_DIR", e.WorkDir+"/run")
@@ -22,4 +32,69 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+// condition knows [mounts]: whether this machine lets us mount.
+func condition(name string) (bool, error) {
+	if name != "mounts" {
+		return false, fmt.Errorf("unknown condition %q", name)
+	}
+	for _, device := range []string{"/dev/fuse", "/dev/loop-control"} {
+		f, err := os.OpenFile(device, os.O_RDWR, 0)
+		if err != nil {
+			return false, nil
+		}
+		_ = f.Close()
+	}
+	return os.Geteuid() == 0, nil
+}
+
+// await [!] FILE waits until a file is there, or with "!" until it is gone.
+func await(ts *testscript.TestScript, gone bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: [!] await FILE")
+	}
+	eventually(ts, args[0], func() bool {
+		_, err := os.Lstat(ts.MkAbs(args[0]))
+		return errors.Is(err, fs.ErrNotExist) == gone
+	})
+}
+
+// empty DIR waits until a folder is empty.
+func empty(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: empty DIR")
+	}
+	eventually(ts, args[0], func() bool {
+		names, err := os.ReadDir(ts.MkAbs(args[0]))
+		return err == nil && len(names) == 0
+	})
+}
+
+// eventually gives a machine under load time enough.
+func eventually(ts *testscript.TestScript, what string, ok func() bool) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	ts.Fatalf("%s: did not become so in 30 s", what)
+}
+
+var serverPID = regexp.MustCompile(`served by process (\d+)`)
+
+// signal TERM|KILL FILE sends a signal to the server that "rivulet mount" has
+// started; FILE has what that said.
+func signalServer(ts *testscript.TestScript, neg bool, args []string) {
+	number := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}
+	if neg || len(args) != 2 || number[args[0]] == 0 {
+		ts.Fatalf("usage: signal TERM|KILL FILE")
+	}
+	said := serverPID.FindStringSubmatch(ts.ReadFile(args[1]))
+	if said == nil {
+		ts.Fatalf("%s names no process", args[1])
+	}
+	pid, err := strconv.Atoi(said[1])
+	ts.Check(err)
+	ts.Check(syscall.Kill(pid, number[args[0]]))
 }

@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,7 +39,8 @@ opened for it.`,
 
   rivulet serve nginx postgres --nbd tcp:127.0.0.1:10809
   nbd-client 127.0.0.1 10809 /dev/nbd0 -N nginx`,
-		Args: cobra.MinimumNArgs(1),
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.completeImages(math.MaxInt),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if kind, _, _ := strings.Cut(o.address, ":"); o.address != "" && kind != "unix" && kind != "tcp" {
 				return usagef("--nbd %q: want unix:PATH or tcp:HOST:PORT", o.address)
@@ -166,7 +170,7 @@ func (o *serveOptions) listen() ([]net.Listener, error) {
 func (a *app) announce(listeners []net.Listener, names []string, o *serveOptions) error {
 	for _, l := range listeners {
 		for _, name := range names {
-			uri, err := nbd.URI(l.Addr(), name, o.tlsCert != "")
+			uri, err := nbd.URI(absolute(l.Addr()), name, o.tlsCert != "")
 			if err != nil {
 				return err
 			}
@@ -177,6 +181,19 @@ func (a *app) announce(listeners []net.Listener, names []string, o *serveOptions
 		a.note("rivulet: %v", err)
 	}
 	return nil
+}
+
+// absolute returns an address that means the same to clients in other folders.
+func absolute(a net.Addr) net.Addr {
+	u, ok := a.(*net.UnixAddr)
+	if !ok || strings.HasPrefix(u.Name, "@") { // abstract ones have no folder
+		return a
+	}
+	path, err := filepath.Abs(u.Name)
+	if err != nil {
+		return a
+	}
+	return &net.UnixAddr{Name: path, Net: u.Net}
 }
 
 // defaultSocket is where serve listens if it is not told.
@@ -191,20 +208,32 @@ func defaultSocket() (string, error) {
 // runtimeDir returns a folder for sockets and mounts that only this user can
 // enter, and makes it if need be.
 func runtimeDir() (string, error) {
-	base := os.Getenv("XDG_RUNTIME_DIR")
-	switch {
-	case base != "":
-	case os.Geteuid() == 0:
-		base = "/run"
-	default:
-		base = os.TempDir()
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("rivulet-%d", os.Geteuid()))
+	if base := os.Getenv("XDG_RUNTIME_DIR"); base != "" {
+		dir = filepath.Join(base, "rivulet")
+	} else if os.Geteuid() == 0 && runtime.GOOS == "linux" {
+		dir = "/run/rivulet"
 	}
-	dir := filepath.Join(base, "rivulet")
-	if base == os.TempDir() {
-		dir = filepath.Join(base, fmt.Sprintf("rivulet-%d", os.Geteuid()))
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err != nil {
 		return "", fmt.Errorf("runtime folder: %w", err)
 	}
-	return dir, nil
+	return dir, ownedAlone(dir)
+}
+
+// ownedAlone refuses a folder that others could put files into: in a shared
+// temporary folder anybody may have made it first.
+func ownedAlone(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return fmt.Errorf("runtime folder: %w", err)
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || info.Mode()&0o022 != 0 || !ok || int(owner.Uid) != os.Geteuid() {
+		return fmt.Errorf("runtime folder %s: others may write to it; set XDG_RUNTIME_DIR to a folder of your own", dir)
+	}
+	return nil
 }

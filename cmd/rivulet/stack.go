@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/rivuletfs/rivulet/blockmap"
-	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/origin"
@@ -80,7 +79,7 @@ type stack struct {
 // openDisk puts the layers of reading together, nearest first: memory, then
 // the checking door, then the store, which is near and so read by the frame.
 func (a *app) openDisk(ctx context.Context, store origin.Store, ref string, memory *disk.Memory) (*stack, error) {
-	m, err := catalog.Open(ctx, store, ref)
+	m, err := openMap(ctx, store, ref)
 	if err != nil {
 		return nil, err
 	}

@@ -43,13 +43,17 @@ one by one.`,
 		Example: `  rivulet verify nginx
   rivulet verify nginx --against nginx.img
   rivulet verify nginx --against dir:/backup`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if reads < 0 {
+				return usagef("--reads %d: want 0 or more", reads)
+			}
 			store, err := a.openStore(false)
 			if err != nil {
 				return err
 			}
-			m, err := catalog.Open(cmd.Context(), store, args[0])
+			m, err := openMap(cmd.Context(), store, args[0])
 			if err != nil {
 				return err
 			}
