@@ -154,14 +154,15 @@ func (a *app) watchMount(ctx context.Context, m *loopmount.Mounted, s *fuse.Sess
 	select {
 	case <-s.Done():
 		stop()
-		<-unmounted
-		return s.Wait()
-	case err := <-unmounted:
+		err := <-unmounted
+		if errors.Is(err, context.Canceled) {
+			err = nil
+		}
+		return errors.Join(err, s.Wait())
+	case err := <-unmounted: // or ctx has ended
 		if ctx.Err() == nil {
 			return errors.Join(err, closeWhenFree(s))
 		}
-	case <-ctx.Done():
-		<-unmounted
 	}
 	return a.takeDown(context.WithoutCancel(ctx), m, s)
 }
