@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,12 +83,9 @@ func (p *progress) draw(now time.Time) {
 		fmt.Fprintf(&b, "\x1b[%dA", p.lines)
 	}
 	p.lines, p.drawn = 0, now
-	for i := -1; i < 1<<10; i++ {
-		layer := i
-		if r := p.rows[layer]; r != nil {
-			fmt.Fprintf(&b, "\r\x1b[K%s\n", r.text(now))
-			p.lines++
-		}
+	for _, layer := range slices.Sorted(maps.Keys(p.rows)) {
+		fmt.Fprintf(&b, "\r\x1b[K%s\n", p.rows[layer].text(now))
+		p.lines++
 	}
 	fmt.Fprint(p.app.err, b.String())
 }

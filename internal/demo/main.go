@@ -153,6 +153,7 @@ func serve(ctx context.Context, program, store, socket string) (*server, error) 
 	line, err := s.out.ReadString('\n')
 	uri, ok := strings.CutPrefix(strings.TrimSpace(line), "ready ")
 	if err != nil || !ok {
+		_ = cmd.Process.Kill()
 		return nil, fmt.Errorf("rivulet serve said %q (%v), not that it is ready", line, errors.Join(err, cmd.Wait()))
 	}
 	s.uri = uri
