@@ -4,24 +4,24 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/rivuletfs/rivulet/ext4"
 	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/seal"
 )
 
-// printFrames compares frame sizes, and chunk sizes at the default frame, by
-// coding one of n chunks.
+// printFrames compares frame sizes: what they store, by coding one of n chunks,
+// and what starts fetch by the frame.
 func (c *collection) printFrames(w io.Writer, n int) error {
-	fmt.Fprintf(w, "\n### Frames\n\nOne of %d chunks, chosen by digest, coded and sealed.\n\n", n)
-	fmt.Fprintln(w, "| chunk | frame | chunks coded | MB | stored MB | stored |")
-	fmt.Fprintln(w, "| ---: | ---: | ---: | ---: | ---: | ---: |")
-	for _, kib := range [][2]int{{512, 16}, {512, 32}, {512, 64}, {512, 128}, {512, 256}, {128, 64}, {256, 64}, {1024, 64}} {
-		p := point{Params: layout.Default}
-		if p.Chunk = kib[0] << 10; p.Chunk < layout.Default.Chunk {
-			p.Large, p.MinBin = p.Chunk/2, p.Chunk/2
-		}
-		if err := c.frames(w, p, kib[1]<<10, n); err != nil {
+	fmt.Fprintf(w, "\n### Frames\n\nStored: one of %d chunks of the default layout, chosen by digest, coded and sealed.\n\n", n)
+	head := []string{"frame", "chunks coded", "MB", "stored MB", "stored"}
+	for _, s := range c.starts {
+		head = append(head, s.label)
+	}
+	fmt.Fprintf(w, "| %s |\n|%s\n", strings.Join(head, " | "), strings.Repeat(" ---: |", len(head)))
+	for _, kib := range []int{16, 32, 64, 128, 256} {
+		if err := c.frames(w, point{Params: layout.Default}, kib<<10, n); err != nil {
 			return err
 		}
 	}
@@ -36,12 +36,12 @@ func (c *collection) frames(w io.Writer, p point, frame, n int) error {
 	seen := make(map[chunkID]bool)
 	buf := make([]byte, p.Chunk)
 	var plain, stored int64
+	segments, err := c.cutAll(p)
+	if err != nil {
+		return err
+	}
 	for id := range c.current() {
-		l := c.byID[id]
-		s, err := cut(l.files, p)
-		if err != nil {
-			return err
-		}
+		l, s := c.byID[id], segments[id]
 		for i, sum := range s.ids {
 			if s.sizes[i] == 0 || seen[sum] || binary.LittleEndian.Uint32(sum[:])%uint32(n) != 0 {
 				continue
@@ -58,8 +58,9 @@ func (c *collection) frames(w io.Writer, p point, frame, n int) error {
 			stored += int64(len(sealed.Object))
 		}
 	}
-	fmt.Fprintf(w, "| %d KiB | %d KiB | %d | %.1f | %.1f | %.1f %% |\n", p.Chunk>>10, frame>>10, len(seen),
+	fmt.Fprintf(w, "| %d KiB | %d | %.1f | %.1f | %.1f %% |", frame>>10, len(seen),
 		float64(plain)/1e6, float64(stored)/1e6, 100*float64(stored)/float64(plain))
+	printCosts(w, c.costs(segments, p, frame))
 	return nil
 }
 

@@ -95,21 +95,30 @@ func (c *collection) measureAll(points []point) ([]figures, error) {
 
 func (c *collection) measure(p point) (figures, error) {
 	f := figures{point: p}
-	segments := make(map[string]*segment, len(c.byID))
-	for id, l := range c.byID {
-		s, err := cut(l.files, p)
-		if err != nil {
-			return f, err
-		}
-		segments[id] = s
+	segments, err := c.cutAll(p)
+	if err != nil {
+		return f, err
 	}
 	c.unique(&f, segments)
 	c.updated(&f, segments)
-	f.starts = c.costs(segments, p)
+	f.starts = c.costs(segments, p, p.Chunk)
 	if err := c.added(&f, segments); err != nil {
 		return f, err
 	}
 	return f, c.changed(&f, segments)
+}
+
+// cutAll computes the chunks of all layers.
+func (c *collection) cutAll(p point) (map[string]*segment, error) {
+	out := make(map[string]*segment, len(c.byID))
+	for id, l := range c.byID {
+		s, err := cut(l.files, p)
+		if err != nil {
+			return nil, err
+		}
+		out[id] = s
+	}
+	return out, nil
 }
 
 // current returns the diff IDs of all images that are no older ones.

@@ -11,7 +11,7 @@ import (
 
 // The plot's measures, in its own units.
 const (
-	plotWidth, plotHeight = 920, 480
+	plotWidth, plotHeight = 960, 480
 	plotLeft, plotTop     = 70, 30
 	plotRight, plotBottom = 610, 420
 )

@@ -34,6 +34,7 @@ type file struct {
 // A layer is the regular files of one, empty ones left out, in walk order.
 type layer struct {
 	files []file
+	paths map[string]bool
 	spool *os.File // unlinked
 }
 
@@ -110,7 +111,7 @@ func readLayer(ctx context.Context, src *source.Layer, temp string) (*layer, err
 	if err != nil {
 		return nil, err
 	}
-	l := &layer{spool: spool}
+	l := &layer{spool: spool, paths: make(map[string]bool)}
 	if err = os.Remove(spool.Name()); err == nil {
 		err = l.read(ctx, src)
 	}
@@ -136,6 +137,7 @@ func (l *layer) read(ctx context.Context, src *source.Layer) error {
 			return fmt.Errorf("file %q: %w", e.Path, err)
 		}
 		l.files = append(l.files, f)
+		l.paths[f.path] = true
 	}
 	return nil
 }

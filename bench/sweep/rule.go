@@ -19,7 +19,7 @@ type rule struct {
 
 // rules are what was tried beside the rule that layout has, which comes first.
 var rules = []rule{
-	{name: "last two parts of the path"},
+	{name: "two parts"},
 	{"name only", each(func(f *file, n int) bool { return hash(path.Base(f.path))%uint32(n) == 0 })},
 	{"whole path", each(func(f *file, n int) bool { return hash(f.path)%uint32(n) == 0 })},
 	{"content", each(func(f *file, n int) bool { return f.id[0] < byte(256/n) })},
@@ -34,7 +34,7 @@ var rules = []rule{
 	{"two parts, once in 32 KiB", bySize(32 << 10)},
 	{"two parts, once in 64 KiB", bySize(64 << 10)},
 	{"two parts, once in 128 KiB", bySize(128 << 10)},
-	{"two parts, lowest hash between smallest bin and chunk", lowest},
+	{"lowest hash", lowest},
 }
 
 func hash(s string) uint32 { return crc32.ChecksumIEEE([]byte(s)) }

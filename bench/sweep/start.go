@@ -18,10 +18,10 @@ type start struct {
 	pages map[string][]int // path -> pages of the file
 }
 
-// A cost is what a start fetches, if it fetches whole chunks.
+// A cost is what a start fetches, if it fetches whole units.
 type cost struct {
 	label   string
-	chunks  int
+	units   int
 	fetched int64 // bytes, before the codec
 	needed  int64 // bytes of the pages read
 }
@@ -57,39 +57,44 @@ func readStarts(name string) (_ []start, err error) {
 	return out, in.Err()
 }
 
-// costs tells which chunks each start touches.
-func (c *collection) costs(segments map[string]*segment, p point) []cost {
+// costs tells how much each start touches in units of so many bytes, at most a
+// chunk. The last unit of a chunk is as short as the chunk.
+func (c *collection) costs(segments map[string]*segment, p point, unit int) []cost {
 	var out []cost
-	for _, s := range c.starts {
+	for i := range c.starts {
+		s := &c.starts[i]
 		one := cost{label: s.label}
-		place := make(map[string][2]int) // path -> layer, index of its piece
-		ids := c.layers[s.image]
-		for l, id := range ids {
-			for k, piece := range segments[id].plan.Pieces {
+		for l, id := range c.layers[s.image] {
+			seg := segments[id]
+			seen := make(map[int]bool)
+			for k := range seg.plan.Pieces {
+				piece := &seg.plan.Pieces[k]
 				path := c.byID[id].files[piece.Entry].path
-				if s.pages[path] != nil {
-					place[path] = [2]int{l, k}
+				if s.pages[path] == nil || c.hidden(s.image, l, path) {
+					continue
 				}
-			}
-		}
-		seen := make(map[[2]int]bool)
-		for path, pages := range s.pages {
-			at, ok := place[path]
-			if !ok {
-				continue // a further name of a file, or made by the start
-			}
-			seg := segments[ids[at[0]]]
-			for _, page := range pages {
-				i := (int(seg.plan.Pieces[at[1]].Start) + page) / (p.Chunk / ext4.BlockSize)
-				one.needed += ext4.BlockSize
-				if key := [2]int{at[0], i}; !seen[key] && seg.sizes[i] > 0 {
-					seen[key] = true
-					one.chunks++
-					one.fetched += int64(seg.sizes[i])
+				for _, page := range s.pages[path] {
+					one.needed += ext4.BlockSize
+					at := (int(piece.Start) + page) * ext4.BlockSize / unit * unit
+					if n := min(unit, seg.sizes[at/p.Chunk]-at%p.Chunk); n > 0 && !seen[at] {
+						seen[at] = true
+						one.units++
+						one.fetched += int64(n)
+					}
 				}
 			}
 		}
 		out = append(out, one)
 	}
 	return out
+}
+
+// hidden says whether a layer above layer l of the image has a file at path.
+func (c *collection) hidden(image string, l int, path string) bool {
+	for _, id := range c.layers[image][l+1:] {
+		if c.byID[id].paths[path] {
+			return true
+		}
+	}
+	return false
 }

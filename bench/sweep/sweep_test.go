@@ -48,18 +48,18 @@ func TestCutAgreesWithLayout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real, err := layout.PlanSegment(l.Entries, layout.Default)
+	seg, err := layout.PlanSegment(l.Entries, layout.Default)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if int(real.Chunks) != len(s.ids) {
-		t.Fatalf("%d chunks, layout makes %d", len(s.ids), real.Chunks)
+	if int(seg.Chunks) != len(s.ids) {
+		t.Fatalf("%d chunks, layout makes %d", len(s.ids), seg.Chunks)
 	}
 	buf := make([]byte, layout.Default.Chunk)
 	known := make(map[chunkID][32]byte)
 	back := make(map[[32]byte]chunkID)
 	for i, id := range s.ids {
-		if err := real.ReadChunk(l, uint32(i), buf); err != nil {
+		if err := seg.ReadChunk(l, uint32(i), buf); err != nil {
 			t.Fatal(err)
 		}
 		plain := chunk.Trim(buf)

@@ -52,8 +52,13 @@ func printRow(w io.Writer, f *figures) {
 	fmt.Fprintf(w, " %.1f %% | %.1f %% |", 100*mean, 100*worst)
 	one, most := f.oneChunk()
 	fmt.Fprintf(w, " %.0f %% | %d |", 100*one, most)
-	for _, s := range f.starts {
-		fmt.Fprintf(w, " %d, %.1f × |", s.chunks, float64(s.fetched)/float64(s.needed))
+	printCosts(w, f.starts)
+}
+
+// printCosts ends a row.
+func printCosts(w io.Writer, list []cost) {
+	for _, s := range list {
+		fmt.Fprintf(w, " %d, %.1f × |", s.units, float64(s.fetched)/float64(s.needed))
 	}
 	fmt.Fprintln(w)
 }
