@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/rivuletfs/rivulet/frontend/nbd/internal/wire"
 )
@@ -42,13 +43,16 @@ func newCall(cmd wire.Command, off int64, n int) *call {
 	return &call{cmd: cmd, off: off, n: n, done: make(chan struct{})}
 }
 
-// do sends k and waits for its reply. A read is waited for even when ctx ends,
-// since the receiver writes to its buffer.
+// do sends k and waits for its reply, at most as long as the dialer said. A
+// read is waited for even when ctx ends, since the receiver writes to its
+// buffer.
 func (c *Client) do(ctx context.Context, k *call) error {
+	late := time.AfterFunc(c.timeout, func() { c.fail(ErrTimeout) })
+	defer late.Stop()
 	c.mu.Lock()
-	if c.err != nil {
+	if err := c.err; err != nil {
 		c.mu.Unlock()
-		return c.err
+		return err
 	}
 	c.cookie++
 	cookie := c.cookie
@@ -61,7 +65,7 @@ func (c *Client) do(ctx context.Context, k *call) error {
 	_, err := c.nc.Write(c.wbuf)
 	c.wmu.Unlock()
 	if err != nil {
-		_ = c.nc.Close() // the receiver ends all calls
+		c.fail(err)
 	}
 	if k.buf != nil {
 		<-k.done
@@ -75,6 +79,21 @@ func (c *Client) do(ctx context.Context, k *call) error {
 	}
 }
 
+// fail ends the connection, and by that the receiver, which ends all calls.
+func (c *Client) fail(err error) {
+	c.over(err)
+	_ = c.nc.Close()
+}
+
+// over lets no further call begin. The first reason given is the one told.
+func (c *Client) over(err error) {
+	c.mu.Lock()
+	if c.err == nil {
+		c.err = fmt.Errorf("NBD connection is over: %w", err)
+	}
+	c.mu.Unlock()
+}
+
 // receive reads replies until the connection ends, and then ends all calls.
 func (c *Client) receive() {
 	r := bufio.NewReaderSize(c.nc, 64<<10)
@@ -85,9 +104,8 @@ func (c *Client) receive() {
 	if errors.Is(err, io.EOF) {
 		err = ErrClosed
 	}
-	_ = c.nc.Close()
+	c.fail(err)
 	c.mu.Lock()
-	c.err = fmt.Errorf("NBD connection is over: %w", err)
 	for _, k := range c.calls {
 		k.err = c.err
 		close(k.done)

@@ -20,16 +20,32 @@ import (
 	"github.com/rivuletfs/rivulet/frontend/nbd/internal/wire"
 )
 
-// closeTimeout bounds how long Close waits for the server to close.
-const closeTimeout = 2 * time.Second
+const (
+	// DefaultTimeout bounds how long connecting or a request may take, unless
+	// the dialer says otherwise.
+	DefaultTimeout = 2 * time.Minute
 
-// ErrClosed is what calls get on a closed client.
-var ErrClosed = errors.New("NBD client is closed")
+	closeTimeout = 2 * time.Second // bounds how long Close waits for the server to close
+	maxList      = 1 << 20         // bytes of one list of exports
+)
+
+var (
+	// ErrClosed is what calls get on a client that is closed, by Close or by
+	// its server.
+	ErrClosed = errors.New("NBD client is closed")
+	// ErrTimeout is what calls get when one of them was not answered in time:
+	// the connection is closed then.
+	ErrTimeout = errors.New("NBD server does not answer")
+)
 
 // A Dialer makes clients. Its zero value is ready.
 type Dialer struct {
 	// TLS is used for URIs that want TLS. Nil: the system's authorities.
 	TLS *tls.Config
+	// Timeout bounds how long connecting may take, and then how long a request
+	// may stay unanswered, from its call to its last byte. The connection ends
+	// when one does. 0: DefaultTimeout.
+	Timeout time.Duration
 }
 
 // A Client is a connection to one export. All its methods may be called at any
@@ -40,6 +56,7 @@ type Client struct {
 	maxRead  int64
 	flags    uint16
 	contexts map[uint32]string // by ID; nil: no block status
+	timeout  time.Duration     // of a call
 
 	wmu  sync.Mutex // owns writing and wbuf
 	wbuf []byte
@@ -47,7 +64,7 @@ type Client struct {
 	mu     sync.Mutex
 	calls  map[uint64]*call // sent and not answered, by cookie
 	cookie uint64
-	err    error // why the connection is over
+	err    error // why no call may begin
 
 	ended chan struct{} // closes when the receiver has ended
 }
@@ -77,21 +94,31 @@ func (d *Dialer) Dial(ctx context.Context, uri string) (*Client, error) {
 }
 
 func (d *Dialer) dial(ctx context.Context, a Address) (*Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.timeout())
+	defer cancel()
 	h, err := d.open(ctx, a)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = h.nc.Close() })
 	c, err := h.client(a.Export)
-	if !stop() && err == nil {
+	if !stop() {
 		err = ctx.Err()
 	}
 	if err != nil {
 		_ = h.nc.Close()
 		return nil, err
 	}
+	c.timeout = d.timeout()
 	go c.receive()
 	return c, nil
+}
+
+func (d *Dialer) timeout() time.Duration {
+	if d.Timeout <= 0 {
+		return DefaultTimeout
+	}
+	return d.Timeout
 }
 
 // client ends the handshake.
@@ -123,12 +150,14 @@ type ListedExport struct {
 }
 
 // List returns the exports of the server that uri names. It takes at most
-// 10,000.
+// 10,000, with names and descriptions of 1 MiB in all.
 func (d *Dialer) List(ctx context.Context, uri string) ([]ListedExport, error) {
 	a, err := ParseURI(uri)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, d.timeout())
+	defer cancel()
 	h, err := d.open(ctx, a)
 	if err != nil {
 		return nil, fmt.Errorf("list NBD exports at %s: %w", a.Addr, err)
@@ -137,9 +166,13 @@ func (d *Dialer) List(ctx context.Context, uri string) ([]ListedExport, error) {
 	stop := context.AfterFunc(ctx, func() { _ = h.nc.Close() })
 	defer stop()
 	var all []ListedExport
+	size := 0
 	err = h.ask(wire.OptList, nil, func(t wire.ReplyType, data []byte) error {
 		if t != wire.RepServer {
 			return fmt.Errorf("unexpected answer %d", t)
+		}
+		if size += len(data); size > maxList {
+			return fmt.Errorf("list of more than %d bytes", maxList)
 		}
 		name, description, err := wire.ParseServer(data)
 		all = append(all, ListedExport{name, description})
@@ -203,10 +236,12 @@ func (c *Client) Prefetch(ctx context.Context, off, length int64) error {
 
 // Close tells the server, waits a short time until it has closed the
 // connection, and closes it. Calls that run get ErrClosed unless the server
-// still answers them.
+// still answers them; later ones get it at once.
 func (c *Client) Close() error {
-	c.wmu.Lock()
+	c.over(ErrClosed)
+	// Before the lock, which a call may hold that the server takes nothing of.
 	_ = c.nc.SetWriteDeadline(time.Now().Add(closeTimeout))
+	c.wmu.Lock()
 	_, err := c.nc.Write(wire.Request{Command: wire.CmdDisc}.Append(nil))
 	c.wmu.Unlock()
 	if err == nil {

@@ -45,15 +45,14 @@ func (d *Dialer) open(ctx context.Context, a Address) (*handshake, error) {
 	}
 	h := &handshake{nc}
 	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
-	defer stop()
-	if err := h.greet(); err != nil {
-		_ = nc.Close()
-		return nil, err
+	err = h.greet()
+	if err == nil && a.TLS {
+		err = h.startTLS(ctx, d.TLS, a)
 	}
-	if !a.TLS {
-		return h, nil
+	if !stop() {
+		err = ctx.Err()
 	}
-	if err := h.startTLS(ctx, d.TLS, a); err != nil {
+	if err != nil {
 		_ = nc.Close()
 		return nil, err
 	}
