@@ -9,6 +9,7 @@ package blockdev
 
 import (
 	"context"
+	"fmt"
 	"io"
 )
 
@@ -58,6 +59,9 @@ type Prefetcher interface {
 func Extents(ctx context.Context, d Device, off, length int64, fn func(Extent) bool) error {
 	if e, ok := d.(Extenter); ok {
 		return e.Extents(ctx, off, length, fn)
+	}
+	if size := d.Size(); off < 0 || length < 0 || off > size || length > size-off {
+		return fmt.Errorf("list extents of device: %d bytes at %d are not within %d", length, off, size)
 	}
 	if length > 0 {
 		fn(Extent{Offset: off, Length: length, Local: true})
