@@ -235,6 +235,36 @@ func TestUnmountedByOthers(t *testing.T) {
 	}
 }
 
+// TestUnmountByPath unmounts as another process does, through symbolic links.
+func TestUnmountByPath(t *testing.T) {
+	needMount(t)
+	links := t.TempDir()
+	for _, c := range []struct{ name, link, target string }{
+		{"link to the mount point", "direct", ""}, {"link above it", "above", ".."},
+	} {
+		s := mount(t, fuse.Options{})
+		link := filepath.Join(links, c.link)
+		if err := os.Symlink(filepath.Join(s.Dir(), c.target), link); err != nil {
+			t.Fatal(err)
+		}
+		if c.target == ".." {
+			link = filepath.Join(link, filepath.Base(s.Dir()))
+		}
+		if err := fuse.Unmount(link); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err := s.Wait(); err != nil {
+			t.Errorf("%s: session ended with %v", c.name, err)
+		}
+		if err := fuse.Unmount(link); !errors.Is(err, fuse.ErrNotMounted) {
+			t.Errorf("%s: unmount again: %v, want ErrNotMounted", c.name, err)
+		}
+	}
+	if err := fuse.Unmount(filepath.Join(links, "none", "dir")); err == nil {
+		t.Error("unmount of what does not exist: no error")
+	}
+}
+
 func TestMountErrors(t *testing.T) {
 	needMount(t)
 	dir := t.TempDir()

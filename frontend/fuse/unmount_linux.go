@@ -11,7 +11,7 @@ import (
 // mount is in use it returns ErrBusy, and ErrNotMounted if what is mounted at
 // dir, if anything, is not a session.
 func Unmount(dir string) error {
-	dir, err := filepath.Abs(dir)
+	dir, err := mountPoint(dir)
 	if err != nil {
 		return fmt.Errorf("unmount: %w", err)
 	}
@@ -29,6 +29,20 @@ func Unmount(dir string) error {
 		}
 	}
 	return unmount(dir, helper, false)
+}
+
+// mountPoint returns dir as the mount table has it. It does not look at what is
+// mounted there, which may have lost its server.
+func mountPoint(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Readlink(dir); err == nil {
+		return filepath.EvalSymlinks(dir)
+	}
+	parent, err := filepath.EvalSymlinks(filepath.Dir(dir))
+	return filepath.Join(parent, filepath.Base(dir)), err
 }
 
 // topmost reports whether the last mount at dir in a table in the form of

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +14,9 @@ import (
 const pollStep = 500 * time.Millisecond
 
 // AwaitUnmount returns nil when the file system is no longer mounted, whoever
-// unmounted it, or ctx's error. It sleeps until the kernel says that the mount
-// table has changed (proc(5)).
+// unmounted it, or ctx's error. While it is bound to another place too, or the
+// mount point's path was changed by renaming, it is mounted. AwaitUnmount
+// sleeps until the kernel says that the mount table has changed (proc(5)).
 func (m *Mounted) AwaitUnmount(ctx context.Context) error {
 	fd, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -22,11 +24,7 @@ func (m *Mounted) AwaitUnmount(ctx context.Context) error {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	for {
-		now, err := Find(m.Dir)
-		if errors.Is(err, ErrNotMounted) || (err == nil && now.Device != m.Device) {
-			return nil
-		}
-		if err != nil {
+		if there, err := m.mounted(); err != nil || !there {
 			return err
 		}
 		for changed := false; !changed; {
@@ -40,4 +38,19 @@ func (m *Mounted) AwaitUnmount(ctx context.Context) error {
 			changed = n > 0
 		}
 	}
+}
+
+// mounted reports whether m's device, still with m's file, is mounted anywhere
+// that this process sees. It asks nothing of the paths in m, which may be gone.
+func (m *Mounted) mounted() (bool, error) {
+	all, err := mounts()
+	if err != nil {
+		return false, fmt.Errorf("watch the mount at %s: %w", m.Dir, err)
+	}
+	number, ok := loopNumber(m.Device)
+	if !ok || !slices.ContainsFunc(all, func(e entry) bool { return e.source == m.Device }) {
+		return false, nil
+	}
+	file, err := backingFile(number)
+	return file == m.File, err
 }

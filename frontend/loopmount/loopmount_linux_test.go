@@ -205,6 +205,58 @@ func TestUnmountGivesUp(t *testing.T) {
 	}
 }
 
+// TestAwaitUnmount has others rename, bind, unmount and remove the mount point.
+func TestAwaitUnmount(t *testing.T) {
+	needLoop(t)
+	top := t.TempDir()
+	dir, renamed, bound := filepath.Join(top, "a", "dir"), filepath.Join(top, "b"), filepath.Join(top, "bound")
+	for _, d := range []string{dir, bound} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := Mount(t.Context(), makeImage(t), dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, d := range []string{dir, filepath.Join(renamed, "dir"), bound} {
+			_ = unix.Unmount(d, unix.MNT_DETACH)
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := m.AwaitUnmount(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("wait with a cancelled context: %v", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- m.AwaitUnmount(t.Context()) }()
+	for _, step := range []func() error{
+		func() error { return os.Rename(filepath.Dir(dir), renamed) },
+		func() error { return unix.Mount(filepath.Join(renamed, "dir"), bound, "", unix.MS_BIND, "") },
+		func() error { return unix.Unmount(filepath.Join(renamed, "dir"), 0) },
+		func() error { return os.RemoveAll(renamed) },
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+		if there, err := m.mounted(); err != nil || !there {
+			t.Fatalf("mounted: %v, %v", there, err)
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("ended while mounted: %v", err)
+		default:
+		}
+	}
+	if err := unix.Unmount(bound, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("AwaitUnmount: %v", err)
+	}
+}
+
 func mustNumber(t *testing.T, device string) int {
 	t.Helper()
 	n, ok := loopNumber(device)

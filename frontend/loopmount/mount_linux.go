@@ -56,12 +56,7 @@ func Find(dir string) (*Mounted, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("find the mount at %s: %w", dir, err)
-	}
-	defer func() { _ = f.Close() }()
-	all, err := parseMountinfo(f)
+	all, err := mounts()
 	if err != nil {
 		return nil, fmt.Errorf("find the mount at %s: %w", dir, err)
 	}
@@ -74,10 +69,20 @@ func Find(dir string) (*Mounted, error) {
 	if m.File, err = backingFile(number); err != nil {
 		return nil, err
 	}
-	if h, ok := holding(all, m.File); ok {
+	if h, ok := holding(all, m.File); ok && m.File != "" {
 		m.HolderDir, m.HolderType = h.dir, h.fsType
 	}
 	return m, nil
+}
+
+// mounts returns the kernel's table for this process.
+func mounts() ([]entry, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return parseMountinfo(f)
 }
 
 // loopNumber splits /dev/loopN.
