@@ -97,8 +97,9 @@ type Reader interface {
 type Sink interface {
 	// Put stores object, the whole stored form, under id unless it is there
 	// already, and reports whether it wrote (of several that put one id at once,
-	// each may say so). What is there counts only if its
-	// size is right; else it is replaced. The object is durable and visible as
+	// each may say so). What is there counts only if its size is right, else
+	// it is replaced; its bytes are not looked at, unless the store itself
+	// keeps a digest of them. The object is durable and visible as
 	// a whole, or not at all, when Put returns nil. Put checks that the object
 	// is what id promises. It does not keep object. Any number of calls may
 	// run at once, for one id too.

@@ -26,6 +26,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, crashWriter(dir))
 		os.Exit(1)
 	}
+	if dir := os.Getenv(raceDir); dir != "" {
+		if err := race(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 

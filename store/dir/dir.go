@@ -11,7 +11,9 @@
 // synced, and renamed to its place, whose directory is then synced: so a name
 // that can be seen is a whole file, whenever the writer was killed, and a
 // finished call survives a power cut. Any number of processes may use one
-// store.
+// store. A file that was damaged later and kept its size passes for whole until
+// it is read, also with Put: rivulet verify finds it, and removing it lets Put
+// store it anew.
 //
 // Reading writes nothing, so that a store may lie on a read-only file system.
 package dir
@@ -160,7 +162,9 @@ func (s *Store) place(kind string, id [32]byte) (path, dir string) {
 	return dir + "/" + name, dir
 }
 
-// put stores data at its place unless a file of the same size is there.
+// put stores data at its place unless a file of the same size is there. Whether
+// that one's bytes are right is not looked at: that would read the whole store
+// on each publishing, and whoever reads an object checks it.
 func (s *Store) put(kind string, known *[256]atomic.Bool, id [32]byte, data []byte) (added bool, err error) {
 	path, dir := s.place(kind, id)
 	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() == int64(len(data)) {
