@@ -14,7 +14,6 @@ import (
 const (
 	readBuffer  = 256 << 10 // bytes read at once from the archive
 	entriesPoll = 256       // entries between two looks at the context
-	dataPoll    = 64 << 20  // bytes of one file between two looks at the context
 )
 
 // ReadLayer reads one uncompressed layer archive from r to its end and returns
@@ -30,30 +29,52 @@ const (
 // DiffID is left empty. When ctx ends, ReadLayer returns soon, with the
 // context's error.
 func ReadLayer(ctx context.Context, r io.Reader, spool Spool, lim Limits) (*Layer, error) {
+	data := newSpooler(spool)
+	layer, err := StreamLayer(ctx, r, func(e *Entry, file io.Reader) error {
+		return data.readFrom(ctx, file, e.Size)
+	}, lim)
+	if err != nil {
+		return nil, err
+	}
+	if err := data.flush(true); err != nil {
+		return nil, err
+	}
+	layer.Data = spool
+	return layer, nil
+}
+
+// A FileFunc takes the data of one file: data gives e.Size bytes, which begin
+// at e.Data when the data of all files are put one after the other. Neither e
+// nor data are good after the call.
+type FileFunc func(e *Entry, data io.Reader) error
+
+// StreamLayer is ReadLayer for a caller that takes the data itself: the
+// result's Data is nil. It calls file for each regular file of the archive, in
+// the archive's order, be it that a later entry replaces the file. An error of
+// file ends StreamLayer; if ctx has ended by then, the context's cause is the
+// error.
+func StreamLayer(ctx context.Context, r io.Reader, file FileFunc, lim Limits) (*Layer, error) {
 	lim = lim.withDefaults()
 	in := bufio.NewReaderSize(r, readBuffer)
-	lr := layerReader{builder: newBuilder(lim), tar: tar.NewReader(in), data: newSpooler(spool)}
+	lr := layerReader{builder: newBuilder(lim), tar: tar.NewReader(in), file: file}
 	if err := lr.readEntries(ctx); err != nil {
 		return nil, err
 	}
 	if err := checkTail(in); err != nil {
 		return nil, err
 	}
-	if err := lr.data.flush(true); err != nil {
-		return nil, err
-	}
 	layer, err := lr.builder.finish()
 	if err != nil {
 		return nil, fmt.Errorf("read layer: %w", err)
 	}
-	layer.Data = spool
 	return layer, nil
 }
 
 type layerReader struct {
 	builder *builder
 	tar     *tar.Reader
-	data    *spooler
+	file    FileFunc
+	data    int64 // bytes of all files so far
 	sparse  int64 // logical bytes of sparse files so far
 }
 
@@ -118,8 +139,7 @@ func (lr *layerReader) readEntry(ctx context.Context, h *tar.Header) error {
 	attr.Target = strings.Clone(attr.Target)
 	e := Entry{Path: path, Attr: attr}
 	if attr.Kind == File {
-		e.Data = lr.data.pos()
-		if err := lr.readData(ctx, h); err != nil {
+		if err := lr.readFile(h, &e); err != nil {
 			return err
 		}
 	}
@@ -127,32 +147,28 @@ func (lr *layerReader) readEntry(ctx context.Context, h *tar.Header) error {
 	return err
 }
 
-// readData spools the bytes of one file.
-func (lr *layerReader) readData(ctx context.Context, h *tar.Header) error {
+// readFile hands over the data of one file.
+func (lr *layerReader) readFile(h *tar.Header, e *Entry) error {
 	lim := &lr.builder.lim
-	if h.Size > lim.MaxFileBytes {
-		return fmt.Errorf("%w: file of %d bytes, at most %d are allowed", ErrLimit, h.Size, lim.MaxFileBytes)
+	if e.Size > lim.MaxFileBytes {
+		return fmt.Errorf("%w: file of %d bytes, at most %d are allowed", ErrLimit, e.Size, lim.MaxFileBytes)
 	}
-	if h.Size > lim.MaxLayerBytes-lr.data.pos() {
+	if e.Size > lim.MaxLayerBytes-lr.data {
 		return fmt.Errorf("%w: layer of more than %d bytes", ErrLimit, lim.MaxLayerBytes)
 	}
 	if isSparse(h) {
-		if h.Size > MaxSparseBytes-lr.sparse {
+		if e.Size > MaxSparseBytes-lr.sparse {
 			return fmt.Errorf("%w: sparse files of more than %d bytes in all", ErrLimit, int64(MaxSparseBytes))
 		}
-		lr.sparse += h.Size
+		lr.sparse += e.Size
 	}
-	for left := h.Size; left > 0; {
-		n := min(left, dataPoll)
-		if err := lr.data.readFrom(lr.tar, n); err != nil {
-			return err
-		}
-		left -= n
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
+	e.Data = lr.data
+	lr.data += e.Size
+	err := lr.file(e, lr.tar)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
 	}
-	return nil
+	return err
 }
 
 // checkTail reads what follows the archive's end.

@@ -2,6 +2,7 @@ package flatten
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 )
@@ -32,15 +33,15 @@ func newSpooler(to Spool) *spooler {
 	return &spooler{to: to, buf: make([]byte, 0, spoolBuffer)}
 }
 
-// pos is where the next byte goes.
-func (s *spooler) pos() int64 { return s.off + int64(len(s.buf)) }
-
 // readFrom appends exactly n bytes of r.
-func (s *spooler) readFrom(r io.Reader, n int64) error {
+func (s *spooler) readFrom(ctx context.Context, r io.Reader, n int64) error {
 	for n > 0 {
 		if len(s.buf) == cap(s.buf) {
 			if err := s.flush(false); err != nil {
 				return err
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
 		}
 		at := len(s.buf)
@@ -48,9 +49,6 @@ func (s *spooler) readFrom(r io.Reader, n int64) error {
 		got, err := io.ReadFull(r, s.buf[at:at+want])
 		s.buf = s.buf[:at+got]
 		if err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
 			return err
 		}
 		n -= int64(got)

@@ -33,13 +33,22 @@ const maxSegmentBlocks = MaxDiskBytes / ext4.BlockSize
 
 // PlanSegment places the files of a layer. It keeps nothing of entries.
 func PlanSegment(entries []flatten.Entry, p Params) (*Segment, error) {
-	if err := p.Check(); err != nil {
+	b, err := pack(entries, p)
+	if err != nil {
 		return nil, err
 	}
+	return b.segment(), nil
+}
+
+// pack places the files of a layer, in the order of entries.
+func pack(entries []flatten.Entry, p Params) (*packer, error) {
 	if int64(len(entries)) > math.MaxInt32 {
 		return nil, fmt.Errorf("layer of %d entries: too many", len(entries))
 	}
-	b := packer{params: p, perChunk: p.chunkBlocks()}
+	b, err := newPacker(p)
+	if err != nil {
+		return nil, err
+	}
 	for i := range entries {
 		e := &entries[i]
 		if e.Kind != flatten.File || e.Size <= 0 {
@@ -49,8 +58,7 @@ func PlanSegment(entries []flatten.Entry, p Params) (*Segment, error) {
 			return nil, err
 		}
 	}
-	sort.Slice(b.pieces, func(i, j int) bool { return b.pieces[i].Start < b.pieces[j].Start })
-	return &Segment{Pieces: b.pieces, Chunks: b.chunks, params: p}, nil
+	return b, nil
 }
 
 // A packer places files one after the other. There is at most one open bin: a
@@ -58,11 +66,24 @@ func PlanSegment(entries []flatten.Entry, p Params) (*Segment, error) {
 type packer struct {
 	params   Params
 	perChunk uint32
-	pieces   []Piece
-	chunks   uint32 // chunks given out
+	pieces   []Piece // in the order of the files
+	chunks   uint32  // chunks given out
 	open     bool
 	bin      uint32 // first block of the open bin
 	fill     uint32 // blocks used in it
+}
+
+func newPacker(p Params) (*packer, error) {
+	if err := p.Check(); err != nil {
+		return nil, err
+	}
+	return &packer{params: p, perChunk: p.chunkBlocks()}, nil
+}
+
+// segment ends the packer.
+func (b *packer) segment() *Segment {
+	sort.Slice(b.pieces, func(i, j int) bool { return b.pieces[i].Start < b.pieces[j].Start })
+	return &Segment{Pieces: b.pieces, Chunks: b.chunks, params: b.params}
 }
 
 func (b *packer) place(i uint32, e *flatten.Entry) error {

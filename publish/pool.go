@@ -36,22 +36,33 @@ func newPool(o Options, sink chunk.Sink, c *counters) (*pool, error) {
 	return p, nil
 }
 
+// take waits for a sealer that nobody uses.
+func (p *pool) take(ctx context.Context) (*sealer, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	select {
+	case s := <-p.free:
+		return s, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (p *pool) give(s *sealer) { p.free <- s }
+
 // store seals and stores n chunks: fill puts chunk i into a buffer. The result
 // has a hole for each chunk of zeros.
 func (p *pool) store(ctx context.Context, n int, fill func(i int, buf []byte) error, done func(bytes int)) ([]stored, error) {
 	out := make([]stored, n)
 	g, gctx := errgroup.WithContext(ctx)
 	for i := range n {
-		var s *sealer
-		select {
-		case s = <-p.free:
-		case <-gctx.Done():
-		}
-		if s == nil {
+		s, err := p.take(gctx)
+		if err != nil {
 			break
 		}
 		g.Go(func() error {
-			defer func() { p.free <- s }()
+			defer p.give(s)
 			if err := fill(i, s.buf); err != nil {
 				return err
 			}

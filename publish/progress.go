@@ -56,13 +56,18 @@ func (p *progress) reading(layer int, done, total int64) {
 	p.event(Event{Layer: layer, Stage: Reading, Done: done, Total: total})
 }
 
+// stored tells that a layer is done, which has so many bytes of the disk.
+func (p *progress) stored(layer int, total int64) {
+	p.event(Event{Layer: layer, Stage: Stored, Done: total, Total: total})
+}
+
 // storing returns what is to be called, by any goroutine, with the bytes of
 // each chunk that was stored.
 func (p *progress) storing(layer int, total int64) func(bytes int) {
 	var mu sync.Mutex
 	var done int64
 	if total == 0 {
-		p.event(Event{Layer: layer, Stage: Stored})
+		p.stored(layer, 0)
 	}
 	return func(bytes int) {
 		mu.Lock()

@@ -5,9 +5,10 @@
 //  1. source.Open finds its layers. A chain ID that the origin knows
 //     already, with all of its chunks there, ends here.
 //  2. Every layer becomes a segment. One whose diff ID the origin remembers is
-//     not even downloaded; another is read once into a temporary file, planned
-//     by package layout, cut, sealed and stored. Several layers are under way
-//     at once, and all share one pool of sealers.
+//     not even downloaded; another is planned by package layout, cut, sealed
+//     and stored while it is read, or, if its files are not in order, read
+//     again into a temporary file first. Several layers are under way at once,
+//     and all share one pool of sealers.
 //  3. flatten.Merge makes one tree of the layers, layout.Build the metadata of
 //     the file system, which is cut, sealed and stored like the rest.
 //  4. The block map is stored, then the pointers, the name last.
@@ -86,7 +87,7 @@ func Image(ctx context.Context, store origin.Store, srcs []string, o Options) (*
 		return nil, err
 	}
 	defer func() { _ = img.Close() }()
-	p.img = img
+	p.setImage(img)
 	if p.name, err = imageName(o.Name, srcs, img); err != nil {
 		return nil, err
 	}
@@ -145,6 +146,8 @@ type publisher struct {
 	pool     *pool
 	progress *progress
 	counters
+
+	layerRead []atomic.Int64 // bytes of each layer that its reader told of
 }
 
 // counters are shared by all goroutines of one publication.
@@ -158,9 +161,14 @@ func (p *publisher) chainID() origin.Digest {
 	return chainID(p.img.Layers)
 }
 
+func (p *publisher) setImage(img *source.Image) {
+	p.img, p.layerRead = img, make([]atomic.Int64, len(img.Layers))
+}
+
 // read is told how much of a layer was read.
 func (p *publisher) read(l *source.Layer, n int64) {
 	if i := slices.Index(p.img.Layers, l); i >= 0 {
+		p.layerRead[i].Store(n)
 		p.progress.reading(i, n, l.Size)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"sort"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/flatten"
 	"github.com/rivuletfs/rivulet/flatten/source"
 	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/origin"
@@ -101,19 +103,32 @@ func (p *publisher) remembered(ctx context.Context, key string, diffID v1.Hash) 
 	return &segment{record: *rec, plan: plan}, nil
 }
 
-// convert reads a layer and stores its chunks.
+// convert reads a layer and stores its chunks: at once, or, if its files do not
+// come in order, by reading it again into a temporary file.
 func (p *publisher) convert(ctx context.Context, i int) (*segment, error) {
-	src := p.img.Layers[i]
+	s, err := p.stream(ctx, p.img.Layers[i])
+	p.fetched.Add(p.layerRead[i].Swap(0))
+	if errors.Is(err, errUnordered) {
+		return p.spool(ctx, i)
+	}
+	if err == nil {
+		p.progress.stored(i, int64(s.plan.Chunks)*int64(p.opts.Params.Chunk))
+	}
+	return s, err
+}
+
+// spool reads a layer as a whole before it stores chunks.
+func (p *publisher) spool(ctx context.Context, i int) (*segment, error) {
 	spool, err := temporary(p.opts.TempDir, "rivulet-layer-*")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = spool.Close() }()
-	layer, err := src.Read(ctx, spool)
+	layer, err := p.img.Layers[i].Read(ctx, spool)
+	p.fetched.Add(p.layerRead[i].Swap(0))
 	if err != nil {
 		return nil, err
 	}
-	p.fetched.Add(src.Size)
 	plan, err := layout.PlanSegment(layer.Entries, p.opts.Params)
 	if err != nil {
 		return nil, err
@@ -124,9 +139,14 @@ func (p *publisher) convert(ctx context.Context, i int) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &segment{record: record{Layer: *layer, Chunks: chunks}, plan: plan}
+	return newSegment(layer, plan, chunks), nil
+}
+
+// newSegment makes a segment of what was stored. Its layer has no data.
+func newSegment(l *flatten.Layer, plan *layout.Segment, chunks []stored) *segment {
+	s := &segment{record: record{Layer: *l, Chunks: chunks}, plan: plan}
 	s.Layer.Data = nil
-	return s, nil
+	return s
 }
 
 // chainID is the chain ID of all layers, as the OCI image specification

@@ -23,7 +23,26 @@ import (
 // caller's hashes what comes out, parses and spools it. Read returns when both
 // are done.
 func (l *Layer) Read(ctx context.Context, spool flatten.Spool) (*flatten.Layer, error) {
-	layer, err := l.read(ctx, spool)
+	return l.check(ctx, func(r io.Reader) (*flatten.Layer, error) {
+		return flatten.ReadLayer(ctx, r, spool, l.limits)
+	})
+}
+
+// Stream is Read without a spool: file takes the data, as flatten.StreamLayer
+// has it, before anything is checked. What it took is the layer's only if
+// Stream returns no error. A caller that wants no more ends ctx: Stream then
+// reads nothing further.
+func (l *Layer) Stream(ctx context.Context, file flatten.FileFunc) (*flatten.Layer, error) {
+	return l.check(ctx, func(r io.Reader) (*flatten.Layer, error) {
+		return flatten.StreamLayer(ctx, r, file, l.limits)
+	})
+}
+
+// A parser reads a layer from its uncompressed archive.
+type parser func(r io.Reader) (*flatten.Layer, error)
+
+func (l *Layer) check(ctx context.Context, parse parser) (*flatten.Layer, error) {
+	layer, err := l.read(ctx, parse)
 	if err != nil {
 		return nil, &LayerError{Index: l.index, DiffID: l.DiffID, Err: err}
 	}
@@ -31,14 +50,15 @@ func (l *Layer) Read(ctx context.Context, spool flatten.Spool) (*flatten.Layer, 
 	return layer, nil
 }
 
-func (l *Layer) read(ctx context.Context, spool flatten.Spool) (_ *flatten.Layer, err error) {
+func (l *Layer) read(ctx context.Context, parse parser) (_ *flatten.Layer, err error) {
 	body, err := l.open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
 	stored := l.newStored(body)
-	layer, id, readErr := l.unpack(ctx, stored, spool)
+	defer stored.tell()
+	layer, id, readErr := l.unpack(stored, parse)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -57,7 +77,7 @@ func (l *Layer) read(ctx context.Context, spool flatten.Spool) (_ *flatten.Layer
 }
 
 // unpack decompresses and reads the layer, and returns its diff ID.
-func (l *Layer) unpack(ctx context.Context, stored io.Reader, spool flatten.Spool) (*flatten.Layer, v1.Hash, error) {
+func (l *Layer) unpack(stored io.Reader, parse parser) (*flatten.Layer, v1.Hash, error) {
 	plain, err := decompress(stored, l.mediaType)
 	if err != nil {
 		return nil, v1.Hash{}, err
@@ -65,7 +85,7 @@ func (l *Layer) unpack(ctx context.Context, stored io.Reader, spool flatten.Spoo
 	ahead := startAhead(plain)
 	defer ahead.stop()
 	sum := sha256.New()
-	layer, err := flatten.ReadLayer(ctx, io.TeeReader(ahead, sum), spool, l.limits)
+	layer, err := parse(io.TeeReader(ahead, sum))
 	return layer, hashOf(sum.Sum(nil)), err
 }
 
@@ -106,11 +126,18 @@ func (s *storedReader) Read(p []byte) (int, error) {
 		s.sum.Write(p[:n])
 	}
 	s.err = err
-	if s.progress != nil && (s.n-s.told >= progressStep || err == io.EOF && s.n != s.told) {
+	if s.n-s.told >= progressStep {
+		s.tell()
+	}
+	return n, err
+}
+
+// tell tells how much was read, unless that is known.
+func (s *storedReader) tell() {
+	if s.progress != nil && s.n != s.told {
 		s.told = s.n
 		s.progress(s.n)
 	}
-	return n, err
 }
 
 // finish reads what is left and checks size and digest.
