@@ -225,7 +225,7 @@ func FuzzDoor(f *testing.F) {
 	o := chunktest.Random(1, 250_000, chunk.FrameSize)
 	f.Fuzz(func(t *testing.T, off int64, n, at int, xor byte, size int) {
 		if n < 0 || n > 1<<20 || at < 0 || at >= len(o.Bytes) || size < 0 {
-			t.Skip()
+			t.Skip("no such read of the object")
 		}
 		b := slices.Clone(o.Bytes)
 		b[at] ^= xor
