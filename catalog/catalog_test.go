@@ -31,7 +31,7 @@ func putMap(t *testing.T, s Store, word string) origin.Digest {
 }
 
 func TestNames(t *testing.T) {
-	ctx, s := context.Background(), memory.New()
+	ctx, s := context.Background(), memory.New().Generation(1)
 	a, b := putMap(t, s, "a"), putMap(t, s, "b")
 	for _, step := range []struct {
 		name    string
@@ -68,7 +68,7 @@ func TestNames(t *testing.T) {
 func second[T any](_ T, err error) error { return err }
 
 func TestOpenByDigest(t *testing.T) {
-	ctx, s := context.Background(), memory.New()
+	ctx, s := context.Background(), memory.New().Generation(1)
 	a, b := putMap(t, s, "a"), putMap(t, s, "b")
 	disk, source := origin.Sum([]byte("disk a")), origin.Sum([]byte("source a"))
 	for _, d := range []origin.Digest{disk, source} {
@@ -99,7 +99,7 @@ func TestOpenByDigest(t *testing.T) {
 }
 
 func TestPointerWithoutDigest(t *testing.T) {
-	ctx, s := context.Background(), memory.New()
+	ctx, s := context.Background(), memory.New().Generation(1)
 	for _, value := range []string{"", "sha256:12\n", strings.Repeat("x", 100)} {
 		name := "names/bad" + string(rune('a'+len(value)%26))
 		if err := s.SwapPointer(ctx, name, nil, []byte(value)); err != nil {
@@ -113,7 +113,7 @@ func TestPointerWithoutDigest(t *testing.T) {
 
 // Several that set one pointer at once all succeed, and one of them wins.
 func TestSetRace(t *testing.T) {
-	ctx, s := context.Background(), memory.New()
+	ctx, s := context.Background(), memory.New().Generation(1)
 	var wg sync.WaitGroup
 	for i := range 16 {
 		wg.Go(func() {

@@ -99,17 +99,29 @@ type Sink interface {
 	// already, and reports whether it wrote (of several that put one id at once,
 	// each may say so). What is there counts only if its size is right, else
 	// it is replaced; its bytes are not looked at, unless the store itself
-	// keeps a digest of them. The object is durable and visible as
-	// a whole, or not at all, when Put returns nil. Put checks that the object
-	// is what id promises. It does not keep object. Any number of calls may
-	// run at once, for one id too.
+	// keeps a digest of them. The object is visible as a whole or not at all,
+	// and both visible and durable when a later Flush returned nil; most stores
+	// are done with it when Put returns. Put checks that the object is what id
+	// promises. It does not keep object. Any number of calls may run at once,
+	// for one id too.
 	Put(ctx context.Context, id ID, object []byte) (added bool, err error)
+	// Flush returns when all that was put before is durable and visible to
+	// every reader of the store. A store that gathers chunks before it writes
+	// them does so now.
+	Flush(ctx context.Context) error
 }
 
 // A Prober tells which chunks a store holds without reading them.
 type Prober interface {
 	// Stat returns the stored size of id in bytes, or ErrNotFound.
 	Stat(ctx context.Context, id ID) (size int64, err error)
+}
+
+// A Remover takes chunks out of a store, for repair: what was removed can be put
+// anew. Space is given back by the generation, not by the chunk.
+type Remover interface {
+	// Remove removes chunk id. One that is not there is no error.
+	Remove(ctx context.Context, id ID) error
 }
 
 // A Lister walks a store.

@@ -107,7 +107,7 @@ func sameTree(t *testing.T, got fs.FS, want string) {
 
 func TestPublishedFilesReadBack(t *testing.T) {
 	tree := makeTree(t, 1, 200)
-	store := memory.New()
+	store := memory.New().Generation(1)
 	r := mustPublish(t, store, "a", "dir:"+tree)
 	sameTree(t, openFiles(t, store, "a"), tree)
 	if r.Chunks == 0 || r.NewChunks == 0 || r.NewBytes != r.StoredBytes || r.FetchedBytes == 0 || r.LayersKnown != 0 {
@@ -122,7 +122,7 @@ func TestPublishedFilesReadBack(t *testing.T) {
 
 func TestPublishAgainStoresNothing(t *testing.T) {
 	tree := makeTree(t, 2, 100)
-	store := memory.New()
+	store := memory.New().Generation(1)
 	first := mustPublish(t, store, "a", "dir:"+tree)
 	again := mustPublish(t, store, "b", "dir:"+tree)
 	if again.NewChunks != 0 || again.FetchedBytes != 0 || again.LayersKnown != 1 {
@@ -135,13 +135,13 @@ func TestPublishAgainStoresNothing(t *testing.T) {
 
 func TestLayerOnKnownBaseIsReadAlone(t *testing.T) {
 	base, app := makeTree(t, 3, 150), makeTree(t, 4, 5)
-	store := memory.New()
+	store := memory.New().Generation(1)
 	mustPublish(t, store, "base", "dir:"+base)
 	r := mustPublish(t, store, "app", "dir:"+base, "dir:"+app)
 	if r.LayersKnown != 1 || r.Layers != 2 {
 		t.Errorf("%d of %d layers were known, want 1 of 2", r.LayersKnown, r.Layers)
 	}
-	alone := mustPublish(t, memory.New(), "app", "dir:"+base, "dir:"+app)
+	alone := mustPublish(t, memory.New().Generation(1), "app", "dir:"+base, "dir:"+app)
 	if alone.Digest != r.Digest {
 		t.Errorf("disk %s on a known base, %s without", r.Digest, alone.Digest)
 	}
@@ -150,9 +150,9 @@ func TestLayerOnKnownBaseIsReadAlone(t *testing.T) {
 
 func TestDigestDependsOnNothingElse(t *testing.T) {
 	tree := makeTree(t, 5, 120)
-	want := mustPublish(t, memory.New(), "a", "dir:"+tree)
+	want := mustPublish(t, memory.New().Generation(1), "a", "dir:"+tree)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	r, err := Image(context.Background(), memory.New(), []string{"dir:" + tree}, Options{Name: "b", Workers: 1, TempDir: t.TempDir()})
+	r, err := Image(context.Background(), memory.New().Generation(1), []string{"dir:" + tree}, Options{Name: "b", Workers: 1, TempDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func (f *failing) Put(ctx context.Context, id chunk.ID, object []byte) (bool, er
 
 func TestFailureLeavesNoNameAndIsResumed(t *testing.T) {
 	tree := makeTree(t, 6, 200)
-	store := memory.New()
+	store := memory.New().Generation(1)
 	for left := range int64(8) {
 		f := &failing{Store: store}
 		f.left.Store(left)
@@ -209,7 +209,7 @@ func (l *lossy) Stat(ctx context.Context, id chunk.ID) (int64, error) {
 
 func TestLostChunkIsStoredAgain(t *testing.T) {
 	tree := makeTree(t, 7, 60)
-	store := memory.New()
+	store := memory.New().Generation(1)
 	mustPublish(t, store, "a", "dir:"+tree)
 	m, err := catalog.Open(context.Background(), store, "a")
 	if err != nil {
@@ -226,14 +226,14 @@ func TestLostChunkIsStoredAgain(t *testing.T) {
 func TestShortCutsThatLeadAstray(t *testing.T) {
 	ctx := context.Background()
 	tree, other := makeTree(t, 10, 30), makeTree(t, 11, 30)
-	want := mustPublish(t, memory.New(), "a", "dir:"+tree)
+	want := mustPublish(t, memory.New().Generation(1), "a", "dir:"+tree)
 	for name, value := range map[string]func(wrong *Result) string{
 		"no digest":     func(*Result) string { return "garbage" },
 		"another image": func(wrong *Result) string { return wrong.BlockMap + "\n" },
 		"no object":     func(*Result) string { return "sha256:" + strings.Repeat("5", 64) + "\n" },
 	} {
 		t.Run(name, func(t *testing.T) {
-			store := memory.New()
+			store := memory.New().Generation(1)
 			wrong := mustPublish(t, store, "other", "dir:"+other)
 			mustPublish(t, store, "a", "dir:"+tree)
 			id, err := origin.ParseDigest(want.ChainID)
@@ -270,7 +270,7 @@ func TestNoLayers(t *testing.T) {
 	if err := index.AppendImage(empty.Image); err != nil {
 		t.Fatal(err)
 	}
-	store := memory.New()
+	store := memory.New().Generation(1)
 	r := mustPublish(t, store, "a", "oci:"+path)
 	if r.Layers != 0 || r.Chunks == 0 || r.ChainID != (origin.Digest{}).String() {
 		t.Errorf("published %+v", r)
@@ -283,7 +283,7 @@ func TestNoLayers(t *testing.T) {
 // Publishers that work at once on one store make one image of it.
 func TestPublishersAtOnce(t *testing.T) {
 	tree := makeTree(t, 12, 100)
-	store := memory.New()
+	store := memory.New().Generation(1)
 	var wg sync.WaitGroup
 	results := make([]*Result, 4)
 	for i := range results {
@@ -304,7 +304,7 @@ func TestPublishersAtOnce(t *testing.T) {
 			t.Errorf("block maps %s and %s", r.BlockMap, results[0].BlockMap)
 		}
 	}
-	if want := mustPublish(t, memory.New(), "a", "dir:"+tree).NewChunks; added != want {
+	if want := mustPublish(t, memory.New().Generation(1), "a", "dir:"+tree).NewChunks; added != want {
 		t.Errorf("%d chunks counted as new, want %d", added, want)
 	}
 	sameTree(t, openFiles(t, store, "a"), tree)
@@ -313,7 +313,7 @@ func TestPublishersAtOnce(t *testing.T) {
 func TestCancel(t *testing.T) {
 	tree := makeTree(t, 8, 100)
 	ctx, cancel := context.WithCancel(context.Background())
-	_, err := Image(ctx, memory.New(), []string{"dir:" + tree}, Options{Name: "a", TempDir: t.TempDir(), Progress: func(e Event) {
+	_, err := Image(ctx, memory.New().Generation(1), []string{"dir:" + tree}, Options{Name: "a", TempDir: t.TempDir(), Progress: func(e Event) {
 		if e.Stage == Storing {
 			cancel()
 		}
@@ -341,7 +341,7 @@ func TestNameOfSource(t *testing.T) {
 func TestRefusesBadOptions(t *testing.T) {
 	for _, o := range []Options{{Name: "a//b"}, {Name: "sha256:abc"}, {Name: "a", Size: 12345}, {Name: "a", Size: 1 << 20}} {
 		o.TempDir = t.TempDir()
-		if _, err := Image(context.Background(), memory.New(), []string{"dir:" + makeTree(t, 9, 5)}, o); err == nil {
+		if _, err := Image(context.Background(), memory.New().Generation(1), []string{"dir:" + makeTree(t, 9, 5)}, o); err == nil {
 			t.Errorf("options %+v were accepted", o)
 		}
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/flatten/source"
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/store/memory"
 )
 
@@ -159,7 +160,7 @@ func sortedMembers(seed uint64, n int) []member {
 func sameConversion(t *testing.T, src string) (fetched int64, streamed error) {
 	t.Helper()
 	ctx := context.Background()
-	a, b := memory.New(), memory.New()
+	a, b := memory.New().Generation(1), memory.New().Generation(1)
 	p, q := openPublisher(t, a, src), openPublisher(t, b, src)
 	_, streamed = p.stream(ctx, p.img.Layers[0])
 	got, err := openPublisher(t, a, src).convert(ctx, 0)
@@ -231,7 +232,7 @@ func TestLayersOutOfOrder(t *testing.T) {
 // What was fetched twice counts twice.
 func TestFetchedBytesOfUnorderedLayer(t *testing.T) {
 	members := append(sortedMembers(2, 40), fileMember("c", "late"))
-	r := mustPublish(t, memory.New(), "a", writeLayers(t, layerOf(t, members)))
+	r := mustPublish(t, memory.New().Generation(1), "a", writeLayers(t, layerOf(t, members)))
 	if size := int64(len(archiveOf(t, members))); r.FetchedBytes < size+size/2 || r.FetchedBytes > 2*size {
 		t.Errorf("%d bytes fetched of a layer of %d that was read twice", r.FetchedBytes, size)
 	}
@@ -266,7 +267,7 @@ func TestSparseFileIsStreamed(t *testing.T) {
 	if _, err := sameConversion(t, src); err != nil {
 		t.Errorf("not streamed: %v", err)
 	}
-	store := memory.New()
+	store := memory.New().Generation(1)
 	mustPublish(t, store, "a", src)
 	want := make([]byte, 4<<20)
 	copy(want[3<<20:], "data")
@@ -276,7 +277,7 @@ func TestSparseFileIsStreamed(t *testing.T) {
 }
 
 func TestWrongDiffIDLeavesOnlyChunks(t *testing.T) {
-	store := memory.New()
+	store := memory.New().Generation(1)
 	l := layerOf(t, sortedMembers(3, 60)).(tarLayer)
 	l.diffID.Hex = strings.Repeat("5", 64)
 	_, err := Image(context.Background(), store, []string{writeLayers(t, l)}, Options{Name: "a", TempDir: t.TempDir()})
@@ -307,8 +308,8 @@ func TestManyLayersShareOneSealer(t *testing.T) {
 		layers = append(layers, layerOf(t, members))
 	}
 	src := writeLayers(t, layers...)
-	want := mustPublish(t, memory.New(), "a", src)
-	r, err := Image(context.Background(), memory.New(), []string{src}, Options{Name: "a", Workers: 1, TempDir: t.TempDir()})
+	want := mustPublish(t, memory.New().Generation(1), "a", src)
+	r, err := Image(context.Background(), memory.New().Generation(1), []string{src}, Options{Name: "a", Workers: 1, TempDir: t.TempDir()})
 	if err != nil || r.BlockMap != want.BlockMap {
 		t.Errorf("one sealer: %+v, %v; want block map %s", r, err, want.BlockMap)
 	}
@@ -316,7 +317,7 @@ func TestManyLayersShareOneSealer(t *testing.T) {
 
 // A cancelling sink ends the publication when it gets its nth chunk.
 type cancelling struct {
-	*memory.Store
+	origin.Store
 	cancel context.CancelFunc
 	left   chan struct{}
 }
@@ -335,7 +336,7 @@ func TestCancelWhileStreaming(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for n := range 6 {
 		ctx, cancel := context.WithCancel(context.Background())
-		sink := &cancelling{memory.New(), cancel, make(chan struct{}, n)}
+		sink := &cancelling{memory.New().Generation(1), cancel, make(chan struct{}, n)}
 		for range n {
 			sink.left <- struct{}{}
 		}

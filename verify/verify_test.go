@@ -15,13 +15,14 @@ import (
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/publish"
 	"github.com/rivuletfs/rivulet/store/memory"
 	"github.com/rivuletfs/rivulet/verify"
 )
 
 // published returns a store with one image, and its block map.
-func published(t *testing.T) (*memory.Store, *blockmap.Map) {
+func published(t *testing.T) (origin.Store, *blockmap.Map) {
 	t.Helper()
 	tree := t.TempDir()
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -34,7 +35,7 @@ func published(t *testing.T) (*memory.Store, *blockmap.Map) {
 			t.Fatal(err)
 		}
 	}
-	store := memory.New()
+	store := memory.New().Generation(1)
 	if _, err := publish.Image(context.Background(), store, []string{"dir:" + tree}, publish.Options{Name: "x", TempDir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}

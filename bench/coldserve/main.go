@@ -44,10 +44,11 @@ func run(ctx context.Context) error {
 		return errors.New("want a store's directory, an image's name and a socket's path")
 	}
 	storeDir, name, socket := flag.Arg(0), flag.Arg(1), flag.Arg(2)
-	store, err := dir.Open(storeDir, false)
+	place, err := dir.Open(storeDir, false)
 	if err != nil {
 		return err
 	}
+	store := place.Generation(1)
 	m, err := catalog.Open(ctx, store, name)
 	if err != nil {
 		return err

@@ -48,10 +48,11 @@ func run(ctx context.Context) error {
 	if len(os.Args) != 2 {
 		return errors.New("want a store's directory")
 	}
-	store, err := dir.Open(os.Args[1], false)
+	place, err := dir.Open(os.Args[1], false)
 	if err != nil {
 		return err
 	}
+	store := place.Generation(1)
 	c := &census{seen: make(map[chunk.ID]bool)}
 	err = catalog.Names(ctx, store, func(_ string, d origin.Digest) error {
 		m, err := catalog.Load(ctx, store, d)

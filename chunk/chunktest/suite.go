@@ -18,6 +18,7 @@ type Store interface {
 	chunk.Sink
 	chunk.Prober
 	chunk.Lister
+	chunk.Remover
 }
 
 // TestStore tests a store. open returns an empty one.
@@ -35,9 +36,10 @@ func TestStore(t *testing.T, open func(t *testing.T) Store) {
 	t.Run("SinkConcurrent", func(t *testing.T) { testSinkConcurrent(t, open(t)) })
 	t.Run("Stat", func(t *testing.T) { testStat(t, open(t)) })
 	t.Run("List", func(t *testing.T) { testList(t, open(t)) })
+	t.Run("Remove", func(t *testing.T) { testRemove(t, open(t)) })
 }
 
-// Fill puts Objects(1) into s and returns them.
+// Fill puts Objects(1) into s, flushes it, and returns them.
 func Fill(t testing.TB, s chunk.Sink) []Object {
 	t.Helper()
 	list := Objects(1)
@@ -45,6 +47,9 @@ func Fill(t testing.TB, s chunk.Sink) []Object {
 		if added, err := s.Put(context.Background(), o.ID, o.Bytes); err != nil || !added {
 			t.Fatalf("Put = %v, %v; want true, nil", added, err)
 		}
+	}
+	if err := s.Flush(context.Background()); err != nil {
+		t.Fatalf("Flush: %v", err)
 	}
 	return list
 }
@@ -211,6 +216,9 @@ func testSinkConcurrent(t *testing.T, s Store) {
 				if _, err := s.Put(context.Background(), o.ID, o.Bytes); err != nil {
 					t.Errorf("Put: %v", err)
 				}
+				if err := s.Flush(context.Background()); err != nil {
+					t.Errorf("Flush: %v", err)
+				}
 				got := make([]byte, len(o.Bytes))
 				n, err := s.Fetch(context.Background(), o.ID, got, 0)
 				if err != nil || !bytes.Equal(got[:n], o.Bytes) {
@@ -220,6 +228,33 @@ func testSinkConcurrent(t *testing.T, s Store) {
 		})
 	}
 	wg.Wait()
+}
+
+// testRemove removes a chunk and puts it again.
+func testRemove(t *testing.T, s Store) {
+	ctx := context.Background()
+	list := Fill(t, s)
+	o := list[0]
+	for range 2 { // what is gone may be removed again
+		if err := s.Remove(ctx, o.ID); err != nil {
+			t.Fatalf("Remove: %v", err)
+		}
+	}
+	if _, err := s.Stat(ctx, o.ID); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("Stat of a removed chunk: %v; want ErrNotFound", err)
+	}
+	if _, err := s.Fetch(ctx, o.ID, make([]byte, 100), 0); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("Fetch of a removed chunk: %v; want ErrNotFound", err)
+	}
+	if added, err := s.Put(ctx, o.ID, o.Bytes); err != nil || !added {
+		t.Errorf("Put after Remove = %v, %v; want true, nil", added, err)
+	}
+	if err := s.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for i := range list {
+		checkRange(t, s.Fetch, &list[i], 0, int64(len(list[i].Bytes)))
+	}
 }
 
 func testStat(t *testing.T, s Store) {

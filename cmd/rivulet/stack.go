@@ -33,7 +33,7 @@ func (a *app) openStore(create bool) (origin.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", url, err)
 	}
-	return s, nil
+	return s.Generation(1), nil
 }
 
 // chosenStore returns the store's URL: of --store, of RIVULET_STORE, or of the

@@ -80,8 +80,8 @@ damaged_store() {
 	local -A count=([chunks]=0 [objects]=0 [pointers]=0)
 	files "$store" >"$WORK/before"
 	rivulet publish "oci:$IMAGES:$NAME" --name "$NAME"
-	added | sed -n 's|^\./\(objects\)/.*|\1 &|p; s|^\./\(pointers\)/.*|\1 &|p' >"$WORK/kinds"
-	echo "chunks $(added | grep '^./chunks/' | tail -n 1)" >>"$WORK/kinds"
+	added | sed -n 's|^\./generations/1/\(objects\)/.*|\1 &|p; s|^\./generations/1/\(pointers\)/.*|\1 &|p' >"$WORK/kinds"
+	echo "chunks $(added | grep '^./generations/1/chunks/' | tail -n 1)" >>"$WORK/kinds"
 	while read -r kind file; do
 		cp "$store/$file" "$WORK/saved"
 		for damage in halve flip 'truncate -s 0'; do
@@ -108,7 +108,7 @@ damaged_store() {
 # damaged_serving: a damaged chunk is an error to its reader and to nobody else.
 damaged_serving() {
 	local file
-	file=$(added | grep '^./chunks/' | tail -n 1)
+	file=$(added | grep '^./generations/1/chunks/' | tail -n 1)
 	chmod u+w "$WORK/store/$file"
 	cp "$WORK/store/$file" "$WORK/saved"
 	flip "$WORK/store/$file"

@@ -1,4 +1,5 @@
-// Package origintest has the suite that every origin.Store passes.
+// Package origintest has the suites that every origin.Origin, and every
+// origin.Store by itself, passes.
 package origintest
 
 import (
@@ -23,13 +24,20 @@ func TestStore(t *testing.T, open func(t *testing.T) origin.Store) {
 	})
 	t.Run("Objects", func(t *testing.T) { testObjects(t, open(t)) })
 	t.Run("ObjectLimit", func(t *testing.T) { testObjectLimit(t, open(t)) })
+	t.Run("ObjectList", func(t *testing.T) { testObjectList(t, open(t)) })
+	t.Run("Attachments", func(t *testing.T) { testAttachments(t, open(t)) })
+	t.Run("AttachmentLimits", func(t *testing.T) { testAttachmentLimits(t, open(t)) })
+	testAllPointers(t, func(t *testing.T) origin.Pointers { return open(t) })
+	t.Run("Cancelled", func(t *testing.T) { testCancelled(t, open(t)) })
+}
+
+func testAllPointers(t *testing.T, open func(t *testing.T) origin.Pointers) {
 	t.Run("Pointers", func(t *testing.T) { testPointers(t, open(t)) })
 	t.Run("PointerConflict", func(t *testing.T) { testPointerConflict(t, open(t)) })
 	t.Run("PointerNames", func(t *testing.T) { testPointerNames(t, open(t)) })
 	t.Run("PointerLimits", func(t *testing.T) { testPointerLimits(t, open(t)) })
 	t.Run("PointerList", func(t *testing.T) { testPointerList(t, open(t)) })
 	t.Run("PointerRace", func(t *testing.T) { TestPointerRace(t, open(t)) })
-	t.Run("Cancelled", func(t *testing.T) { testCancelled(t, open(t)) })
 }
 
 func testObjects(t *testing.T, s origin.Store) {
@@ -96,7 +104,7 @@ func wantPointer(t *testing.T, s origin.Pointers, name string, want []byte) {
 	}
 }
 
-func testPointers(t *testing.T, s origin.Store) {
+func testPointers(t *testing.T, s origin.Pointers) {
 	a, b := []byte("a"), []byte("b")
 	wantPointer(t, s, "x/y", nil)
 	mustSwap(t, s, "x/y", nil, a)
@@ -114,7 +122,7 @@ func testPointers(t *testing.T, s origin.Store) {
 	wantPointer(t, s, "x/y", b)
 }
 
-func testPointerConflict(t *testing.T, s origin.Store) {
+func testPointerConflict(t *testing.T, s origin.Pointers) {
 	mustSwap(t, s, "p", nil, []byte("now"))
 	for _, c := range []struct {
 		name     string
@@ -144,7 +152,7 @@ var names = []string{
 	"z/" + strings.Repeat("Long", 100), "z/" + strings.Repeat("Long", 100) + "/more", "z/" + strings.Repeat("x", 500),
 }
 
-func testPointerNames(t *testing.T, s origin.Store) {
+func testPointerNames(t *testing.T, s origin.Pointers) {
 	for i, name := range names {
 		mustSwap(t, s, name, nil, fmt.Append(nil, i))
 	}
@@ -166,7 +174,7 @@ func testPointerNames(t *testing.T, s origin.Store) {
 	}
 }
 
-func testPointerLimits(t *testing.T, s origin.Store) {
+func testPointerLimits(t *testing.T, s origin.Pointers) {
 	most := bytes.Repeat([]byte{1}, origin.MaxPointerBytes)
 	mustSwap(t, s, "most", nil, most)
 	wantPointer(t, s, "most", most)
@@ -192,7 +200,7 @@ func list(t *testing.T, s origin.Pointers, prefix string) []string {
 	return got
 }
 
-func testPointerList(t *testing.T, s origin.Store) {
+func testPointerList(t *testing.T, s origin.Pointers) {
 	if got := list(t, s, ""); len(got) != 0 {
 		t.Errorf("an empty store lists %q", got)
 	}
@@ -224,7 +232,7 @@ func testPointerList(t *testing.T, s origin.Store) {
 
 // TestPointerRace lets writers count in one pointer through all of stores,
 // which are views of one origin, and checks that no step is lost.
-func TestPointerRace(t *testing.T, stores ...origin.Store) {
+func TestPointerRace(t *testing.T, stores ...origin.Pointers) {
 	const writers, steps = 8, 20
 	ctx := context.Background()
 	var wg sync.WaitGroup
@@ -268,6 +276,8 @@ func testCancelled(t *testing.T, s origin.Store) {
 		"SwapPointer":  s.SwapPointer(ctx, "p", nil, []byte("v")),
 		"ListPointers": s.ListPointers(ctx, "", func(string) error { return nil }),
 		"List":         s.List(ctx, func(chunk.ID, int64) error { return nil }),
+		"ListObjects":  s.ListObjects(ctx, func(origin.Digest, int64) error { return nil }),
+		"Attach":       s.Attach(ctx, origin.Digest{}, "note", []byte("v")),
 	} {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			t.Errorf("%s with an ended context: %v", what, err)

@@ -12,10 +12,7 @@ import (
 // BenchmarkPut stores chunks of 300 KiB, durably, by four goroutines a CPU.
 func BenchmarkPut(b *testing.B) {
 	const size = 300 << 10
-	s, err := Open(b.TempDir(), true)
-	if err != nil {
-		b.Fatal(err)
-	}
+	s := open(b, b.TempDir())
 	var seed atomic.Uint64
 	b.SetBytes(size)
 	b.ReportAllocs()

@@ -39,10 +39,11 @@ func TestMain(m *testing.M) {
 // crashWriter puts what it can, and points to each object when it is there. It
 // prints what it was told is durable.
 func crashWriter(dir string) error {
-	s, err := Open(dir, true)
+	o, err := Open(dir, true)
 	if err != nil {
 		return err
 	}
+	s := o.generation(1)
 	fmt.Println("open")
 	var wg sync.WaitGroup
 	failed := make(chan error, 4)

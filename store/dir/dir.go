@@ -1,17 +1,20 @@
 // Package dir keeps an origin in a directory of a local file system.
 //
-//	version                      "rivulet store 1\n"; written last when a store is made
-//	chunks/ab/ab…                a stored chunk, named by its ID in hexadecimal
-//	objects/sha256/ab/ab…        an object, named by its digest
+//	version                      "rivulet store 2\n"; written last when a store is made
 //	pointers/…                   a pointer; pointer.go has the encoding of names
 //	pointers.lock                locked (flock) by whoever changes a pointer
-//	tmp/…                        files being written
+//	tmp/…                        files being written, and what is being removed
+//	generations/N/               one generation:
+//	  chunks/ab/ab…              a stored chunk, named by its ID in hexadecimal
+//	  objects/sha256/ab/ab…      an object, named by its digest
+//	  attachments/ab…/KIND/ab…   what is said of the object ab…, named by its digest
+//	  pointers/…                 as above, those of the generation
 //
-// doc/format/store-dir.md has the rules. Every file is written under tmp,
+// doc/format/origin.md has the rules. Every file is written under tmp,
 // synced, and renamed to its place, whose directory is then synced: so a name
 // that can be seen is a whole file, whenever the writer was killed, and a
 // finished call survives a power cut. Any number of processes may use one
-// store. A file that was damaged later and kept its size passes for whole until
+// directory. A file that was damaged later and kept its size passes for whole until
 // it is read, also with Put: rivulet verify finds it, and removing it lets Put
 // store it anew.
 //
@@ -27,6 +30,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,13 +40,15 @@ import (
 
 const (
 	versionFile = "version"
-	versionText = "rivulet store 1\n"
+	versionText = "rivulet store 2\n"
 
-	chunkDir   = "chunks"
-	objectDir  = "objects/sha256"
-	pointerDir = "pointers"
-	lockFile   = "pointers.lock"
-	tempDir    = "tmp"
+	generationDir = "generations"
+	chunkDir      = "chunks"
+	objectDir     = "objects/sha256"
+	attachmentDir = "attachments"
+	pointerDir    = "pointers"
+	lockFile      = "pointers.lock"
+	tempDir       = "tmp"
 )
 
 // staleTemp is the age at which a temporary file is no longer anybody's: no
@@ -60,46 +66,75 @@ var (
 	ErrVersion = errors.New("store has an unknown format version")
 )
 
-// A Store is an origin in a directory. Any number of calls may run at once.
-type Store struct {
-	root   string
+// A tree is a part of the directory that has pointers: the origin, or one of
+// its generations.
+type tree struct {
+	top    string                         // directory of the whole origin
+	root   string                         // where this part lies
 	create func(dir string) (file, error) // a new temporary file
-	chunks [256]atomic.Bool               // fan-out folders known to be there
-	object [256]atomic.Bool
-	swaps  chan struct{} // holds one token: whoever has it may change pointers
+	swaps  chan struct{}                  // holds one token: whoever has it may change pointers, wherever
 }
 
-var _ origin.Store = (*Store)(nil)
+// An Origin is an origin in a directory. Any number of calls may run at once.
+type Origin struct {
+	tree
+	stores sync.Map // origin.GenerationID → *Store
+}
 
-// Open opens the store at path. If create is true, an absent or empty directory
-// becomes a store, and temporary files that killed processes left behind are
+// A Store is one generation of an [Origin].
+type Store struct {
+	tree
+	chunks [256]atomic.Bool // fan-out folders known to be there
+	object [256]atomic.Bool
+}
+
+var (
+	_ origin.Origin = (*Origin)(nil)
+	_ origin.Store  = (*Store)(nil)
+)
+
+// Open opens the origin at path. If create is true, an absent or empty directory
+// becomes one, and temporary files that killed processes left behind are
 // removed; otherwise Open writes nothing. It keeps no file open, so there is
 // nothing to close.
-func Open(path string, create bool) (*Store, error) {
+func Open(path string, create bool) (*Origin, error) {
 	root, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	s := &Store{root: root, create: createFile, swaps: make(chan struct{}, 1)}
-	s.swaps <- struct{}{}
-	err = s.checkVersion()
+	o := &Origin{tree: tree{top: root, root: root, create: createFile, swaps: make(chan struct{}, 1)}}
+	o.swaps <- struct{}{}
+	err = o.checkVersion()
 	if errors.Is(err, ErrNoStore) && create {
-		err = s.init()
+		err = o.init()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
 	if create {
-		s.removeStale()
+		o.removeStale()
 	}
-	return s, nil
+	return o, nil
 }
 
-// Path returns the absolute path of the store's directory.
-func (s *Store) Path() string { return s.root }
+// Path returns the absolute path of the origin's directory.
+func (o *Origin) Path() string { return o.top }
 
-func (s *Store) checkVersion() error {
-	f, err := os.Open(filepath.Join(s.root, versionFile))
+// Generation implements [origin.Origin].
+func (o *Origin) Generation(id origin.GenerationID) origin.Store { return o.generation(id) }
+
+func (o *Origin) generation(id origin.GenerationID) *Store {
+	if s, ok := o.stores.Load(id); ok {
+		return s.(*Store)
+	}
+	s := &Store{tree: o.tree}
+	s.root = filepath.Join(o.top, generationDir, id.String())
+	known, _ := o.stores.LoadOrStore(id, s)
+	return known.(*Store)
+}
+
+func (o *Origin) checkVersion() error {
+	f, err := os.Open(filepath.Join(o.top, versionFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return ErrNoStore
 	}
@@ -114,43 +149,40 @@ func (s *Store) checkVersion() error {
 	return err
 }
 
-// init makes an empty store. Two processes may do so at once.
-func (s *Store) init() error {
-	if _, err := os.Stat(s.root); errors.Is(err, fs.ErrNotExist) {
-		if err := makeDir(s.root); err != nil {
+// init makes an empty origin. Two processes may do so at once.
+func (o *Origin) init() error {
+	if _, err := os.Stat(o.top); errors.Is(err, fs.ErrNotExist) {
+		if err := makeDir(o.top); err != nil {
 			return err
 		}
 	}
-	list, err := os.ReadDir(s.root)
+	list, err := os.ReadDir(o.top)
 	if err != nil {
 		return err
 	}
 	for _, e := range list {
 		switch e.Name() {
-		case chunkDir, "objects", pointerDir, tempDir, versionFile, "lost+found":
+		case generationDir, pointerDir, tempDir, versionFile, "lost+found":
 		default:
 			return fmt.Errorf("%w, and not empty: it has %q", ErrNoStore, e.Name())
 		}
 	}
-	for _, d := range []string{chunkDir, objectDir, pointerDir, tempDir} {
-		if err := os.MkdirAll(filepath.Join(s.root, d), 0o777); err != nil {
+	for _, d := range []string{generationDir, pointerDir, tempDir} {
+		if err := os.MkdirAll(filepath.Join(o.top, d), 0o777); err != nil {
 			return err
 		}
 	}
-	if err := syncDir(filepath.Join(s.root, "objects")); err != nil {
-		return err
-	}
-	return s.writeFile(filepath.Join(s.root, versionFile), []byte(versionText))
+	return o.writeFile(filepath.Join(o.top, versionFile), []byte(versionText))
 }
 
-// removeStale removes old temporary files. It is a courtesy: errors mean that
-// they stay.
-func (s *Store) removeStale() {
-	dir := filepath.Join(s.root, tempDir)
+// removeStale removes what killed processes left. It is a courtesy: errors mean
+// that it stays.
+func (o *Origin) removeStale() {
+	dir := filepath.Join(o.top, tempDir)
 	list, _ := os.ReadDir(dir)
 	for _, e := range list {
 		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > staleTemp {
-			_ = os.Remove(filepath.Join(dir, e.Name()))
+			_ = os.RemoveAll(filepath.Join(dir, e.Name()))
 		}
 	}
 }
@@ -175,13 +207,22 @@ func (s *Store) put(kind string, known *[256]atomic.Bool, id [32]byte, data []by
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	if !known[id[0]].Load() {
-		if err := makeDir(dir); err != nil {
-			return false, err
-		}
-		known[id[0]].Store(true)
+	if err := s.folder(known, id, dir); err != nil {
+		return false, err
 	}
 	return true, s.writeFile(path, data)
+}
+
+// folder makes the fan-out folder of id, unless it is known to be there.
+func (s *Store) folder(known *[256]atomic.Bool, id [32]byte, dir string) error {
+	if known[id[0]].Load() {
+		return nil
+	}
+	if err := makeDir(dir); err != nil {
+		return err
+	}
+	known[id[0]].Store(true)
+	return nil
 }
 
 // Fetch implements [chunk.Source].
@@ -220,6 +261,33 @@ func (s *Store) Put(ctx context.Context, id chunk.ID, object []byte) (bool, erro
 	return added, nil
 }
 
+// Flush implements [chunk.Sink]: Put leaves nothing to do.
+func (s *Store) Flush(ctx context.Context) error { return ctx.Err() }
+
+// Remove implements [chunk.Remover].
+func (s *Store) Remove(ctx context.Context, id chunk.ID) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.remove(chunkDir, id); err != nil {
+		return fmt.Errorf("remove chunk %v: %w", id, err)
+	}
+	return nil
+}
+
+// remove removes a content-named file, if it is there.
+func (s *Store) remove(kind string, id [32]byte) error {
+	path, dir := s.place(kind, id)
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
 // Stat implements [chunk.Prober].
 func (s *Store) Stat(ctx context.Context, id chunk.ID) (int64, error) {
 	if err := ctx.Err(); err != nil {
@@ -236,8 +304,13 @@ func (s *Store) Stat(ctx context.Context, id chunk.ID) (int64, error) {
 // List implements [chunk.Lister]. Files whose names are no chunk IDs are passed
 // over.
 func (s *Store) List(ctx context.Context, fn func(id chunk.ID, size int64) error) error {
+	return s.list(ctx, chunkDir, fn)
+}
+
+// list walks the content-named files of one kind.
+func (s *Store) list(ctx context.Context, kind string, fn func(id chunk.ID, size int64) error) error {
 	for i := range 256 {
-		err := s.listFolder(ctx, fmt.Sprintf("%s/%s/%02x", s.root, chunkDir, i), fn)
+		err := listFolder(ctx, fmt.Sprintf("%s/%s/%02x", s.root, kind, i), fn)
 		if err != nil {
 			return err
 		}
@@ -245,13 +318,14 @@ func (s *Store) List(ctx context.Context, fn func(id chunk.ID, size int64) error
 	return nil
 }
 
-func (s *Store) listFolder(ctx context.Context, dir string, fn func(id chunk.ID, size int64) error) error {
+// listFolder calls fn for the files of dir that have the name of a SHA-256.
+func listFolder(ctx context.Context, dir string, fn func(id chunk.ID, size int64) error) error {
 	d, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return ctx.Err()
 	}
 	if err != nil {
-		return fmt.Errorf("list chunks: %w", err)
+		return fmt.Errorf("list %s: %w", dir, err)
 	}
 	defer d.Close()
 	for {
@@ -260,7 +334,7 @@ func (s *Store) listFolder(ctx context.Context, dir string, fn func(id chunk.ID,
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("list chunks: %w", err)
+			return fmt.Errorf("list %s: %w", dir, err)
 		}
 		for _, e := range list {
 			if err := ctx.Err(); err != nil {
@@ -275,7 +349,7 @@ func (s *Store) listFolder(ctx context.Context, dir string, fn func(id chunk.ID,
 				continue // removed meanwhile
 			}
 			if err != nil {
-				return fmt.Errorf("list chunks: %w", err)
+				return fmt.Errorf("list %s: %w", dir, err)
 			}
 			if err := fn(id, info.Size()); err != nil {
 				return err

@@ -8,17 +8,23 @@ import (
 	"github.com/rivuletfs/rivulet/origin/origintest"
 )
 
-func open(t testing.TB, path string) *Store {
+func openOrigin(t testing.TB, path string) *Origin {
 	t.Helper()
-	s, err := Open(path, true)
+	o, err := Open(path, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return o
 }
 
-func TestStore(t *testing.T) {
-	origintest.TestStore(t, func(t *testing.T) origin.Store { return open(t, t.TempDir()) })
+// open returns the first generation of the origin at path.
+func open(t testing.TB, path string) *Store {
+	t.Helper()
+	return openOrigin(t, path).generation(1)
+}
+
+func TestOrigin(t *testing.T) {
+	origintest.TestOrigin(t, func(t *testing.T) origin.Origin { return openOrigin(t, t.TempDir()) })
 }
 
 // TestTwoStores is about two processes with one directory: flock treats two

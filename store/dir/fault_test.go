@@ -56,7 +56,7 @@ func TestOpen(t *testing.T) {
 		}
 	}
 	version := filepath.Join(empty, versionFile)
-	for _, text := range []string{"rivulet store 2\n", "rivulet store 1", "other\n", ""} {
+	for _, text := range []string{"rivulet store 1\n", "rivulet store 2", "other\n", ""} {
 		if err := os.WriteFile(version, []byte(text), 0o666); err != nil {
 			t.Fatal(err)
 		}
@@ -292,10 +292,11 @@ func TestReadOnly(t *testing.T) {
 	}
 	readOnly()
 	for _, create := range []bool{false, true} {
-		s, err := Open(dir, create)
+		place, err := Open(dir, create)
 		if err != nil {
 			t.Fatal(err)
 		}
+		s := place.generation(1)
 		chunktest.TestSource(t, s, objects)
 		if v, err := s.GetPointer(ctx, "p"); err != nil || string(v) != "v" {
 			t.Errorf("GetPointer = %q, %v", v, err)

@@ -21,21 +21,26 @@ type file interface {
 // createFile makes a new file of an unused name in dir.
 func createFile(dir string) (file, error) {
 	for {
-		var name [16]byte
-		for i := range name {
-			name[i] = byte(rand.Uint32())
-		}
-		f, err := os.OpenFile(dir+"/"+hex.EncodeToString(name[:]), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+		f, err := os.OpenFile(dir+"/"+randomName(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 		if !errors.Is(err, fs.ErrExist) {
 			return f, err
 		}
 	}
 }
 
+// randomName returns a name that is hardly in use.
+func randomName() string {
+	var name [16]byte
+	for i := range name {
+		name[i] = byte(rand.Uint32())
+	}
+	return hex.EncodeToString(name[:])
+}
+
 // writeFile makes data the content of path, durably: at any moment path has the
 // old content or the new.
-func (s *Store) writeFile(path string, data []byte) error {
-	f, err := s.create(filepath.Join(s.root, tempDir))
+func (t *tree) writeFile(path string, data []byte) error {
+	f, err := t.create(filepath.Join(t.top, tempDir))
 	if err != nil {
 		return err
 	}

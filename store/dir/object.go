@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
 )
 
@@ -50,4 +51,20 @@ func (s *Store) GetObject(ctx context.Context, d origin.Digest, max int64) ([]by
 		return nil, fmt.Errorf("get object %v: corrupt: its bytes have another SHA-256", d)
 	}
 	return b, nil
+}
+
+// ListObjects implements [origin.Objects].
+func (s *Store) ListObjects(ctx context.Context, fn func(d origin.Digest, size int64) error) error {
+	return s.list(ctx, objectDir, func(id chunk.ID, size int64) error { return fn(origin.Digest(id), size) })
+}
+
+// RemoveObject implements [origin.Objects].
+func (s *Store) RemoveObject(ctx context.Context, d origin.Digest) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.remove(objectDir, d); err != nil {
+		return fmt.Errorf("remove object %v: %w", d, err)
+	}
+	return nil
 }

@@ -59,8 +59,8 @@ func encodeDir(name string) string {
 	return path.String()
 }
 
-func (s *Store) pointerPath(name string) string {
-	return s.root + "/" + encodeDir(name) + fileMark
+func (t *tree) pointerPath(name string) string {
+	return t.root + "/" + encodeDir(name) + fileMark
 }
 
 // decodeName is the inverse of encodeDir(name) + fileMark, for a path below
@@ -94,22 +94,22 @@ func decodeName(path string) (string, bool) {
 }
 
 // GetPointer implements [origin.Pointers].
-func (s *Store) GetPointer(ctx context.Context, name string) ([]byte, error) {
+func (t *tree) GetPointer(ctx context.Context, name string) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if err := origin.ValidName(name); err != nil {
 		return nil, err
 	}
-	v, err := s.readPointer(name)
+	v, err := t.readPointer(name)
 	if err != nil {
 		return nil, failed("get pointer", name, err)
 	}
 	return v, nil
 }
 
-func (s *Store) readPointer(name string) ([]byte, error) {
-	f, err := os.Open(s.pointerPath(name))
+func (t *tree) readPointer(name string) ([]byte, error) {
+	f, err := os.Open(t.pointerPath(name))
 	if errors.Is(err, syscall.ENAMETOOLONG) {
 		return nil, fmt.Errorf("the store's own path is too long for this name: %w", err)
 	}
@@ -125,19 +125,19 @@ func (s *Store) readPointer(name string) ([]byte, error) {
 }
 
 // SwapPointer implements [origin.Pointers].
-func (s *Store) SwapPointer(ctx context.Context, name string, old, new []byte) error {
+func (t *tree) SwapPointer(ctx context.Context, name string, old, new []byte) error {
 	if err := origin.ValidName(name); err != nil {
 		return err
 	}
 	if len(new) > origin.MaxPointerBytes {
 		return fmt.Errorf("swap pointer %s: value of %d bytes, at most %d are allowed", name, len(new), origin.MaxPointerBytes)
 	}
-	unlock, err := s.lock(ctx)
+	unlock, err := t.lock(ctx)
 	if err != nil {
 		return fmt.Errorf("swap pointer %s: %w", name, err)
 	}
 	defer unlock()
-	present, err := s.readPointer(name)
+	present, err := t.readPointer(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		present, err = nil, nil
@@ -149,9 +149,9 @@ func (s *Store) SwapPointer(ctx context.Context, name string, old, new []byte) e
 	}
 	switch {
 	case new != nil:
-		err = s.writePointer(name, new)
+		err = t.writePointer(name, new)
 	case present != nil:
-		err = s.removePointer(name)
+		err = t.removePointer(name)
 	}
 	if err != nil {
 		return fmt.Errorf("swap pointer %s: %w", name, err)
@@ -159,23 +159,23 @@ func (s *Store) SwapPointer(ctx context.Context, name string, old, new []byte) e
 	return nil
 }
 
-func (s *Store) writePointer(name string, value []byte) error {
-	path := s.pointerPath(name)
+func (t *tree) writePointer(name string, value []byte) error {
+	path := t.pointerPath(name)
 	if err := makeDir(filepath.Dir(path)); err != nil {
 		return err
 	}
-	return s.writeFile(path, value)
+	return t.writeFile(path, value)
 }
 
 // removePointer removes the file and the directories that this empties. Nobody
 // fills them meanwhile, for that takes the lock.
-func (s *Store) removePointer(name string) error {
-	path := s.pointerPath(name)
+func (t *tree) removePointer(name string) error {
+	path := t.pointerPath(name)
 	if err := os.Remove(path); err != nil {
 		return err
 	}
 	dir := filepath.Dir(path)
-	for dir != filepath.Join(s.root, pointerDir) && os.Remove(dir) == nil {
+	for dir != filepath.Join(t.root, pointerDir) && os.Remove(dir) == nil {
 		dir = filepath.Dir(dir)
 	}
 	return syncDir(dir)
@@ -184,23 +184,23 @@ func (s *Store) removePointer(name string) error {
 // lock keeps everybody else, goroutine or process, from changing pointers. A
 // process that ends lets go. Between processes it asks again every now and
 // then, so that ctx can end the waiting.
-func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
+func (t *tree) lock(ctx context.Context) (unlock func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	select {
-	case <-s.swaps:
+	case <-t.swaps:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	f, err := os.OpenFile(filepath.Join(s.root, lockFile), os.O_RDWR|os.O_CREATE, 0o666)
+	f, err := os.OpenFile(filepath.Join(t.top, lockFile), os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
-		s.swaps <- struct{}{}
+		t.swaps <- struct{}{}
 		return nil, err
 	}
 	unlock = func() {
 		_ = f.Close() // lets go of the lock too
-		s.swaps <- struct{}{}
+		t.swaps <- struct{}{}
 	}
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
@@ -221,14 +221,14 @@ func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 }
 
 // ListPointers implements [origin.Pointers].
-func (s *Store) ListPointers(ctx context.Context, prefix string, fn func(name string) error) error {
+func (t *tree) ListPointers(ctx context.Context, prefix string, fn func(name string) error) error {
 	parts := prefix[:max(0, strings.LastIndexByte(prefix, '/'))] // complete ones
 	if parts != "" && origin.ValidName(parts) != nil || strings.HasPrefix(prefix, "/") {
 		return ctx.Err() // no name begins so
 	}
-	base := s.root + "/" + pointerDir
+	base := t.root + "/" + pointerDir
 	var names []string
-	err := filepath.WalkDir(s.root+"/"+encodeDir(parts), func(path string, e fs.DirEntry, err error) error {
+	err := filepath.WalkDir(t.root+"/"+encodeDir(parts), func(path string, e fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
 		}

@@ -28,10 +28,11 @@ const (
 // race makes the store if it comes first, puts chunks that all put, and counts
 // on a pointer that all count on.
 func race(path string) error {
-	s, err := Open(path, true)
+	o, err := Open(path, true)
 	if err != nil {
 		return err
 	}
+	s := o.generation(1)
 	for i := range uint64(raceChunks) {
 		o := chunktest.Random(i, 50_000, chunk.FrameSize)
 		if _, err := s.Put(ctx, o.ID, o.Bytes); err != nil {

@@ -10,14 +10,14 @@ import (
 	"github.com/rivuletfs/rivulet/origin/origintest"
 )
 
-func TestStore(t *testing.T) {
-	origintest.TestStore(t, func(*testing.T) origin.Store { return New() })
+func TestOrigin(t *testing.T) {
+	origintest.TestOrigin(t, func(*testing.T) origin.Origin { return New() })
 }
 
 // TestFaultsAtRest checks that a wrapper without a fault is a plain source, and
 // that a Door behind delays is a plain reader.
 func TestFaultsAtRest(t *testing.T) {
-	s := New()
+	s := New().Generation(1)
 	objects := chunktest.Fill(t, s)
 	var src chunk.Source = &chunktest.Counting{Source: s}
 	src = &chunktest.Flaky{Source: &chunktest.Corrupt{Source: &chunktest.Truncated{Source: &chunktest.Hung{Source: src}}}}
@@ -27,5 +27,5 @@ func TestFaultsAtRest(t *testing.T) {
 	t.Run("Door", func(t *testing.T) { chunktest.TestReader(t, chunk.NewDoor(slow), objects[2:4]) })
 }
 
-func BenchmarkSource(b *testing.B) { chunktest.BenchmarkSource(b, New()) }
-func BenchmarkDoor(b *testing.B)   { chunktest.BenchmarkDoor(b, New()) }
+func BenchmarkSource(b *testing.B) { chunktest.BenchmarkSource(b, New().Generation(1)) }
+func BenchmarkDoor(b *testing.B)   { chunktest.BenchmarkDoor(b, New().Generation(1)) }

@@ -1,0 +1,78 @@
+package dir
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+// attachmentFolder returns where the attachments of a kind lie that subject has.
+func (s *Store) attachmentFolder(subject origin.Digest, kind string) string {
+	return filepath.Join(s.root, attachmentDir, hex.EncodeToString(subject[:]), kind)
+}
+
+// Attach implements [origin.Attachments].
+func (s *Store) Attach(ctx context.Context, subject origin.Digest, kind string, data []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := origin.CheckAttachment(kind, data)
+	if err == nil {
+		err = s.attach(s.attachmentFolder(subject, kind), data)
+	}
+	if err != nil {
+		return fmt.Errorf("attach %s to %v: %w", kind, subject, err)
+	}
+	return nil
+}
+
+func (s *Store) attach(folder string, data []byte) error {
+	d := origin.Sum(data)
+	path := filepath.Join(folder, hex.EncodeToString(d[:]))
+	if old, err := os.ReadFile(path); err == nil && origin.Sum(old) == d {
+		return syncDir(folder)
+	}
+	if err := makeDir(folder); err != nil {
+		return err
+	}
+	return s.writeFile(path, data)
+}
+
+// ListAttachments implements [origin.Attachments]. A file whose bytes are not
+// those of its name is an error that names it.
+func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind string, fn func(data []byte) error) error {
+	if err := origin.ValidKind(kind); err != nil {
+		return err
+	}
+	folder, n := s.attachmentFolder(subject, kind), 0
+	err := listFolder(ctx, folder, func(id chunk.ID, size int64) error {
+		if n++; n > origin.MaxAttachments {
+			return fmt.Errorf("more than %d", origin.MaxAttachments)
+		}
+		if size > origin.MaxAttachmentBytes {
+			return fmt.Errorf("%v has %d bytes, at most %d are allowed", id, size, origin.MaxAttachmentBytes)
+		}
+		data, err := os.ReadFile(filepath.Join(folder, id.String()))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		if origin.Sum(data) != origin.Digest(id) {
+			return fmt.Errorf("%v is corrupt: its bytes have another SHA-256", id)
+		}
+		return fn(data)
+	})
+	if err != nil {
+		return fmt.Errorf("attachments %s of %v: %w", kind, subject, err)
+	}
+	return nil
+}
