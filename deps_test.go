@@ -23,7 +23,11 @@ blockdev           std
 ext4               std
 origin             std: chunk
 blockmap           std: chunk origin
-seal               any: chunk
+seal               any: blockmap chunk origin
+seal/agewrap       any: seal internal/privatefile
+seal/kmswrap       any: seal
+seal/wraptest      std: origin seal
+sign               any: blockmap origin internal/privatefile
 flatten            any
 flatten/source     any: flatten
 layout             std: ext4 flatten

@@ -22,6 +22,8 @@ package blockmap
 
 import (
 	"errors"
+	"fmt"
+	"io"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
@@ -53,9 +55,17 @@ var (
 	ErrVersion = errors.New("unknown block map version")
 )
 
-// A Key opens one chunk. It is an alias so that a map hands keys to package
-// seal without knowing it.
-type Key = [keyBytes]byte
+// A Key opens one chunk. Printed, logged or put into JSON by itself or as an
+// exported field, it does not show its bytes.
+type Key [keyBytes]byte
+
+const hiddenKey = "chunk key (hidden)"
+
+// Format implements fmt.Formatter: whatever the verb, the bytes stay hidden.
+func (Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, hiddenKey) }
+
+// MarshalText implements encoding.TextMarshaler for JSON and log/slog.
+func (Key) MarshalText() ([]byte, error) { return []byte(hiddenKey), nil }
 
 // A SaltID names the salt that a map's chunks were sealed with.
 type SaltID [16]byte

@@ -2,6 +2,7 @@ package blockmap
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
@@ -11,6 +12,8 @@ import (
 // from, without allocating, and may be used by any number of goroutines.
 type Map struct {
 	bytes  []byte
+	keys   []byte // the key table: of bytes, or the one WithKeys was given
+	locked bool   // keys are ciphertext
 	plan   plan
 	info   Info
 	digest origin.Digest
@@ -35,7 +38,27 @@ func (m *Map) Layers() []Layer { return m.info.Layers }
 func (m *Map) Size() int64 { return m.info.Size }
 
 // Locked reports whether the keys of the map's chunks are ciphertext.
-func (m *Map) Locked() bool { return m.info.Lock.Kind != LockOpen }
+func (m *Map) Locked() bool { return m.locked }
+
+// String names the map by its digest, and shows none of its keys.
+func (m *Map) String() string { return "block map " + m.digest.String() }
+
+// GoString implements fmt.GoStringer as String.
+func (m *Map) GoString() string { return m.String() }
+
+// WithKeys returns a view of a locked map whose chunks have these keys, the
+// decrypted key table without its tag, which must not be changed afterwards.
+// Bytes, Digest, Info and Parts stay those of the stored object, so that what is
+// named after the digest, or signed, is what it was; Locked turns false. The
+// map itself stays as it is.
+func (m *Map) WithKeys(keys []byte) (*Map, error) {
+	if len(keys) != m.plan.nChunks*keyBytes {
+		return nil, fmt.Errorf("%v: %d bytes of keys for %d chunks", m, len(keys), m.plan.nChunks)
+	}
+	view := *m
+	view.keys, view.locked = keys, false
+	return &view, nil
+}
 
 // Parts returns the map in two pieces: all that locking authenticates, and
 // what it encrypts, the key table with its tag. Both are parts of Bytes.
@@ -52,7 +75,7 @@ func (m *Map) Chunk(i int) Chunk {
 	e := m.entry(i)
 	c := Chunk{Index: entryIndex(e), Stored: entryStored(e), Size: entrySize(e)}
 	c.ID = chunk.ID(e[12:])
-	c.Key = Key(m.bytes[m.plan.keys+int64(i)*keyBytes:][:keyBytes])
+	c.Key = Key(m.keys[i*keyBytes:][:keyBytes])
 	return c
 }
 

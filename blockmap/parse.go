@@ -31,10 +31,11 @@ func Parse(b []byte) (*Map, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Map{bytes: b, plan: p, digest: origin.Sum(b)}
+	m := &Map{bytes: b, keys: b[p.keys : p.length-tagBytes], plan: p, digest: origin.Sum(b)}
 	if err := m.decodeHeader(); err != nil {
 		return nil, err
 	}
+	m.locked = m.info.Lock.Kind != LockOpen
 	if err := m.decodeLayers(); err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@ func BenchmarkWarm(b *testing.B) {
 // latency. Pieces that are holes ask for nothing.
 func BenchmarkCold(b *testing.B) {
 	im := newImage(b, 80, 41)
-	opener, err := seal.NewOpener(xorCipher{})
+	opener, err := seal.NewOpener()
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -37,7 +37,6 @@ package disk
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -67,9 +66,6 @@ const (
 // ErrClosed is returned by reads of a disk that was closed.
 var ErrClosed = fmt.Errorf("disk: %w", fs.ErrClosed)
 
-// ErrLocked is returned by Open for a block map whose keys are locked.
-var ErrLocked = errors.New("block map is locked")
-
 // A Mode says how much one request fetches.
 type Mode int
 
@@ -84,7 +80,7 @@ const (
 // Options says how a disk reads. The zero value is usable.
 type Options struct {
 	Memory  *Memory       // frames in memory, may be shared; nil: own, of DefaultMemory bytes
-	Opener  *seal.Opener  // opens sealed frames; shared, the caller's; nil: own, of unencrypted chunks
+	Opener  *seal.Opener  // opens sealed frames; shared, the caller's; nil: own
 	Mode    Mode          // what one request fetches
 	Fetches int           // fetches in flight; 0: DefaultFetches
 	Timeout time.Duration // bound of a fetch with its retries; 0: DefaultTimeout
@@ -123,10 +119,11 @@ var (
 
 // Open returns the disk that m describes, its chunks read from r. It fetches
 // nothing. The caller closes the disk, and r after that. The error is
-// ErrLocked for a map whose keys cannot be read.
+// seal.ErrLocked for a map whose keys cannot be read, and seal.ErrUnsealed for
+// one without encryption.
 func Open(m *blockmap.Map, r chunk.Reader, opt Options) (*Disk, error) {
-	if m.Locked() {
-		return nil, fmt.Errorf("open disk %s: %w", m.Digest(), ErrLocked)
+	if err := seal.CheckReadable(m); err != nil {
+		return nil, fmt.Errorf("open disk: %w", err)
 	}
 	if opt.Fetches < 0 || opt.Fetches > MaxFetches || opt.Timeout < 0 {
 		return nil, fmt.Errorf("open disk %s: %d fetches, timeout %v: want 0 to %d, at least 0",
@@ -148,7 +145,7 @@ func Open(m *blockmap.Map, r chunk.Reader, opt Options) (*Disk, error) {
 	d := &Disk{m: m, info: m.Info(), reader: r, opt: opt, memory: opt.Memory, opener: opt.Opener, flights: make(map[unit]*flight)}
 	if d.opener == nil {
 		var err error
-		if d.opener, err = seal.NewOpener(nil); err != nil {
+		if d.opener, err = seal.NewOpener(); err != nil {
 			return nil, fmt.Errorf("open disk %s: %w", m.Digest(), err)
 		}
 	}

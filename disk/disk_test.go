@@ -293,7 +293,7 @@ func TestWrongKeySeesNothingOfAnotherDisk(t *testing.T) {
 
 func TestDefaults(t *testing.T) {
 	im := newImage(t, 0, 16)
-	sealer, err := seal.NewSealer(seal.Options{})
+	sealer, err := seal.NewSealer(seal.Options{Salt: testSalt})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +344,7 @@ func TestOpenRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(m, im.reader(), Options{}); !errors.Is(err, ErrLocked) {
+	if _, err := Open(m, im.reader(), Options{}); !errors.Is(err, seal.ErrLocked) {
 		t.Errorf("error %v, want ErrLocked", err)
 	}
 }

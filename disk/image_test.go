@@ -3,8 +3,6 @@ package disk
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -29,15 +27,7 @@ type image struct {
 	sealer *seal.Sealer
 }
 
-// xorCipher is a cipher whose key matters.
-type xorCipher struct{}
-
-func (xorCipher) Key(coded [sha256.Size]byte) seal.Key { return seal.Key(coded) }
-
-func (xorCipher) XOR(key seal.Key, _ int, off int64, b []byte) {
-	stream := bytes.Repeat(key[:], len(b)/len(key)+2)
-	subtle.XORBytes(b, b, stream[off%int64(len(key)):])
-}
+var testSalt, _ = seal.NewSalt(seal.DefaultDomain, 1)
 
 const (
 	chunkSize = chunk.Size
@@ -49,7 +39,7 @@ const (
 func newImage(t testing.TB, slots int, seed uint64) *image {
 	t.Helper()
 	rng := rand.NewChaCha8([32]byte{byte(seed)})
-	sealer, err := seal.NewSealer(seal.Options{Cipher: xorCipher{}})
+	sealer, err := seal.NewSealer(seal.Options{Salt: testSalt})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +56,7 @@ func newImage(t testing.TB, slots int, seed uint64) *image {
 		}
 		list = append(list, im.fill(rng, at, size))
 	}
-	info := &blockmap.Info{Layout: 1, Size: int64(len(im.flat)), ChunkLog2: 19, FrameLog2: 16}
+	info := &blockmap.Info{Layout: 1, Size: int64(len(im.flat)), ChunkLog2: 19, FrameLog2: 16, SaltID: testSalt.ID()}
 	b, err := blockmap.Encode(info, list)
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +91,7 @@ func (im *image) fill(rng *rand.ChaCha8, at, size int) blockmap.Chunk {
 // open returns a disk of im that the test closes.
 func (im *image) open(t testing.TB, r chunk.Reader, opt Options) *Disk {
 	t.Helper()
-	opener, err := seal.NewOpener(xorCipher{})
+	opener, err := seal.NewOpener()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/rivuletfs/rivulet/flatten"
 	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/seal"
 )
 
 // disk puts the segments together: it writes the metadata of the file system,
@@ -98,6 +99,7 @@ func (p *publisher) blockMap(ctx context.Context, segments []*segment, disk *lay
 		Layout: layout.Version, Size: disk.Size,
 		ChunkLog2: log2(p.opts.Params.Chunk), FrameLog2: log2(p.opts.Frame),
 		Source: origin.Digest(hashBytes(p.img.Digest)), ChainID: p.chainID(), Config: p.img.Config,
+		SaltID: p.opts.Salt.ID(),
 	}
 	for i, s := range segments {
 		src := p.img.Layers[i]
@@ -119,14 +121,14 @@ func (p *publisher) blockMap(ctx context.Context, segments []*segment, disk *lay
 }
 
 func (p *publisher) storeMap(ctx context.Context, info *blockmap.Info, chunks []blockmap.Chunk) (*blockmap.Map, error) {
-	b, err := blockmap.Encode(info, chunks)
+	m, err := seal.LockOpen(info, chunks)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := p.store.PutObject(ctx, b); err != nil {
+	if _, err := p.store.PutObject(ctx, m.Bytes()); err != nil {
 		return nil, fmt.Errorf("store block map: %w", err)
 	}
-	return blockmap.Parse(b)
+	return m, nil
 }
 
 func log2(n int) uint8 { return uint8(bits.TrailingZeros(uint(n))) }

@@ -27,7 +27,7 @@ type sealer struct {
 func newPool(o Options, sink chunk.Sink, c *counters) (*pool, error) {
 	p := &pool{free: make(chan *sealer, o.Workers), sink: sink, counters: c}
 	for range o.Workers {
-		s, err := seal.NewSealer(seal.Options{ChunkSize: o.Params.Chunk, FrameSize: o.Frame})
+		s, err := seal.NewSealer(seal.Options{ChunkSize: o.Params.Chunk, FrameSize: o.Frame, Salt: o.Salt})
 		if err != nil {
 			return nil, err
 		}

@@ -38,8 +38,9 @@ import (
 	"github.com/rivuletfs/rivulet/seal"
 )
 
-// Options of Image; the zero value publishes an image under its own reference.
+// Options of Image; with a salt alone, it publishes an image under its own reference.
 type Options struct {
+	Salt     *seal.Salt     // what chunks are sealed with; required
 	Name     string         // the name to give; "" derives one from the source
 	Size     int64          // of the disk in bytes; 0 chooses, see layout.Image
 	Source   source.Options // how to reach and read the source
@@ -111,6 +112,9 @@ func Image(ctx context.Context, store origin.Store, srcs []string, o Options) (*
 }
 
 func (o *Options) complete() error {
+	if o.Salt == nil {
+		return errors.New("publish: no salt to seal chunks with")
+	}
 	if o.Params == (layout.Params{}) {
 		o.Params = layout.Default
 	}
@@ -187,7 +191,7 @@ func (p *publisher) known(ctx context.Context) (*blockmap.Map, error) {
 	if err != nil {
 		return nil, context.Cause(ctx) // it can be made again
 	}
-	if info := m.Info(); info.ChainID != p.chainID() || info.Layout != layout.Version || p.opts.Size != 0 && info.Size != p.opts.Size {
+	if info := m.Info(); info.SaltID != p.opts.Salt.ID() || info.ChainID != p.chainID() || info.Layout != layout.Version || p.opts.Size != 0 && info.Size != p.opts.Size {
 		return nil, nil // a pointer that leads astray
 	}
 	chunks := make([]blockmap.Chunk, m.Len())
@@ -246,7 +250,7 @@ func (p *publisher) make(ctx context.Context) (*blockmap.Map, error) {
 }
 
 func (p *publisher) chainKey() string {
-	return catalog.ChainKey(p.chainID(), layout.Version, seal.NoSalt, p.opts.Size)
+	return catalog.ChainKey(p.chainID(), layout.Version, p.opts.Salt.ID(), p.opts.Size)
 }
 
 // point makes the image findable, by its name last.

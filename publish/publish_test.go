@@ -28,6 +28,9 @@ import (
 	"github.com/rivuletfs/rivulet/store/memory"
 )
 
+// testSalt seals what tests publish.
+var testSalt, _ = seal.NewSalt(seal.DefaultDomain, 1)
+
 // makeTree writes n files, some of them large and some compressible, and
 // returns the folder.
 func makeTree(t testing.TB, seed uint64, n int) string {
@@ -55,7 +58,7 @@ func makeTree(t testing.TB, seed uint64, n int) string {
 
 func mustPublish(t testing.TB, store origin.Store, name string, srcs ...string) *Result {
 	t.Helper()
-	r, err := Image(context.Background(), store, srcs, Options{Name: name, TempDir: t.TempDir()})
+	r, err := Image(context.Background(), store, srcs, Options{Salt: testSalt, Name: name, TempDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +155,7 @@ func TestDigestDependsOnNothingElse(t *testing.T) {
 	tree := makeTree(t, 5, 120)
 	want := mustPublish(t, memory.New().Generation(1), "a", "dir:"+tree)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	r, err := Image(context.Background(), memory.New().Generation(1), []string{"dir:" + tree}, Options{Name: "b", Workers: 1, TempDir: t.TempDir()})
+	r, err := Image(context.Background(), memory.New().Generation(1), []string{"dir:" + tree}, Options{Salt: testSalt, Name: "b", Workers: 1, TempDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +185,7 @@ func TestFailureLeavesNoNameAndIsResumed(t *testing.T) {
 	for left := range int64(8) {
 		f := &failing{Store: store}
 		f.left.Store(left)
-		_, err := Image(context.Background(), f, []string{"dir:" + tree}, Options{Name: "a", TempDir: t.TempDir()})
+		_, err := Image(context.Background(), f, []string{"dir:" + tree}, Options{Salt: testSalt, Name: "a", TempDir: t.TempDir()})
 		if !errors.Is(err, errFull) {
 			t.Fatalf("after %d chunks: %v", left, err)
 		}
@@ -240,7 +243,7 @@ func TestShortCutsThatLeadAstray(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, key := range []string{catalog.ChainKey(id, layout.Version, seal.NoSalt, 0), catalog.SegmentKey(id, layout.Version, seal.NoSalt)} {
+			for _, key := range []string{catalog.ChainKey(id, layout.Version, testSalt.ID(), 0), catalog.SegmentKey(id, layout.Version, testSalt.ID())} {
 				old, err := store.GetPointer(ctx, key)
 				if err != nil {
 					t.Fatal(err)
@@ -288,7 +291,7 @@ func TestPublishersAtOnce(t *testing.T) {
 	results := make([]*Result, 4)
 	for i := range results {
 		wg.Go(func() {
-			r, err := Image(context.Background(), store, []string{"dir:" + tree}, Options{Name: "a", TempDir: t.TempDir()})
+			r, err := Image(context.Background(), store, []string{"dir:" + tree}, Options{Salt: testSalt, Name: "a", TempDir: t.TempDir()})
 			if err != nil {
 				t.Error(err)
 				r = &Result{}
@@ -313,7 +316,7 @@ func TestPublishersAtOnce(t *testing.T) {
 func TestCancel(t *testing.T) {
 	tree := makeTree(t, 8, 100)
 	ctx, cancel := context.WithCancel(context.Background())
-	_, err := Image(ctx, memory.New().Generation(1), []string{"dir:" + tree}, Options{Name: "a", TempDir: t.TempDir(), Progress: func(e Event) {
+	_, err := Image(ctx, memory.New().Generation(1), []string{"dir:" + tree}, Options{Salt: testSalt, Name: "a", TempDir: t.TempDir(), Progress: func(e Event) {
 		if e.Stage == Storing {
 			cancel()
 		}
@@ -340,9 +343,13 @@ func TestNameOfSource(t *testing.T) {
 
 func TestRefusesBadOptions(t *testing.T) {
 	for _, o := range []Options{{Name: "a//b"}, {Name: "sha256:abc"}, {Name: "a", Size: 12345}, {Name: "a", Size: 1 << 20}} {
-		o.TempDir = t.TempDir()
+		o.Salt, o.TempDir = testSalt, t.TempDir()
 		if _, err := Image(context.Background(), memory.New().Generation(1), []string{"dir:" + makeTree(t, 9, 5)}, o); err == nil {
 			t.Errorf("options %+v were accepted", o)
 		}
+	}
+	_, err := Image(context.Background(), memory.New().Generation(1), []string{"dir:" + makeTree(t, 9, 5)}, Options{Name: "a", TempDir: t.TempDir()})
+	if err == nil || !strings.Contains(err.Error(), "no salt") {
+		t.Errorf("without a salt: %v", err)
 	}
 }

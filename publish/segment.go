@@ -48,7 +48,7 @@ func (p *publisher) segments(ctx context.Context) ([]*segment, error) {
 
 func (p *publisher) segment(ctx context.Context, i int) (*segment, error) {
 	src := p.img.Layers[i]
-	key := catalog.SegmentKey(origin.Digest(hashBytes(src.DiffID)), layout.Version, seal.NoSalt)
+	key := catalog.SegmentKey(origin.Digest(hashBytes(src.DiffID)), layout.Version, p.opts.Salt.ID())
 	if p.opts.standard() {
 		s, err := p.remembered(ctx, key, src.DiffID)
 		if err != nil {
@@ -67,6 +67,9 @@ func (p *publisher) segment(ctx context.Context, i int) (*segment, error) {
 	b, err := s.encode()
 	if err != nil {
 		return s, nil // too much to remember: the layer will be read again
+	}
+	if b, err = seal.LockRecord(p.opts.Salt, origin.Digest(hashBytes(src.DiffID)), layout.Version, b); err != nil {
+		return nil, err
 	}
 	d, err := p.store.PutObject(ctx, b)
 	if err != nil {
@@ -87,6 +90,9 @@ func (p *publisher) remembered(ctx context.Context, key string, diffID v1.Hash) 
 	b, err := p.store.GetObject(ctx, d, maxRecordBytes)
 	if err != nil {
 		return nil, context.Cause(ctx)
+	}
+	if b, err = seal.OpenRecord(p.opts.Salt, origin.Digest(hashBytes(diffID)), layout.Version, b); err != nil {
+		return nil, nil
 	}
 	rec, err := decodeRecord(b)
 	if err != nil || rec.Layer.DiffID != diffID {

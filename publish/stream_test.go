@@ -98,7 +98,7 @@ func layerOf(t testing.TB, members []member) v1.Layer {
 // openPublisher returns a publisher that has opened src.
 func openPublisher(t testing.TB, store chunk.Sink, src string) *publisher {
 	t.Helper()
-	o := Options{TempDir: t.TempDir(), Workers: 1}
+	o := Options{Salt: testSalt, TempDir: t.TempDir(), Workers: 1}
 	if err := o.complete(); err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestWrongDiffIDLeavesOnlyChunks(t *testing.T) {
 	store := memory.New().Generation(1)
 	l := layerOf(t, sortedMembers(3, 60)).(tarLayer)
 	l.diffID.Hex = strings.Repeat("5", 64)
-	_, err := Image(context.Background(), store, []string{writeLayers(t, l)}, Options{Name: "a", TempDir: t.TempDir()})
+	_, err := Image(context.Background(), store, []string{writeLayers(t, l)}, Options{Salt: testSalt, Name: "a", TempDir: t.TempDir()})
 	var digest *source.DigestError
 	if !errors.As(err, &digest) {
 		t.Fatalf("published: %v", err)
@@ -309,7 +309,7 @@ func TestManyLayersShareOneSealer(t *testing.T) {
 	}
 	src := writeLayers(t, layers...)
 	want := mustPublish(t, memory.New().Generation(1), "a", src)
-	r, err := Image(context.Background(), memory.New().Generation(1), []string{src}, Options{Name: "a", Workers: 1, TempDir: t.TempDir()})
+	r, err := Image(context.Background(), memory.New().Generation(1), []string{src}, Options{Salt: testSalt, Name: "a", Workers: 1, TempDir: t.TempDir()})
 	if err != nil || r.BlockMap != want.BlockMap {
 		t.Errorf("one sealer: %+v, %v; want block map %s", r, err, want.BlockMap)
 	}

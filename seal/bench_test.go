@@ -28,7 +28,7 @@ func BenchmarkSeal(b *testing.B) {
 }
 
 func BenchmarkOpenFrame(b *testing.B) {
-	o := newOpener(b, nil)
+	o := newOpener(b)
 	for name, plain := range kinds {
 		c, err := newSealer(b, seal.Options{}).Seal(plain)
 		if err != nil {

@@ -8,25 +8,21 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 )
 
-// An Opener turns stored frames into plaintext. Any number of calls may run at
-// once; those that decode wait for one another beyond one a CPU.
+// An Opener turns stored frames into plaintext. It needs keys alone, and serves
+// chunks of any salt. Any number of calls may run at once; those that decode
+// wait for one another beyond one a CPU.
 type Opener struct {
-	cipher  Cipher
 	decoder *zstd.Decoder
 }
 
-// NewOpener returns an Opener of chunks that were sealed with c; nil means
-// [Identity]. Close frees its decoders.
-func NewOpener(c Cipher) (*Opener, error) {
-	if c == nil {
-		c = Identity{}
-	}
+// NewOpener returns an Opener. Close frees its decoders.
+func NewOpener() (*Opener, error) {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true),
 		zstd.WithDecoderMaxWindow(chunk.MaxFrameSize), zstd.WithDecoderMaxMemory(chunk.MaxFrameSize))
 	if err != nil {
 		return nil, fmt.Errorf("make zstd decoder: %w", err)
 	}
-	return &Opener{cipher: c, decoder: d}, nil
+	return &Opener{decoder: d}, nil
 }
 
 // Close frees what the Opener holds. No OpenFrame may run or follow.
@@ -54,7 +50,7 @@ func (o *Opener) OpenFrame(dst []byte, h *chunk.Header, key Key, i int, stored [
 		return 0, corrupt(h, i, fmt.Sprintf("has %d bytes, want %d", len(stored), h.Frames[i].Len))
 	}
 	dst = dst[:size:size]
-	o.cipher.XOR(key, i, 0, stored)
+	XOR(key, i, 0, stored)
 	switch h.Codec {
 	case chunk.Raw:
 		copy(dst, stored)

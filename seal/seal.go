@@ -4,12 +4,19 @@
 // (zstd or raw, one codec a chunk), derive the chunk's key from the SHA-256 of
 // exactly the bytes that are now encrypted, encrypt every frame by itself, and
 // list the results' digests in the header whose SHA-256 is the chunk's name.
-// There is one path: a domain without encryption has a [Cipher] that changes
-// nothing.
+// There is one path, and no chunk that is not encrypted.
 //
 // The key comes from the coded bytes and not from the plaintext. So a codec
 // whose output changes with its version costs a missed deduplication, and never
-// encrypts two different texts with one key stream.
+// encrypts two different texts with one key stream. The secret of a [Salt] is
+// mixed in: who lacks it cannot confirm a guess at the content of a chunk, and
+// publishers with different salts share no chunk.
+//
+// Whoever reads needs keys alone. They stand in the block map, whose key table
+// is locked ([Lock], [Unlock]) under an image key that encrypts nothing else;
+// each recipient gets that key by a [Wrapper] and finds it by an [Unwrapper].
+// What a publisher remembers of a layer, which has keys in it too, is locked
+// under the salt itself ([LockRecord]).
 //
 // Sealing is a pure function of plaintext, options and codec version. A
 // [Sealer] belongs to one goroutine, since it works in buffers that it keeps;
@@ -24,51 +31,29 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
 )
 
 // A Key opens one chunk.
-type Key [32]byte
-
-// NoSalt is the salt ID of chunks that are sealed without encryption.
-var NoSalt [16]byte
-
-// A Cipher encrypts chunks convergently: equal coded bytes get equal keys and
-// so equal sealed bytes. Any number of calls may run at once.
-type Cipher interface {
-	// Key returns the key for the chunk whose coded frames, one after the
-	// other, have the SHA-256 coded.
-	Key(coded [sha256.Size]byte) Key
-	// XOR encrypts or decrypts b in place. b begins at byte off of frame
-	// number frame, so that a part of a frame can be opened alone.
-	XOR(key Key, frame int, off int64, b []byte)
-}
-
-// Identity is the Cipher that encrypts nothing and gives zero keys.
-type Identity struct{}
-
-// Key implements [Cipher].
-func (Identity) Key([sha256.Size]byte) Key { return Key{} }
-
-// XOR implements [Cipher].
-func (Identity) XOR(Key, int, int64, []byte) {}
+type Key = blockmap.Key
 
 // A Policy says which codec a chunk gets.
 type Policy uint8
 
 // The policies.
 const (
-	Adaptive Policy = iota // zstd where it saves at least an eighth, else raw
-	NeverCode
+	Adaptive  Policy = iota // zstd where it saves at least an eighth, else raw
+	NeverCode               // raw always, for domains whose sizes must say nothing of the content
 )
 
-// Options are the parameters of a domain. The zero value is the default.
+// Options are the parameters of a domain. All but Salt may be zero.
 type Options struct {
+	Salt      *Salt
 	ChunkSize int // bytes, a power of two within chunk's bounds; 0: chunk.Size
 	FrameSize int // bytes, a power of two within chunk's bounds, at most ChunkSize; 0: the smaller of chunk.FrameSize and ChunkSize
 	Policy    Policy
 	Level     zstd.EncoderLevel // 0: DefaultLevel
-	Cipher    Cipher            // nil: Identity
 }
 
 // DefaultLevel is the effort of the zstd encoder unless Options say otherwise.
@@ -84,7 +69,7 @@ type Sealer struct {
 	chunkSize int
 	frameLog2 uint8
 	policy    Policy
-	cipher    Cipher
+	salt      *Salt
 	encoder   *zstd.Encoder
 	header    chunk.Header
 	object    []byte // as long as the longest object of these sizes
@@ -93,7 +78,7 @@ type Sealer struct {
 // Sealed is a chunk in stored form.
 type Sealed struct {
 	ID     chunk.ID
-	Key    Key
+	Key    Key               // opens it
 	Object []byte            // header and frames; the Sealer's, good until the next Seal
 	Size   int               // bytes of plaintext, trailing zeros cut off
 	Sum    [sha256.Size]byte // SHA-256 of that plaintext
@@ -110,8 +95,8 @@ func NewSealer(o Options) (*Sealer, error) {
 	if o.Level == 0 {
 		o.Level = DefaultLevel
 	}
-	if o.Cipher == nil {
-		o.Cipher = Identity{}
+	if o.Salt == nil {
+		return nil, errors.New("make sealer: no salt")
 	}
 	if !sizeWithin(o.ChunkSize, chunk.MinSize, chunk.MaxSize) {
 		return nil, fmt.Errorf("chunk size %d: want a power of two from %d to %d", o.ChunkSize, chunk.MinSize, chunk.MaxSize)
@@ -131,7 +116,7 @@ func NewSealer(o Options) (*Sealer, error) {
 		chunkSize: o.ChunkSize,
 		frameLog2: uint8(bits.TrailingZeros(uint(o.FrameSize))),
 		policy:    o.Policy,
-		cipher:    o.Cipher,
+		salt:      o.Salt,
 		encoder:   enc,
 		header:    chunk.Header{Frames: make([]chunk.Frame, 0, frames)},
 		object:    make([]byte, 0, chunk.HeaderLen(frames)+o.ChunkSize+frames*chunk.FrameSlack),
@@ -151,30 +136,53 @@ func (s *Sealer) Seal(plain []byte) (Sealed, error) {
 	if len(plain) > s.chunkSize {
 		return Sealed{}, fmt.Errorf("seal chunk: %d bytes, want at most %d", len(plain), s.chunkSize)
 	}
-	frame := 1 << s.frameLog2
-	n := (len(plain) + frame - 1) >> s.frameLog2
-	s.header.FrameLog2, s.header.Size, s.header.Frames = s.frameLog2, uint32(len(plain)), s.header.Frames[:n]
-	sum := sha256.Sum256(plain)
-	coded := sum
-	if s.code(plain) {
-		s.header.Codec = chunk.Zstd
-		coded = sha256.Sum256(s.object[chunk.HeaderLen(n):])
-	} else {
-		s.raw(plain)
+	sum, coded := s.encode(plain)
+	key, err := s.salt.chunkKey(coded, &s.header)
+	if err != nil {
+		return Sealed{}, err
 	}
-	key := s.cipher.Key(coded)
-	rest := s.object[chunk.HeaderLen(n):]
-	for i := range s.header.Frames {
-		f := &s.header.Frames[i]
-		s.cipher.XOR(key, i, 0, rest[:f.Len])
-		f.Sum = sha256.Sum256(rest[:f.Len])
-		rest = rest[f.Len:]
-	}
+	s.encrypt(key)
+	s.sumFrames()
 	head, err := s.header.AppendBinary(s.object[:0]) // as long as the room left for it
 	if err != nil {
 		return Sealed{}, fmt.Errorf("seal chunk: %w", err)
 	}
 	return Sealed{ID: sha256.Sum256(head), Key: key, Object: s.object, Size: len(plain), Sum: sum}, nil
+}
+
+// encode fills s.header, but for the frames' sums, and puts the coded frames
+// into s.object behind room for it. It returns the SHA-256 of plain and of the
+// coded frames one after the other.
+func (s *Sealer) encode(plain []byte) (sum, coded [sha256.Size]byte) {
+	n := (len(plain) + 1<<s.frameLog2 - 1) >> s.frameLog2
+	s.header.FrameLog2, s.header.Size, s.header.Frames = s.frameLog2, uint32(len(plain)), s.header.Frames[:n]
+	sum = sha256.Sum256(plain)
+	if s.code(plain) {
+		s.header.Codec = chunk.Zstd
+		return sum, sha256.Sum256(s.object[chunk.HeaderLen(n):])
+	}
+	s.raw(plain)
+	return sum, sum
+}
+
+// encrypt encrypts the frames in s.object.
+func (s *Sealer) encrypt(key Key) {
+	block := newBlock(key)
+	for i, rest := 0, s.object[s.header.Len():]; i < len(s.header.Frames); i++ {
+		n := s.header.Frames[i].Len
+		xor(block, i, 0, rest[:n])
+		rest = rest[n:]
+	}
+}
+
+// sumFrames writes the SHA-256 of the frames in s.object into s.header.
+func (s *Sealer) sumFrames() {
+	rest := s.object[s.header.Len():]
+	for i := range s.header.Frames {
+		f := &s.header.Frames[i]
+		f.Sum = sha256.Sum256(rest[:f.Len])
+		rest = rest[f.Len:]
+	}
 }
 
 // code puts the coded frames of plain into s.object, behind room for the

@@ -85,13 +85,17 @@ var errEnough = errors.New("too many faults")
 // Scan reads all chunks of m from src, several at once, and calls fn for each
 // with its place in the map and its plaintext, which is fn's until it returns,
 // or with the error of a chunk that is missing or damaged. fn is called by
-// several goroutines, in no order. Its error ends the scan.
+// several goroutines, in no order. Its error ends the scan. A map whose keys
+// cannot be read fails as for disk.Open.
 func Scan(ctx context.Context, m *blockmap.Map, src chunk.Source, fn func(i int, c blockmap.Chunk, plain []byte, err error) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	workers := 2 * runtime.GOMAXPROCS(0)
 	info := m.Info()
 	size := int(info.ChunkSize())
-	opener, err := seal.NewOpener(seal.Identity{})
+	if err := seal.CheckReadable(m); err != nil {
+		return err
+	}
+	opener, err := seal.NewOpener()
 	if err != nil {
 		return err
 	}
@@ -197,7 +201,10 @@ type Plain struct {
 // NewPlain returns the disk of m; its reads end when ctx does. The caller
 // closes it.
 func NewPlain(ctx context.Context, m *blockmap.Map, src chunk.Source) (*Plain, error) {
-	o, err := seal.NewOpener(seal.Identity{})
+	if err := seal.CheckReadable(m); err != nil {
+		return nil, err
+	}
+	o, err := seal.NewOpener()
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/publish"
+	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/store/memory"
 	"github.com/rivuletfs/rivulet/verify"
 )
@@ -36,7 +37,11 @@ func published(t *testing.T) (origin.Store, *blockmap.Map) {
 		}
 	}
 	store := memory.New().Generation(1)
-	if _, err := publish.Image(context.Background(), store, []string{"dir:" + tree}, publish.Options{Name: "x", TempDir: t.TempDir()}); err != nil {
+	salt, err := seal.NewSalt(seal.DefaultDomain, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := publish.Image(context.Background(), store, []string{"dir:" + tree}, publish.Options{Salt: salt, Name: "x", TempDir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
 	m, err := catalog.Open(context.Background(), store, "x")

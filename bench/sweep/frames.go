@@ -29,7 +29,11 @@ func (c *collection) printFrames(w io.Writer, n int) error {
 }
 
 func (c *collection) frames(w io.Writer, p point, frame, n int) error {
-	sealer, err := seal.NewSealer(seal.Options{ChunkSize: p.Chunk, FrameSize: frame})
+	salt, err := seal.NewSalt(seal.DefaultDomain, 1)
+	if err != nil {
+		return err
+	}
+	sealer, err := seal.NewSealer(seal.Options{Salt: salt, ChunkSize: p.Chunk, FrameSize: frame})
 	if err != nil {
 		return err
 	}

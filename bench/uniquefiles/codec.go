@@ -17,7 +17,11 @@ type coder struct {
 }
 
 func newCoder() (*coder, error) {
-	s, err := seal.NewSealer(seal.Options{})
+	salt, err := seal.NewSalt(seal.DefaultDomain, 1)
+	if err != nil {
+		return nil, err
+	}
+	s, err := seal.NewSealer(seal.Options{Salt: salt})
 	return &coder{sealer: s}, err
 }
 

@@ -68,6 +68,9 @@ knows is not read again. Publish can be stopped at any time and run again.`,
 			if err != nil {
 				return err
 			}
+			if opts.Salt, err = openSalt(); err != nil {
+				return err
+			}
 			bars := a.newProgress(asJSON)
 			opts.Progress = bars.event
 			res, err := publish.Image(cmd.Context(), store, args, opts)

@@ -28,6 +28,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("RIVULET_STORE", "dir:"+e.WorkDir+"/store")
 			e.Setenv("XDG_RUNTIME_DIR", e.WorkDir+"/run")
+			e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/config")
 			e.Setenv("TMPDIR", e.WorkDir)
 			return nil
 		},

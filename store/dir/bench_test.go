@@ -13,13 +13,17 @@ import (
 func BenchmarkPut(b *testing.B) {
 	const size = 300 << 10
 	s := open(b, b.TempDir())
+	salt, err := seal.NewSalt(seal.DefaultDomain, 1)
+	if err != nil {
+		b.Fatal(err)
+	}
 	var seed atomic.Uint64
 	b.SetBytes(size)
 	b.ReportAllocs()
 	b.SetParallelism(4)
 	b.RunParallel(func(pb *testing.PB) {
 		rng := rand.New(rand.NewPCG(1, seed.Add(1)))
-		sealer, err := seal.NewSealer(seal.Options{Policy: seal.NeverCode})
+		sealer, err := seal.NewSealer(seal.Options{Salt: salt, Policy: seal.NeverCode})
 		if err != nil {
 			b.Error(err)
 			return
