@@ -27,8 +27,8 @@ type envelope struct {
 
 const (
 	magic       = "rvkms1\n"
-	maxARN      = 2048 // bytes, as IAM allows
-	maxDataKey  = 6144 // bytes, as KMS allows
+	maxARN      = 2048         // bytes, as IAM allows
+	maxDataKey  = 6144         // bytes, as KMS allows
 	sealedBytes = 12 + 32 + 16 // nonce, image key, tag
 )
 
