@@ -27,7 +27,7 @@ const DefaultCopies = 32
 // another could not go on with. The zero value, with an Origin, is usable.
 type Forwarder struct {
 	Origin origin.Origin
-	Copies int                             // chunks copied at one time; 0: DefaultCopies
+	Copies int                              // chunks copied at one time; 0: DefaultCopies
 	Tell   func(image origin.Digest, n int) // told of chunks that were copied, by several goroutines; nil: nobody
 }
 
