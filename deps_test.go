@@ -32,6 +32,7 @@ flatten            any
 flatten/source     any: flatten
 layout             std: ext4 flatten
 catalog            std: blockmap chunk origin
+generation         any: blockmap catalog chunk origin
 publish            any: blockmap catalog chunk flatten flatten/source layout origin seal
 disk               any: blockdev blockmap chunk seal internal/loglimit
 verify             any: blockmap chunk seal

@@ -14,9 +14,13 @@
 // none was asked for). The value is the digest of an object and a newline. Only
 // names are ever moved by people; the rest are short cuts that can be made
 // again, so losing a race for one is no failure.
+//
+// A name's value may have a second line: then the name is [Reserved] for one that
+// is being carried there from an older generation, and as good as absent.
 package catalog
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -44,6 +48,30 @@ type Store interface {
 
 // DigestKey is the pointer from a source or disk digest to a block map.
 func DigestKey(d origin.Digest) string { return "digests/" + hex.EncodeToString(d[:]) }
+
+// ChainPrefix begins the names of all pointers from a chain ID to a block map.
+func ChainPrefix(chain origin.Digest) string { return "chains/" + hex.EncodeToString(chain[:]) + "/" }
+
+// NameKey is the pointer from an image's name to its block map.
+func NameKey(name string) string { return namePrefix + name }
+
+// Value is what a pointer to d holds.
+func Value(d origin.Digest) []byte { return []byte(d.String() + "\n") }
+
+// Reserved is what a name's pointer holds while the name is carried from another
+// generation and may still turn out to have been removed there. nonce tells
+// whoever reserved it from others who did, or did so again.
+func Reserved(d origin.Digest, from origin.GenerationID, nonce uint64) []byte {
+	return fmt.Appendf(nil, "%v\n%s%v %016x\n", d, reservedLine, from, nonce)
+}
+
+// IsReserved reports whether a pointer's value is one of Reserved.
+func IsReserved(value []byte) bool {
+	_, rest, _ := bytes.Cut(value, []byte("\n"))
+	return bytes.HasPrefix(rest, []byte(reservedLine))
+}
+
+const reservedLine = "from "
 
 // ChainKey is the pointer from a chain ID to a block map; size is the size that
 // was asked for, in bytes, or 0.
@@ -78,6 +106,9 @@ func Get(ctx context.Context, s origin.Pointers, key string) (origin.Digest, err
 	if err != nil {
 		return origin.Digest{}, err
 	}
+	if IsReserved(value) {
+		return origin.Digest{}, fmt.Errorf("pointer %s: reserved: %w", key, chunk.ErrNotFound)
+	}
 	d, err := origin.ParseDigest(strings.TrimSuffix(string(value), "\n"))
 	if err != nil {
 		return origin.Digest{}, fmt.Errorf("%w %s: %w", ErrPointer, key, err)
@@ -88,7 +119,7 @@ func Get(ctx context.Context, s origin.Pointers, key string) (origin.Digest, err
 // Set makes a pointer lead to d, whatever it led to, and reports whether it
 // changed. Of several that set one pointer at once, the last wins.
 func Set(ctx context.Context, s origin.Pointers, key string, d origin.Digest) (bool, error) {
-	value := []byte(d.String() + "\n")
+	value := Value(d)
 	for {
 		old, err := s.GetPointer(ctx, key)
 		if err != nil && !errors.Is(err, chunk.ErrNotFound) {
@@ -150,7 +181,7 @@ func Names(ctx context.Context, s Store, fn func(name string, blockMap origin.Di
 // digest of a block map, a disk or a source image ("sha256:…", or its 64
 // hexadecimal digits). An unknown one is chunk.ErrNotFound.
 func Find(ctx context.Context, s Store, ref string) (origin.Digest, error) {
-	if d, isDigest := parseRef(ref); isDigest {
+	if d, isDigest := ParseRef(ref); isDigest {
 		found, err := Get(ctx, s, DigestKey(d))
 		if errors.Is(err, chunk.ErrNotFound) {
 			return d, nil
@@ -173,7 +204,7 @@ func Open(ctx context.Context, s Store, ref string) (*blockmap.Map, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
-	if want, isDigest := parseRef(ref); isDigest {
+	if want, isDigest := ParseRef(ref); isDigest {
 		// Whoever can write pointers must not choose what a digest means.
 		if info := m.Info(); want != m.Digest() && want != info.Disk && want != info.Source {
 			return nil, fmt.Errorf("image %q: the store leads to block map %v, which has another digest", ref, d)
@@ -182,8 +213,8 @@ func Open(ctx context.Context, s Store, ref string) (*blockmap.Map, error) {
 	return m, nil
 }
 
-// parseRef returns the digest that ref is, if it is one.
-func parseRef(ref string) (origin.Digest, bool) {
+// ParseRef returns the digest that ref is, if it is one.
+func ParseRef(ref string) (origin.Digest, bool) {
 	d, err := origin.ParseDigest(ref)
 	if err != nil {
 		d, err = origin.ParseDigest("sha256:" + ref)

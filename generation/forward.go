@@ -1,0 +1,302 @@
+package generation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+// Kinds are the kinds of attachments that are carried along with an image. See
+// the rule at the version of a List before adding one.
+var Kinds = []string{"age", "aws-kms", "minisign", "profile"}
+
+// DefaultCopies is how many chunks are copied at one time.
+const DefaultCopies = 32
+
+// A Forwarder carries images from one generation to another. Any number of them
+// may work on one image at once, and one that was killed leaves nothing that
+// another could not go on with. The zero value, with an Origin, is usable.
+type Forwarder struct {
+	Origin origin.Origin
+	Copies int                              // chunks copied at one time; 0: DefaultCopies
+	Tell   func(image origin.Digest, n int) // told of chunks that were copied, by several goroutines; nil: nobody
+}
+
+// Forward carries image d from one generation to another, sealed bytes and block
+// map unchanged: chunks, attachments, block map, and what leads to it but names.
+// The block map comes after all that it needs; attachments once more after it,
+// so that one that was added meanwhile is seen here, or its writer has seen the
+// block map (see Attach). It returns how many chunks were copied. What from lacks
+// is chunk.ErrNotFound.
+func (f *Forwarder) Forward(ctx context.Context, d origin.Digest, from, to origin.GenerationID) (copied int, err error) {
+	src, dst := f.Origin.Generation(from), f.Origin.Generation(to)
+	m, err := catalog.Load(ctx, src, d)
+	if err == nil {
+		copied, err = f.image(ctx, m, from, to)
+	}
+	if err == nil {
+		err = f.attachments(ctx, d, src, dst)
+	}
+	if err == nil {
+		err = shortcuts(ctx, m, src, dst)
+	}
+	if err != nil {
+		return copied, fmt.Errorf("carry image %v from generation %v to %v: %w", d, from, to, err)
+	}
+	return copied, nil
+}
+
+// image carries block map and chunks, unless they are there.
+func (f *Forwarder) image(ctx context.Context, m *blockmap.Map, from, to origin.GenerationID) (copied int, err error) {
+	src, dst := f.Origin.Generation(from), f.Origin.Generation(to)
+	_, err = dst.GetObject(ctx, m.Digest(), catalog.MaxBlockMapBytes)
+	if !errors.Is(err, chunk.ErrNotFound) {
+		return 0, err
+	}
+	if copied, err = f.chunks(ctx, m, from, to); err != nil {
+		return copied, err
+	}
+	if meta := m.Info().Metadata; meta != (origin.Digest{}) {
+		b, err := src.GetObject(ctx, meta, origin.MaxObjectBytes)
+		if err == nil {
+			_, err = dst.PutObject(ctx, b)
+		}
+		if err != nil {
+			return copied, fmt.Errorf("object %v: %w", meta, err)
+		}
+	}
+	if err := f.attachments(ctx, m.Digest(), src, dst); err != nil {
+		return copied, err
+	}
+	_, err = dst.PutObject(ctx, m.Bytes())
+	return copied, err
+}
+
+// chunks copies the chunks of m, each once.
+func (f *Forwarder) chunks(ctx context.Context, m *blockmap.Map, from, to origin.GenerationID) (int, error) {
+	var copied atomic.Int64
+	seen := make(map[chunk.ID]bool, m.Len())
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(f.copies())
+	for i := range m.Len() {
+		id := m.Chunk(i).ID
+		if seen[id] {
+			continue
+		}
+		if gctx.Err() != nil {
+			break
+		}
+		seen[id] = true
+		g.Go(func() error {
+			added, err := f.Origin.CopyChunk(gctx, id, from, to)
+			if added {
+				copied.Add(1)
+				if f.Tell != nil {
+					f.Tell(m.Digest(), 1)
+				}
+			}
+			return err
+		})
+	}
+	err := g.Wait()
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = f.Origin.Generation(to).Flush(ctx)
+	}
+	return int(copied.Load()), err
+}
+
+func (f *Forwarder) copies() int {
+	if f.Copies == 0 {
+		return DefaultCopies
+	}
+	return f.Copies
+}
+
+func (f *Forwarder) attachments(ctx context.Context, d origin.Digest, src, dst origin.Store) error {
+	for _, kind := range Kinds {
+		err := src.ListAttachments(ctx, d, kind, func(data []byte) error { return dst.Attach(ctx, d, kind, data) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shortcuts carries the pointers that lead to an image from its digests and its
+// chain ID, where there are none yet. Those of segments are left behind: which
+// chunks a segment needs only a publisher can read, who carries what it can use.
+func shortcuts(ctx context.Context, m *blockmap.Map, src, dst origin.Store) error {
+	info, d := m.Info(), m.Digest()
+	keys := []string{catalog.DigestKey(info.Source), catalog.DigestKey(info.Disk)}
+	err := src.ListPointers(ctx, catalog.ChainPrefix(info.ChainID), func(key string) error {
+		keys = append(keys, key)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		at, err := catalog.Get(ctx, src, key)
+		if errors.Is(err, chunk.ErrNotFound) || errors.Is(err, catalog.ErrPointer) || err == nil && at != d {
+			continue
+		}
+		if err == nil {
+			err = dst.SwapPointer(ctx, key, nil, catalog.Value(d))
+		}
+		if err != nil && !errors.Is(err, origin.ErrConflict) {
+			return err
+		}
+	}
+	return nil
+}
+
+// ForwardName carries a name with its image. A name that to has already stays as
+// it is: somebody published it there. So that one which is removed meanwhile
+// does not come back, the name is first only reserved, then looked for once more
+// where it comes from, and only then made good; whoever removes it sees to the
+// old generation first.
+func (f *Forwarder) ForwardName(ctx context.Context, name string, from, to origin.GenerationID) error {
+	err := f.forwardName(ctx, catalog.NameKey(name), from, to)
+	if err != nil {
+		return fmt.Errorf("carry name %q from generation %v to %v: %w", name, from, to, err)
+	}
+	return nil
+}
+
+func (f *Forwarder) forwardName(ctx context.Context, key string, from, to origin.GenerationID) error {
+	src, dst := f.Origin.Generation(from), f.Origin.Generation(to)
+	for {
+		d, err := catalog.Get(ctx, src, key)
+		if errors.Is(err, chunk.ErrNotFound) {
+			return nil // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		old, err := dst.GetPointer(ctx, key)
+		if err == nil && !catalog.IsReserved(old) {
+			return nil
+		}
+		if err != nil && !errors.Is(err, chunk.ErrNotFound) {
+			return err
+		}
+		if _, err := f.Forward(ctx, d, from, to); err != nil {
+			return err
+		}
+		mine := catalog.Reserved(d, from, rand.Uint64())
+		err = dst.SwapPointer(ctx, key, old, mine)
+		if err == nil {
+			err = settleName(ctx, key, d, mine, src, dst)
+		}
+		if !errors.Is(err, origin.ErrConflict) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// settleName makes a name good that is reserved by mine, or takes the
+// reservation back. The error is origin.ErrConflict if the name is another's by
+// now, or leads elsewhere where it comes from.
+func settleName(ctx context.Context, key string, d origin.Digest, mine []byte, src, dst origin.Store) error {
+	again, err := catalog.Get(ctx, src, key)
+	switch {
+	case errors.Is(err, chunk.ErrNotFound):
+		err = dst.SwapPointer(ctx, key, mine, nil)
+		if errors.Is(err, origin.ErrConflict) {
+			return nil // published anew, or reserved by another who will see the same
+		}
+		return err
+	case err != nil:
+		return err
+	case again != d:
+		return origin.ErrConflict
+	}
+	return dst.SwapPointer(ctx, key, mine, catalog.Value(d))
+}
+
+// ErrDeleted is returned (wrapped) by Settle when the generation that an image
+// was published into is not there any more: it has to be published again.
+var ErrDeleted = errors.New("the generation was deleted meanwhile")
+
+// Settle ends a publication: image d was put into generation g, and its name
+// written last. If g is no longer active, the image is carried to the one that
+// is, its name set there whatever it leads to (a publisher's name is the newest),
+// and so on. It returns the generation in which the image is published.
+func (f *Forwarder) Settle(ctx context.Context, name string, d origin.Digest, g origin.GenerationID) (origin.GenerationID, error) {
+	for {
+		l, err := Load(ctx, f.Origin)
+		if err != nil {
+			return 0, err
+		}
+		switch s := l.State(g); {
+		case s == StateActive:
+			return g, nil
+		case s == 0:
+			return 0, fmt.Errorf("publish %s: generation %v is in no list", name, g)
+		case !s.Readable():
+			return 0, fmt.Errorf("publish %s: generation %v: %w", name, g, ErrDeleted)
+		}
+		to := l.Active()
+		_, err = f.Forward(ctx, d, g, to)
+		if err == nil {
+			_, err = catalog.SetName(ctx, f.Origin.Generation(to), name, d)
+		}
+		if errors.Is(err, chunk.ErrNotFound) { // erased while it was copied
+			l, loadErr := Load(ctx, f.Origin)
+			if loadErr == nil && !l.State(g).Readable() {
+				err = errors.Join(ErrDeleted, err)
+			}
+		}
+		if err != nil {
+			return 0, fmt.Errorf("publish %s: %w", name, err)
+		}
+		g = to
+	}
+}
+
+// Attach adds an attachment to an image wherever it is, and is carried to
+// meanwhile; see Forwarder.Forward.
+func Attach(ctx context.Context, o origin.Origin, d origin.Digest, kind string, data []byte) error {
+	done := make(map[origin.GenerationID]bool)
+	for {
+		l, err := Load(ctx, o)
+		if err != nil {
+			return err
+		}
+		more := false
+		for _, g := range l.newestFirst(StateDeleted) {
+			_, err := o.Generation(g).GetObject(ctx, d, catalog.MaxBlockMapBytes)
+			if errors.Is(err, chunk.ErrNotFound) || done[g] {
+				continue
+			}
+			if err == nil {
+				err = o.Generation(g).Attach(ctx, d, kind, data)
+			}
+			if err != nil {
+				return fmt.Errorf("generation %v: %w", g, err)
+			}
+			done[g], more = true, true
+		}
+		if !more && len(done) == 0 {
+			return fmt.Errorf("attach %s to %v: %w", kind, d, chunk.ErrNotFound)
+		}
+		if !more {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,137 @@
+package generation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+// A Named is where a name leads, and the generation that says so.
+type Named struct {
+	BlockMap   origin.Digest
+	Generation origin.GenerationID
+}
+
+// Names returns the names that the generations of l up to state upTo have, with
+// what the newest of them says. It reads old generations before new ones, as
+// names are carried from those to these: so none is missed that is there all the
+// time. Pointers that hold no digest are returned as broken, by name.
+func Names(ctx context.Context, o origin.Origin, l List, upTo State) (names map[string]Named, broken map[string]error, err error) {
+	names, broken = make(map[string]Named), make(map[string]error)
+	ids := l.newestFirst(upTo)
+	slices.Reverse(ids)
+	for _, g := range ids {
+		store := o.Generation(g)
+		err := store.ListPointers(ctx, catalog.NameKey(""), func(key string) error {
+			name := key[len(catalog.NameKey("")):]
+			d, err := catalog.Get(ctx, store, key)
+			switch {
+			case errors.Is(err, chunk.ErrNotFound):
+				return nil // removed meanwhile, or only reserved
+			case errors.Is(err, catalog.ErrPointer):
+				delete(names, name)
+				broken[name] = err
+				return nil
+			case err != nil:
+				return err
+			}
+			delete(broken, name)
+			names[name] = Named{BlockMap: d, Generation: g}
+			return nil
+		})
+		if err != nil {
+			return nil, nil, fmt.Errorf("names of generation %v: %w", g, err)
+		}
+	}
+	return names, broken, nil
+}
+
+// Names calls fn for each name of the origin, in the order of their bytes, with
+// the block map that it leads to, until fn fails; that error is returned. Names
+// that lead nowhere are passed over, and reported when fn has had the others.
+func (v *View) Names(ctx context.Context, fn func(name string, blockMap origin.Digest) error) error {
+	l, err := Load(ctx, v.origin)
+	for err == nil {
+		names, broken, err := Names(ctx, v.origin, l, StateExpired)
+		if err != nil {
+			return err
+		}
+		again, err := Load(ctx, v.origin)
+		if err != nil {
+			return err
+		}
+		if !slices.Equal(l, again) {
+			l = again
+			continue
+		}
+		for _, name := range slices.Sorted(maps.Keys(names)) {
+			if err := fn(name, names[name].BlockMap); err != nil {
+				return err
+			}
+		}
+		return errors.Join(slices.Collect(maps.Values(broken))...)
+	}
+	return err
+}
+
+// Remove takes the name of an image away, in all generations that may be read or
+// come to be. It begins with the oldest, so that a name which is being carried
+// forward is gone where it comes from before it is looked for where it goes.
+// A name that none has is chunk.ErrNotFound.
+func (v *View) Remove(ctx context.Context, name string) error {
+	if err := catalog.CheckName(name); err != nil {
+		return err
+	}
+	found := false
+	l, err := Load(ctx, v.origin)
+	for err == nil {
+		ids := l.newestFirst(StateDeleted)
+		slices.Reverse(ids)
+		for _, g := range ids {
+			was, err := removeName(ctx, v.origin.Generation(g), name)
+			if err != nil {
+				return fmt.Errorf("image %q: %w", name, err)
+			}
+			found = found || was
+		}
+		var again List
+		if again, err = Load(ctx, v.origin); err == nil && slices.Equal(l, again) {
+			if !found {
+				err = fmt.Errorf("image %q: %w", name, chunk.ErrNotFound)
+			}
+			return err
+		}
+		l = again
+	}
+	return err
+}
+
+// removeName removes a name from one generation, and reports whether it led
+// anywhere.
+func removeName(ctx context.Context, s origin.Pointers, name string) (found bool, err error) {
+	for {
+		old, err := s.GetPointer(ctx, catalog.NameKey(name))
+		if errors.Is(err, chunk.ErrNotFound) {
+			return found, nil
+		}
+		if err != nil {
+			return found, err
+		}
+		err = s.SwapPointer(ctx, catalog.NameKey(name), old, nil)
+		if err == nil {
+			return !catalog.IsReserved(old), nil
+		}
+		if !errors.Is(err, origin.ErrConflict) {
+			return found, err
+		}
+		if ctx.Err() != nil {
+			return found, context.Cause(ctx)
+		}
+	}
+}
