@@ -2,11 +2,9 @@ package layout
 
 import (
 	"fmt"
-	"hash/crc32"
 	"io"
 	"math"
 	"sort"
-	"strings"
 
 	"github.com/rivuletfs/rivulet/ext4"
 	"github.com/rivuletfs/rivulet/flatten"
@@ -66,27 +64,39 @@ func pack(entries []flatten.Entry, p Params) (*packer, error) {
 type packer struct {
 	params   Params
 	perChunk uint32
-	pieces   []Piece // in the order of the files
+	pieces   []Piece // in the order of the files; those of the open bin may move yet
 	chunks   uint32  // chunks given out
-	open     bool
-	bin      uint32 // first block of the open bin
-	fill     uint32 // blocks used in it
+
+	open  bool
+	start uint32 // first block of the open bin
+	bin   cutter // what is in it, in blocks; items are indexes of pieces
+	ended []Bin  // bins that the file placed last had no room in
+}
+
+// A Bin is a run of small files that has come to its end: chunk Index of the
+// segment, of which its files take Bytes bytes, whole blocks.
+type Bin struct {
+	Index uint32
+	Bytes int
 }
 
 func newPacker(p Params) (*packer, error) {
 	if err := p.Check(); err != nil {
 		return nil, err
 	}
-	return &packer{params: p, perChunk: p.chunkBlocks()}, nil
+	b := &packer{params: p, perChunk: p.chunkBlocks()}
+	b.bin = cutter{room: b.perChunk, least: uint32(ceilDiv(p.MinBin, ext4.BlockSize))}
+	return b, nil
 }
 
-// segment ends the packer.
+// segment ends the packer. The bin that is open then ends with the layer.
 func (b *packer) segment() *Segment {
 	sort.Slice(b.pieces, func(i, j int) bool { return b.pieces[i].Start < b.pieces[j].Start })
 	return &Segment{Pieces: b.pieces, Chunks: b.chunks, params: b.params}
 }
 
 func (b *packer) place(i uint32, e *flatten.Entry) error {
+	b.ended = b.ended[:0]
 	blocks := ceilDiv(e.Size, ext4.BlockSize)
 	if blocks+int64(b.chunks)*int64(b.perChunk) > maxSegmentBlocks {
 		return fmt.Errorf("file %q: layer exceeds %d bytes", e.Path, MaxDiskBytes)
@@ -97,30 +107,33 @@ func (b *packer) place(i uint32, e *flatten.Entry) error {
 		b.chunks += ceilDiv(n, b.perChunk)
 		return nil
 	}
-	if b.open && b.fill+n > b.perChunk {
-		b.open = false
-	}
 	if !b.open {
-		b.open, b.bin, b.fill = true, b.chunks*b.perChunk, 0
-		b.chunks++
+		b.open = true
+		b.newBin()
 	}
-	b.pieces = append(b.pieces, Piece{i, b.bin + b.fill, n})
-	b.fill += n
-	if int(b.fill)*ext4.BlockSize >= b.params.MinBin && endsBin(e.Path, b.params.CutOneIn) {
-		b.open = false
+	for !b.bin.fits(n) {
+		b.ended = append(b.ended, b.endBin())
 	}
+	b.pieces = append(b.pieces, Piece{i, b.start + b.bin.fill, n})
+	b.bin.add(len(b.pieces)-1, n, e.Path)
 	return nil
 }
 
-// endsBin says whether a bin may end after the file of that path. It looks at
-// the last two parts of the path alone: a file that changes keeps its bin's
-// end, and a folder that moves keeps its bins.
-func endsBin(path string, oneIn int) bool {
-	cut := strings.LastIndexByte(path, '/')
-	if cut > 0 {
-		cut = strings.LastIndexByte(path[:cut], '/')
+func (b *packer) newBin() {
+	b.start = b.chunks * b.perChunk
+	b.chunks++
+}
+
+// endBin ends the open bin, and takes what lies behind its end into the next.
+func (b *packer) endBin() Bin {
+	blocks, moved := b.bin.cut()
+	done := Bin{Index: b.start / b.perChunk, Bytes: int(blocks) * ext4.BlockSize}
+	b.newBin()
+	for _, m := range moved {
+		piece := &b.pieces[m.item]
+		piece.Start = b.start + m.end - piece.Count
 	}
-	return crc32.ChecksumIEEE([]byte(path[cut+1:]))%uint32(oneIn) == 0
+	return done
 }
 
 // PiecesOf returns the pieces that have blocks in chunk i, by rising Start.

@@ -1,16 +1,10 @@
 """Where files' data lie. Sections "Segments", "Slots", "Which chunks and blocks are used"."""
 
-import zlib
-
 from .constants import (
-    BIN_MIN, BIN_NAMES, BLOCK, CHUNK, CHUNK_BLOCKS, LARGE, LOW_CHUNKS, SLOT_MIN, ceil_div, quantum,
+    BIN_MIN, BLOCK, CHUNK, CHUNK_BLOCKS, LARGE, LOW_CHUNKS, SLOT_MIN, ceil_div, quantum,
 )
 from .layer import FILE
-
-
-def _ends_bin(path):
-    name = b"/".join(path.split(b"/")[-2:])
-    return zlib.crc32(name) % BIN_NAMES == 0
+from .run import Run
 
 
 class Segment:
@@ -31,7 +25,7 @@ class Segment:
 
     def _place(self):
         """Gives out blocks, and returns the number of chunks."""
-        given, bin_at, filled = 0, None, 0
+        given, bin_at, small = 0, None, Run(CHUNK_BLOCKS, BIN_MIN)
         for rank, entry in enumerate(self.entries):
             if entry.kind != FILE or not entry.data:
                 continue
@@ -40,16 +34,21 @@ class Segment:
                 self.pieces[rank] = given * CHUNK_BLOCKS, blocks
                 given += ceil_div(blocks, CHUNK_BLOCKS)
                 continue
-            if bin_at is not None and filled + blocks > CHUNK_BLOCKS:
-                bin_at = None
             if bin_at is None:
-                bin_at, filled = given, 0
-                given += 1
-            self.pieces[rank] = bin_at * CHUNK_BLOCKS + filled, blocks
-            filled += blocks
-            if filled >= BIN_MIN and _ends_bin(entry.path):
-                bin_at = None
+                bin_at, given = given, given + 1
+            ended = small.put((blocks, entry.path, rank))
+            if ended:
+                self._fill(bin_at, ended)
+                bin_at, given = given, given + 1
+        self._fill(bin_at, small.parts)
         return given
+
+    def _fill(self, chunk, files):
+        """Places small files one behind the other in a chunk."""
+        used = 0
+        for blocks, _, rank in files:
+            self.pieces[rank] = chunk * CHUNK_BLOCKS + used, blocks
+            used += blocks
 
     def _in_chunks(self, rank):
         """The parts of a piece: chunk, first block in it, blocks, bytes."""
