@@ -33,7 +33,9 @@ flatten/source     any: flatten
 layout             std: ext4 flatten
 catalog            std: blockmap chunk origin
 generation         any: blockmap catalog chunk origin
-publish            any: blockmap catalog chunk flatten flatten/source layout origin seal
+domain             any: blockmap catalog chunk origin seal
+keyring            any: seal seal/agewrap sign
+publish            any: blockmap catalog chunk flatten flatten/source generation layout origin seal sign verify
 disk               any: blockdev blockmap chunk seal internal/loglimit
 verify             any: blockmap chunk seal
 store/dir          any: chunk origin

@@ -6,8 +6,8 @@
 //
 //	names/NAME                          block map of the image of that name
 //	digests/HEX                         block map of the image with that source or disk digest
-//	chains/HEX/LAYOUT/SALT/SIZE         block map of the newest image with that chain ID
-//	segments/HEX/LAYOUT/SALT            record of the layer with that diff ID
+//	chains/HEX/LAYOUT/SALT/SIZE/SIGNER  block map of SIGNER's newest image with that chain ID
+//	segments/HEX/LAYOUT/SALT/SIGNER     SIGNER's record of the layer with that diff ID
 //
 // where HEX is a SHA-256 in hexadecimal, LAYOUT the version of the layout, SALT
 // the salt's id in hexadecimal and SIZE the disk's size in bytes ("default" if
@@ -73,19 +73,36 @@ func IsReserved(value []byte) bool {
 
 const reservedLine = "from "
 
-// ChainKey is the pointer from a chain ID to a block map; size is the size that
-// was asked for, in bytes, or 0.
-func ChainKey(chain origin.Digest, layout uint32, salt [16]byte, size int64) string {
+// ChainKey is the pointer from a chain ID to a block map that the publisher with
+// the key ID signer made; size is the size that was asked for, in bytes, or 0.
+func ChainKey(chain origin.Digest, layout uint32, salt blockmap.SaltID, size int64, signer string) string {
 	want := "default"
 	if size != 0 {
 		want = fmt.Sprint(size)
 	}
-	return fmt.Sprintf("chains/%x/%d/%x/%s", chain[:], layout, salt[:], want)
+	return fmt.Sprintf("chains/%x/%d/%x/%s/%s", chain[:], layout, salt[:], want, strings.ToLower(signer))
 }
 
-// SegmentKey is the pointer from a layer's diff ID to its segment record.
-func SegmentKey(diffID origin.Digest, layout uint32, salt [16]byte) string {
-	return fmt.Sprintf("segments/%x/%d/%x", diffID[:], layout, salt[:])
+// SegmentPrefix begins the names of the pointers to the segment records of a
+// layer.
+func SegmentPrefix(diffID origin.Digest, layout uint32) string {
+	return fmt.Sprintf("segments/%x/%d/", diffID[:], layout)
+}
+
+// SegmentKey is the pointer from a layer's diff ID to the segment record that
+// the publisher with the key ID signer made.
+func SegmentKey(diffID origin.Digest, layout uint32, salt blockmap.SaltID, signer string) string {
+	return fmt.Sprintf("%s%x/%s", SegmentPrefix(diffID, layout), salt[:], strings.ToLower(signer))
+}
+
+// ParseSaltID reads a salt's ID as it stands in the names of pointers.
+func ParseSaltID(s string) (blockmap.SaltID, error) {
+	var id blockmap.SaltID
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(id) || hex.EncodeToString(b) != s {
+		return id, fmt.Errorf("salt %.40q: want %d hexadecimal digits", s, 2*len(id))
+	}
+	return blockmap.SaltID(b), nil
 }
 
 // CheckName reports, by a nil error, whether name can name an image.

@@ -13,6 +13,7 @@ import (
 	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/sign"
 )
 
 // disk puts the segments together: it writes the metadata of the file system,
@@ -62,7 +63,7 @@ func (p *publisher) disk(ctx context.Context, segments []*segment) (*blockmap.Ma
 // storeMeta stores what is written in meta and tells where each chunk lies.
 func (p *publisher) storeMeta(ctx context.Context, meta *sparse) ([]uint32, []stored, error) {
 	places := meta.written()
-	sealed, err := p.pool.store(ctx, len(places), func(i int, buf []byte) error {
+	sealed, err := p.pool.store(ctx, len(places), func(_ context.Context, i int, buf []byte) error {
 		n, err := meta.file.ReadAt(buf, int64(places[i])*int64(len(buf)))
 		if err == io.EOF { // the file ends where the last write did
 			clear(buf[n:])
@@ -120,15 +121,45 @@ func (p *publisher) blockMap(ctx context.Context, segments []*segment, disk *lay
 	return p.storeMap(ctx, info, chunks)
 }
 
+// storeMap stores the block map of an image whose chunks were put, and says who
+// may open it and who vouches for it.
 func (p *publisher) storeMap(ctx context.Context, info *blockmap.Info, chunks []blockmap.Chunk) (*blockmap.Map, error) {
-	m, err := seal.LockOpen(info, chunks)
+	if err := p.store.Flush(ctx); err != nil {
+		return nil, fmt.Errorf("store chunks: %w", err)
+	}
+	var m *blockmap.Map
+	var key seal.ImageKey
+	var err error
+	if p.opts.Open {
+		m, err = seal.LockOpen(info, chunks)
+	} else {
+		m, key, err = seal.Lock(info, chunks)
+	}
 	if err != nil {
 		return nil, err
 	}
 	if _, err := p.store.PutObject(ctx, m.Bytes()); err != nil {
 		return nil, fmt.Errorf("store block map: %w", err)
 	}
-	return m, nil
+	if !p.opts.Open {
+		if _, err := seal.Grant(ctx, m, key, p.opts.Recipients, p.store); err != nil {
+			return nil, err
+		}
+	}
+	return m, p.sign(ctx, m)
+}
+
+// sign attaches this publisher's signature to m. The same one again changes
+// nothing.
+func (p *publisher) sign(ctx context.Context, m *blockmap.Map) error {
+	signature, err := p.opts.Signer.SignMap(m)
+	if err == nil {
+		err = p.store.Attach(ctx, m.Digest(), sign.Kind, signature)
+	}
+	if err != nil {
+		return fmt.Errorf("sign %v: %w", m, err)
+	}
+	return nil
 }
 
 func log2(n int) uint8 { return uint8(bits.TrailingZeros(uint(n))) }

@@ -11,11 +11,18 @@
 //     and all share one pool of sealers.
 //  3. flatten.Merge makes one tree of the layers, layout.Build the metadata of
 //     the file system, which is cut, sealed and stored like the rest.
-//  4. The block map is stored, then the pointers, the name last.
+//  4. The block map is locked and stored, the image key wrapped for those who
+//     may read, the map signed; then the pointers, the name last.
+//  5. If another generation has become the active one meanwhile, the image is
+//     carried there.
 //
 // Nothing is visible before it is whole, and everything but pointers is named
 // by its content: a publisher that was killed leaves at most chunks that nobody
 // points to, and run again it goes on where it stopped.
+//
+// What the origin remembers saves work, and is written by others. It is taken
+// over only if it is signed by the publisher itself or by somebody whom it
+// trusts; otherwise the work is done again.
 package publish
 
 import (
@@ -27,20 +34,33 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/flatten/source"
+	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/sign"
 )
 
-// Options of Image; with a salt alone, it publishes an image under its own reference.
+// Options of Image. With a salt, a signer, and either recipients or Open, it
+// publishes an image under its own reference.
 type Options struct {
-	Salt     *seal.Salt     // what chunks are sealed with; required
+	Salt    *seal.Salt                                                 // what chunks are sealed with
+	OldSalt func(context.Context, blockmap.SaltID) (*seal.Salt, error) // salts of the same domain's earlier epochs, whose segments are sealed anew without their layers; nil: none
+	Policy  seal.Policy                                                // how chunks are coded
+	Level   zstd.EncoderLevel                                          // 0: seal.DefaultLevel
+
+	Signer     *sign.Key        // signs what is published
+	Trusted    []sign.PublicKey // publishers whose work is taken over, beside the signer's own
+	Recipients []seal.Recipient // for whom the image key is wrapped
+	Unwrappers []seal.Unwrapper // the publisher's own: to take over what it has locked before
+	Open       bool             // do not lock the block map: whoever has it can read the image
+
 	Name     string         // the name to give; "" derives one from the source
 	Size     int64          // of the disk in bytes; 0 chooses, see layout.Image
 	Source   source.Options // how to reach and read the source
@@ -48,8 +68,13 @@ type Options struct {
 	Frame    int            // frame size in bytes; 0: chunk.FrameSize
 	TempDir  string         // for layers while they are cut; "": the system's
 	Workers  int            // sealers; 0: two for each processor
+	Puts     int            // sealed chunks under way to the origin; 0: DefaultPuts
+	Sample   int            // chunks of each known layer whose presence is asked for; 0: all of them
 	Progress func(Event)    // told of progress, from one goroutine at a time
 }
+
+// DefaultPuts is how many chunks are put at one time unless Options say otherwise.
+const DefaultPuts = 32
 
 // A Result tells what was published.
 type Result struct {
@@ -72,16 +97,20 @@ type Result struct {
 // core to decompress and its own size in the temporary folder.
 const layersAtOnce = 3
 
-// statsAtOnce bounds the questions to the origin under way at one time.
-const statsAtOnce = 32
+// ErrTooOften is returned (wrapped) when each generation that the image was
+// published into was deleted before that was done.
+var ErrTooOften = errors.New("generations are deleted faster than the image is published")
 
-// Image publishes the image that srcs name (see source.Open) to store.
+// attempts bounds the generations that one image is published into.
+const attempts = 3
+
+// Image publishes the image that srcs name (see source.Open) to an origin.
 // Any number of calls may run at once, in one process or many.
-func Image(ctx context.Context, store origin.Store, srcs []string, o Options) (*Result, error) {
+func Image(ctx context.Context, place origin.Origin, srcs []string, o Options) (*Result, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	p := &publisher{store: store, opts: o}
+	p := &publisher{place: place, opts: o}
 	p.opts.Source.Progress = p.read
 	img, err := source.Open(ctx, srcs, p.opts.Source)
 	if err != nil {
@@ -92,10 +121,24 @@ func Image(ctx context.Context, store origin.Store, srcs []string, o Options) (*
 	if p.name, err = imageName(o.Name, srcs, img); err != nil {
 		return nil, err
 	}
-	if p.pool, err = newPool(o, store, &p.counters); err != nil {
+	p.progress = newProgress(o.Progress, len(img.Layers))
+	for range attempts {
+		m, err := p.publish(ctx)
+		if err == nil {
+			return p.result(m), nil
+		}
+		if gone, stateErr := p.gone(ctx); stateErr != nil || !gone {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("publish %s: %w", p.name, ErrTooOften)
+}
+
+// publish publishes the image into the generation that is active now.
+func (p *publisher) publish(ctx context.Context) (*blockmap.Map, error) {
+	if err := p.enter(ctx); err != nil {
 		return nil, err
 	}
-	p.progress = newProgress(o.Progress, len(img.Layers))
 	m, err := p.known(ctx)
 	if err != nil {
 		return nil, err
@@ -108,12 +151,55 @@ func Image(ctx context.Context, store origin.Store, srcs []string, o Options) (*
 	if err := p.point(ctx, m); err != nil {
 		return nil, err
 	}
-	return p.result(m), nil
+	forward := generation.Forwarder{Origin: p.place}
+	if _, err := forward.Settle(ctx, p.name, m.Digest(), p.gen); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// enter chooses the generation to publish into.
+func (p *publisher) enter(ctx context.Context) error {
+	var err error
+	if p.gen, err = generation.Active(ctx, p.place); err != nil {
+		return err
+	}
+	l, err := generation.Load(ctx, p.place)
+	if err != nil {
+		return err
+	}
+	p.store = p.place.Generation(p.gen)
+	p.from = []origin.GenerationID{p.gen}
+	for _, g := range l.Readable() {
+		if g < p.gen && l.State(g) == generation.StateRetired {
+			p.from = append(p.from, g)
+		}
+	}
+	p.pool, err = newPool(&p.opts, p.store, &p.counters)
+	return err
+}
+
+// gone reports whether the generation that was published into cannot be
+// published into or carried on from any more.
+func (p *publisher) gone(ctx context.Context) (bool, error) {
+	if p.gen == 0 {
+		return false, nil
+	}
+	l, err := generation.Load(ctx, p.place)
+	if err != nil {
+		return false, err
+	}
+	return !l.State(p.gen).Readable(), nil
 }
 
 func (o *Options) complete() error {
-	if o.Salt == nil {
+	switch {
+	case o.Salt == nil:
 		return errors.New("publish: no salt to seal chunks with")
+	case o.Signer == nil:
+		return errors.New("publish: no key to sign with")
+	case !o.Open && len(o.Recipients) == 0:
+		return errors.New("publish: nobody to lock the image for")
 	}
 	if o.Params == (layout.Params{}) {
 		o.Params = layout.Default
@@ -123,6 +209,9 @@ func (o *Options) complete() error {
 	}
 	if o.Workers == 0 {
 		o.Workers = 2 * runtime.GOMAXPROCS(0)
+	}
+	if o.Puts == 0 {
+		o.Puts = DefaultPuts
 	}
 	if o.TempDir == "" {
 		o.TempDir = os.TempDir()
@@ -142,14 +231,32 @@ func (o *Options) standard() bool {
 	return o.Params == layout.Default && o.Frame == chunk.FrameSize
 }
 
+// trusted returns the keys of those whose work is taken over, the publisher's
+// own first.
+func (o *Options) trusted() []sign.PublicKey {
+	own := o.Signer.Public()
+	keys := []sign.PublicKey{own}
+	for _, k := range o.Trusted {
+		if k.String() != own.String() {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
 type publisher struct {
-	store    origin.Store
+	place    origin.Origin
 	opts     Options
 	img      *source.Image
 	name     string
-	pool     *pool
 	progress *progress
 	counters
+
+	// Of the attempt under way:
+	gen   origin.GenerationID   // generation that is published into
+	store origin.Store          // the same
+	from  []origin.GenerationID // generations that work is taken over from: gen, and older ones, newest first
+	pool  *pool
 
 	layerRead []atomic.Int64 // bytes of each layer that its reader told of
 }
@@ -177,69 +284,6 @@ func (p *publisher) read(l *source.Layer, n int64) {
 	}
 }
 
-// known returns the block map of an image with these layers if the origin has
-// one and all of its chunks, or nil.
-func (p *publisher) known(ctx context.Context) (*blockmap.Map, error) {
-	if !p.opts.standard() {
-		return nil, nil
-	}
-	d, err := catalog.Get(ctx, p.store, p.chainKey())
-	if err != nil {
-		return nil, unlessMissing(err)
-	}
-	m, err := catalog.Load(ctx, p.store, d)
-	if err != nil {
-		return nil, context.Cause(ctx) // it can be made again
-	}
-	if info := m.Info(); info.SaltID != p.opts.Salt.ID() || info.ChainID != p.chainID() || info.Layout != layout.Version || p.opts.Size != 0 && info.Size != p.opts.Size {
-		return nil, nil // a pointer that leads astray
-	}
-	chunks := make([]blockmap.Chunk, m.Len())
-	for i := range chunks {
-		chunks[i] = m.Chunk(i)
-	}
-	ok, err := p.present(ctx, len(chunks), func(i int) (chunk.ID, uint32) { return chunks[i].ID, chunks[i].Stored })
-	if err != nil || !ok {
-		return nil, err
-	}
-	p.layersKnown.Store(int64(len(p.img.Layers)))
-	for i := range p.img.Layers {
-		p.progress.known(i)
-	}
-	info := m.Info()
-	if info.Source == origin.Digest(hashBytes(p.img.Digest)) && string(info.Config) == string(p.img.Config) {
-		return m, nil
-	}
-	info.Source, info.Config = origin.Digest(hashBytes(p.img.Digest)), p.img.Config
-	return p.storeMap(ctx, &info, chunks)
-}
-
-// present reports whether the origin holds n chunks, each of its right size.
-func (p *publisher) present(ctx context.Context, n int, at func(int) (chunk.ID, uint32)) (bool, error) {
-	var missing atomic.Bool
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(statsAtOnce)
-	for i := range n {
-		if missing.Load() || ctx.Err() != nil {
-			break
-		}
-		id, want := at(i)
-		if want == 0 {
-			continue
-		}
-		g.Go(func() error {
-			size, err := p.store.Stat(ctx, id)
-			if errors.Is(err, chunk.ErrNotFound) || (err == nil && size != int64(want)) {
-				missing.Store(true)
-				return nil
-			}
-			return err
-		})
-	}
-	err := g.Wait()
-	return err == nil && !missing.Load(), err
-}
-
 // make does the work of an image that the origin does not know.
 func (p *publisher) make(ctx context.Context) (*blockmap.Map, error) {
 	segments, err := p.segments(ctx)
@@ -249,8 +293,8 @@ func (p *publisher) make(ctx context.Context) (*blockmap.Map, error) {
 	return p.disk(ctx, segments)
 }
 
-func (p *publisher) chainKey() string {
-	return catalog.ChainKey(p.chainID(), layout.Version, p.opts.Salt.ID(), p.opts.Size)
+func (p *publisher) chainKey(signer sign.PublicKey) string {
+	return catalog.ChainKey(p.chainID(), layout.Version, p.opts.Salt.ID(), p.opts.Size, signer.ID())
 }
 
 // point makes the image findable, by its name last.
@@ -259,7 +303,7 @@ func (p *publisher) point(ctx context.Context, m *blockmap.Map) error {
 	d := m.Digest()
 	keys := []string{catalog.DigestKey(info.Source), catalog.DigestKey(info.Disk)}
 	if p.opts.standard() {
-		keys = append(keys, p.chainKey())
+		keys = append(keys, p.chainKey(p.opts.Signer.Public()))
 	}
 	for _, key := range keys {
 		if _, err := catalog.Set(ctx, p.store, key, d); err != nil {

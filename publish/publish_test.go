@@ -25,11 +25,20 @@ import (
 	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/sign"
 	"github.com/rivuletfs/rivulet/store/memory"
 )
 
-// testSalt seals what tests publish.
-var testSalt, _ = seal.NewSalt(seal.DefaultDomain, 1)
+// testSalt seals what tests publish, and testSigner signs it.
+var (
+	testSalt, _   = seal.NewSalt(seal.DefaultDomain, 1)
+	testSigner, _ = sign.NewKey()
+)
+
+// options publish an image that everybody can read.
+func options(t testing.TB, name string) Options {
+	return Options{Salt: testSalt, Signer: testSigner, Open: true, Name: name, TempDir: t.TempDir()}
+}
 
 // makeTree writes n files, some of them large and some compressible, and
 // returns the folder.
@@ -56,9 +65,14 @@ func makeTree(t testing.TB, seed uint64, n int) string {
 	return root
 }
 
-func mustPublish(t testing.TB, store origin.Store, name string, srcs ...string) *Result {
+func mustPublish(t testing.TB, place origin.Origin, name string, srcs ...string) *Result {
 	t.Helper()
-	r, err := Image(context.Background(), store, srcs, Options{Salt: testSalt, Name: name, TempDir: t.TempDir()})
+	return publishAs(t, place, options(t, name), srcs...)
+}
+
+func publishAs(t testing.TB, place origin.Origin, o Options, srcs ...string) *Result {
+	t.Helper()
+	r, err := Image(context.Background(), place, srcs, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,8 +80,9 @@ func mustPublish(t testing.TB, store origin.Store, name string, srcs ...string) 
 }
 
 // openFiles opens the published image's file system through package disk.
-func openFiles(t testing.TB, store origin.Store, name string) *ext4.FS {
+func openFiles(t testing.TB, place origin.Origin, name string) *ext4.FS {
 	t.Helper()
+	store := place.Generation(1)
 	m, err := catalog.Open(context.Background(), store, name)
 	if err != nil {
 		t.Fatal(err)
@@ -110,14 +125,14 @@ func sameTree(t *testing.T, got fs.FS, want string) {
 
 func TestPublishedFilesReadBack(t *testing.T) {
 	tree := makeTree(t, 1, 200)
-	store := memory.New().Generation(1)
+	store := memory.New()
 	r := mustPublish(t, store, "a", "dir:"+tree)
 	sameTree(t, openFiles(t, store, "a"), tree)
 	if r.Chunks == 0 || r.NewChunks == 0 || r.NewBytes != r.StoredBytes || r.FetchedBytes == 0 || r.LayersKnown != 0 {
 		t.Errorf("result %+v does not add up", r)
 	}
 	for _, ref := range []string{r.BlockMap, r.Digest, r.SourceDigest, r.Digest[len("sha256:"):]} {
-		if _, err := catalog.Open(context.Background(), store, ref); err != nil {
+		if _, err := catalog.Open(context.Background(), store.Generation(1), ref); err != nil {
 			t.Errorf("by digest %s: %v", ref, err)
 		}
 	}
@@ -125,7 +140,7 @@ func TestPublishedFilesReadBack(t *testing.T) {
 
 func TestPublishAgainStoresNothing(t *testing.T) {
 	tree := makeTree(t, 2, 100)
-	store := memory.New().Generation(1)
+	store := memory.New()
 	first := mustPublish(t, store, "a", "dir:"+tree)
 	again := mustPublish(t, store, "b", "dir:"+tree)
 	if again.NewChunks != 0 || again.FetchedBytes != 0 || again.LayersKnown != 1 {
@@ -138,13 +153,13 @@ func TestPublishAgainStoresNothing(t *testing.T) {
 
 func TestLayerOnKnownBaseIsReadAlone(t *testing.T) {
 	base, app := makeTree(t, 3, 150), makeTree(t, 4, 5)
-	store := memory.New().Generation(1)
+	store := memory.New()
 	mustPublish(t, store, "base", "dir:"+base)
 	r := mustPublish(t, store, "app", "dir:"+base, "dir:"+app)
 	if r.LayersKnown != 1 || r.Layers != 2 {
 		t.Errorf("%d of %d layers were known, want 1 of 2", r.LayersKnown, r.Layers)
 	}
-	alone := mustPublish(t, memory.New().Generation(1), "app", "dir:"+base, "dir:"+app)
+	alone := mustPublish(t, memory.New(), "app", "dir:"+base, "dir:"+app)
 	if alone.Digest != r.Digest {
 		t.Errorf("disk %s on a known base, %s without", r.Digest, alone.Digest)
 	}
@@ -153,15 +168,27 @@ func TestLayerOnKnownBaseIsReadAlone(t *testing.T) {
 
 func TestDigestDependsOnNothingElse(t *testing.T) {
 	tree := makeTree(t, 5, 120)
-	want := mustPublish(t, memory.New().Generation(1), "a", "dir:"+tree)
+	want := mustPublish(t, memory.New(), "a", "dir:"+tree)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	r, err := Image(context.Background(), memory.New().Generation(1), []string{"dir:" + tree}, Options{Salt: testSalt, Name: "b", Workers: 1, TempDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := options(t, "b")
+	o.Workers, o.Puts = 1, 1
+	r := publishAs(t, memory.New(), o, "dir:"+tree)
 	if r.Digest != want.Digest || r.BlockMap != want.BlockMap {
 		t.Errorf("one worker: %s, %s; several: %s, %s", r.Digest, r.BlockMap, want.Digest, want.BlockMap)
 	}
+}
+
+// A wrapped origin has another store in place of generation 1.
+type wrapped struct {
+	origin.Origin
+	first origin.Store
+}
+
+func (w wrapped) Generation(id origin.GenerationID) origin.Store {
+	if id == 1 {
+		return w.first
+	}
+	return w.Origin.Generation(id)
 }
 
 // A failing sink stops accepting chunks after some.
@@ -181,15 +208,15 @@ func (f *failing) Put(ctx context.Context, id chunk.ID, object []byte) (bool, er
 
 func TestFailureLeavesNoNameAndIsResumed(t *testing.T) {
 	tree := makeTree(t, 6, 200)
-	store := memory.New().Generation(1)
+	store := memory.New()
 	for left := range int64(8) {
-		f := &failing{Store: store}
+		f := &failing{Store: store.Generation(1)}
 		f.left.Store(left)
-		_, err := Image(context.Background(), f, []string{"dir:" + tree}, Options{Salt: testSalt, Name: "a", TempDir: t.TempDir()})
+		_, err := Image(context.Background(), wrapped{store, f}, []string{"dir:" + tree}, options(t, "a"))
 		if !errors.Is(err, errFull) {
 			t.Fatalf("after %d chunks: %v", left, err)
 		}
-		if _, err := catalog.Open(context.Background(), store, "a"); !errors.Is(err, chunk.ErrNotFound) {
+		if _, err := catalog.Open(context.Background(), store.Generation(1), "a"); !errors.Is(err, chunk.ErrNotFound) {
 			t.Fatalf("after %d chunks the name exists: %v", left, err)
 		}
 	}
@@ -212,13 +239,13 @@ func (l *lossy) Stat(ctx context.Context, id chunk.ID) (int64, error) {
 
 func TestLostChunkIsStoredAgain(t *testing.T) {
 	tree := makeTree(t, 7, 60)
-	store := memory.New().Generation(1)
+	store := memory.New()
 	mustPublish(t, store, "a", "dir:"+tree)
-	m, err := catalog.Open(context.Background(), store, "a")
+	m, err := catalog.Open(context.Background(), store.Generation(1), "a")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := mustPublish(t, &lossy{Store: store, lost: m.Chunk(1).ID}, "a", "dir:"+tree)
+	r := mustPublish(t, wrapped{store, &lossy{Store: store.Generation(1), lost: m.Chunk(1).ID}}, "a", "dir:"+tree)
 	if r.LayersKnown != 0 || r.FetchedBytes == 0 {
 		t.Errorf("a layer with a lost chunk counted as known: %+v", r)
 	}
@@ -229,26 +256,27 @@ func TestLostChunkIsStoredAgain(t *testing.T) {
 func TestShortCutsThatLeadAstray(t *testing.T) {
 	ctx := context.Background()
 	tree, other := makeTree(t, 10, 30), makeTree(t, 11, 30)
-	want := mustPublish(t, memory.New().Generation(1), "a", "dir:"+tree)
+	want := mustPublish(t, memory.New(), "a", "dir:"+tree)
 	for name, value := range map[string]func(wrong *Result) string{
 		"no digest":     func(*Result) string { return "garbage" },
 		"another image": func(wrong *Result) string { return wrong.BlockMap + "\n" },
 		"no object":     func(*Result) string { return "sha256:" + strings.Repeat("5", 64) + "\n" },
 	} {
 		t.Run(name, func(t *testing.T) {
-			store := memory.New().Generation(1)
+			store := memory.New()
 			wrong := mustPublish(t, store, "other", "dir:"+other)
 			mustPublish(t, store, "a", "dir:"+tree)
 			id, err := origin.ParseDigest(want.ChainID)
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, key := range []string{catalog.ChainKey(id, layout.Version, testSalt.ID(), 0), catalog.SegmentKey(id, layout.Version, testSalt.ID())} {
-				old, err := store.GetPointer(ctx, key)
+			signer := testSigner.Public().ID()
+			for _, key := range []string{catalog.ChainKey(id, layout.Version, testSalt.ID(), 0, signer), catalog.SegmentKey(id, layout.Version, testSalt.ID(), signer)} {
+				old, err := store.Generation(1).GetPointer(ctx, key)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := store.SwapPointer(ctx, key, old, []byte(value(wrong))); err != nil {
+				if err := store.Generation(1).SwapPointer(ctx, key, old, []byte(value(wrong))); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -273,7 +301,7 @@ func TestNoLayers(t *testing.T) {
 	if err := index.AppendImage(empty.Image); err != nil {
 		t.Fatal(err)
 	}
-	store := memory.New().Generation(1)
+	store := memory.New()
 	r := mustPublish(t, store, "a", "oci:"+path)
 	if r.Layers != 0 || r.Chunks == 0 || r.ChainID != (origin.Digest{}).String() {
 		t.Errorf("published %+v", r)
@@ -286,12 +314,12 @@ func TestNoLayers(t *testing.T) {
 // Publishers that work at once on one store make one image of it.
 func TestPublishersAtOnce(t *testing.T) {
 	tree := makeTree(t, 12, 100)
-	store := memory.New().Generation(1)
+	store := memory.New()
 	var wg sync.WaitGroup
 	results := make([]*Result, 4)
 	for i := range results {
 		wg.Go(func() {
-			r, err := Image(context.Background(), store, []string{"dir:" + tree}, Options{Salt: testSalt, Name: "a", TempDir: t.TempDir()})
+			r, err := Image(context.Background(), store, []string{"dir:" + tree}, options(t, "a"))
 			if err != nil {
 				t.Error(err)
 				r = &Result{}
@@ -307,7 +335,7 @@ func TestPublishersAtOnce(t *testing.T) {
 			t.Errorf("block maps %s and %s", r.BlockMap, results[0].BlockMap)
 		}
 	}
-	if want := mustPublish(t, memory.New().Generation(1), "a", "dir:"+tree).NewChunks; added != want {
+	if want := mustPublish(t, memory.New(), "a", "dir:"+tree).NewChunks; added != want {
 		t.Errorf("%d chunks counted as new, want %d", added, want)
 	}
 	sameTree(t, openFiles(t, store, "a"), tree)
@@ -316,11 +344,13 @@ func TestPublishersAtOnce(t *testing.T) {
 func TestCancel(t *testing.T) {
 	tree := makeTree(t, 8, 100)
 	ctx, cancel := context.WithCancel(context.Background())
-	_, err := Image(ctx, memory.New().Generation(1), []string{"dir:" + tree}, Options{Salt: testSalt, Name: "a", TempDir: t.TempDir(), Progress: func(e Event) {
+	o := options(t, "a")
+	o.Progress = func(e Event) {
 		if e.Stage == Storing {
 			cancel()
 		}
-	}})
+	}
+	_, err := Image(ctx, memory.New(), []string{"dir:" + tree}, o)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
@@ -342,14 +372,19 @@ func TestNameOfSource(t *testing.T) {
 }
 
 func TestRefusesBadOptions(t *testing.T) {
-	for _, o := range []Options{{Name: "a//b"}, {Name: "sha256:abc"}, {Name: "a", Size: 12345}, {Name: "a", Size: 1 << 20}} {
-		o.Salt, o.TempDir = testSalt, t.TempDir()
-		if _, err := Image(context.Background(), memory.New().Generation(1), []string{"dir:" + makeTree(t, 9, 5)}, o); err == nil {
-			t.Errorf("options %+v were accepted", o)
+	for what, spoil := range map[string]func(*Options){
+		"name":      func(o *Options) { o.Name = "a//b" },
+		"digest":    func(o *Options) { o.Name = "sha256:abc" },
+		"size":      func(o *Options) { o.Size = 12345 },
+		"small":     func(o *Options) { o.Size = 1 << 20 },
+		"no salt":   func(o *Options) { o.Salt = nil },
+		"no signer": func(o *Options) { o.Signer = nil },
+		"nobody":    func(o *Options) { o.Open = false },
+	} {
+		o := options(t, "a")
+		spoil(&o)
+		if _, err := Image(context.Background(), memory.New(), []string{"dir:" + makeTree(t, 9, 5)}, o); err == nil {
+			t.Errorf("%s: accepted", what)
 		}
-	}
-	_, err := Image(context.Background(), memory.New().Generation(1), []string{"dir:" + makeTree(t, 9, 5)}, Options{Name: "a", TempDir: t.TempDir()})
-	if err == nil || !strings.Contains(err.Error(), "no salt") {
-		t.Errorf("without a salt: %v", err)
 	}
 }

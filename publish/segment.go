@@ -5,19 +5,15 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"sort"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/rivuletfs/rivulet/catalog"
-	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/flatten"
 	"github.com/rivuletfs/rivulet/flatten/source"
 	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/origin"
-	"github.com/rivuletfs/rivulet/seal"
 )
 
 // A segment is a layer that the origin holds.
@@ -47,10 +43,9 @@ func (p *publisher) segments(ctx context.Context) ([]*segment, error) {
 }
 
 func (p *publisher) segment(ctx context.Context, i int) (*segment, error) {
-	src := p.img.Layers[i]
-	key := catalog.SegmentKey(origin.Digest(hashBytes(src.DiffID)), layout.Version, p.opts.Salt.ID())
+	diffID := p.img.Layers[i].DiffID
 	if p.opts.standard() {
-		s, err := p.remembered(ctx, key, src.DiffID)
+		s, err := p.remembered(ctx, diffID)
 		if err != nil {
 			return nil, err
 		}
@@ -64,49 +59,7 @@ func (p *publisher) segment(ctx context.Context, i int) (*segment, error) {
 	if err != nil || !p.opts.standard() {
 		return s, err
 	}
-	b, err := s.encode()
-	if err != nil {
-		return s, nil // too much to remember: the layer will be read again
-	}
-	if b, err = seal.LockRecord(p.opts.Salt, origin.Digest(hashBytes(src.DiffID)), layout.Version, b); err != nil {
-		return nil, err
-	}
-	d, err := p.store.PutObject(ctx, b)
-	if err != nil {
-		return nil, fmt.Errorf("store segment record: %w", err)
-	}
-	_, err = catalog.Set(ctx, p.store, key, d)
-	return s, err
-}
-
-// remembered returns the segment of a layer that was published before, or nil
-// if there is none or its chunks are not all there. A record that does not fit
-// its layer counts as none.
-func (p *publisher) remembered(ctx context.Context, key string, diffID v1.Hash) (*segment, error) {
-	d, err := catalog.Get(ctx, p.store, key)
-	if err != nil {
-		return nil, unlessMissing(err)
-	}
-	b, err := p.store.GetObject(ctx, d, maxRecordBytes)
-	if err != nil {
-		return nil, context.Cause(ctx)
-	}
-	if b, err = seal.OpenRecord(p.opts.Salt, origin.Digest(hashBytes(diffID)), layout.Version, b); err != nil {
-		return nil, nil
-	}
-	rec, err := decodeRecord(b)
-	if err != nil || rec.Layer.DiffID != diffID {
-		return nil, nil
-	}
-	plan, err := layout.PlanSegment(rec.Layer.Entries, p.opts.Params)
-	if err != nil || int(plan.Chunks) != len(rec.Chunks) {
-		return nil, nil
-	}
-	ok, err := p.present(ctx, len(rec.Chunks), func(i int) (chunk.ID, uint32) { return rec.Chunks[i].ID, rec.Chunks[i].Stored })
-	if err != nil || !ok {
-		return nil, err
-	}
-	return &segment{record: *rec, plan: plan}, nil
+	return s, p.remember(ctx, diffID, s)
 }
 
 // convert reads a layer and stores its chunks: at once, or, if its files do not
@@ -139,7 +92,7 @@ func (p *publisher) spool(ctx context.Context, i int) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	chunks, err := p.pool.store(ctx, int(plan.Chunks), func(k int, buf []byte) error {
+	chunks, err := p.pool.store(ctx, int(plan.Chunks), func(_ context.Context, k int, buf []byte) error {
 		return plan.ReadChunk(layer, uint32(k), buf)
 	}, p.progress.storing(i, int64(plan.Chunks)*int64(p.opts.Params.Chunk)))
 	if err != nil {

@@ -164,7 +164,6 @@ func (s *stream) store(c *piece, index uint32, size int) error {
 	}
 	s.mu.Unlock()
 	s.group.Go(func() error {
-		defer s.pool.give(w)
 		sealed, err := s.pool.put(s.ctx, w)
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -98,7 +98,8 @@ func layerOf(t testing.TB, members []member) v1.Layer {
 // openPublisher returns a publisher that has opened src.
 func openPublisher(t testing.TB, store chunk.Sink, src string) *publisher {
 	t.Helper()
-	o := Options{Salt: testSalt, TempDir: t.TempDir(), Workers: 1}
+	o := options(t, "")
+	o.Workers = 1
 	if err := o.complete(); err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +110,7 @@ func openPublisher(t testing.TB, store chunk.Sink, src string) *publisher {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = img.Close() })
-	if p.pool, err = newPool(o, store, &p.counters); err != nil {
+	if p.pool, err = newPool(&p.opts, store, &p.counters); err != nil {
 		t.Fatal(err)
 	}
 	p.setImage(img)
@@ -232,7 +233,7 @@ func TestLayersOutOfOrder(t *testing.T) {
 // What was fetched twice counts twice.
 func TestFetchedBytesOfUnorderedLayer(t *testing.T) {
 	members := append(sortedMembers(2, 40), fileMember("c", "late"))
-	r := mustPublish(t, memory.New().Generation(1), "a", writeLayers(t, layerOf(t, members)))
+	r := mustPublish(t, memory.New(), "a", writeLayers(t, layerOf(t, members)))
 	if size := int64(len(archiveOf(t, members))); r.FetchedBytes < size+size/2 || r.FetchedBytes > 2*size {
 		t.Errorf("%d bytes fetched of a layer of %d that was read twice", r.FetchedBytes, size)
 	}
@@ -267,7 +268,7 @@ func TestSparseFileIsStreamed(t *testing.T) {
 	if _, err := sameConversion(t, src); err != nil {
 		t.Errorf("not streamed: %v", err)
 	}
-	store := memory.New().Generation(1)
+	store := memory.New()
 	mustPublish(t, store, "a", src)
 	want := make([]byte, 4<<20)
 	copy(want[3<<20:], "data")
@@ -277,19 +278,19 @@ func TestSparseFileIsStreamed(t *testing.T) {
 }
 
 func TestWrongDiffIDLeavesOnlyChunks(t *testing.T) {
-	store := memory.New().Generation(1)
+	store := memory.New()
 	l := layerOf(t, sortedMembers(3, 60)).(tarLayer)
 	l.diffID.Hex = strings.Repeat("5", 64)
-	_, err := Image(context.Background(), store, []string{writeLayers(t, l)}, Options{Salt: testSalt, Name: "a", TempDir: t.TempDir()})
+	_, err := Image(context.Background(), store, []string{writeLayers(t, l)}, options(t, "a"))
 	var digest *source.DigestError
 	if !errors.As(err, &digest) {
 		t.Fatalf("published: %v", err)
 	}
 	pointers, chunks := 0, 0
-	if err := store.ListPointers(context.Background(), "", func(string) error { pointers++; return nil }); err != nil {
+	if err := store.Generation(1).ListPointers(context.Background(), "", func(string) error { pointers++; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.List(context.Background(), func(chunk.ID, int64) error { chunks++; return nil }); err != nil {
+	if err := store.Generation(1).List(context.Background(), func(chunk.ID, int64) error { chunks++; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if pointers != 0 || chunks == 0 {
@@ -308,8 +309,10 @@ func TestManyLayersShareOneSealer(t *testing.T) {
 		layers = append(layers, layerOf(t, members))
 	}
 	src := writeLayers(t, layers...)
-	want := mustPublish(t, memory.New().Generation(1), "a", src)
-	r, err := Image(context.Background(), memory.New().Generation(1), []string{src}, Options{Salt: testSalt, Name: "a", Workers: 1, TempDir: t.TempDir()})
+	want := mustPublish(t, memory.New(), "a", src)
+	o := options(t, "a")
+	o.Workers = 1
+	r, err := Image(context.Background(), memory.New(), []string{src}, o)
 	if err != nil || r.BlockMap != want.BlockMap {
 		t.Errorf("one sealer: %+v, %v; want block map %s", r, err, want.BlockMap)
 	}
@@ -344,8 +347,8 @@ func TestCancelWhileStreaming(t *testing.T) {
 		if _, err := p.convert(ctx, 0); !errors.Is(err, context.Canceled) {
 			t.Errorf("cancelled at chunk %d: %v", n, err)
 		}
-		if len(p.pool.free) != 1 {
-			t.Errorf("cancelled at chunk %d: a sealer is missing", n)
+		if len(p.pool.free) != 1 || len(p.pool.objects) != cap(p.pool.objects) {
+			t.Errorf("cancelled at chunk %d: a sealer or an object is missing", n)
 		}
 	}
 	if after := runtime.NumGoroutine(); after > before+2 {

@@ -1,0 +1,163 @@
+// Package domain keeps the salt domains of an origin: who publishes with which
+// salt.
+//
+// Images of one domain share their chunks; those of two share none. A domain has
+// a salt, and a new one each epoch, so that what an old epoch's chunks suffer (a
+// leaked salt, a damaged chunk that everybody uses) ends with it. Old images go
+// on being read: readers need no salt, only publishers do.
+//
+// A domain's state and its salts are pointers of the whole origin, since they
+// outlast generations:
+//
+//	salts/DOMAIN            which salt publishers use, and how chunks are coded
+//	salts/DOMAIN/SALT       a salt, locked by a key of its own (seal.LockSalt)
+//	salts/DOMAIN/SALT/WHO   that key, wrapped for one publisher
+//
+// doc/format/origin.md has the bytes. Whoever may write to the origin can take a
+// salt away or put another one in its place, which is why publishers remember the
+// IDs of those that they have seen (package keyring).
+package domain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/seal"
+)
+
+var (
+	// ErrGranted is returned (wrapped) when a salt is there, and not for any of
+	// the identities given.
+	ErrGranted = errors.New("its salt is not granted to you")
+	// ErrFormat is returned (wrapped) for pointers that are not as they should be.
+	ErrFormat = errors.New("malformed salt domain")
+)
+
+// A Coding says how a domain's chunks are coded before they are sealed.
+type Coding struct {
+	Policy seal.Policy
+	Level  zstd.EncoderLevel // of the zstd encoder; 0: seal.DefaultLevel
+}
+
+// A State is what an origin says of a domain.
+type State struct {
+	Name   string
+	Epoch  uint32          // that publishers are in, from 1 on
+	Salt   blockmap.SaltID // its salt
+	Coding Coding
+}
+
+const (
+	prefix    = "salts/"
+	stateHead = "rivulet salt domain 1"
+)
+
+// pointer returns the name of a pointer of the domain.
+func pointer(name string, parts ...string) string {
+	return prefix + strings.Join(append([]string{name}, parts...), "/")
+}
+
+// String returns the state as it is stored.
+func (s State) String() string {
+	return fmt.Sprintf("%s\nepoch %d\nsalt %x\ncodec %s\n", stateHead, s.Epoch, s.Salt[:], s.Coding)
+}
+
+// String returns the coding as it is stored and as ParseCoding reads it: "raw",
+// "zstd", or "zstd" and a level.
+func (c Coding) String() string {
+	switch {
+	case c.Policy == seal.NeverCode:
+		return "raw"
+	case c.Level == 0:
+		return "zstd"
+	}
+	return "zstd " + c.Level.String()
+}
+
+// ParseCoding is the inverse of Coding.String, and accepts no other spelling.
+func ParseCoding(s string) (Coding, error) {
+	word, level, more := strings.Cut(s, " ")
+	c := Coding{}
+	var err error
+	switch {
+	case word == "raw":
+		c.Policy = seal.NeverCode
+	case more:
+		var known bool
+		if known, c.Level = zstd.EncoderLevelFromString(level); !known {
+			err = errors.New("unknown level")
+		}
+	}
+	if err != nil || c.String() != s {
+		return Coding{}, fmt.Errorf("coding %.40q: want raw, zstd, or zstd fastest, default, better or best", s)
+	}
+	return c, nil
+}
+
+// parseState reads the state of a domain.
+func parseState(name string, value []byte) (State, error) {
+	s := State{Name: name}
+	lines := strings.Split(string(value), "\n")
+	bad := fmt.Errorf("%w %s: %.100q", ErrFormat, name, value)
+	if len(lines) != 5 || lines[0] != stateHead {
+		return State{}, bad
+	}
+	epoch, err := strconv.ParseUint(strings.TrimPrefix(lines[1], "epoch "), 10, 32)
+	if err != nil {
+		return State{}, bad
+	}
+	s.Epoch = uint32(epoch)
+	if s.Salt, err = catalog.ParseSaltID(strings.TrimPrefix(lines[2], "salt ")); err != nil {
+		return State{}, bad
+	}
+	if s.Coding, err = ParseCoding(strings.TrimPrefix(lines[3], "codec ")); err != nil || epoch == 0 || s.String() != string(value) {
+		return State{}, bad
+	}
+	return s, nil
+}
+
+// Load returns the state of a domain, or chunk.ErrNotFound.
+func Load(ctx context.Context, o origin.Pointers, name string) (State, error) {
+	s, _, err := load(ctx, o, name)
+	return s, err
+}
+
+func load(ctx context.Context, o origin.Pointers, name string) (State, []byte, error) {
+	if err := seal.CheckDomain(name); err != nil {
+		return State{}, nil, err
+	}
+	value, err := o.GetPointer(ctx, pointer(name))
+	if err != nil {
+		return State{}, nil, fmt.Errorf("salt domain %s: %w", name, err)
+	}
+	s, err := parseState(name, value)
+	return s, value, err
+}
+
+// List calls fn for each domain of an origin, by name, until fn fails; that error
+// is returned.
+func List(ctx context.Context, o origin.Pointers, fn func(State) error) error {
+	return o.ListPointers(ctx, prefix, func(key string) error {
+		name := key[len(prefix):]
+		if strings.Contains(name, "/") || seal.CheckDomain(name) != nil {
+			return nil
+		}
+		s, err := Load(ctx, o, name)
+		if errors.Is(err, chunk.ErrNotFound) {
+			return nil // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		return fn(s)
+	})
+}

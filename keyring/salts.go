@@ -1,0 +1,101 @@
+package keyring
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/rivuletfs/rivulet/seal"
+)
+
+// ErrSalt is returned (wrapped) for a salt that is not the one seen before.
+var ErrSalt = errors.New("the store offers another salt than before")
+
+// CheckSalt compares a salt that a store gave with those that it gave before, and
+// remembers it. store is the store's URL, without secrets. A second salt of one
+// epoch, and one of an epoch before the last that was seen, is ErrSalt: whoever
+// may write to a store could otherwise choose the salt, and then tell which known
+// files an image has by the names of its chunks.
+func (f *Folder) CheckSalt(store string, s *seal.Salt) error {
+	id := s.ID()
+	mine := saltLine{store, s.Domain(), s.Epoch(), fmt.Sprintf("%x", id[:])}
+	seen, err := f.salts()
+	if err != nil {
+		return err
+	}
+	known := false
+	for _, l := range seen {
+		if l.store != mine.store || l.domain != mine.domain {
+			continue
+		}
+		known = known || l == mine
+		if l.epoch > mine.epoch || l.epoch == mine.epoch && l.id != mine.id {
+			return fmt.Errorf("%s: salt domain %s: epoch %d with salt %s, seen before: epoch %d with salt %s: %w; if somebody made the store anew, take the line out of %s",
+				store, mine.domain, mine.epoch, mine.id, l.epoch, l.id, ErrSalt, f.file(saltsFile))
+		}
+	}
+	if known {
+		return nil
+	}
+	return f.appendSalt(mine)
+}
+
+// A saltLine is a line of the file: four words.
+type saltLine struct {
+	store, domain string
+	epoch         uint32
+	id            string
+}
+
+func (l saltLine) String() string {
+	return fmt.Sprintf("%s %s %d %s\n", url.PathEscape(l.store), l.domain, l.epoch, l.id)
+}
+
+func (f *Folder) salts() ([]saltLine, error) {
+	file, err := os.Open(f.file(saltsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	var list []saltLine
+	lines := bufio.NewScanner(file)
+	for n := 1; lines.Scan(); n++ {
+		words := strings.Fields(lines.Text())
+		if len(words) == 0 || words[0][0] == '#' {
+			continue
+		}
+		bad := fmt.Errorf("%s: line %d: want store, domain, epoch and salt", file.Name(), n)
+		if len(words) != 4 {
+			return nil, bad
+		}
+		store, err := url.PathUnescape(words[0])
+		epoch, err2 := strconv.ParseUint(words[2], 10, 32)
+		if err != nil || err2 != nil {
+			return nil, bad
+		}
+		list = append(list, saltLine{store, words[1], uint32(epoch), words[3]})
+	}
+	return list, lines.Err()
+}
+
+// appendSalt adds a line, in one write: several processes may add at once, and a
+// line that stands twice does no harm.
+func (f *Folder) appendSalt(l saltLine) error {
+	if err := os.MkdirAll(f.path, 0o700); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(f.file(saltsFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(l.String())
+	return errors.Join(err, file.Close())
+}

@@ -1,0 +1,142 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/layout"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/sign"
+)
+
+// statsAtOnce bounds the questions to the origin under way at one time.
+const statsAtOnce = 32
+
+// A knownMap is the block map of an image that was published before.
+type knownMap struct {
+	*blockmap.Map               // unlocked
+	key           seal.ImageKey // zeros if it was never locked
+	at            origin.GenerationID
+}
+
+// known returns the block map of an image with these layers, in the generation
+// that is published into, if somebody trusted has published one and all of its
+// chunks are there; or nil.
+func (p *publisher) known(ctx context.Context) (*blockmap.Map, error) {
+	if !p.opts.standard() {
+		return nil, nil
+	}
+	for _, g := range p.from {
+		for _, signer := range p.opts.trusted() {
+			k, err := p.knownBy(ctx, g, signer)
+			if err != nil || k != nil {
+				return p.adopt(ctx, k, err)
+			}
+		}
+	}
+	return nil, nil
+}
+
+// knownBy returns what signer has published in generation g, or nil. What is not
+// as it should be counts as absent: it can be made again.
+func (p *publisher) knownBy(ctx context.Context, g origin.GenerationID, signer sign.PublicKey) (*knownMap, error) {
+	store := p.place.Generation(g)
+	d, err := catalog.Get(ctx, store, p.chainKey(signer))
+	if err != nil {
+		return nil, unlessMissing(err)
+	}
+	m, err := catalog.Load(ctx, store, d)
+	if err != nil {
+		return nil, context.Cause(ctx)
+	}
+	if info := m.Info(); info.SaltID != p.opts.Salt.ID() || info.ChainID != p.chainID() || info.Layout != layout.Version || p.opts.Size != 0 && info.Size != p.opts.Size {
+		return nil, nil // a pointer that leads astray
+	}
+	if _, err := sign.Require(ctx, m, store, signer); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	open, key, err := seal.UnlockKey(ctx, m, store, p.opts.Unwrappers...)
+	if err != nil {
+		return nil, context.Cause(ctx)
+	}
+	ok, err := p.present(ctx, store, open.Len(), p.opts.Sample*len(p.img.Layers), func(i int) (chunk.ID, uint32) {
+		c := open.Chunk(i)
+		return c.ID, c.Stored
+	})
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &knownMap{open, key, g}, nil
+}
+
+// adopt makes a known image one of the generation that is published into, for
+// the recipients and with the configuration of this publication.
+func (p *publisher) adopt(ctx context.Context, k *knownMap, err error) (*blockmap.Map, error) {
+	if err != nil {
+		return nil, err
+	}
+	if k.at != p.gen {
+		forward := generation.Forwarder{Origin: p.place}
+		if _, err := forward.Forward(ctx, k.Digest(), k.at, p.gen); err != nil {
+			return nil, err
+		}
+	}
+	p.layersKnown.Store(int64(len(p.img.Layers)))
+	for i := range p.img.Layers {
+		p.progress.known(i)
+	}
+	info := k.Info()
+	same := info.Source == origin.Digest(hashBytes(p.img.Digest)) && string(info.Config) == string(p.img.Config)
+	wasOpen := info.Lock.Kind == blockmap.LockOpen
+	if !same || wasOpen != p.opts.Open {
+		info.Source, info.Config = origin.Digest(hashBytes(p.img.Digest)), p.img.Config
+		chunks := make([]blockmap.Chunk, k.Len())
+		for i := range chunks {
+			chunks[i] = k.Chunk(i)
+		}
+		return p.storeMap(ctx, &info, chunks)
+	}
+	if !wasOpen {
+		if _, err := seal.Grant(ctx, k.Map, k.key, p.opts.Recipients, p.store); err != nil {
+			return nil, err
+		}
+	}
+	return k.Map, p.sign(ctx, k.Map)
+}
+
+// present reports whether store holds n chunks, each of its right size. If sample
+// is not 0, only about so many of them are asked for, spread evenly: what a
+// signed block map or record names was there when it was signed.
+func (p *publisher) present(ctx context.Context, store chunk.Prober, n, sample int, at func(int) (chunk.ID, uint32)) (bool, error) {
+	var missing atomic.Bool
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(statsAtOnce)
+	step := 1
+	if sample > 0 {
+		step = max(1, (n+sample-1)/sample)
+	}
+	for i := 0; i < n && !missing.Load() && ctx.Err() == nil; i += step {
+		id, want := at(i)
+		if want == 0 {
+			continue
+		}
+		g.Go(func() error {
+			size, err := store.Stat(ctx, id)
+			if errors.Is(err, chunk.ErrNotFound) || (err == nil && size != int64(want)) {
+				missing.Store(true)
+				return nil
+			}
+			return err
+		})
+	}
+	err := g.Wait()
+	return err == nil && !missing.Load(), err
+}
