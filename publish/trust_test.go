@@ -1,0 +1,377 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/ext4"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/seal/agewrap"
+	"github.com/rivuletfs/rivulet/sign"
+	"github.com/rivuletfs/rivulet/store/memory"
+	"github.com/rivuletfs/rivulet/verify"
+)
+
+// generationTime is when tests make generations.
+var generationTime = time.Unix(1_800_000_000, 0)
+
+// A person publishes for itself, with a signing key and an identity of its own.
+type person struct {
+	signer *sign.Key
+	ids    *agewrap.Identities
+}
+
+func newPerson(t testing.TB) *person {
+	t.Helper()
+	k, err := sign.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := agewrap.CreateIdentity(filepath.Join(t.TempDir(), "identity"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &person{k, ids}
+}
+
+func (p *person) options(t testing.TB, name string) Options {
+	o := options(t, name)
+	o.Signer, o.Open = p.signer, false
+	o.Recipients, o.Unwrappers = []seal.Recipient{p.ids.Recipients()[0]}, []seal.Unwrapper{p.ids}
+	return o
+}
+
+func loadMap(t testing.TB, place origin.Origin, ref string) *blockmap.Map {
+	t.Helper()
+	i, err := generation.NewView(place, generation.Options{}).Open(context.Background(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i.Map
+}
+
+// files opens a published image as p does, past package disk.
+func (p *person) files(t testing.TB, place origin.Origin, name string) *ext4.FS {
+	t.Helper()
+	ctx := context.Background()
+	i, err := generation.NewView(place, generation.Options{}).Open(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := seal.UnlockFor(ctx, i.Map, place.Generation(i.Generation()), p.ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := verify.NewPlain(ctx, m, i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = plain.Close() })
+	fsys, err := ext4.Open(plain, m.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fsys
+}
+
+func TestLockedForRecipientsOnly(t *testing.T) {
+	ctx := context.Background()
+	tree, place := makeTree(t, 20, 60), memory.New()
+	alice, bob, eve := newPerson(t), newPerson(t), newPerson(t)
+	o := alice.options(t, "a")
+	o.Recipients = append(o.Recipients, bob.ids.Recipients()[0])
+	publishAs(t, place, o, "dir:"+tree)
+	for _, p := range []*person{alice, bob} {
+		sameTree(t, p.files(t, place, "a"), tree)
+	}
+	m := loadMap(t, place, "a")
+	if !m.Locked() {
+		t.Error("the block map is not locked")
+	}
+	if _, err := seal.UnlockFor(ctx, m, place.Generation(1), eve.ids); !errors.Is(err, seal.ErrNotRecipient) {
+		t.Errorf("opened by somebody else: %v", err)
+	}
+	if _, err := sign.Require(ctx, m, place.Generation(1), alice.signer.Public()); err != nil {
+		t.Errorf("signature: %v", err)
+	}
+	if _, err := sign.Require(ctx, m, place.Generation(1), bob.signer.Public()); !errors.Is(err, sign.ErrOtherKey) {
+		t.Errorf("signature of somebody else: %v; want ErrOtherKey", err)
+	}
+}
+
+// Publishing a known image for one more recipient changes nothing that is there.
+func TestNewRecipientRewritesNothing(t *testing.T) {
+	tree, place := makeTree(t, 21, 40), memory.New()
+	alice, bob := newPerson(t), newPerson(t)
+	first := publishAs(t, place, alice.options(t, "a"), "dir:"+tree)
+	o := alice.options(t, "a")
+	o.Recipients = append(o.Recipients, bob.ids.Recipients()[0])
+	for range 2 {
+		again := publishAs(t, place, o, "dir:"+tree)
+		if again.BlockMap != first.BlockMap || again.NewChunks != 0 || again.LayersKnown != 1 {
+			t.Errorf("again: %+v; first %+v", again, first)
+		}
+	}
+	sameTree(t, bob.files(t, place, "a"), tree)
+	wraps := 0
+	d := loadMap(t, place, "a").Digest()
+	if err := place.Generation(1).ListAttachments(context.Background(), d, agewrap.Kind, func([]byte) error { wraps++; return nil }); err != nil || wraps != 2 {
+		t.Errorf("%d wrapped keys, %v; want 2", wraps, err)
+	}
+}
+
+// Two publishers with one salt store their chunks once, with two salts twice.
+func TestChunksAreSharedBySalt(t *testing.T) {
+	tree, place := makeTree(t, 22, 60), memory.New()
+	alice, bob := newPerson(t), newPerson(t)
+	first := publishAs(t, place, alice.options(t, "a"), "dir:"+tree)
+	same := publishAs(t, place, bob.options(t, "b"), "dir:"+tree)
+	if same.NewChunks != 0 || same.LayersKnown != 0 || same.Digest != first.Digest {
+		t.Errorf("with the same salt: %+v; first %+v", same, first)
+	}
+	o := bob.options(t, "c")
+	var err error
+	if o.Salt, err = seal.NewSalt("tenant", 1); err != nil {
+		t.Fatal(err)
+	}
+	other := publishAs(t, place, o, "dir:"+tree)
+	if other.NewChunks != first.NewChunks || other.Digest != first.Digest {
+		t.Errorf("with another salt: %+v; first %+v", other, first)
+	}
+	sameTree(t, bob.files(t, place, "c"), tree)
+}
+
+// poison makes mallory's pointers look like victim's: what a publisher with the
+// same salt, or whoever may write to the store, can do.
+func poison(t *testing.T, place origin.Origin, mallory, victim *person) (n int) {
+	t.Helper()
+	ctx, s := context.Background(), place.Generation(1)
+	from, to := bytes.ToLower([]byte(mallory.signer.Public().ID())), bytes.ToLower([]byte(victim.signer.Public().ID()))
+	var keys []string
+	for _, prefix := range []string{"chains/", "segments/"} {
+		if err := s.ListPointers(ctx, prefix, func(key string) error { keys = append(keys, key); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, key := range keys {
+		aim := string(bytes.Replace([]byte(key), from, to, 1))
+		if aim == key {
+			continue
+		}
+		value, err := s.GetPointer(ctx, key)
+		if err == nil {
+			err = s.SwapPointer(ctx, aim, nil, value)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	return n
+}
+
+// A record of somebody who is not trusted never enters another's image.
+func TestPoisonedRecordsAreNotUsed(t *testing.T) {
+	tree, place := makeTree(t, 23, 60), memory.New()
+	alice, mallory := newPerson(t), newPerson(t)
+	o := mallory.options(t, "m") // locked for alice too, so that nothing but trust is in the way
+	o.Recipients = append(o.Recipients, alice.ids.Recipients()[0])
+	publishAs(t, place, o, "dir:"+tree)
+	if n := poison(t, place, mallory, alice); n != 2 {
+		t.Fatalf("%d pointers poisoned, want those of the chain and of the segment", n)
+	}
+	o = alice.options(t, "a")
+	r := publishAs(t, place, o, "dir:"+tree)
+	if r.LayersKnown != 0 || r.FetchedBytes == 0 {
+		t.Errorf("an untrusted record was used: %+v", r)
+	}
+	sameTree(t, alice.files(t, place, "a"), tree)
+	if again := publishAs(t, place, o, "dir:"+tree); again.LayersKnown != 1 {
+		t.Errorf("own records were not found afterwards: %+v", again)
+	}
+}
+
+// A trusted publisher's records save the layer, and its image is not one's own:
+// it cannot be read, so a new block map is made.
+func TestTrustedRecordsAreUsed(t *testing.T) {
+	tree, place := makeTree(t, 24, 60), memory.New()
+	alice, bob := newPerson(t), newPerson(t)
+	first := publishAs(t, place, bob.options(t, "b"), "dir:"+tree)
+	o := alice.options(t, "a")
+	o.Trusted = []sign.PublicKey{bob.signer.Public()}
+	r := publishAs(t, place, o, "dir:"+tree)
+	if r.LayersKnown != 1 || r.FetchedBytes != 0 || r.NewChunks != 0 || r.Digest != first.Digest || r.BlockMap == first.BlockMap {
+		t.Errorf("with a trusted publisher's record: %+v; its own %+v", r, first)
+	}
+	sameTree(t, alice.files(t, place, "a"), tree)
+}
+
+// In a new epoch a known segment is sealed anew from its old chunks, without its
+// layer.
+func TestNewEpochNeedsNoLayer(t *testing.T) {
+	tree, place := makeTree(t, 25, 60), memory.New()
+	alice := newPerson(t)
+	first := publishAs(t, place, alice.options(t, "a"), "dir:"+tree)
+	o := alice.options(t, "b")
+	var err error
+	if o.Salt, err = seal.NewSalt(seal.DefaultDomain, 2); err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	o.OldSalt = func(_ context.Context, id blockmap.SaltID) (*seal.Salt, error) {
+		if asked++; id != testSalt.ID() {
+			return nil, chunk.ErrNotFound
+		}
+		return testSalt, nil
+	}
+	r := publishAs(t, place, o, "dir:"+tree)
+	if r.LayersKnown != 1 || r.FetchedBytes != 0 || r.Digest != first.Digest || r.NewChunks != first.NewChunks || asked == 0 {
+		t.Errorf("in a new epoch: %+v; first %+v", r, first)
+	}
+	for _, name := range []string{"a", "b"} { // old images go on being read
+		sameTree(t, alice.files(t, place, name), tree)
+	}
+	if again := publishAs(t, place, o, "dir:"+tree); again.NewChunks != 0 || again.LayersKnown != 1 {
+		t.Errorf("again in the new epoch: %+v", again)
+	}
+	o.OldSalt, o.Name = nil, "c"
+	if o.Salt, err = seal.NewSalt("tenant", 1); err != nil {
+		t.Fatal(err)
+	}
+	if r := publishAs(t, place, o, "dir:"+tree); r.LayersKnown != 0 {
+		t.Errorf("in another domain: %+v", r)
+	}
+}
+
+// What an older generation has is carried forward, not published anew.
+func TestNewGenerationNeedsNoLayer(t *testing.T) {
+	ctx := context.Background()
+	tree, app, place := makeTree(t, 26, 60), makeTree(t, 27, 5), memory.New()
+	alice := newPerson(t)
+	first := publishAs(t, place, alice.options(t, "a"), "dir:"+tree)
+	g, err := generation.Active(ctx, place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := generation.New(ctx, place, g, generationTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := publishAs(t, place, alice.options(t, "app"), "dir:"+tree, "dir:"+app)
+	if r.LayersKnown != 1 {
+		t.Errorf("a layer of the older generation was read again: %+v", r)
+	}
+	again := publishAs(t, place, alice.options(t, "a"), "dir:"+tree)
+	if again.BlockMap != first.BlockMap || again.FetchedBytes != 0 {
+		t.Errorf("an image of the older generation: %+v; first %+v", again, first)
+	}
+	if err := place.DeleteGeneration(ctx, g, func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	sameTree(t, alice.files(t, place, "a"), tree)
+	sameTree(t, alice.files(t, place, "app"), app)
+	if _, err := catalog.Open(ctx, place.Generation(next), "app"); err != nil {
+		t.Errorf("in the new generation: %v", err)
+	}
+}
+
+// No 16 bytes of an image's files are in what the store keeps of it.
+func TestStoreHasNothingInTheClear(t *testing.T) {
+	ctx := context.Background()
+	tree, place := makeTree(t, 28, 40), memory.New()
+	if err := os.WriteFile(filepath.Join(tree, "secret"), []byte("sixteen bytes of something that nobody may know"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	publishAs(t, place, newPerson(t).options(t, "a"), "dir:"+tree)
+	runs := map[[16]byte]bool{}
+	err := fs.WalkDir(os.DirFS(tree), ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(filepath.Join(tree, path))
+		for i := 0; i+16 <= len(b); i += 16 {
+			if run := [16]byte(b[i:]); run != [16]byte{} {
+				runs[run] = true
+			}
+		}
+		return err
+	})
+	if err != nil || len(runs) == 0 {
+		t.Fatalf("%d runs, %v", len(runs), err)
+	}
+	stored := 0
+	search := func(what string, b []byte) {
+		stored += len(b)
+		for i := 0; i+16 <= len(b); i++ {
+			if runs[[16]byte(b[i:])] {
+				t.Fatalf("%s has %q of a file in the clear", what, b[i:i+16])
+			}
+		}
+	}
+	s := place.Generation(1)
+	if err := s.List(ctx, func(id chunk.ID, size int64) error {
+		b := make([]byte, size)
+		_, err := s.Fetch(ctx, id, b, 0)
+		search("chunk "+id.String(), b)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ListObjects(ctx, func(d origin.Digest, size int64) error {
+		b, err := s.GetObject(ctx, d, size)
+		search("object "+d.String(), b)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if stored == 0 {
+		t.Fatal("nothing was searched")
+	}
+}
+
+// A generation that is deleted while it is published into is published into the
+// next one.
+func TestGenerationDeletedMeanwhile(t *testing.T) {
+	ctx := context.Background()
+	tree, place := makeTree(t, 29, 40), memory.New()
+	alice := newPerson(t)
+	o := alice.options(t, "a")
+	done := false
+	o.Progress = func(e Event) {
+		if e.Stage != Stored || done {
+			return
+		}
+		done = true
+		if _, err := generation.New(ctx, place, 1, generationTime); err != nil {
+			t.Error(err)
+		}
+		for from := generation.StateRetired; from < generation.StateErased; from++ {
+			if err := generation.Advance(ctx, place, 1, from, from+1, generationTime); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := place.DeleteGeneration(ctx, 1, func(int) {}); err != nil {
+			t.Error(err)
+		}
+	}
+	publishAs(t, place, o, "dir:"+tree)
+	if !done {
+		t.Fatal("the generation was not deleted while publishing")
+	}
+	sameTree(t, alice.files(t, place, "a"), tree)
+	if err := place.DeleteGeneration(ctx, 1, func(int) {}); err != nil { // what came too late
+		t.Fatal(err)
+	}
+	sameTree(t, alice.files(t, place, "a"), tree)
+}
