@@ -90,6 +90,19 @@ func Verify(message, signature []byte, trusted ...PublicKey) (by PublicKey, comm
 	return PublicKey{}, "", fmt.Errorf("signature by key %s: %w", keyID(s.KeyID), ErrOtherKey)
 }
 
+// SignerID returns the ID of the key that a signature says it was made with, and
+// checks nothing.
+func SignerID(signature []byte) (string, error) {
+	if len(signature) > MaxSignatureBytes {
+		return "", fmt.Errorf("%w: %d bytes, at most %d", ErrSignature, len(signature), MaxSignatureBytes)
+	}
+	var s minisign.Signature
+	if err := s.UnmarshalText(signature); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrSignature, err)
+	}
+	return keyID(s.KeyID), nil
+}
+
 // A Statement is what the signature of a block map says in its comment.
 type Statement struct {
 	Source origin.Digest // the image's manifest

@@ -9,7 +9,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/ext4"
-	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/generation"
 )
 
 func (a *app) catCommand() *cobra.Command {
@@ -20,11 +20,11 @@ func (a *app) catCommand() *cobra.Command {
 		Args:              cobra.MinimumNArgs(2),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := a.openStore(false)
+			view, err := a.openView(cmd.Context())
 			if err != nil {
 				return err
 			}
-			fsys, done, err := a.openFiles(cmd.Context(), store, args[0])
+			fsys, done, err := a.openFiles(cmd.Context(), view, args[0])
 			if err != nil {
 				return err
 			}
@@ -58,8 +58,12 @@ func copyFile(w io.Writer, fsys *ext4.FS, name string) error {
 }
 
 // openFiles opens the file system of an image; done releases it.
-func (a *app) openFiles(ctx context.Context, store origin.Store, ref string) (fsys *ext4.FS, done func(), err error) {
-	s, err := a.openDisk(ctx, store, ref, disk.NewMemory(oneShotMemory))
+func (a *app) openFiles(ctx context.Context, v *generation.View, ref string) (fsys *ext4.FS, done func(), err error) {
+	image, err := a.open(ctx, v, ref, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := a.openDisk(image, ref, disk.NewMemory(oneShotMemory))
 	if err != nil {
 		return nil, nil, err
 	}

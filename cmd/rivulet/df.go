@@ -5,15 +5,16 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 )
 
 // A dfResult says what a store holds.
 type dfResult struct {
 	Images         int   `json:"images"`
-	Chunks         int   `json:"chunks"`           // stored, whoever uses them
+	Generations    int   `json:"generations"`      // that have anything in them
+	Chunks         int   `json:"chunks"`           // stored, whoever uses them; once for each generation
 	StoredBytes    int64 `json:"stored_bytes"`     // of those chunks
 	ImageChunks    int   `json:"image_chunks"`     // of named images, shared ones counted once
 	ImageBytes     int64 `json:"image_bytes"`      // of those chunks as stored
@@ -31,11 +32,11 @@ func (a *app) dfCommand() *cobra.Command {
 		Example: `  rivulet df --json`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			store, err := a.openStore(false)
+			view, err := a.openView(cmd.Context())
 			if err != nil {
 				return err
 			}
-			r, err := measure(cmd, store)
+			r, err := measure(cmd, view)
 			if err != nil {
 				return err
 			}
@@ -54,14 +55,14 @@ func (a *app) dfCommand() *cobra.Command {
 	return cmd
 }
 
-func measure(cmd *cobra.Command, store origin.Store) (*dfResult, error) {
-	r := &dfResult{}
-	used := chunkSet{}
-	err := catalog.Names(cmd.Context(), store, func(name string, d origin.Digest) error {
-		m, err := catalog.Load(cmd.Context(), store, d)
+func measure(cmd *cobra.Command, v *generation.View) (*dfResult, error) {
+	ctx, r, used := cmd.Context(), &dfResult{}, chunkSet{}
+	err := v.Names(ctx, func(name string, d origin.Digest) error {
+		i, err := v.Open(ctx, d.String())
 		if err != nil {
 			return fmt.Errorf("image %q: %w", name, err)
 		}
+		m := i.Map
 		r.Images++
 		used.add(m)
 		for i := range m.Len() {
@@ -75,14 +76,16 @@ func measure(cmd *cobra.Command, store origin.Store) (*dfResult, error) {
 		return nil, err
 	}
 	r.ImageChunks, r.ImageBytes = len(used), used.bytes()
-	err = store.List(cmd.Context(), func(id chunk.ID, n int64) error {
-		r.Chunks++
-		r.StoredBytes += n
-		if _, ok := used[id]; !ok {
-			r.UnusedChunks++
-			r.UnusedBytes += n
-		}
-		return nil
+	return r, v.Origin().ListGenerations(ctx, func(g origin.GenerationID) error {
+		r.Generations++
+		return v.Origin().Generation(g).List(ctx, func(id chunk.ID, n int64) error {
+			r.Chunks++
+			r.StoredBytes += n
+			if _, ok := used[id]; !ok {
+				r.UnusedChunks++
+				r.UnusedBytes += n
+			}
+			return nil
+		})
 	})
-	return r, err
 }

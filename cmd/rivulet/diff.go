@@ -23,17 +23,17 @@ func (a *app) diffCommand() *cobra.Command {
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeImages(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := a.openStore(false)
+			view, err := a.openView(cmd.Context())
 			if err != nil {
 				return err
 			}
 			var sets [2]chunkSet
 			for i, ref := range args {
-				m, err := openMap(cmd.Context(), store, ref)
+				image, err := a.find(cmd.Context(), view, ref, false)
 				if err != nil {
 					return err
 				}
-				sets[i] = distinct(m)
+				sets[i] = distinct(image.Map)
 			}
 			onlyA, onlyB := sets[0].without(sets[1]), sets[1].without(sets[0])
 			r := diffResult{

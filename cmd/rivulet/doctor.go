@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"runtime"
@@ -24,8 +25,8 @@ func (a *app) doctorCommand() *cobra.Command {
 		Short:   "Tell what this machine can do, and how to get what is missing",
 		Example: `  rivulet doctor`,
 		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			findings := a.examine()
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			findings := a.examine(cmd.Context())
 			if asJSON {
 				return a.printJSON(findings)
 			}
@@ -47,9 +48,9 @@ func (a *app) doctorCommand() *cobra.Command {
 }
 
 // examine looks without changing anything.
-func (a *app) examine() []finding {
+func (a *app) examine(ctx context.Context) []finding {
 	findings := []finding{
-		a.examineStore(),
+		a.examineStore(ctx),
 		{What: "system", OK: runtime.GOOS == "linux", Detail: runtime.GOOS + "/" + runtime.GOARCH, Needed: "mount", Advice: "publish, serve, cat, export and verify work here; mount needs Linux"},
 		{What: "root", OK: os.Geteuid() == 0, Detail: "effective user " + userName(), Needed: "mount", Advice: "run as root, or show the disk as a file: rivulet mount --file IMAGE DIR"},
 		device("fuse", "/dev/fuse", "mount", "load the module: modprobe fuse"),
@@ -62,12 +63,12 @@ func (a *app) examine() []finding {
 	return findings
 }
 
-func (a *app) examineStore() finding {
+func (a *app) examineStore(ctx context.Context) finding {
 	f := finding{What: "store", Needed: "everything", Advice: "choose another place with --store or RIVULET_STORE"}
 	url, err := a.chosenStore()
 	if err == nil {
 		f.Detail = url
-		if _, err = a.openStore(false); err != nil {
+		if _, err = a.openOrigin(ctx, false); err != nil {
 			f.Advice = err.Error() + "; 'rivulet publish' makes one"
 		}
 	} else {

@@ -23,15 +23,15 @@ func (a *app) exportCommand() *cobra.Command {
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := a.openStore(false)
+			view, err := a.openView(cmd.Context())
 			if err != nil {
 				return err
 			}
-			m, err := openMap(cmd.Context(), store, args[0])
+			image, err := a.open(cmd.Context(), view, args[0], false)
 			if err != nil {
 				return err
 			}
-			if err := exportTo(cmd.Context(), args[1], m, store); err != nil {
+			if err := exportTo(cmd.Context(), args[1], image.unlocked, image); err != nil {
 				return fmt.Errorf("export %s: %w", args[0], err)
 			}
 			return nil

@@ -1,13 +1,20 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/sign"
 )
 
 // An inspection is all that a block map says of an image.
@@ -25,6 +32,11 @@ type inspection struct {
 	PlainBytes   int64           `json:"plaintext_bytes"`
 	StoredBytes  int64           `json:"stored_bytes"`
 	MapBytes     int             `json:"block_map_bytes"`
+	Generation   uint32          `json:"generation"`
+	Salt         string          `json:"salt"`
+	Locked       bool            `json:"locked"`
+	Recipients   int             `json:"recipients"` // for whom the key is wrapped
+	Signers      []string        `json:"signers"`    // IDs of keys as signatures name them, not checked
 	Layers       []inspectedPart `json:"layers"`
 	Metadata     inspectedPart   `json:"metadata"`
 	Config       json.RawMessage `json:"config,omitempty"`
@@ -50,19 +62,22 @@ func (a *app) inspectCommand() *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := a.openStore(false)
+			view, err := a.openView(cmd.Context())
 			if err != nil {
 				return err
 			}
-			m, err := openMap(cmd.Context(), store, args[0])
+			image, err := a.find(cmd.Context(), view, args[0], false)
 			if err != nil {
 				return err
 			}
-			r := inspect(m)
+			r := inspect(image.Map)
+			if err := r.attached(cmd.Context(), image); err != nil {
+				return err
+			}
 			if asJSON {
 				return a.printJSON(r)
 			}
-			a.showInspection(r, m)
+			a.showInspection(r, image.Map)
 			return nil
 		},
 	}
@@ -99,6 +114,24 @@ func inspect(m *blockmap.Map) *inspection {
 	return r
 }
 
+// attached adds what is said of the image beside its block map.
+func (r *inspection) attached(ctx context.Context, i *generation.Image) error {
+	r.Generation, r.Locked, r.Signers = uint32(i.Generation()), i.Map.Locked(), []string{}
+	salt := i.Map.Info().SaltID
+	r.Salt = hex.EncodeToString(salt[:])
+	err := i.ListAttachments(ctx, sign.Kind, func(signature []byte) error {
+		if id, err := sign.SignerID(signature); err == nil {
+			r.Signers = append(r.Signers, id)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	slices.Sort(r.Signers)
+	return i.ListAttachments(ctx, seal.RecipientKind, func([]byte) error { r.Recipients++; return nil })
+}
+
 // layerOf returns the layer in whose slot chunk index lies, or -1.
 func layerOf(layers []blockmap.Layer, index uint32) int {
 	for k, l := range layers {
@@ -113,6 +146,12 @@ func (a *app) showInspection(r *inspection, m *blockmap.Map) {
 	a.printf("disk       %s\n", r.Digest)
 	a.printf("block map  %s  (%s)\n", r.BlockMap, size(int64(r.MapBytes)))
 	a.printf("source     %s\n", r.SourceDigest)
+	lock := "open: whoever reads the store can read it"
+	if r.Locked {
+		lock = fmt.Sprintf("locked for %d", r.Recipients)
+	}
+	a.printf("keys       %s; signed by %s\n", lock, cmp.Or(strings.Join(r.Signers, ", "), "nobody"))
+	a.printf("generation %d, salt %s\n", r.Generation, r.Salt)
 	a.printf("size       %s, chunks of %s, frames of %s, layout %d\n", size(r.DiskSize), size(r.ChunkSize), size(r.FrameSize), r.Layout)
 	a.printf("chunks     %d (%d distinct), %s plain, %s stored\n\n", r.Chunks, r.Distinct, size(r.PlainBytes), size(r.StoredBytes))
 	a.printf("%-10s %-19s %10s %8s %10s %10s\n", "PART", "DIFF ID", "LAYER", "CHUNKS", "PLAIN", "STORED")

@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/ext4"
+	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 )
 
@@ -37,29 +37,30 @@ func (a *app) lsCommand() *cobra.Command {
 		Args:              cobra.MaximumNArgs(2),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := a.openStore(false)
+			view, err := a.openView(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if len(args) == 0 {
-				return a.listImages(cmd, store, asJSON)
+				return a.listImages(cmd, view, asJSON)
 			}
-			return a.listFolder(cmd, store, append(args, "/")[:2], asJSON)
+			return a.listFolder(cmd, view, append(args, "/")[:2], asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
 	return cmd
 }
 
-func (a *app) listImages(cmd *cobra.Command, store origin.Store, asJSON bool) error {
+func (a *app) listImages(cmd *cobra.Command, v *generation.View, asJSON bool) error {
 	images := []listedImage{}
 	var broken []error // of images that cannot be shown; they hide no others
-	err := catalog.Names(cmd.Context(), store, func(name string, d origin.Digest) error {
-		m, err := catalog.Load(cmd.Context(), store, d)
+	err := v.Names(cmd.Context(), func(name string, d origin.Digest) error {
+		i, err := v.Open(cmd.Context(), d.String())
 		if err != nil {
 			broken = append(broken, fmt.Errorf("image %q: %w", name, err))
 			return cmd.Context().Err()
 		}
+		m := i.Map
 		info := m.Info()
 		images = append(images, listedImage{
 			Name: name, Digest: info.Disk.String(), BlockMap: d.String(), SourceDigest: info.Source.String(),
@@ -92,8 +93,8 @@ type listedFile struct {
 	Target  string `json:"target,omitempty"`
 }
 
-func (a *app) listFolder(cmd *cobra.Command, store origin.Store, args []string, asJSON bool) error {
-	fsys, done, err := a.openFiles(cmd.Context(), store, args[0])
+func (a *app) listFolder(cmd *cobra.Command, v *generation.View, args []string, asJSON bool) error {
+	fsys, done, err := a.openFiles(cmd.Context(), v, args[0])
 	if err != nil {
 		return err
 	}

@@ -74,7 +74,7 @@ needs no root.`,
 
 // mount serves one disk until it is unmounted or ctx ends.
 func (a *app) mount(ctx context.Context, ref, dir string, o *mountOptions) error {
-	store, err := a.openStore(false)
+	view, err := a.openView(ctx)
 	if err != nil {
 		return err
 	}
@@ -82,12 +82,12 @@ func (a *app) mount(ctx context.Context, ref, dir string, o *mountOptions) error
 	if err != nil {
 		return err
 	}
-	d, err := a.openDisk(ctx, store, ref, disk.NewMemory(budget))
+	d, done, err := a.attach(ctx, view, ref, disk.NewMemory(budget))
 	if err != nil {
 		return err
 	}
-	defer func() { _ = d.Close() }()
-	show := fuse.Disk{Name: "disk", ID: d.blocks.Digest().String(), Device: d}
+	defer func() { _ = done() }()
+	show := fuse.Disk{Name: "disk", ID: d.Map().Digest().String(), Device: d}
 	if o.file {
 		show.Name = filepath.Base(ref)
 		return a.showFile(ctx, show, dir)

@@ -39,6 +39,9 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 	if o.file {
 		args = append(args, "--file")
 	}
+	if args, err = a.forwardKeys(args); err != nil {
+		return err
+	}
 	cmd := exec.Command(self, append(args, "--", ref, dir)...)
 	cmd.Stderr = log
 	cmd.Dir = "/"
@@ -64,6 +67,25 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 		return context.Cause(ctx)
 	}
 	return mountFailure(log, waitErr)
+}
+
+// forwardKeys appends the flags that say who reads, and whose signature is asked
+// for, as a process in any folder understands them.
+func (a *app) forwardKeys(args []string) ([]string, error) {
+	for _, name := range a.chosenIdentities() {
+		if !isKMS(name) {
+			var err error
+			if name, err = filepath.Abs(name); err != nil {
+				return nil, err
+			}
+		}
+		args = append(args, "--identity", name)
+	}
+	keys, err := publicKeys(a.required)
+	for _, k := range keys {
+		args = append(args, "--require-signature", k.String())
+	}
+	return args, err
 }
 
 // logLabel is the part of a mount point's path that its log is named after.

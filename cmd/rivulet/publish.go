@@ -1,15 +1,23 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"runtime/debug"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/domain"
+	"github.com/rivuletfs/rivulet/keyring"
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/publish"
+	"github.com/rivuletfs/rivulet/seal"
 )
 
 // publishMemory is where the garbage collector begins to work harder, in bytes:
@@ -24,15 +32,24 @@ func boundMemory() {
 	}
 }
 
+// farSample is how many chunks of each known layer are looked for in a far store.
+const farSample = 2
+
+// publishFlags are the flags that do not go into publish.Options as they are.
+type publishFlags struct {
+	size, platform, domain    string
+	recipients, files, trusts []string
+	check, json               bool
+}
+
 func (a *app) publishCommand() *cobra.Command {
 	var opts publish.Options
-	var diskSize, platform string
-	var asJSON bool
+	var flags publishFlags
 	cmd := &cobra.Command{
 		Use:   "publish SOURCE...",
 		Short: "Turn an image into a disk in the store",
-		Long: `Publish flattens an image into one ext4 disk, cuts it into chunks and stores
-those that the store does not have yet. A source is
+		Long: `Publish flattens an image into one ext4 disk, cuts it into chunks, encrypts
+them, and stores those that the store does not have yet. A source is
 
   REFERENCE            an image in a registry (docker's credentials are used)
   oci:DIR[:TAG]        an image in an OCI image layout
@@ -41,58 +58,150 @@ those that the store does not have yet. A source is
   tar:FILE             an archive, plain, gzip or zstd
 
 Several sources are stacked, the first at the bottom. A layer that the store
-knows is not read again. Publish can be stopped at any time and run again.`,
+knows is not read again. Publish can be stopped at any time and run again.
+
+The image is locked for you, and for whom --recipient names: an age or SSH
+public key, or the ARN of an AWS KMS key. The first time, an identity and a key
+to sign with are made in your configuration folder. With --open, whoever can
+read the store can read the image.`,
 		Example: `  rivulet publish docker.io/library/python:3.12
-  rivulet publish oci:./layout:python3 --name python3
-  rivulet publish docker.io/library/debian:12 dir:./app --name app`,
+  rivulet publish oci:./layout:python3 --name python3 --recipient age1...
+  rivulet publish docker.io/library/debian:12 dir:./app --name app --open`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var err error
-			if diskSize != "" {
-				if opts.Size, err = parseSize(diskSize); err != nil {
-					return err
-				}
-			}
-			if platform != "" {
-				if opts.Source.Platform, err = v1.ParsePlatform(platform); err != nil {
-					return usagef("platform %q: %w", platform, err)
-				}
-			}
-			if opts.Name != "" {
-				if err := catalog.CheckName(opts.Name); err != nil {
-					return usageError{err}
-				}
+			if err := flags.parse(&opts); err != nil {
+				return err
 			}
 			boundMemory()
-			store, err := a.openStore(true)
+			store, err := a.openOrigin(cmd.Context(), true)
 			if err != nil {
 				return err
 			}
-			if opts.Salt, err = openSalt(); err != nil {
+			if err := a.publishKeys(cmd.Context(), store, &flags, &opts); err != nil {
 				return err
 			}
-			bars := a.newProgress(asJSON)
+			bars := a.newProgress(flags.json)
 			opts.Progress = bars.event
 			res, err := publish.Image(cmd.Context(), store, args, opts)
 			bars.end()
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return json.NewEncoder(a.out).Encode(res)
-			}
-			a.printf("%s\n", res.Digest)
-			a.note("published %s: disk of %s, %d chunks, %s stored", res.Name, size(res.DiskSize), res.Chunks, size(res.StoredBytes))
-			a.note("new in the store: %d chunks, %s; fetched %s; %d of %d layers were known",
-				res.NewChunks, size(res.NewBytes), size(res.FetchedBytes), res.LayersKnown, res.Layers)
-			return nil
+			return a.published(res, flags.json)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&opts.Name, "name", "", "name to publish under (default: the source's own)")
-	f.StringVar(&diskSize, "size", "", "size of the disk, such as 20G (default: room for twice the content, and 1 GiB more)")
-	f.StringVar(&platform, "platform", "", "platform to choose of several, such as linux/arm64 (default: this machine's)")
+	f.StringVar(&flags.size, "size", "", "size of the disk, such as 20G (default: room for twice the content, and 1 GiB more)")
+	f.StringVar(&flags.platform, "platform", "", "platform to choose of several, such as linux/arm64 (default: this machine's)")
 	f.StringVar(&opts.TempDir, "temp", "", "folder for layers while they are cut (default: the system's)")
-	f.BoolVar(&asJSON, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
+	f.StringArrayVar(&flags.recipients, "recipient", nil, "lock the image for this age1…, ssh-… or arn:aws:kms:… too; may be repeated")
+	f.StringArrayVar(&flags.files, "recipients-file", nil, "lock the image for all age and SSH recipients in this file too")
+	f.BoolVar(&opts.Open, "open", false, "do not lock the image: whoever can read the store can read it")
+	f.StringVar(&flags.domain, "domain", seal.DefaultDomain, "salt domain: images of one domain share chunks, those of two share none")
+	f.StringArrayVar(&flags.trusts, "trust-publisher", nil, "take over known layers from the publisher with this public key or key file; may be repeated")
+	f.BoolVar(&flags.check, "check", false, "look for every known chunk in a far store too, and store again what is missing")
+	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd
+}
+
+// parse checks the flags that need it and puts them into o.
+func (f *publishFlags) parse(o *publish.Options) (err error) {
+	if f.size != "" {
+		if o.Size, err = parseSize(f.size); err != nil {
+			return err
+		}
+	}
+	if f.platform != "" {
+		if o.Source.Platform, err = v1.ParsePlatform(f.platform); err != nil {
+			return usagef("platform %q: %w", f.platform, err)
+		}
+	}
+	if o.Name != "" {
+		if err := catalog.CheckName(o.Name); err != nil {
+			return usageError{err}
+		}
+	}
+	if err := seal.CheckDomain(f.domain); err != nil {
+		return usageError{err}
+	}
+	if o.Open && len(f.recipients)+len(f.files) > 0 {
+		return usagef("--open locks for nobody; leave it out, or the recipients")
+	}
+	return nil
+}
+
+// publishKeys puts into o who publishes, with which salt, and for whom.
+func (a *app) publishKeys(ctx context.Context, store origin.Origin, f *publishFlags, o *publish.Options) error {
+	more, err := readRecipients(ctx, f.recipients, f.files)
+	if err != nil {
+		return err
+	}
+	if o.Trusted, err = publicKeys(f.trusts); err != nil {
+		return err
+	}
+	id, err := a.identity(ctx, true)
+	if err != nil {
+		return err
+	}
+	if o.Signer, err = a.signer(); err != nil {
+		return err
+	}
+	keys, err := keyring.Open("")
+	if err != nil {
+		return err
+	}
+	trusted, err := keys.Trusted()
+	if err != nil {
+		return err
+	}
+	o.Trusted = append(o.Trusted, trusted...)
+	o.Unwrappers = id.opens
+	o.Recipients = append(append(o.Recipients, id.recipients...), more...)
+	if !f.check && !a.near() {
+		o.Sample = farSample
+	}
+	return a.publishSalt(ctx, store, keys, f.domain, id, o)
+}
+
+// publishSalt puts the domain's salt into o; a domain that is not there is made.
+func (a *app) publishSalt(ctx context.Context, store origin.Origin, keys *keyring.Folder, name string, id *identity, o *publish.Options) error {
+	salt, state, err := domain.Open(ctx, store, name, id.opens)
+	if errors.Is(err, chunk.ErrNotFound) {
+		salt, state, err = domain.Create(ctx, store, name, domain.Coding{}, id.recipients)
+		if errors.Is(err, origin.ErrConflict) { // somebody was faster
+			salt, state, err = domain.Open(ctx, store, name, id.opens)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.rememberSalt(keys, salt); err != nil {
+		return err
+	}
+	o.Salt, o.Policy, o.Level = salt, state.Coding.Policy, state.Coding.Level
+	o.OldSalt = func(ctx context.Context, old blockmap.SaltID) (*seal.Salt, error) {
+		return domain.Salt(ctx, store, name, old, id.opens)
+	}
+	return nil
+}
+
+// rememberSalt refuses a salt that is not the one seen before in this store.
+func (a *app) rememberSalt(keys *keyring.Folder, salt *seal.Salt) error {
+	url, err := a.absoluteStore()
+	if err != nil {
+		return err
+	}
+	return keys.CheckSalt(url, salt)
+}
+
+func (a *app) published(r *publish.Result, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(a.out).Encode(r)
+	}
+	a.printf("%s\n", r.Digest)
+	a.note("published %s: disk of %s, %d chunks, %s stored", r.Name, size(r.DiskSize), r.Chunks, size(r.StoredBytes))
+	a.note("new in the store: %d chunks, %s; fetched %s; %d of %d layers were known",
+		r.NewChunks, size(r.NewBytes), size(r.FetchedBytes), r.LayersKnown, r.Layers)
+	return nil
 }

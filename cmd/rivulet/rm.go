@@ -7,9 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
-	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/generation"
 )
 
 func (a *app) rmCommand() *cobra.Command {
@@ -17,17 +16,18 @@ func (a *app) rmCommand() *cobra.Command {
 		Use:   "rm NAME...",
 		Short: "Take the names of images away",
 		Long: `Rm removes names. The image can still be reached by its digest, and its chunks,
-which other images may share, stay in the store.`,
+which other images may share, stay in the store until 'rivulet gc run' has
+carried what is wanted to a new generation.`,
 		Example:           `  rivulet rm nginx-old`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeImages(math.MaxInt),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := a.openStore(false)
+			view, err := a.openView(cmd.Context())
 			if err != nil {
 				return err
 			}
 			for _, name := range args {
-				if err := removeName(cmd.Context(), store, name); err != nil {
+				if err := removeName(cmd.Context(), view, name); err != nil {
 					return err
 				}
 			}
@@ -37,13 +37,13 @@ which other images may share, stay in the store.`,
 }
 
 // removeName removes a name, or that of an image reference as it was published.
-func removeName(ctx context.Context, store origin.Store, name string) error {
-	err := catalog.Remove(ctx, store, name)
+func removeName(ctx context.Context, v *generation.View, name string) error {
+	err := v.Remove(ctx, name)
 	if !errors.Is(err, chunk.ErrNotFound) {
 		return err
 	}
 	for _, other := range spellings(name) {
-		if catalog.Remove(ctx, store, other) == nil {
+		if v.Remove(ctx, other) == nil {
 			return nil
 		}
 	}

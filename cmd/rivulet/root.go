@@ -15,6 +15,9 @@ import (
 	"golang.org/x/term"
 
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/domain"
+	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/sign"
 )
 
 // Exit statuses.
@@ -31,9 +34,11 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 
 // An app is what all commands share.
 type app struct {
-	out, err io.Writer
-	storeURL string
-	profile  string // file for a CPU profile
+	out, err   io.Writer
+	storeURL   string
+	identities []string // files, or ARNs of KMS keys, that open what is locked
+	required   []string // public keys, or files of them: one must have signed what is read
+	profile    string   // file for a CPU profile
 }
 
 // run executes one command line and returns the exit status.
@@ -65,6 +70,12 @@ func (a *app) explain(err error) string {
 		return "interrupted"
 	case errors.Is(err, chunk.ErrNotFound) && strings.HasPrefix(s, "image "):
 		return s + "; 'rivulet ls' lists the images of the store"
+	case errors.Is(err, domain.ErrGranted):
+		return s + "; somebody who publishes there can run 'rivulet salt grant' with what 'rivulet keys' prints here, or choose another --domain"
+	case errors.Is(err, seal.ErrNotRecipient):
+		return s + "; give the identity that it is locked for with --identity, or have it granted to what 'rivulet keys' prints here ('rivulet grant')"
+	case errors.Is(err, sign.ErrOtherKey):
+		return s + "; 'rivulet inspect' shows who signed"
 	case errors.Is(err, fs.ErrPermission):
 		return s + "; check the rights, or choose another place with --store"
 	}
@@ -86,13 +97,15 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.PersistentFlags().StringVar(&a.storeURL, "store", "", "where images are kept, as dir:PATH (default $RIVULET_STORE, or a folder of the user's)")
+	root.PersistentFlags().StringArrayVar(&a.identities, "identity", nil, "file of an age or SSH secret key, or ARN of an AWS KMS key, that opens locked images; may be repeated (default $RIVULET_IDENTITY, or your own)")
+	root.PersistentFlags().StringArrayVar(&a.required, "require-signature", nil, "read only images that the publisher with this public key or key file signed; may be repeated")
 	root.PersistentFlags().StringVar(&a.profile, "cpuprofile", "", "write a CPU profile to this file")
 	_ = root.PersistentFlags().MarkHidden("cpuprofile")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.startProfile() }
 	root.AddCommand(
 		a.publishCommand(), a.lsCommand(), a.inspectCommand(), a.diffCommand(), a.dfCommand(),
 		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(),
-		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.doctorCommand(), a.versionCommand(), a.manCommand(),
+		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.keysCommand(), a.grantCommand(), a.saltCommand(), a.doctorCommand(), a.versionCommand(), a.manCommand(),
 	)
 	root.CompletionOptions.HiddenDefaultCmd = false
 	strictUsage(root)

@@ -19,7 +19,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/frontend/nbd"
-	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/generation"
 )
 
 // drainTime is how long a server that is told to end waits for its clients.
@@ -48,11 +48,11 @@ opened for it.`,
 			if (o.tlsCert == "") != (o.tlsKey == "") || (o.tlsClientCA != "" && o.tlsCert == "") {
 				return usagef("--tls-cert and --tls-key go together, and --tls-client-ca needs both")
 			}
-			store, err := a.openStore(false)
+			view, err := a.openView(cmd.Context())
 			if err != nil {
 				return err
 			}
-			return a.serve(cmd.Context(), store, args, &o)
+			return a.serve(cmd.Context(), view, args, &o)
 		},
 	}
 	f := cmd.Flags()
@@ -72,7 +72,7 @@ type serveOptions struct {
 }
 
 // serve offers the images until ctx ends.
-func (a *app) serve(ctx context.Context, store origin.Store, names []string, o *serveOptions) error {
+func (a *app) serve(ctx context.Context, v *generation.View, names []string, o *serveOptions) error {
 	budget, err := parseSize(o.memory)
 	if err != nil {
 		return err
@@ -87,12 +87,12 @@ func (a *app) serve(ctx context.Context, store origin.Store, names []string, o *
 	memory := disk.NewMemory(budget)
 	disks := make(map[string]*stack, len(names))
 	for _, name := range names {
-		d, err := a.openDisk(ctx, store, name, memory)
+		d, done, err := a.attach(ctx, v, name, memory)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = d.Close() }()
-		if err := srv.AddExport(nbd.Export{Name: name, Description: d.blocks.Info().Disk.String(), Device: d}); err != nil {
+		defer func() { _ = done() }()
+		if err := srv.AddExport(nbd.Export{Name: name, Description: d.Map().Info().Disk.String(), Device: d}); err != nil {
 			return usageError{err}
 		}
 		disks[name] = d

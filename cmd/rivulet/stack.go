@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,13 +12,16 @@ import (
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/sign"
 	"github.com/rivuletfs/rivulet/store/dir"
 )
 
-// openStore opens the store that the user chose. With create, a missing one is
+// openOrigin opens the origin that the user chose. With create, a missing one is
 // made.
-func (a *app) openStore(create bool) (origin.Store, error) {
+func (a *app) openOrigin(_ context.Context, create bool) (origin.Origin, error) {
 	url, err := a.chosenStore()
 	if err != nil {
 		return nil, err
@@ -29,11 +33,20 @@ func (a *app) openStore(create bool) (origin.Store, error) {
 	if path == "" {
 		return nil, usagef("store %q: the path is missing", url)
 	}
-	s, err := dir.Open(path, create)
+	o, err := dir.Open(path, create)
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", url, err)
 	}
-	return s.Generation(1), nil
+	return o, nil
+}
+
+// openView opens the origin that the user chose as readers see it.
+func (a *app) openView(ctx context.Context) (*generation.View, error) {
+	o, err := a.openOrigin(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	return generation.NewView(o, generation.Options{Logger: a.logger()}), nil
 }
 
 // chosenStore returns the store's URL: of --store, of RIVULET_STORE, or of the
@@ -64,30 +77,128 @@ func (a *app) absoluteStore() (string, error) {
 	}
 	path, ok := strings.CutPrefix(url, "dir:")
 	if !ok || path == "" {
-		return url, nil // openStore has the complaint
+		return url, nil // openOrigin has the complaint
 	}
 	path, err = filepath.Abs(path)
 	return "dir:" + path, err
 }
 
-// A stack is a disk with all that it is read through.
-type stack struct {
-	*disk.Disk
-	blocks *blockmap.Map
+// near reports whether reading a single frame from the chosen store costs little.
+func (a *app) near() bool {
+	url, err := a.chosenStore()
+	return err == nil && strings.HasPrefix(url, "dir:")
 }
 
-// openDisk puts the layers of reading together, nearest first: memory, then
-// the checking door, then the store, which is near and so read by the frame.
-func (a *app) openDisk(ctx context.Context, store origin.Store, ref string, memory *disk.Memory) (*stack, error) {
-	m, err := openMap(ctx, store, ref)
+// An openImage is an image that can be read: found, vouched for as far as was
+// asked, and unlocked.
+type openImage struct {
+	*generation.Image               // its Map may be locked
+	unlocked          *blockmap.Map // view of the same map whose keys are readable
+}
+
+// find finds the image that ref means, and checks that it is signed as was asked.
+// A reader that stays says so, to have it kept.
+func (a *app) find(ctx context.Context, v *generation.View, ref string, stays bool) (*generation.Image, error) {
+	open := v.Open
+	if stays {
+		open = v.Attach
+	}
+	i, err := openRef(ctx, open, ref)
 	if err != nil {
 		return nil, err
 	}
-	d, err := disk.Open(m, chunk.NewDoor(store), disk.Options{Memory: memory, Mode: disk.SingleFrames, Logger: a.logger()})
+	if len(a.required) == 0 {
+		return i, nil
+	}
+	keys, err := publicKeys(a.required)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := sign.Require(ctx, i.Map, v.Origin().Generation(i.Generation()), keys...); err != nil {
+		return nil, fmt.Errorf("image %q: %w", ref, err)
+	}
+	return i, nil
+}
+
+// open finds an image and unlocks it.
+func (a *app) open(ctx context.Context, v *generation.View, ref string, stays bool) (*openImage, error) {
+	i, err := a.find(ctx, v, ref, stays)
+	if err != nil {
+		return nil, err
+	}
+	m := i.Map
+	if m.Locked() {
+		id, err := a.identity(ctx, false)
+		if err == nil {
+			m, err = seal.UnlockFor(ctx, m, v.Origin().Generation(i.Generation()), id.opens...)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("image %q: %w", ref, err)
+		}
+	}
+	if err := seal.CheckReadable(m); err != nil {
+		return nil, fmt.Errorf("image %q: %w", ref, err)
+	}
+	return &openImage{i, m}, nil
+}
+
+// A stack is a disk with all that it is read through.
+type stack struct {
+	*disk.Disk
+	image *openImage
+}
+
+// openDisk puts the layers of reading together, nearest first: memory, then
+// the checking door, then the image's generation, which is read by the frame if
+// the store is near.
+func (a *app) openDisk(image *openImage, ref string, memory *disk.Memory) (*stack, error) {
+	mode := disk.WholeChunks
+	if a.near() {
+		mode = disk.SingleFrames
+	}
+	d, err := disk.Open(image.unlocked, chunk.NewDoor(image), disk.Options{Memory: memory, Mode: mode, Logger: a.logger()})
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
-	return &stack{Disk: d, blocks: m}, nil
+	return &stack{Disk: d, image: image}, nil
+}
+
+// attach is open and openDisk for a reader that stays until ctx ends: the image
+// is marked as in use meanwhile. done waits until that has ended too.
+func (a *app) attach(ctx context.Context, v *generation.View, ref string, memory *disk.Memory) (s *stack, done func() error, err error) {
+	image, err := a.open(ctx, v, ref, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s, err = a.openDisk(image, ref, memory); err != nil {
+		return nil, nil, err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		image.Keep(ctx)
+	}()
+	return s, func() error {
+		stop()
+		<-kept
+		return s.Close()
+	}, nil
 }
 
 func (a *app) logger() *slog.Logger { return slog.New(slog.NewTextHandler(a.err, nil)) }
+
+// openRef opens what ref means: a name or a digest, or an image reference in any
+// of its spellings.
+func openRef(ctx context.Context, open func(context.Context, string) (*generation.Image, error), ref string) (*generation.Image, error) {
+	i, err := open(ctx, ref)
+	if err == nil || !errors.Is(err, chunk.ErrNotFound) {
+		return i, err
+	}
+	for _, other := range spellings(ref) {
+		if i, otherErr := open(ctx, other); !errors.Is(otherErr, chunk.ErrNotFound) {
+			return i, otherErr
+		}
+	}
+	return nil, err
+}

@@ -10,10 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/rivuletfs/rivulet/blockmap"
-	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/disk"
-	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/verify"
 )
 
@@ -49,18 +46,19 @@ one by one.`,
 			if reads < 0 {
 				return usagef("--reads %d: want 0 or more", reads)
 			}
-			store, err := a.openStore(false)
+			view, err := a.openView(cmd.Context())
 			if err != nil {
 				return err
 			}
-			m, err := openMap(cmd.Context(), store, args[0])
+			image, err := a.open(cmd.Context(), view, args[0], false)
 			if err != nil {
 				return err
 			}
-			if err := verify.Chunks(cmd.Context(), m, store, a.countChunks()); err != nil {
+			m := image.unlocked
+			if err := verify.Chunks(cmd.Context(), m, image, a.countChunks()); err != nil {
 				return fmt.Errorf("verify %s: %w", args[0], err)
 			}
-			if err := a.verifyReads(cmd.Context(), store, m, args[0], against, reads, seed); err != nil {
+			if err := a.verifyReads(cmd.Context(), image, args[0], against, reads, seed); err != nil {
 				return fmt.Errorf("verify %s: %w", args[0], err)
 			}
 			r := verifyResult{Name: args[0], Digest: m.Info().Disk.String(), Chunks: m.Len(), StoredBytes: distinct(m).bytes(), Reads: reads, Against: against}
@@ -72,7 +70,7 @@ one by one.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&against, "against", "", "a raw image file, or another store as dir:PATH, to compare reads with")
+	f.StringVar(&against, "against", "", "a raw image file, or the URL of another store, to compare reads with")
 	f.IntVar(&reads, "reads", 1000, "how many random reads to compare")
 	f.Uint64Var(&seed, "seed", uint64(time.Now().UnixNano()), "where the random reads begin; one seed, one sequence")
 	f.BoolVar(&asJSON, "json", false, "print a JSON object")
@@ -80,18 +78,18 @@ one by one.`,
 }
 
 // verifyReads compares reads of the disk with the reference that was chosen.
-func (a *app) verifyReads(ctx context.Context, store origin.Store, m *blockmap.Map, ref, against string, reads int, seed uint64) error {
-	reference, err := a.openReference(ctx, store, m, against)
+func (a *app) verifyReads(ctx context.Context, image *openImage, ref, against string, reads int, seed uint64) error {
+	reference, err := a.openReference(ctx, image, against)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = reference.Close() }()
-	d, err := a.openDisk(ctx, store, ref, disk.NewMemory(oneShotMemory))
+	d, err := a.openDisk(image, ref, disk.NewMemory(oneShotMemory))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = d.Close() }()
-	if err := verify.Reads(ctx, m, d, reference, reads, seed); err != nil {
+	if err := verify.Reads(ctx, image.unlocked, d, reference, reads, seed); err != nil {
 		return fmt.Errorf("%w (--seed %d repeats it)", err, seed)
 	}
 	return nil
@@ -103,23 +101,26 @@ type reference interface {
 	io.Closer
 }
 
-func (a *app) openReference(ctx context.Context, store origin.Store, m *blockmap.Map, against string) (reference, error) {
+func (a *app) openReference(ctx context.Context, image *openImage, against string) (reference, error) {
+	m := image.unlocked
 	if against == "" {
-		return verify.NewPlain(ctx, m, store)
+		return verify.NewPlain(ctx, m, image)
 	}
-	if strings.HasPrefix(against, "dir:") {
-		other, err := (&app{out: a.out, err: a.err, storeURL: against}).openStore(false)
+	if isStore(against) {
+		other := *a
+		other.storeURL = against
+		view, err := other.openView(ctx)
 		if err != nil {
 			return nil, err
 		}
-		om, err := catalog.Open(ctx, other, m.Info().Disk.String())
+		copied, err := other.open(ctx, view, m.Info().Disk.String(), false)
 		if err != nil {
 			return nil, fmt.Errorf("store %s: %w", against, err)
 		}
-		if err := verify.SameDisk(m, om); err != nil {
+		if err := verify.SameDisk(m, copied.unlocked); err != nil {
 			return nil, err
 		}
-		return verify.NewPlain(ctx, om, other)
+		return verify.NewPlain(ctx, copied.unlocked, copied)
 	}
 	f, err := os.Open(against)
 	if err != nil {
@@ -131,6 +132,9 @@ func (a *app) openReference(ctx context.Context, store origin.Store, m *blockmap
 	}
 	return f, nil
 }
+
+// isStore reports whether a word is a store's URL rather than a file's path.
+func isStore(s string) bool { return strings.HasPrefix(s, "dir:") || strings.Contains(s, "://") }
 
 // countChunks shows on a terminal how many chunks were checked.
 func (a *app) countChunks() verify.Progress {
