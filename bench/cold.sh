@@ -7,7 +7,7 @@ need fio nbdinfo nbdcopy qemu-storage-daemon qemu-img curl
 fio --enghelp=nbd >/dev/null 2>&1 || skip "fio with the nbd engine"
 
 image=python3 window=$((40 << 20)) amount=$((8 << 20))
-rivulet publish "oci:$IMAGES:$image" --name $image >/dev/null
+rivulet publish "oci:$IMAGES:$image" --name $image --open >/dev/null
 mkdir "$WORK/www"
 rivulet export $image "$WORK/www/disk"
 size=$(stat -c %s "$WORK/www/disk")

@@ -41,9 +41,16 @@ const (
 // it. Any number of processes may use one.
 type Folder struct{ path string }
 
-// Open returns the folder at path, or, if path is empty, the user's own: rivulet
-// below $XDG_CONFIG_HOME, or what the system has in its place.
+// Environment names the variable that says where the user's folder is.
+const Environment = "RIVULET_KEYS"
+
+// Open returns the folder at path, or, if path is empty, the user's own: the one
+// that Environment names, else rivulet below $XDG_CONFIG_HOME, or what the system
+// has in its place.
 func Open(path string) (*Folder, error) {
+	if path == "" {
+		path = os.Getenv(Environment)
+	}
 	if path == "" {
 		config, err := os.UserConfigDir()
 		if err != nil {

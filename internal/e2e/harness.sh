@@ -2,9 +2,9 @@
 # harness.sh: what the end-to-end scripts share. Sourced, never run.
 #
 # It makes $WORK (removed at the end), builds rivulet into it, points
-# RIVULET_STORE at an empty store there, and on exit takes down in reverse
-# order whatever went through `later` and ends the processes begun by `start`,
-# and no others.
+# RIVULET_STORE at an empty store there and RIVULET_KEYS at an empty folder of
+# keys, and on exit takes down in reverse order whatever went through `later` and
+# ends the processes begun by `start`, and no others.
 #
 # RIVULET             a rivulet program to test instead of one built here
 # RIVULET_E2E_STRICT  1: a missing tool is a failure, not a skip (CI)
@@ -15,7 +15,7 @@ shopt -s inherit_errexit
 E2E=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(cd "$E2E/../.." && pwd)
 WORK=$(mktemp -d)
-export RIVULET_STORE=dir:$WORK/store
+export RIVULET_STORE=dir:$WORK/store RIVULET_KEYS=$WORK/keys
 CACHE=${RIVULET_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rivulet-e2e}
 PIDS=()
 LATER=()
