@@ -106,7 +106,7 @@ func images() map[string][][]file {
 		"one":       {{reg("a", []byte("hello\n"))}},
 		"root":      {{{name: "./", Header: tar.Header{Typeflag: tar.TypeDir, Mode: 0o700, Uid: 7, Gid: 8}}, reg("a", []byte("x"))}},
 		"many":      {many},
-		"large":     {{reg("big", noise(3, 5<<20)), reg("exact", noise(4, 512<<10)), reg("edge", noise(5, 256<<10)), reg("below", noise(6, 256<<10-1))}},
+		"large":     {{reg("big", noise(3, 5<<20)), reg("exact", noise(4, 512<<10)), reg("edge", noise(5, 128<<10)), reg("below", noise(6, 128<<10-1))}},
 		"holes":     {{reg("holes", holes), reg("zeros", make([]byte, 2<<20)), reg("small-zeros", make([]byte, 9000)), reg("nothing", nil)}},
 		"whiteouts": {{dir("d"), reg("d/a", noise(7, 9000)), reg("d/b", noise(8, 700<<10)), reg("d/c", noise(9, 10))}, {white("d", "a"), white("d", "b"), reg("d/e", noise(10, 5))}},
 		"links": {{reg("a", noise(11, 5000)), {name: "b", Header: tar.Header{Typeflag: tar.TypeLink, Linkname: "a"}}, {name: "s", Header: tar.Header{Typeflag: tar.TypeSymlink, Linkname: "a"}},

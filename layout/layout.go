@@ -6,9 +6,10 @@
 // segment that starts on a chunk boundary and is a pure function of that
 // layer: what lies below or above it changes nothing. Within a segment a large
 // file has chunks of its own, and small files are packed in path order into
-// bins of at most one chunk, which end where a file's name says so; an added,
-// changed or removed file disturbs its own bin and leaves those after it as
-// they were.
+// bins of at most one chunk. When a bin is full it ends after that file, of its
+// second half, whose name has the lowest hash. So two runs of files that differ
+// in one place end their bins alike from the first low hash behind it on: an
+// added, changed or removed file disturbs its own bin and hardly ever more.
 //
 // Address space costs nothing, storage does. So segments lie in slots that are
 // larger than they need to be, and a segment may grow without moving the
@@ -27,7 +28,11 @@ import (
 
 // Version is the version of the rules in this package and in ext4.Writer. It
 // enters disk digests and the keys under which segments are remembered.
-const Version = 1
+//
+// Version 1 had large files from 256 KiB on, and ended a bin at once after a
+// file from 256 KiB on whose hash was a multiple of 8. Nothing makes it any
+// more; its disks are read like all others, by their block maps.
+const Version = 2
 
 // Constants of the layout, in the unit that their names say.
 const (
@@ -48,19 +53,18 @@ const (
 // hashSeed seeds the hashes of directory names.
 var hashSeed = [16]byte{'r', 'i', 'v', 'u', 'l', 'e', 't', ' ', 'l', 'a', 'y', 'o', 'u', 't', ' ', '1'}
 
-// Params are the measures of a segment, all in bytes but CutOneIn. Default
-// holds what Version stands for; others are for experiments and give disks
-// that no published one shares chunks with.
+// Params are the measures of a segment, in bytes. Default holds what Version
+// stands for; others are for experiments and give disks that no published one
+// shares chunks with.
 type Params struct {
-	Chunk    int // chunk size, a power of two
-	Large    int // files of at least this size start on a chunk boundary
-	MinBin   int // a bin with less than this in it is not ended by a name
-	CutOneIn int // of so many names, one ends a bin
+	Chunk  int // chunk size, a power of two
+	Large  int // files of at least this size start on a chunk boundary
+	MinBin int // a full bin ends after a file that leaves at least so much in it
 }
 
-// Default is the layout that Version stands for; doc/benchmarks.md has the
-// measurements behind the choice.
-var Default = Params{Chunk: 512 << 10, Large: 256 << 10, MinBin: 256 << 10, CutOneIn: 8}
+// Default is the layout that Version stands for; doc/benchmarks-layout.md has
+// the measurements behind the choice.
+var Default = Params{Chunk: 512 << 10, Large: 128 << 10, MinBin: 256 << 10}
 
 func (p Params) chunkBlocks() uint32 { return uint32(p.Chunk / ext4.BlockSize) }
 
@@ -73,8 +77,6 @@ func (p Params) Check() error {
 		return fmt.Errorf("large file size %d: want 4096 to the chunk size", p.Large)
 	case p.MinBin < 0 || p.MinBin > p.Chunk:
 		return fmt.Errorf("smallest bin %d: want 0 to the chunk size", p.MinBin)
-	case p.CutOneIn < 1:
-		return fmt.Errorf("cut one in %d: want at least 1", p.CutOneIn)
 	}
 	return nil
 }

@@ -12,9 +12,33 @@ import (
 // where PlanSegment would: as long as they come in the order of the layer's
 // entries. Whether they did is known in the end, and Segment tells. A Planner
 // belongs to one goroutine.
+//
+// Where a small file lies is known when its bin ends, and that takes the files
+// behind it. So the caller keeps the bytes of the open bin, at most a chunk:
+//
+//	for each file of at least one byte:
+//		place = Place(file)
+//		for each of place.Ended: its first Bytes bytes are chunk Index; what is
+//			behind them moves to the front
+//		put the file's data at place.Offset of the bin, or, if it is
+//			Params.Large or more, into chunks of its own from place.Index on
+//	what is left is the chunk that Open names
 type Planner struct {
 	packer *packer
 	data   int64 // bytes of the files placed
+}
+
+// A Place says what to do with the data of one file.
+type Place struct {
+	// Ended are the bins that end before the file is put, mostly none and with
+	// Default at most one. The slice is good until the next call of Place.
+	Ended []Bin
+	// Index is the chunk that the data begin in. Those of a large file have it,
+	// and all that follow it to the file's end, for themselves. Those of a small
+	// one are in the open bin, which has that number.
+	Index uint32
+	// Offset is the byte of the chunk that they begin at.
+	Offset int
 }
 
 // NewPlanner returns a planner that has placed nothing.
@@ -26,22 +50,25 @@ func NewPlanner(p Params) (*Planner, error) {
 	return &Planner{packer: b}, nil
 }
 
-// Place returns where the data of e, a File of at least one byte, begin: the
-// chunk of the segment and the byte in it. A file smaller than Params.Large
-// lies in that chunk alone, a bin, which holds further files behind it and is
-// complete when Place names another bin or the layer ends. A larger file has
-// the chunk and all that follow it to its end for itself. e is not kept.
-func (pl *Planner) Place(e *flatten.Entry) (index uint32, offset int, err error) {
+// Place places e, a File of at least one byte. e is not kept.
+func (pl *Planner) Place(e *flatten.Entry) (Place, error) {
 	b := pl.packer
 	if len(b.pieces) == math.MaxInt32 {
-		return 0, 0, fmt.Errorf("layer of more than %d files: too many", len(b.pieces))
+		return Place{}, fmt.Errorf("layer of more than %d files: too many", len(b.pieces))
 	}
 	if err := b.place(uint32(len(b.pieces)), e); err != nil {
-		return 0, 0, err
+		return Place{}, err
 	}
 	pl.data += e.Size
 	start := b.pieces[len(b.pieces)-1].Start
-	return start / b.perChunk, int(start%b.perChunk) * ext4.BlockSize, nil
+	return Place{Ended: b.ended, Index: start / b.perChunk, Offset: int(start%b.perChunk) * ext4.BlockSize}, nil
+}
+
+// Open returns the bin that is open, which ends with the layer; false if the
+// layer has no small files.
+func (pl *Planner) Open() (Bin, bool) {
+	b := pl.packer
+	return Bin{Index: b.bin / b.perChunk, Bytes: int(b.fill) * ext4.BlockSize}, b.open
 }
 
 // Segment returns PlanSegment(entries) if these have the files that were

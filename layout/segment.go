@@ -66,11 +66,28 @@ func pack(entries []flatten.Entry, p Params) (*packer, error) {
 type packer struct {
 	params   Params
 	perChunk uint32
-	pieces   []Piece // in the order of the files
+	pieces   []Piece // in the order of the files; those of the open bin may move yet
 	chunks   uint32  // chunks given out
-	open     bool
-	bin      uint32 // first block of the open bin
-	fill     uint32 // blocks used in it
+
+	open  bool
+	bin   uint32   // first block of the open bin
+	fill  uint32   // blocks used in it
+	files []binned // those in it, at most a chunk's blocks
+	ended []Bin    // bins that the file placed last had no room in
+}
+
+// A binned file is one of the open bin.
+type binned struct {
+	piece int    // index in pieces
+	end   uint32 // block of the bin that it ends before
+	hash  uint32 // of its path's tail, if the bin may end after it
+}
+
+// A Bin is a run of small files that has come to its end: chunk Index of the
+// segment, of which its files take Bytes bytes, whole blocks.
+type Bin struct {
+	Index uint32
+	Bytes int
 }
 
 func newPacker(p Params) (*packer, error) {
@@ -80,13 +97,14 @@ func newPacker(p Params) (*packer, error) {
 	return &packer{params: p, perChunk: p.chunkBlocks()}, nil
 }
 
-// segment ends the packer.
+// segment ends the packer. The bin that is open then ends with the layer.
 func (b *packer) segment() *Segment {
 	sort.Slice(b.pieces, func(i, j int) bool { return b.pieces[i].Start < b.pieces[j].Start })
 	return &Segment{Pieces: b.pieces, Chunks: b.chunks, params: b.params}
 }
 
 func (b *packer) place(i uint32, e *flatten.Entry) error {
+	b.ended = b.ended[:0]
 	blocks := ceilDiv(e.Size, ext4.BlockSize)
 	if blocks+int64(b.chunks)*int64(b.perChunk) > maxSegmentBlocks {
 		return fmt.Errorf("file %q: layer exceeds %d bytes", e.Path, MaxDiskBytes)
@@ -97,30 +115,68 @@ func (b *packer) place(i uint32, e *flatten.Entry) error {
 		b.chunks += ceilDiv(n, b.perChunk)
 		return nil
 	}
-	if b.open && b.fill+n > b.perChunk {
-		b.open = false
-	}
 	if !b.open {
-		b.open, b.bin, b.fill = true, b.chunks*b.perChunk, 0
-		b.chunks++
+		b.open = true
+		b.newBin()
+	}
+	for b.fill+n > b.perChunk {
+		b.ended = append(b.ended, b.endBin())
 	}
 	b.pieces = append(b.pieces, Piece{i, b.bin + b.fill, n})
 	b.fill += n
-	if int(b.fill)*ext4.BlockSize >= b.params.MinBin && endsBin(e.Path, b.params.CutOneIn) {
-		b.open = false
+	f := binned{piece: len(b.pieces) - 1, end: b.fill}
+	if b.mayEnd(f) {
+		f.hash = tailHash(e.Path)
 	}
+	b.files = append(b.files, f)
 	return nil
 }
 
-// endsBin says whether a bin may end after the file of that path. It looks at
-// the last two parts of the path alone: a file that changes keeps its bin's
-// end, and a folder that moves keeps its bins.
-func endsBin(path string, oneIn int) bool {
+// mayEnd says whether the bin may end after f, one of its files.
+func (b *packer) mayEnd(f binned) bool { return int(f.end)*ext4.BlockSize >= b.params.MinBin }
+
+func (b *packer) newBin() {
+	b.bin = b.chunks * b.perChunk
+	b.chunks++
+}
+
+// endBin ends the open bin, which has no room for the next file, after the file
+// of the lowest hash among those that it may end after, the first of equals.
+// If there is none, it ends with its last file. The files behind are the first
+// of the next bin.
+func (b *packer) endBin() Bin {
+	last := -1
+	for k, f := range b.files {
+		if b.mayEnd(f) && (last < 0 || f.hash < b.files[last].hash) {
+			last = k
+		}
+	}
+	if last < 0 {
+		last = len(b.files) - 1
+	}
+	end := b.files[last].end
+	done := Bin{Index: b.bin / b.perChunk, Bytes: int(end) * ext4.BlockSize}
+	from := b.bin + end
+	b.newBin()
+	b.fill -= end
+	b.files = b.files[:copy(b.files, b.files[last+1:])]
+	for k := range b.files {
+		f := &b.files[k]
+		f.end -= end
+		piece := &b.pieces[f.piece]
+		piece.Start = b.bin + piece.Start - from
+	}
+	return done
+}
+
+// tailHash is the hash of the last two parts of a path. It knows nothing of
+// what is in the file, which may change, nor of where its folder lies.
+func tailHash(path string) uint32 {
 	cut := strings.LastIndexByte(path, '/')
 	if cut > 0 {
 		cut = strings.LastIndexByte(path[:cut], '/')
 	}
-	return crc32.ChecksumIEEE([]byte(path[cut+1:]))%uint32(oneIn) == 0
+	return crc32.ChecksumIEEE([]byte(path[cut+1:]))
 }
 
 // PiecesOf returns the pieces that have blocks in chunk i, by rising Start.

@@ -26,10 +26,12 @@ var errUnordered = errors.New("files are not in order")
 //
 // Data go from the decompressor straight into the chunk that they are a part
 // of. At most two of a layer are begun at one time: the open bin, and that of
-// the large file being read. A full one is swapped for the buffer of a free
-// sealer. Reading waits for one, and holds none while it waits for data, so
-// layers cannot block one another. The stream's context ends with the first
-// error of either side, and convert returns when all of its goroutines have.
+// the large file being read. One that is complete is swapped for the buffer of
+// a free sealer; what lies behind a bin's end, less than half of it, is copied
+// to the next. Reading waits for a sealer, and holds none while it waits for
+// data, so layers cannot block one another. The stream's context ends with the
+// first error of either side, and convert returns when all of its goroutines
+// have.
 //
 // Chunks are stored before the layer's digest is known to be right. Nothing
 // points to them until it is.
@@ -41,7 +43,7 @@ type stream struct {
 
 	// Of the reading goroutine:
 	plan       *layout.Planner
-	small      int64  // files below that size go into bins
+	least      int64  // size of the smallest large file
 	last       string // path of the last file
 	bin, large piece
 
@@ -51,9 +53,8 @@ type stream struct {
 
 // A piece is a chunk that is being filled.
 type piece struct {
-	index uint32 // in the segment
-	buf   []byte
-	fill  int // bytes of buf that are right; 0 if no chunk is begun
+	buf  []byte
+	fill int // bytes of buf that are right
 }
 
 // stream reads a layer and stores its chunks meanwhile. The error matches
@@ -67,13 +68,13 @@ func (p *publisher) stream(ctx context.Context, src *source.Layer) (*segment, er
 	defer giveUp(nil)
 	g, ctx := errgroup.WithContext(ctx)
 	s := &stream{
-		ctx: ctx, giveUp: giveUp, pool: p.pool, group: g, plan: plan, small: int64(p.opts.Params.Large),
+		ctx: ctx, giveUp: giveUp, pool: p.pool, group: g, plan: plan, least: int64(p.opts.Params.Large),
 		bin:   piece{buf: make([]byte, p.opts.Params.Chunk)},
 		large: piece{buf: make([]byte, p.opts.Params.Chunk)},
 	}
 	layer, err := src.Stream(ctx, s.file)
-	if err == nil && s.bin.fill > 0 {
-		err = s.store(&s.bin)
+	if bin, ok := plan.Open(); ok && err == nil {
+		err = s.store(&s.bin, bin.Index, bin.Bytes)
 	}
 	cause := context.Cause(ctx) // before Wait ends the context
 	if werr := g.Wait(); err == nil {
@@ -103,29 +104,32 @@ func (s *stream) file(e *flatten.Entry, data io.Reader) error {
 	if e.Size == 0 {
 		return nil
 	}
-	index, at, err := s.plan.Place(e)
+	place, err := s.plan.Place(e)
 	if err != nil {
 		return s.unordered() // the layer may be small enough without what it replaces
 	}
-	if e.Size < s.small {
-		if s.bin.fill > 0 && s.bin.index != index {
-			if err := s.store(&s.bin); err != nil {
-				return err
-			}
-		}
-		s.bin.index = index
-		return s.bin.read(data, at, int(e.Size))
+	if e.Size >= s.least {
+		return s.largeFile(data, e.Size, place.Index)
 	}
-	for left := e.Size; left > 0; index++ {
-		n := min(left, int64(len(s.large.buf)))
-		s.large.index = index
-		if err := s.large.read(data, 0, int(n)); err != nil {
+	for _, b := range place.Ended {
+		if err := s.store(&s.bin, b.Index, b.Bytes); err != nil {
 			return err
 		}
-		if err := s.store(&s.large); err != nil {
+	}
+	return s.bin.read(data, place.Offset, int(e.Size))
+}
+
+// largeFile takes a file of size bytes that has the chunks from index on.
+func (s *stream) largeFile(data io.Reader, size int64, index uint32) error {
+	for ; size > 0; index++ {
+		n := int(min(size, int64(len(s.large.buf))))
+		if err := s.large.read(data, 0, n); err != nil {
 			return err
 		}
-		left -= n
+		if err := s.store(&s.large, index, n); err != nil {
+			return err
+		}
+		size -= int64(n)
 	}
 	return nil
 }
@@ -143,18 +147,19 @@ func (c *piece) read(data io.Reader, at, n int) error {
 	return err
 }
 
-// store gives a chunk that is complete to a sealer.
-func (s *stream) store(c *piece) error {
-	clear(c.buf[c.fill:])
+// store gives the first size bytes of c to a sealer, as a chunk. What lies
+// behind them becomes the beginning of c.
+func (s *stream) store(c *piece, index uint32, size int) error {
 	w, err := s.pool.take(s.ctx)
 	if err != nil {
 		return err
 	}
 	w.buf, c.buf = c.buf, w.buf
-	c.fill = 0
-	index := int(c.index)
+	end := min(size, c.fill) // a file ends within its last block
+	c.fill = copy(c.buf, w.buf[end:c.fill])
+	clear(w.buf[end:])
 	s.mu.Lock()
-	for len(s.sealed) <= index {
+	for len(s.sealed) <= int(index) {
 		s.sealed = append(s.sealed, stored{})
 	}
 	s.mu.Unlock()
