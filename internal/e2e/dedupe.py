@@ -2,7 +2,7 @@
 """What dedupe.sh does to layers and disks.
 
   dedupe.py layers IMAGES_DIR NAME OUT_DIR     unpacks layers to OUT_DIR/0.tar, 1.tar, ...
-  dedupe.py change same|longer|shorter N IN OUT
+  dedupe.py change same|longer|shorter|gone N IN OUT
                                                changes one small file of a layer, N per cent
                                                of them before it
   dedupe.py package IN OUT                     adds a package to a layer
@@ -41,12 +41,14 @@ def layers(images, name, out):
 
 
 def rewrite(source, target, edit, added):
-    """Copies a layer: edit(info, data) gives a file's new data, added are new ones."""
+    """Copies a layer: edit(info, data) gives a file's new data, or None; added are new ones."""
     with tarfile.open(source) as src, tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as dst:
         for info in src:
             data = src.extractfile(info).read() if info.isreg() else b""
             if info.isreg():
                 data = edit(info, data)
+                if data is None:
+                    continue
                 info.size = len(data)
             dst.addfile(info, io.BytesIO(data))
         for name, size in added:
@@ -57,15 +59,19 @@ def rewrite(source, target, edit, added):
 
 def change(how, at, source, target):
     with tarfile.open(source) as src:
-        small = [m.name for m in src if m.isreg() and 6000 <= m.size <= 30000]
+        members = src.getmembers()
+    linked = {m.linkname for m in members if m.islnk()}
+    small = [m.name for m in members if m.isreg() and 6000 <= m.size <= 30000 and m.name not in linked]
     chosen = small[len(small) * int(at) // 100]
-    size = {"same": lambda n: n, "longer": lambda n: n + 5000, "shorter": lambda n: n - 5000}[how]
+    growth = {"same": 0, "longer": 5000, "shorter": -5000, "gone": None}[how]
 
     def edit(info, data):
         if info.name != chosen:
             return data
+        if growth is None:
+            return None
         info.mtime += 86400
-        return noise(how, size(len(data)))
+        return noise(how, len(data) + growth)
 
     rewrite(source, target, edit, [])
     print(chosen)

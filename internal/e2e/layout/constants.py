@@ -1,14 +1,13 @@
 """Numbers of the format. Sections "Constants" and "Inode numbers"."""
 
-VERSION = 1
+VERSION = 2
 
 BLOCK = 4096
 CHUNK_BLOCKS = 128
 CHUNK = CHUNK_BLOCKS * BLOCK
 
-LARGE = 262144  # bytes from which on a file has chunks of its own
-BIN_MIN = 262144 // BLOCK  # blocks from which on a bin may end
-BIN_NAMES = 8  # one name in so many ends a bin
+LARGE = 131072  # bytes from which on a file has chunks of its own
+BIN_MIN = 262144 // BLOCK  # blocks that an ended bin has at least
 
 LOW_CHUNKS = 16
 LOW_BLOCKS = LOW_CHUNKS * CHUNK_BLOCKS

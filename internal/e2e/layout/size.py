@@ -7,12 +7,13 @@ import hashlib
 import struct
 
 from .constants import (
-    BLOCK, CHUNK_BLOCKS, GROUP_BLOCKS, GROUP_INODES, JOURNAL_BLOCKS, LARGE, LOW_BLOCKS,
+    BLOCK, CHUNK_BLOCKS, GROUP_BLOCKS, GROUP_INODES, JOURNAL_BLOCKS, LOW_BLOCKS,
     TABLE_BLOCKS, VERSION, ceil_div, down,
 )
 from .layer import DIR, FILE, SYMLINK
 
 _FREE = 262144  # blocks
+_FEW_EXTENTS = 262144  # bytes of a file that needs no nodes for its extents
 
 
 def metadata_bound(tree, segments):
@@ -25,7 +26,7 @@ def metadata_bound(tree, segments):
             bound += 2 + 2 * (64 + names) // BLOCK
         elif inode.kind == SYMLINK:
             bound += 1
-        elif inode.kind == FILE and len(entry.data) > LARGE:
+        elif inode.kind == FILE and len(entry.data) > _FEW_EXTENTS:
             bound += 2 + len(entry.data) // 2**24
         if entry.xattrs:
             bound += 1

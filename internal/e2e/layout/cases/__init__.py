@@ -19,6 +19,7 @@ _CASES = (
     ("attributes", 0, content.attributes),
     ("data", 0, content.data),
     ("data-of-400-MiB-disk", 400 * _MIB, content.data),
+    ("bins", 0, content.bins),
     ("far-extents", 0, content.far_extents),
     ("hidden-files", 0, content.hidden_files),
     ("directories", 0, directories.sizes),

@@ -109,7 +109,7 @@ def _acls(archive):
 def data(make):
     """Files around every limit, holes, and chunks that are zero."""
     folder = make.folder()
-    for size in 1, 4095, 4096, 4097, 262143, 262144, 262145, _CHUNK, _CHUNK + 1, 3_000_000:
+    for size in 1, 4095, 4096, 4097, 131071, 131072, 131073, _CHUNK, _CHUNK + 1, 3_000_000:
         folder.file(f"sizes/{size}", make.bytes(size))
     for at in range(300):
         folder.file(f"small/{at % 7}/{at}", make.bytes(make.random.randrange(30000)))
@@ -121,6 +121,19 @@ def data(make):
     folder.sparse("zero/end", 6 * _CHUNK + 77, [(0, b"a"), (_CHUNK, b"b")])
     for at in range(50):
         folder.file(f"zero/bins/{at}", bytes(20000))
+    return [folder.done()]
+
+
+def bins(make):
+    """Bins of all fillings: many small files with large ones between, and equal hashes."""
+    folder = make.folder()
+    for at in range(1500):
+        size = make.random.choice([100, 5000, 30000, 100_000, 131071, 140_000])
+        folder.file(f"d{at // 40:02}/{at:04}", make.bytes(make.random.randrange(1, size)))
+    for at in range(300):
+        folder.file(f"equal/{at:03}/d/f", make.bytes(9000))
+    for at in range(140):
+        folder.file(f"full/{at:03}", make.bytes(8192))
     return [folder.done()]
 
 
