@@ -14,7 +14,8 @@
 // Address space costs nothing, storage does. So segments lie in slots that are
 // larger than they need to be, and a segment may grow without moving the
 // next one. File system metadata lies apart. An inode's number depends only on
-// the layer that first named the path and on the layers below that.
+// the layer that first named the path and on the layers below that, and numbers
+// are given to runs that are cut as bins are.
 //
 // The rules are a format: doc/format/ext4-layout.md has them to the byte, and
 // any change of them is a new Version.
@@ -40,6 +41,7 @@ const (
 	journalBlocks  = 8192    // 32 MiB, of which one block is stored
 	inodesPerGroup = 1 << 14 // a table of 4 MiB
 	inodeUnit      = 2048    // inodes of one chunk of inode table
+	inodeRun       = 128     // inode numbers that a run of entries has for itself
 	minSlotChunks  = 16      // the smallest slot
 	freeBytes      = 1 << 30 // room for later writing, by default
 	checksumSeed   = 0x72697631

@@ -11,8 +11,9 @@ import (
 
 // numbers gives inodes their numbers. A layer owns a range of them, large
 // enough to grow; a path's number is the start of the range of the lowest layer
-// that names it and the path's place among that layer's entries, directories
-// before the rest.
+// that names it and the path's place in that range. Places are given to runs of
+// entries, and what a run does not use stays free, so that an entry more or
+// less moves the numbers of few others.
 type numbers struct {
 	start []uint32   // a layer's first number
 	place [][]uint32 // entry of a layer -> place in its range
@@ -22,9 +23,10 @@ type numbers struct {
 func newNumbers(layers []Layer) (*numbers, error) {
 	n := &numbers{end: 1 + inodeUnit} // the first unit is the file system's own
 	for _, l := range layers {
+		place, size := places(l.Entries)
 		n.start = append(n.start, uint32(n.end))
-		n.place = append(n.place, places(l.Entries))
-		n.end += quantum(uint64(len(l.Entries)), inodeUnit)
+		n.place = append(n.place, place)
+		n.end += quantum(size, inodeUnit)
 		if n.end > math.MaxUint32/2 {
 			return nil, fmt.Errorf("too many files: inode numbers of the layers exceed %d", math.MaxUint32/2)
 		}
@@ -32,18 +34,31 @@ func newNumbers(layers []Layer) (*numbers, error) {
 	return n, nil
 }
 
-func places(entries []flatten.Entry) []uint32 {
-	place := make([]uint32, len(entries))
-	next := uint32(0)
+// places returns the place of each entry of a layer, and how many places there
+// are. Directories come before the rest.
+func places(entries []flatten.Entry) (place []uint32, size uint64) {
+	place = make([]uint32, len(entries))
 	for _, dirs := range []bool{true, false} {
+		run := cutter{room: inodeRun, least: inodeRun / 2}
 		for i := range entries {
-			if (entries[i].Kind == flatten.Dir) == dirs {
-				place[i] = next
-				next++
+			if (entries[i].Kind == flatten.Dir) != dirs {
+				continue
 			}
+			if !run.fits(1) {
+				_, moved := run.cut()
+				size += inodeRun
+				for _, m := range moved {
+					place[m.item] = uint32(size) + m.end - 1
+				}
+			}
+			place[i] = uint32(size) + run.fill
+			run.add(i, 1, entries[i].Path)
+		}
+		if run.fill > 0 {
+			size += inodeRun
 		}
 	}
-	return place
+	return place, size
 }
 
 // assign sets the number of every inode of the tree, and returns for each the

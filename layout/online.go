@@ -68,7 +68,7 @@ func (pl *Planner) Place(e *flatten.Entry) (Place, error) {
 // layer has no small files.
 func (pl *Planner) Open() (Bin, bool) {
 	b := pl.packer
-	return Bin{Index: b.bin / b.perChunk, Bytes: int(b.fill) * ext4.BlockSize}, b.open
+	return Bin{Index: b.start / b.perChunk, Bytes: int(b.bin.fill) * ext4.BlockSize}, b.open
 }
 
 // Segment returns PlanSegment(entries) if these have the files that were

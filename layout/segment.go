@@ -2,11 +2,9 @@ package layout
 
 import (
 	"fmt"
-	"hash/crc32"
 	"io"
 	"math"
 	"sort"
-	"strings"
 
 	"github.com/rivuletfs/rivulet/ext4"
 	"github.com/rivuletfs/rivulet/flatten"
@@ -70,17 +68,9 @@ type packer struct {
 	chunks   uint32  // chunks given out
 
 	open  bool
-	bin   uint32   // first block of the open bin
-	fill  uint32   // blocks used in it
-	files []binned // those in it, at most a chunk's blocks
-	ended []Bin    // bins that the file placed last had no room in
-}
-
-// A binned file is one of the open bin.
-type binned struct {
-	piece int    // index in pieces
-	end   uint32 // block of the bin that it ends before
-	hash  uint32 // of its path's tail, if the bin may end after it
+	start uint32 // first block of the open bin
+	bin   cutter // what is in it, in blocks; items are indexes of pieces
+	ended []Bin  // bins that the file placed last had no room in
 }
 
 // A Bin is a run of small files that has come to its end: chunk Index of the
@@ -94,7 +84,9 @@ func newPacker(p Params) (*packer, error) {
 	if err := p.Check(); err != nil {
 		return nil, err
 	}
-	return &packer{params: p, perChunk: p.chunkBlocks()}, nil
+	b := &packer{params: p, perChunk: p.chunkBlocks()}
+	b.bin = cutter{room: b.perChunk, least: uint32(ceilDiv(p.MinBin, ext4.BlockSize))}
+	return b, nil
 }
 
 // segment ends the packer. The bin that is open then ends with the layer.
@@ -119,64 +111,29 @@ func (b *packer) place(i uint32, e *flatten.Entry) error {
 		b.open = true
 		b.newBin()
 	}
-	for b.fill+n > b.perChunk {
+	for !b.bin.fits(n) {
 		b.ended = append(b.ended, b.endBin())
 	}
-	b.pieces = append(b.pieces, Piece{i, b.bin + b.fill, n})
-	b.fill += n
-	f := binned{piece: len(b.pieces) - 1, end: b.fill}
-	if b.mayEnd(f) {
-		f.hash = tailHash(e.Path)
-	}
-	b.files = append(b.files, f)
+	b.pieces = append(b.pieces, Piece{i, b.start + b.bin.fill, n})
+	b.bin.add(len(b.pieces)-1, n, e.Path)
 	return nil
 }
 
-// mayEnd says whether the bin may end after f, one of its files.
-func (b *packer) mayEnd(f binned) bool { return int(f.end)*ext4.BlockSize >= b.params.MinBin }
-
 func (b *packer) newBin() {
-	b.bin = b.chunks * b.perChunk
+	b.start = b.chunks * b.perChunk
 	b.chunks++
 }
 
-// endBin ends the open bin, which has no room for the next file, after the file
-// of the lowest hash among those that it may end after, the first of equals.
-// If there is none, it ends with its last file. The files behind are the first
-// of the next bin.
+// endBin ends the open bin, and takes what lies behind its end into the next.
 func (b *packer) endBin() Bin {
-	last := -1
-	for k, f := range b.files {
-		if b.mayEnd(f) && (last < 0 || f.hash < b.files[last].hash) {
-			last = k
-		}
-	}
-	if last < 0 {
-		last = len(b.files) - 1
-	}
-	end := b.files[last].end
-	done := Bin{Index: b.bin / b.perChunk, Bytes: int(end) * ext4.BlockSize}
-	from := b.bin + end
+	blocks, moved := b.bin.cut()
+	done := Bin{Index: b.start / b.perChunk, Bytes: int(blocks) * ext4.BlockSize}
 	b.newBin()
-	b.fill -= end
-	b.files = b.files[:copy(b.files, b.files[last+1:])]
-	for k := range b.files {
-		f := &b.files[k]
-		f.end -= end
-		piece := &b.pieces[f.piece]
-		piece.Start = b.bin + piece.Start - from
+	for _, m := range moved {
+		piece := &b.pieces[m.item]
+		piece.Start = b.start + m.end - piece.Count
 	}
 	return done
-}
-
-// tailHash is the hash of the last two parts of a path. It knows nothing of
-// what is in the file, which may change, nor of where its folder lies.
-func tailHash(path string) uint32 {
-	cut := strings.LastIndexByte(path, '/')
-	if cut > 0 {
-		cut = strings.LastIndexByte(path[:cut], '/')
-	}
-	return crc32.ChecksumIEEE([]byte(path[cut+1:]))
 }
 
 // PiecesOf returns the pieces that have blocks in chunk i, by rising Start.

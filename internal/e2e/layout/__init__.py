@@ -10,6 +10,7 @@ module for an idea, and not for speed: layers and disks are held in memory.
     source.py     folders and tar files as layers
     tar.py        canonical archives, diff IDs, chain ID
     merge.py      layers on one another
+    run.py        how files and inodes are divided into runs
     segment.py    where files' data lie
     number.py     inode numbers
     size.py       size of the disk, its UUID and its areas

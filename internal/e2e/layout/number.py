@@ -1,7 +1,8 @@
 """Inode numbers. Section "Inode numbers"."""
 
-from .constants import FIRST_NUMBER, INODE_UNIT, ROOT, quantum
+from .constants import FIRST_NUMBER, INODE_RUN, INODE_UNIT, ROOT, quantum
 from .layer import DIR
+from .run import Run
 
 
 def assign(tree, layers):
@@ -13,9 +14,13 @@ def assign(tree, layers):
     starts, places, end = [], [], FIRST_NUMBER
     for layer in layers:
         starts.append(end)
-        end += quantum(len(layer.entries), INODE_UNIT)
-        ranks = sorted(range(len(layer.entries)), key=lambda r: layer.entries[r].kind != DIR)
-        places.append({rank: place for place, rank in enumerate(ranks)})
+        runs = _runs(layer, lambda e: e.kind == DIR) + _runs(layer, lambda e: e.kind != DIR)
+        end += quantum(INODE_RUN * len(runs), INODE_UNIT)
+        places.append({
+            rank: INODE_RUN * index + place
+            for index, run in enumerate(runs)
+            for place, rank in enumerate(run)
+        })
     for inode in tree.inodes:
         path = inode.names[0].path
         if path == b".":
@@ -27,3 +32,12 @@ def assign(tree, layers):
             inode.number = end
             end += 1
     return starts, end
+
+
+def _runs(layer, wanted):
+    """The runs of those entries of a layer that are wanted: lists of ranks."""
+    runs, run = [], Run(INODE_RUN, INODE_RUN // 2)
+    for rank, entry in enumerate(layer.entries):
+        if wanted(entry):
+            runs.append(run.put((1, entry.path, rank)))
+    return [[rank for _, _, rank in parts] for parts in [*runs, run.parts] if parts]

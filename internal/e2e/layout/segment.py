@@ -1,15 +1,10 @@
 """Where files' data lie. Sections "Segments", "Slots", "Which chunks and blocks are used"."""
 
-import zlib
-
 from .constants import (
     BIN_MIN, BLOCK, CHUNK, CHUNK_BLOCKS, LARGE, LOW_CHUNKS, SLOT_MIN, ceil_div, quantum,
 )
 from .layer import FILE
-
-
-def _name_hash(path):
-    return zlib.crc32(b"/".join(path.split(b"/")[-2:]))
+from .run import Run
 
 
 class Segment:
@@ -30,37 +25,30 @@ class Segment:
 
     def _place(self):
         """Gives out blocks, and returns the number of chunks."""
-        given, bin_at, inside = 0, None, []  # the open bin: its chunk, the ranks in it
+        given, bin_at, small = 0, None, Run(CHUNK_BLOCKS, BIN_MIN)
         for rank, entry in enumerate(self.entries):
             if entry.kind != FILE or not entry.data:
                 continue
+            blocks = ceil_div(len(entry.data), BLOCK)
             if len(entry.data) >= LARGE:
-                self._put(given, [rank])
-                given += ceil_div(self._blocks([rank]), CHUNK_BLOCKS)
+                self.pieces[rank] = given * CHUNK_BLOCKS, blocks
+                given += ceil_div(blocks, CHUNK_BLOCKS)
                 continue
             if bin_at is None:
                 bin_at, given = given, given + 1
-            if self._blocks([*inside, rank]) > CHUNK_BLOCKS:
-                count = self._end(inside)
-                self._put(bin_at, inside[:count])
-                bin_at, given, inside = given, given + 1, inside[count:]
-            inside.append(rank)
-        self._put(bin_at, inside)
+            ended = small.put((blocks, entry.path, rank))
+            if ended:
+                self._fill(bin_at, ended)
+                bin_at, given = given, given + 1
+        self._fill(bin_at, small.parts)
         return given
 
-    def _blocks(self, ranks):
-        return sum(ceil_div(len(self.entries[rank].data), BLOCK) for rank in ranks)
-
-    def _put(self, chunk, ranks):
-        """Places files one behind the other, from the beginning of a chunk."""
-        for at, rank in enumerate(ranks):
-            start = chunk * CHUNK_BLOCKS + self._blocks(ranks[:at])
-            self.pieces[rank] = start, self._blocks([rank])
-
-    def _end(self, ranks):
-        """How many of a bin's files stay in it when it ends."""
-        counts = [n for n in range(1, len(ranks) + 1) if self._blocks(ranks[:n]) >= BIN_MIN]
-        return min(counts, key=lambda n: _name_hash(self.entries[ranks[n - 1]].path))
+    def _fill(self, chunk, files):
+        """Places small files one behind the other in a chunk."""
+        used = 0
+        for blocks, _, rank in files:
+            self.pieces[rank] = chunk * CHUNK_BLOCKS + used, blocks
+            used += blocks
 
     def _in_chunks(self, rank):
         """The parts of a piece: chunk, first block in it, blocks, bytes."""
