@@ -24,16 +24,19 @@
 //     in, as a file does. Other names that begin with ".wh..wh." are the
 //     bookkeeping of old builders and ignored.
 //   - A hard link names what its target is when the link comes, whatever
-//     replaces that path later. A target that the layer has not named so far is
-//     one of the layers below; that the same layer names it afterwards is
-//     refused. So is a link to a directory, to itself, or to
+//     replaces that path later. A target that the layer has not named so far,
+//     by just that path, is for Merge to find; that the same layer names it
+//     afterwards is refused. So is a link to a directory, to itself, or to
 //     something below itself.
 //
 // Between layers:
 //
 //   - Hard links look at the lower layers first, then whiteouts and opaque
 //     directories take effect, then come the entries in walk order, those
-//     below a symbolic link of the same layer after the others.
+//     below a symbolic link of the same layer after the others, then the hard
+//     links. One that the lower layers had nothing for follows its target now:
+//     that can lead through a symbolic link to what the layer has under another
+//     path, also to another hard link.
 //   - A parent that is a symbolic link is followed within the root. Where it
 //     leads nowhere, the missing directories are made.
 //   - A directory replaces anything but a directory; a directory that the layer

@@ -302,32 +302,57 @@ func (m *merger) hide() error {
 	return nil
 }
 
-// putLinks applies the layer's hard links, when all that they may name is there.
+// putLinks applies the layer's hard links, when all else that they may name is
+// there. One link can name another, by a way through symbolic links: a link
+// without a target waits until the others are put.
 func (m *merger) putLinks(lower map[int]*Inode) error {
+	var links, waiting []int
 	for i := range m.from.Entries {
-		e := &m.from.Entries[i]
-		if e.Kind != Link {
-			continue
-		}
-		inode, isLower := lower[i]
-		if inode == nil {
-			node, err := m.lookup(e.Target)
-			if err != nil {
-				return m.fail(e.Path, err)
-			}
-			if node == nil || isLower && node.Path() == e.Target {
-				return m.fail(e.Path, fmt.Errorf("%w: %q", errNoTarget, e.Target))
-			}
-			inode = node.Inode
-		}
-		if inode.Kind == Dir {
-			return m.fail(e.Path, fmt.Errorf("%w: %q", errLinkToDir, e.Target))
-		}
-		if err := m.put(i, inode); err != nil {
-			return m.fail(e.Path, err)
+		if m.from.Entries[i].Kind == Link {
+			links = append(links, i)
 		}
 	}
+	for len(links) > 0 {
+		for _, i := range links {
+			put, err := m.putLink(i, lower[i])
+			if err != nil {
+				return m.fail(m.from.Entries[i].Path, err)
+			}
+			if !put {
+				waiting = append(waiting, i)
+			}
+		}
+		if len(waiting) == len(links) {
+			e := &m.from.Entries[waiting[0]]
+			return m.fail(e.Path, fmt.Errorf("%w: %q", errNoTarget, e.Target))
+		}
+		links, waiting = waiting, links[:0]
+	}
 	return nil
+}
+
+// putLink applies entry i, a hard link to inode or, if that is nil, to what its
+// target leads to. It does nothing, and says so, if that is not there.
+func (m *merger) putLink(i int, inode *Inode) (bool, error) {
+	e := &m.from.Entries[i]
+	if inode == nil {
+		node, err := m.lookup(e.Target)
+		if err != nil {
+			return false, err
+		}
+		if node == nil {
+			m.followed += len(e.Target) // so that looking again and again has an end
+			if m.followed > maxFollowed {
+				return false, errTooManyLinks
+			}
+			return false, nil
+		}
+		inode = node.Inode
+	}
+	if inode.Kind == Dir {
+		return false, fmt.Errorf("%w: %q", errLinkToDir, e.Target)
+	}
+	return true, m.put(i, inode)
 }
 
 // finish drops what was removed, sorts, and counts names.

@@ -144,6 +144,14 @@ func TestMergeRules(t *testing.T) {
 			root, "c char 0000", "d char 0000 =c")},
 		{"link below a symlink", []layer{{file("d/t", "1"), symlink("l", "d"), link("l/u", "d/t")}}, lines(
 			root, "d dir 0755", `d/t file 0644 "1"`, `d/u file 0644 "1" =d/t`, "l symlink 0777 ->d")},
+		{"link to a file below a symlink, by its real path", []layer{{dir("d", 0o700), symlink("s", "d"), file("s/f", "1"), link("a", "d/f")}}, lines(
+			root, `a file 0644 "1"`, "d dir 0700", `d/f file 0644 "1" =a`, "s symlink 0777 ->d")},
+		{"link through a symlink to a later link", []layer{{file("d/z", "1"), link("d/y", "d/z"), symlink("s", "d"), link("a", "s/y")}}, lines(
+			root, `a file 0644 "1"`, "d dir 0755", `d/y file 0644 "1" =a`, `d/z file 0644 "1" =a`, "s symlink 0777 ->d")},
+		{"links that wait for one another", []layer{{file("d/z", "1"), symlink("s", "d"), link("s/c", "d/z"), link("s/b", "d/c"), link("a", "d/b")}}, lines(
+			root, `a file 0644 "1"`, "d dir 0755", `d/b file 0644 "1" =a`, `d/c file 0644 "1" =a`, `d/z file 0644 "1" =a`, "s symlink 0777 ->d")},
+		{"link through a symlink of a lower layer", []layer{{symlink("s", "d"), dir("d", 0o700)}, {file("s/f", "1"), link("a", "d/f")}}, lines(
+			root, `a file 0644 "1"`, "d dir 0700", `d/f file 0644 "1" =a`, "s symlink 0777 ->d")},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var layers []*Layer
@@ -165,6 +173,7 @@ func TestMergeRefuses(t *testing.T) {
 	}{
 		{"no target", "does not exist", nil, []item{link("a", "b")}},
 		{"target went before", "does not exist", []item{file("c", "")}, []item{file("d", ""), link("a", "b")}},
+		{"links to one another", "does not exist", nil, []item{dir("d", 0), symlink("s", "d"), link("d/a", "s/b"), link("d/b", "s/a")}},
 		{"target is a directory", "directory", []item{dir("d", 0)}, []item{link("a", "d")}},
 		{"parent leads to a file", "not a directory", []item{file("f", ""), symlink("l", "f")}, []item{file("l/x", "")}},
 		{"parent is a loop", "too many", []item{symlink("l", "m"), symlink("m", "l")}, []item{file("l/x", "")}},

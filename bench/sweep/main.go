@@ -87,10 +87,9 @@ var tables = []struct {
 	colour string
 	points func() []point
 }{
-	{"Large files, bins and cuts, in chunks of 512 KiB", "#4393c3", gridPoints},
+	{"Large files and bins, in chunks of 512 KiB", "#b2182b", gridPoints},
 	{"Chunk sizes", "#888888", chunkPoints},
 	{"Other rules for the end of a bin", "#1b7837", rulePoints},
-	{"The lowest hash ends a bin", "#b2182b", lowestPoints},
 }
 
 // A point is one layout to be measured.
@@ -102,11 +101,9 @@ type point struct {
 // gridPoints are layouts with the default chunk size.
 func gridPoints() []point {
 	var out []point
-	for _, large := range []int{64, 128, 256, 512} {
-		for _, bin := range []int{64, 128, 256, 384} {
-			for _, cut := range []int{4, 8, 16, 32} {
-				out = append(out, point{Params: layout.Params{Chunk: layout.Default.Chunk, Large: large << 10, MinBin: bin << 10, CutOneIn: cut}})
-			}
+	for _, large := range []int{64, 128, 192, 256, 512} {
+		for _, bin := range []int{64, 128, 192, 256, 320, 384} {
+			out = append(out, point{layout.Params{Chunk: layout.Default.Chunk, Large: large << 10, MinBin: bin << 10}, rules[0]})
 		}
 	}
 	return out
@@ -117,11 +114,12 @@ func gridPoints() []point {
 func chunkPoints() []point {
 	var out []point
 	for size := 64 << 10; size <= 4<<20; size *= 2 {
-		out = append(out, point{Params: layout.Params{Chunk: size, Large: size / 2, MinBin: size / 2, CutOneIn: layout.Default.CutOneIn}})
+		scale := func(n int) int { return n * (size >> 10) / (layout.Default.Chunk >> 10) }
+		out = append(out, point{layout.Params{Chunk: size, Large: scale(layout.Default.Large), MinBin: scale(layout.Default.MinBin)}, rules[0]})
 		if size > layout.Default.Chunk {
 			p := layout.Default
 			p.Chunk = size
-			out = append(out, point{Params: p})
+			out = append(out, point{p, rules[0]})
 		}
 	}
 	return out
@@ -130,20 +128,7 @@ func chunkPoints() []point {
 func rulePoints() []point {
 	var out []point
 	for _, r := range rules {
-		out = append(out, point{Params: layout.Default, rule: r})
-	}
-	return out
-}
-
-// lowestPoints are layouts of the rule that ends a bin at the lowest hash.
-func lowestPoints() []point {
-	var out []point
-	for _, large := range []int{64, 128, 192, 256} {
-		for _, bin := range []int{64, 128, 192, 256, 320, 384} {
-			p := layout.Default
-			p.Large, p.MinBin = large<<10, bin<<10
-			out = append(out, point{Params: p, rule: rules[len(rules)-1]})
-		}
+		out = append(out, point{layout.Default, r})
 	}
 	return out
 }

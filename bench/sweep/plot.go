@@ -63,8 +63,8 @@ func writePlot(name string, measured [][]figures) error {
 
 // drawDot draws one layout: the default in a ring, other chunk sizes with a name.
 func drawDot(b *bytes.Buffer, x, y float64, colour string, f *figures) {
-	fmt.Fprintf(b, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\" fill-opacity=\"0.7\"><title>chunk %s, large from %s, bin from %s, cut one in %d %s</title></circle>\n",
-		x, y, colour, sizeName(f.Chunk), sizeName(f.Large), sizeName(f.MinBin), f.CutOneIn, f.rule.name)
+	fmt.Fprintf(b, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\" fill-opacity=\"0.7\"><title>chunk %s, large from %s, bin from %s, %s</title></circle>\n",
+		x, y, colour, sizeName(f.Chunk), sizeName(f.Large), sizeName(f.MinBin), f.rule.name)
 	if f.Params == layout.Default && f.rule.ends == nil {
 		fmt.Fprintf(b, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"9\" fill=\"none\" stroke=\"black\" stroke-width=\"2\"/>\n", x, y)
 	}

@@ -1,40 +1,40 @@
 package main
 
 import (
-	"encoding/binary"
+	"cmp"
+	"fmt"
 	"hash/crc32"
 	"path"
+	"slices"
 
 	"github.com/rivuletfs/rivulet/ext4"
 	"github.com/rivuletfs/rivulet/flatten"
 	"github.com/rivuletfs/rivulet/layout"
 )
 
-// A rule says after which files a bin may end, if it is full enough. The rule
-// without ends is layout's own.
+// A rule says where a bin that is full ends: after the first file of which ends
+// says so, from the smallest bin on, else after its last. The rule without ends
+// is layout's own.
 type rule struct {
 	name string
-	ends func(files []file, p layout.Params) []bool
+	ends func(f *file, next *file) bool // next is nil behind the last
 }
 
 // rules are what was tried beside the rule that layout has, which comes first.
 var rules = []rule{
-	{name: "two parts"},
-	{"name only", each(func(f *file, n int) bool { return hash(path.Base(f.path))%uint32(n) == 0 })},
-	{"whole path", each(func(f *file, n int) bool { return hash(f.path)%uint32(n) == 0 })},
-	{"content", each(func(f *file, n int) bool { return f.id[0] < byte(256/n) })},
-	{"end of a folder", func(files []file, _ layout.Params) []bool {
-		out := make([]bool, len(files))
-		for i := range len(files) - 1 {
-			out[i] = path.Dir(files[i].path) != path.Dir(files[i+1].path)
-		}
-		return out
-	}},
-	{"never: full bins only", each(func(*file, int) bool { return false })},
-	{"two parts, once in 32 KiB", bySize(32 << 10)},
-	{"two parts, once in 64 KiB", bySize(64 << 10)},
-	{"two parts, once in 128 KiB", bySize(128 << 10)},
-	{"lowest hash", lowest},
+	{name: "lowest hash"},
+	{"two parts, one in 4", oneIn(4, (*file).tail)},
+	{"two parts, one in 8", oneIn(8, (*file).tail)},
+	{"two parts, one in 16", oneIn(16, (*file).tail)},
+	{"two parts, one in 32", oneIn(32, (*file).tail)},
+	{"name only, one in 8", oneIn(8, func(f *file) string { return path.Base(f.path) })},
+	{"whole path, one in 8", oneIn(8, func(f *file) string { return f.path })},
+	{"content, one in 8", func(f, _ *file) bool { return f.id[0] < 256/8 }},
+	{"end of a folder", func(f, next *file) bool { return next != nil && path.Dir(f.path) != path.Dir(next.path) }},
+	{"never: full bins only", func(_, _ *file) bool { return false }},
+	{"two parts, once in 32 KiB", onceIn(32 << 10)},
+	{"two parts, once in 64 KiB", onceIn(64 << 10)},
+	{"two parts, once in 128 KiB", onceIn(128 << 10)},
 }
 
 func hash(s string) uint32 { return crc32.ChecksumIEEE([]byte(s)) }
@@ -44,74 +44,50 @@ func (f *file) tail() string { return path.Join(path.Base(path.Dir(f.path)), pat
 
 func (f *file) bytes() int { return len(f.blocks) * ext4.BlockSize }
 
-// each makes a rule of one that looks at one file.
-func each(ends func(f *file, oneIn int) bool) func([]file, layout.Params) []bool {
-	return func(files []file, p layout.Params) []bool {
-		out := make([]bool, len(files))
-		for i := range files {
-			out[i] = ends(&files[i], p.CutOneIn)
-		}
-		return out
-	}
+// oneIn ends a bin after one of n names.
+func oneIn(n uint32, name func(*file) string) func(f, next *file) bool {
+	return func(f, _ *file) bool { return hash(name(f))%n == 0 }
 }
 
-// bySize gives large files a larger chance, so that bins may end once in so
+// onceIn gives large files a larger chance, so that bins may end once in so
 // many bytes, whatever the files' sizes.
-func bySize(once uint64) func([]file, layout.Params) []bool {
-	return each(func(f *file, _ int) bool { return uint64(hash(f.tail()))*once < uint64(f.bytes())<<32 })
-}
-
-// lowest ends a bin after the file of the lowest hash among those that would
-// make a bin of a size that is allowed.
-func lowest(files []file, p layout.Params) []bool {
-	out := make([]bool, len(files))
-	fill, best := 0, -1
-	for i := 0; i <= len(files); i++ {
-		switch {
-		case i < len(files) && int(files[i].size) >= p.Large:
-		case i < len(files) && fill+files[i].bytes() <= p.Chunk:
-			fill += files[i].bytes()
-			if fill >= p.MinBin && (best < 0 || hash(files[i].tail()) < hash(files[best].tail())) {
-				best = i
-			}
-		case i < len(files):
-			if best >= 0 {
-				out[best] = true
-				i = best // go on after it
-			} else {
-				i--
-			}
-			fill, best = 0, -1
-		}
-	}
-	return out
+func onceIn(bytes uint64) func(f, next *file) bool {
+	return func(f, _ *file) bool { return uint64(hash(f.tail()))*bytes < uint64(f.bytes())<<32 }
 }
 
 // plan places the files. layout knows only its own rule, which looks at paths;
-// another rule is put to it as a path that does, or does not, end a bin.
+// another is put to it as paths: one of the lowest hash where a bin ends, and
+// such whose hashes fall elsewhere, so that of those the last one counts.
 func plan(files []file, p point) (*layout.Segment, error) {
 	entries := make([]flatten.Entry, len(files))
+	paths := falling[:]
 	for i := range files {
 		entries[i] = flatten.Entry{Path: files[i].path, Attr: flatten.Attr{Kind: flatten.File, Size: files[i].size}}
-	}
-	params := p.Params
-	if p.rule.ends != nil {
-		params.CutOneIn = 2
-		for i, end := range p.rule.ends(files, p.Params) {
-			entries[i].Path = endPath[end]
+		if p.rule.ends == nil {
+			continue
 		}
+		var next *file
+		if i+1 < len(files) {
+			next = &files[i+1]
+		}
+		if p.rule.ends(&files[i], next) {
+			entries[i].Path = falling[len(falling)-1]
+			continue
+		}
+		if len(paths) == 1 {
+			return nil, fmt.Errorf("layer of %d files: at most %d can be planned by rule %q", len(files), len(falling), p.rule.name)
+		}
+		entries[i].Path, paths = paths[0], paths[1:]
 	}
-	return layout.PlanSegment(entries, params)
+	return layout.PlanSegment(entries, p.Params)
 }
 
-// endPath has a path that ends a bin where one in two does, and one that does not.
-var endPath = findPaths()
-
-func findPaths() map[bool]string {
-	out := make(map[bool]string)
-	for i := uint32(0); len(out) < 2; i++ {
-		name := string(binary.BigEndian.AppendUint32([]byte("x"), i))
-		out[hash(name)%2 == 0] = name
+// falling are names by falling hash.
+var falling = func() []string {
+	names := make([]string, 1<<18)
+	for i := range names {
+		names[i] = fmt.Sprintf("%06x", i)
 	}
-	return out
-}
+	slices.SortFunc(names, func(a, b string) int { return cmp.Compare(hash(b), hash(a)) })
+	return names
+}()

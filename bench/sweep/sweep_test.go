@@ -80,53 +80,62 @@ func TestCutAgreesWithLayout(t *testing.T) {
 	}
 }
 
-// A rule's word is what PlanSegment does: with the smallest bin at 0, every file
-// that the rule names ends its bin.
+// A rule's word is what PlanSegment does: a bin ends after the first file, from
+// the smallest bin on, that the rule names, else after the last that it has room
+// for. The last bin has all that is left.
 func TestRulesReachTheLayout(t *testing.T) {
-	files, _ := makeFiles(t, 200)
+	files, _ := makeFiles(t, 400)
 	p := layout.Default
-	p.MinBin = 0
 	for _, r := range rules[1:] {
 		seg, err := plan(files, point{Params: p, rule: r})
 		if err != nil {
 			t.Fatal(err)
 		}
-		start := make(map[int]uint32)
+		start := make(map[int]int) // file -> its byte of the segment
 		for _, piece := range seg.Pieces {
-			start[int(piece.Entry)] = piece.Start
+			start[int(piece.Entry)] = int(piece.Start) * 4096
 		}
-		open := false // the file before ended its bin
-		for i, ends := range r.ends(files, p) {
-			if int(files[i].size) >= p.Large {
-				continue
+		var small []int
+		for i := range files {
+			if int(files[i].size) < p.Large {
+				small = append(small, i)
 			}
-			if open && start[i]%uint32(p.Chunk/4096) != 0 {
-				t.Errorf("rule %q: file %d is in the bin that the one before it ended", r.name, i)
+		}
+		sum := func(list []int) (n int) {
+			for _, i := range list {
+				n += files[i].bytes()
 			}
-			open = ends
+			return n
+		}
+		for bins := 0; len(small) > 0; bins++ {
+			n, named := 1, 0 // files with room in the bin; those up to the first named one
+			for ; n <= len(small) && sum(small[:n]) <= p.Chunk; n++ {
+				i := small[n-1]
+				var next *file
+				if i+1 < len(files) {
+					next = &files[i+1]
+				}
+				if named == 0 && sum(small[:n]) >= p.MinBin && r.ends(&files[i], next) {
+					named = n
+				}
+			}
+			if n--; n < len(small) && named > 0 {
+				n = named
+			}
+			for k, i := range small[:n] {
+				if want := start[small[0]]/p.Chunk*p.Chunk + sum(small[:k]); start[i] != want || start[small[0]]%p.Chunk != 0 {
+					t.Fatalf("rule %q, bin %d: file %d lies at %d, want %d", r.name, bins, i, start[i], want)
+				}
+			}
+			small = small[n:]
 		}
 	}
 }
 
-// Between the smallest bin and a full chunk there always is a lowest hash, so no
-// bin ends for want of room.
-func TestLowestFillsNoBin(t *testing.T) {
-	files, _ := makeFiles(t, 300)
-	p := layout.Default
-	ends := lowest(files, p)
-	fill := 0
-	for i := range files {
-		if int(files[i].size) >= p.Large {
-			continue
-		}
-		if fill += files[i].bytes(); fill > p.Chunk {
-			t.Fatalf("file %d: bin of %d bytes", i, fill)
-		}
-		if ends[i] {
-			if fill < p.MinBin {
-				t.Errorf("file %d: bin of only %d bytes", i, fill)
-			}
-			fill = 0
+func TestFalling(t *testing.T) {
+	for i := range falling[1:] {
+		if hash(falling[i]) <= hash(falling[i+1]) {
+			t.Fatalf("hash of name %d is not above that of the next", i)
 		}
 	}
 }

@@ -23,7 +23,7 @@ func printSet(w io.Writer, c *collection) {
 
 func printTable(w io.Writer, title string, list []figures) {
 	fmt.Fprintf(w, "\n### %s\n\n", title)
-	head := []string{"chunk", "large from", "bin from", "cut one in", "unique", "chunks", "mean", "slots", "updates", "python3", "nginx", "postgres", "numpy", "nodejs", "package", "worst", "one file", "worst"}
+	head := []string{"chunk", "large from", "bin from", "a bin ends by", "unique", "chunks", "mean", "slots", "updates", "python3", "nginx", "postgres", "numpy", "nodejs", "package", "worst", "one file", "worst"}
 	for _, s := range list[0].starts {
 		head = append(head, s.label)
 	}
@@ -38,12 +38,8 @@ func printRow(w io.Writer, f *figures) {
 	if f.Params == layout.Default && f.rule.ends == nil {
 		mark = "**"
 	}
-	end := fmt.Sprint(f.CutOneIn)
-	if f.rule.name != "" {
-		end = f.rule.name
-	}
 	mean, _ := spread(f.renewed)
-	fmt.Fprintf(w, "| %s%d K%s | %d K | %d K | %s | %s%.4f%s | %d | %.0f K | %.2f | %.1f %% |", mark, f.Chunk>>10, mark, f.Large>>10, f.MinBin>>10, end,
+	fmt.Fprintf(w, "| %s%d K%s | %d K | %d K | %s | %s%.4f%s | %d | %.0f K | %.2f | %.1f %% |", mark, f.Chunk>>10, mark, f.Large>>10, f.MinBin>>10, f.rule.name,
 		mark, f.unique, mark, f.count, f.mean/1024, f.address, 100*mean)
 	for _, name := range updatedImages {
 		fmt.Fprintf(w, " %.1f |", 100*f.renewed[name])

@@ -127,17 +127,22 @@ class _Layer:
         self._hide()
         for rank, entry in self._others():
             self._put(rank, entry)
-        for rank, entry in links:
-            inode = lower[rank] or self._target(entry)
-            if inode.kind == DIR:
-                raise Refused(f"{entry.path}: hard link to a directory")
-            self._put(rank, entry, inode)
+        while links:
+            waiting = [(rank, e) for rank, e in links if not self._link(rank, e, lower[rank])]
+            if len(waiting) == len(links):
+                raise Refused(f"{waiting[0][1].path}: no target for a hard link")
+            links = waiting
 
-    def _target(self, entry):
-        node = self.tree.find(entry.target)
-        if not node:
-            raise Refused(f"{entry.path}: no {entry.target} for a hard link")
-        return node.inode
+    def _link(self, rank, entry, inode):
+        """Puts a hard link. Whether its target is there."""
+        if not inode:
+            node = self.tree.find(entry.target)
+            inode = node and node.inode
+        if inode and inode.kind == DIR:
+            raise Refused(f"{entry.path}: hard link to a directory")
+        if inode:
+            self._put(rank, entry, inode)
+        return bool(inode)
 
     def _hide(self):
         for path in self.layer.whiteouts:

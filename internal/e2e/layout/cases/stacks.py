@@ -117,6 +117,12 @@ def hard_links(make):
     second.symlink("to-new", "new")
     second.file("new/x", b"found when it is put")
     second.link("found", "to-new/x")
+    second.file("to-new/y", b"found by its real path")
+    second.link("found-too", "new/y")
+    second.link("new/z", "new/x")
+    second.link("b-waits", "to-new/z")
+    second.link("to-new/t", "new/x")
+    second.link("a-waits", "new/t")
     second.link("d/same", "m")
 
     third = make.archive()
