@@ -51,20 +51,19 @@ type Unwrapper interface {
 // somebody else, and by UnlockFor if all of them are.
 var ErrNotRecipient = errors.New("wrapped for somebody else")
 
-// UnlockFor returns a view of m that is unlocked by the first of its wrapped
-// keys that one of unwrappers can read and that opens the map. wraps calls fn
-// for each wrapped key of a kind, until fn fails, as origin.Attachments does
-// for the map's digest. A map that is not locked is returned as it is.
+// UnlockFor returns a view of m that is unlocked by the first of the keys
+// wrapped for it in store that one of unwrappers can read and that opens it. A
+// map that is not locked is returned as it is.
 //
 // If no key opens the map, the error tells why those failed that were not for
 // somebody else; if all were, or there is none, it is ErrNotRecipient.
-func UnlockFor(ctx context.Context, m *blockmap.Map, unwrappers []Unwrapper, wraps func(kind string, fn func(data []byte) error) error) (*blockmap.Map, error) {
+func UnlockFor(ctx context.Context, m *blockmap.Map, store origin.Attachments, unwrappers ...Unwrapper) (*blockmap.Map, error) {
 	if !m.Locked() {
 		return m, nil
 	}
 	t := &unlocking{m: m, about: AboutMap(m)}
 	for _, u := range unwrappers {
-		err := wraps(u.Kind(), func(data []byte) error { return t.try(ctx, u, data) })
+		err := store.ListAttachments(ctx, m.Digest(), u.Kind(), func(data []byte) error { return t.try(ctx, u, data) })
 		if t.open != nil {
 			return t.open, nil
 		}
@@ -97,12 +96,7 @@ func (t *unlocking) try(ctx context.Context, u Unwrapper, data []byte) error {
 		return context.Cause(ctx)
 	}
 	t.tried++
-	err := error(nil)
-	if len(data) > MaxWrapBytes {
-		err = fmt.Errorf("wrapped key of %d bytes: at most %d", len(data), MaxWrapBytes)
-	} else {
-		err = t.key(ctx, u, data)
-	}
+	err := t.key(ctx, u, data)
 	switch {
 	case t.open != nil:
 		return errUnlocked
@@ -114,6 +108,9 @@ func (t *unlocking) try(ctx context.Context, u Unwrapper, data []byte) error {
 }
 
 func (t *unlocking) key(ctx context.Context, u Unwrapper, data []byte) error {
+	if len(data) > MaxWrapBytes {
+		return fmt.Errorf("wrapped key of %d bytes: at most %d", len(data), MaxWrapBytes)
+	}
 	key, err := u.Unwrap(ctx, data, t.about)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ package sign
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -153,13 +154,13 @@ func VerifyMap(m *blockmap.Map, signature []byte, trusted ...PublicKey) (PublicK
 	return by, nil
 }
 
-// Require checks that one of trusted signed m, by one of the signatures for
-// which signatures calls fn until fn fails, as origin.Attachments does for the
-// map's digest. It returns that key. Signatures by others are passed over.
-func Require(m *blockmap.Map, trusted []PublicKey, signatures func(fn func(signature []byte) error) error) (PublicKey, error) {
+// Require checks that one of trusted signed m, by one of the signatures attached
+// to it in store, and returns that key. Signatures by others are passed over; if
+// there are no others, the error is ErrOtherKey.
+func Require(ctx context.Context, m *blockmap.Map, store origin.Attachments, trusted ...PublicKey) (PublicKey, error) {
 	var by PublicKey
 	var wrong error // by a trusted key, if it is known
-	err := signatures(func(signature []byte) error {
+	err := store.ListAttachments(ctx, m.Digest(), Kind, func(signature []byte) error {
 		key, err := VerifyMap(m, signature, trusted...)
 		switch {
 		case err == nil:
