@@ -3,6 +3,7 @@ package blockmap
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
@@ -43,8 +44,8 @@ func (m *Map) Locked() bool { return m.locked }
 // String names the map by its digest, and shows none of its keys.
 func (m *Map) String() string { return "block map " + m.digest.String() }
 
-// GoString implements fmt.GoStringer as String.
-func (m *Map) GoString() string { return m.String() }
+// Format implements fmt.Formatter as String, whatever the verb.
+func (m *Map) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, m.String()) }
 
 // WithKeys returns a view of a locked map whose chunks have these keys, the
 // decrypted key table without its tag, which must not be changed afterwards.

@@ -334,18 +334,23 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("%+v accepted", opt)
 		}
 	}
-	info := im.m.Info()
-	info.Lock.Kind = blockmap.LockAES256GCM
-	b, err := blockmap.Encode(&info, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := blockmap.Parse(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(m, im.reader(), Options{}); !errors.Is(err, seal.ErrLocked) {
-		t.Errorf("error %v, want ErrLocked", err)
+	for want, change := range map[error]func(*blockmap.Info){
+		seal.ErrLocked:   func(i *blockmap.Info) { i.Lock.Kind = blockmap.LockAES256GCM },
+		seal.ErrUnsealed: func(i *blockmap.Info) { i.SaltID = blockmap.SaltID{} },
+	} {
+		info := im.m.Info()
+		change(&info)
+		b, err := blockmap.Encode(&info, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := blockmap.Parse(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(m, im.reader(), Options{}); !errors.Is(err, want) {
+			t.Errorf("error %v, want %v", err, want)
+		}
 	}
 }
 

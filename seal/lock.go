@@ -17,7 +17,7 @@ import (
 var ErrImageKey = errors.New("the image key does not open it")
 
 // ErrLocked is returned (wrapped) for a block map whose keys are locked.
-var ErrLocked = errors.New("block map is locked")
+var ErrLocked = errors.New("its keys are locked")
 
 // ErrUnsealed is returned (wrapped) for a block map without a salt, which names
 // chunks that are not encrypted. No version since makes or reads them.

@@ -122,21 +122,21 @@ func ParseSalt(b []byte) (*Salt, error) {
 	return s, nil
 }
 
-func (s *Salt) hidden() string {
+func (s Salt) hidden() string {
 	return fmt.Sprintf("salt %x of domain %s, epoch %d (secret hidden)", s.id, s.domain, s.epoch)
 }
 
 // String implements fmt.Stringer, without the secret.
-func (s *Salt) String() string { return s.hidden() }
+func (s Salt) String() string { return s.hidden() }
 
 // Format implements fmt.Formatter: whatever the verb, the secret stays hidden.
-func (s *Salt) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.hidden()) }
+func (s Salt) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.hidden()) }
 
 // LogValue implements slog.LogValuer, without the secret.
-func (s *Salt) LogValue() slog.Value { return slog.StringValue(s.hidden()) }
+func (s Salt) LogValue() slog.Value { return slog.StringValue(s.hidden()) }
 
 // MarshalText implements encoding.TextMarshaler, without the secret.
-func (s *Salt) MarshalText() ([]byte, error) { return []byte(s.hidden()), nil }
+func (s Salt) MarshalText() ([]byte, error) { return []byte(s.hidden()), nil }
 
 // chunkKey derives the key of the chunk with header h, of which only the
 // frames' sums may be missing, and whose coded frames, one after the other,

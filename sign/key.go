@@ -86,15 +86,15 @@ func ParseKey(file []byte) (*Key, error) {
 }
 
 // Public returns the key that checks k's signatures.
-func (k *Key) Public() PublicKey { return PublicKey{k.private.Public().(minisign.PublicKey)} }
+func (k Key) Public() PublicKey { return PublicKey{k.private.Public().(minisign.PublicKey)} }
 
-func (k *Key) String() string { return "signing key " + k.Public().ID() + " (secret hidden)" }
+func (k Key) String() string { return "signing key " + k.Public().ID() + " (secret hidden)" }
 
 // Format implements fmt.Formatter: whatever the verb, the secret stays hidden.
-func (k *Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
+func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
 
 // MarshalText implements encoding.TextMarshaler, without the secret.
-func (k *Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // ParsePublicKey reads a public key: the 56 characters that begin with RW, or
 // the text of minisign's file, where they follow a comment.

@@ -116,6 +116,17 @@ func TestDigest(t *testing.T) {
 	if err := verify.Chunks(context.Background(), less, store, nil); !errors.Is(err, verify.ErrDigest) {
 		t.Errorf("a disk without its last chunk: %v", err)
 	}
+	info.SaltID = blockmap.SaltID{}
+	unsealed, err := seal.LockOpen(&info, chunks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := verify.Chunks(context.Background(), unsealed, store, nil); !errors.Is(err, seal.ErrUnsealed) {
+		t.Errorf("a disk without encryption: %v", err)
+	}
+	if _, err := verify.NewPlain(context.Background(), unsealed, store); !errors.Is(err, seal.ErrUnsealed) {
+		t.Errorf("a disk without encryption, read plain: %v", err)
+	}
 	if err := verify.SameDisk(m, m); err != nil {
 		t.Error(err)
 	}

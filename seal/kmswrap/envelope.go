@@ -49,8 +49,8 @@ func newGCM(key [32]byte) (cipher.AEAD, error) {
 
 // seal encrypts key by the data key and returns the whole envelope.
 func (e *envelope) seal(dataKey [32]byte, key seal.ImageKey, about seal.About) ([]byte, error) {
-	if len(e.key) == 0 || len(e.key) > maxARN || len(e.dataKey) == 0 || len(e.dataKey) > maxDataKey {
-		return nil, fmt.Errorf("KMS key named by %d bytes, data key of %d: at most %d and %d, and not empty", len(e.key), len(e.dataKey), maxARN, maxDataKey)
+	if !arnParts.MatchString(e.key) || len(e.key) > maxARN || len(e.dataKey) == 0 || len(e.dataKey) > maxDataKey {
+		return nil, fmt.Errorf("KMS named the key %.200q and made a data key of %d bytes: want an ARN, and 1 to %d bytes", e.key, len(e.dataKey), maxDataKey)
 	}
 	aead, err := newGCM(dataKey)
 	if err != nil {
@@ -83,7 +83,7 @@ func parse(b []byte) (*envelope, error) {
 		return nil, fmt.Errorf("%w: no magic number", errEnvelope)
 	}
 	key, rest, ok := field(rest, maxARN)
-	if !ok {
+	if !ok || !arnParts.Match(key) {
 		return nil, fmt.Errorf("%w: name of the KMS key", errEnvelope)
 	}
 	dataKey, rest, ok := field(rest, maxDataKey)

@@ -20,12 +20,12 @@ package kmswrap
 import (
 	"context"
 	"fmt"
-	"net/http"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
@@ -44,10 +44,9 @@ const DefaultAttempts = 5
 
 // Options say how KMS is reached. The zero value uses what the environment says.
 type Options struct {
-	Region   string       // of keys that are not named by an ARN; "": AWS_REGION or the profile's
-	Endpoint string       // URL of KMS; "": AWS's for the region
-	Client   *http.Client // nil: the AWS library's own
-	Attempts int          // of each call; 0: DefaultAttempts
+	Region   string // of keys that are not named by an ARN; "": AWS_REGION or the profile's
+	Endpoint string // URL of KMS; "": AWS's for the region
+	Attempts int    // of each call; 0: DefaultAttempts
 }
 
 // clients has a client of KMS for each region.
@@ -69,9 +68,6 @@ func newClients(ctx context.Context, o Options) (*clients, error) {
 	if o.Endpoint != "" {
 		load = append(load, config.WithBaseEndpoint(o.Endpoint))
 	}
-	if o.Client != nil {
-		load = append(load, config.WithHTTPClient(o.Client))
-	}
 	c, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {
 		return nil, fmt.Errorf("AWS configuration: %w", err)
@@ -82,14 +78,19 @@ func newClients(ctx context.Context, o Options) (*clients, error) {
 // maxRegions bounds the clients that hostile wrapped keys can make.
 const maxRegions = 64
 
+// arnParts is the form of a key's or an alias's ARN. It is strict: the region
+// becomes a part of the name of the host that is asked.
+var arnParts = regexp.MustCompile(`^arn:aws(?:-[a-z]+)*:kms:([a-z0-9]+(?:-[a-z0-9]+)*):[0-9]{12}:(?:key|alias)/[A-Za-z0-9/_-]+$`)
+
 // of returns the client for the region of a key.
 func (c *clients) of(key string) (*kms.Client, error) {
 	region := c.config.Region
-	if a, err := arn.Parse(key); err == nil {
-		if a.Service != "kms" {
-			return nil, fmt.Errorf("KMS key %.200q: an ARN of %q", key, a.Service)
+	if strings.HasPrefix(key, "arn:") {
+		a := arnParts.FindStringSubmatch(key)
+		if a == nil {
+			return nil, fmt.Errorf("KMS key %.200q: want arn:aws:kms:REGION:ACCOUNT:key/ID", key)
 		}
-		region = a.Region
+		region = a[1]
 	}
 	if region == "" {
 		return nil, fmt.Errorf("KMS key %.200q: in which region? name it by its ARN, or set AWS_REGION", key)
@@ -166,7 +167,7 @@ var _ seal.Unwrapper = (*Unwrapper)(nil)
 // tells the owner of that key who asked. It asks KMS nothing yet.
 func NewUnwrapper(ctx context.Context, o Options, keys ...string) (*Unwrapper, error) {
 	for _, key := range keys {
-		if a, err := arn.Parse(key); err != nil || a.Service != "kms" {
+		if !arnParts.MatchString(key) {
 			return nil, fmt.Errorf("KMS key %.200q: want its ARN, arn:aws:kms:REGION:ACCOUNT:key/ID", key)
 		}
 	}
