@@ -29,6 +29,7 @@ flatten/source     any: flatten
 layout             std: ext4 flatten
 catalog            std: blockmap chunk origin
 generation         any: blockmap catalog chunk origin
+gc                 any: blockmap catalog chunk generation origin
 publish            any: blockmap catalog chunk flatten flatten/source layout origin seal
 disk               any: blockdev blockmap chunk seal internal/loglimit
 verify             any: blockmap chunk seal
