@@ -148,7 +148,7 @@ func (c *Collector) Run(ctx context.Context) (*Report, error) {
 
 // resume ends the deletions that an earlier run began.
 func (c *Collector) resume(ctx context.Context, r *Report) error {
-	if _, err := generation.Active(ctx, c.Origin); err != nil {
+	if _, err := generation.New(ctx, c.Origin, 0, c.now()); err != nil { // the first one, if there is none
 		return err
 	}
 	l, err := generation.Load(ctx, c.Origin)

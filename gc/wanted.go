@@ -104,7 +104,7 @@ func (c *Collector) carry(ctx context.Context, r *Report) error {
 // carryImage carries an image and its names.
 func (c *Collector) carryImage(ctx context.Context, w *wanted, d origin.Digest, r *Report) error {
 	active := w.list.Active()
-	from, err := c.holder(ctx, w.list, d)
+	holders, err := c.holders(ctx, w.list, d)
 	if errors.Is(err, chunk.ErrNotFound) {
 		r.Lost = append(r.Lost, d.String())
 		c.log().Error("an image is wanted and in no generation", "image", d, "names", w.images[d].Names)
@@ -113,12 +113,14 @@ func (c *Collector) carryImage(ctx context.Context, w *wanted, d origin.Digest, 
 	if err != nil {
 		return err
 	}
-	if from != 0 {
+	for _, from := range holders { // chunks are copied from the first; each may have attachments of its own
 		n, err := r.forwarder.Forward(ctx, d, from, active)
 		r.Copied += n
 		if err != nil {
 			return err
 		}
+	}
+	if len(holders) > 0 {
 		r.Carried++
 	}
 	for _, name := range w.images[d].Names {
@@ -131,24 +133,25 @@ func (c *Collector) carryImage(ctx context.Context, w *wanted, d origin.Digest, 
 	return nil
 }
 
-// holder returns the newest generation other than the active one that has image
-// d, 0 if only the active one has it. chunk.ErrNotFound: none has.
-func (c *Collector) holder(ctx context.Context, l generation.List, d origin.Digest) (origin.GenerationID, error) {
+// holders returns the generations other than the active one that have image d,
+// newest first. chunk.ErrNotFound: none has, nor has the active one.
+func (c *Collector) holders(ctx context.Context, l generation.List, d origin.Digest) ([]origin.GenerationID, error) {
+	var holders []origin.GenerationID
 	found := false
 	for _, g := range l.Readable() {
 		has, err := c.has(ctx, g, d)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		if has && g != l.Active() {
-			return g, nil
+			holders = append(holders, g)
 		}
 		found = found || has
 	}
 	if !found {
-		return 0, fmt.Errorf("image %v: %w", d, chunk.ErrNotFound)
+		return nil, fmt.Errorf("image %v: %w", d, chunk.ErrNotFound)
 	}
-	return 0, nil
+	return holders, nil
 }
 
 // has reports whether a generation has an image: its block map, and so all that
