@@ -196,8 +196,8 @@ func (c *Collector) stopped(r *Report, err error) error {
 		r.Alarms = alarms
 		return nil
 	}
-	if errors.Is(err, generation.ErrState) {
-		return nil // another collector was there before
+	if errors.Is(err, generation.ErrState) || errors.Is(err, ErrWanted) {
+		return nil // another collector was there before, or somebody has cleared the alarm already
 	}
 	return err
 }
