@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,6 +78,7 @@ type faults struct {
 	newestFirst bool  // names are removed from new generations before old ones
 	collector   *bend // what collectors see wrongly
 	stale       bool  // collectors do not look at a name a second time
+	noLastLook  bool  // collectors see nothing in their last look at a closed generation
 }
 
 // world is the model: what must hold, beside an origin where it has to.
@@ -403,6 +406,13 @@ func (w *world) collector(a *actor, clock func() time.Time) *gc.Collector {
 	if w.faults.stale {
 		b = &bend{believe: map[string][]byte{}}
 	}
+	if w.faults.noLastLook {
+		b = &bend{hide: func(_ origin.GenerationID, name string) bool {
+			l, err := generation.Load(ctx, w.origin)
+			closed := func(e generation.Entry) bool { return e.State == generation.StateDeleted }
+			return err == nil && slices.ContainsFunc(l, closed) && !strings.HasPrefix(name, "alarms/")
+		}}
+	}
 	return &gc.Collector{Origin: gate(a, w.origin, b), Policy: policy, Copies: 1, Who: "model", Now: clock}
 }
 
@@ -590,6 +600,7 @@ func TestModelNotices(t *testing.T) {
 		{"a reader that does not read the states again", 120, faults{skipClaim: true}},
 		{"names removed from new generations first", 3, faults{newestFirst: true}},
 		{"a name that is not looked at again", 0, faults{stale: true}},
+		{"a collector that skips the last look", 107, faults{noLastLook: true}},
 		{"a collector that sees no names", 4, faults{collector: &bend{hide: hasPrefix("names/")}}},
 		{"a collector that sees no marks", 13, faults{collector: &bend{hide: hasPrefix("marks/")}}},
 		{"a collector that sees no pins", 4, faults{collector: &bend{hide: hasPrefix("pins/")}}},
@@ -610,5 +621,5 @@ func TestModelNotices(t *testing.T) {
 }
 
 func hasPrefix(p string) func(origin.GenerationID, string) bool {
-	return func(_ origin.GenerationID, name string) bool { return len(name) > len(p) && name[:len(p)] == p }
+	return func(_ origin.GenerationID, name string) bool { return strings.HasPrefix(name, p) }
 }
