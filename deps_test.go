@@ -36,6 +36,7 @@ generation         any: blockmap catalog chunk origin
 domain             any: blockmap catalog chunk origin seal
 keyring            any: seal seal/agewrap sign
 publish            any: blockmap catalog chunk flatten flatten/source generation layout origin seal sign verify
+gc                 any: blockmap catalog chunk generation origin
 disk               any: blockdev blockmap chunk seal internal/loglimit
 verify             any: blockmap chunk seal
 store/dir          any: chunk origin

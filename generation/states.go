@@ -89,9 +89,9 @@ func change(ctx context.Context, o origin.Pointers, now time.Time, fn func(List)
 }
 
 // New makes a new generation active in the place of old, which it retires, and
-// returns its id. If old is not active any more it changes nothing and returns
-// the one that is: of several that notice at once that a generation is old, one
-// makes the next.
+// returns its id. If another one than old is active it changes nothing and returns
+// that: of several that notice at once that a generation is old, one makes the
+// next. An origin without a list gets one.
 func New(ctx context.Context, o origin.Pointers, old origin.GenerationID, now time.Time) (origin.GenerationID, error) {
 	l, err := change(ctx, o, now, func(l List) (List, error) {
 		last := &l[len(l)-1]

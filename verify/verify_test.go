@@ -18,6 +18,7 @@ import (
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/publish"
 	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/sign"
 	"github.com/rivuletfs/rivulet/store/memory"
 	"github.com/rivuletfs/rivulet/verify"
 )
@@ -36,14 +37,20 @@ func published(t *testing.T) (origin.Store, *blockmap.Map) {
 			t.Fatal(err)
 		}
 	}
-	store := memory.New().Generation(1)
+	place := memory.New()
 	salt, err := seal.NewSalt(seal.DefaultDomain, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := publish.Image(context.Background(), store, []string{"dir:" + tree}, publish.Options{Salt: salt, Name: "x", TempDir: t.TempDir()}); err != nil {
+	signer, err := sign.NewKey()
+	if err != nil {
 		t.Fatal(err)
 	}
+	o := publish.Options{Salt: salt, Signer: signer, Open: true, Name: "x", TempDir: t.TempDir()}
+	if _, err := publish.Image(context.Background(), place, []string{"dir:" + tree}, o); err != nil {
+		t.Fatal(err)
+	}
+	store := place.Generation(1)
 	m, err := catalog.Open(context.Background(), store, "x")
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,625 @@
+package gc_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
+	"github.com/rivuletfs/rivulet/gc"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/memory"
+)
+
+var ctx = context.Background()
+
+// An image of the model: some chunks of a few that all images share.
+type image struct {
+	digest origin.Digest
+	bytes  []byte // of the block map
+	chunks []chunktest.Object
+}
+
+var images = makeImages(5)
+
+func makeImages(n int) []*image {
+	list := make([]*image, n)
+	for i := range list {
+		list[i] = makeImage(i, chunktest.Random(uint64(i), 100, chunk.FrameSize),
+			chunktest.Random(uint64((i+1)%n), 100, chunk.FrameSize))
+	}
+	return list
+}
+
+// makeImage makes an image of chunks of one frame.
+func makeImage(seed int, chunks ...chunktest.Object) *image {
+	info := &blockmap.Info{
+		Layout: 1, Size: int64(len(chunks)) * chunk.Size, ChunkLog2: 19, FrameLog2: 16,
+		Disk: sha256.Sum256([]byte{byte(seed), 1}), Source: sha256.Sum256([]byte{byte(seed), 2}), ChainID: sha256.Sum256([]byte{byte(seed), 3}),
+	}
+	var list []blockmap.Chunk
+	for k, c := range chunks {
+		list = append(list, blockmap.Chunk{Index: uint32(k), Stored: uint32(len(c.Bytes)), Size: c.Header.Size, ID: c.ID})
+	}
+	b, err := blockmap.Encode(info, list)
+	if err != nil {
+		panic(err)
+	}
+	return &image{digest: origin.Sum(b), bytes: b, chunks: chunks}
+}
+
+var imageNames = []string{"a", "b", "c"}
+
+// policy moves generations fast, so that a reader that is slow to mark what it has
+// found can find it gone.
+var policy = gc.Policy{New: 12 * time.Hour, Retired: 6 * time.Hour, Soak: 6 * time.Hour, Forget: 72 * time.Hour, Recent: 4 * 24 * time.Hour}
+
+// markLag is how long ago a reader's last mark may be: what Policy.Recent leaves
+// when a mark is cut to its day and clocks differ by a day.
+const markLag = 2 * 24 * time.Hour
+
+// faults are the mistakes that tests of the model make on purpose.
+type faults struct {
+	skipSettle  bool  // publishers do not read the states again
+	skipClaim   bool  // readers mark without reading the states again
+	newestFirst bool  // names are removed from new generations before old ones
+	collector   *bend // what collectors see wrongly
+	stale       bool  // collectors do not look at a name a second time
+	noLastLook  bool  // collectors see nothing in their last look at a closed generation
+}
+
+// world is the model: what must hold, beside an origin where it has to.
+type world struct {
+	draw   func(n int) int // a number below n
+	faults faults
+	origin *memory.Origin
+	now    time.Time
+	actors []*actor
+	steps  int
+	failed error
+	names  map[string]*nameState
+	pins   map[origin.Digest]*pinState
+	reads  map[*actor]*reading
+	grants [][]byte // attached to images[0], which is always pinned
+}
+
+// nameState is what is known of a name.
+type nameState struct {
+	must     bool                   // a publication has succeeded, and nobody removes it
+	mustNot  bool                   // it was removed, and nobody has published it since
+	may      map[origin.Digest]bool // where it may lead if it must
+	running  map[*int]origin.Digest // publications under way
+	started  int                    // publications begun, ever
+	removing int                    // removals under way
+	removals int                    // removals begun or ended, ever
+	recent   map[origin.Digest]int  // image → number of the last publication of it that was running
+}
+
+type pinState struct {
+	must    bool
+	changes int // unpinnings begun or ended
+	busy    int // unpinnings under way
+}
+
+// reading is an attached reader, or one that is about to be.
+type reading struct {
+	image  *image // nil until attached
+	marked time.Time
+}
+
+func newWorld(draw func(int) int, f faults) *world {
+	w := &world{draw: draw, faults: f, origin: memory.New(), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	if _, err := generation.New(ctx, w.origin, 0, w.now); err != nil {
+		w.fail("%v", err)
+	}
+	w.names, w.pins, w.reads = map[string]*nameState{}, map[origin.Digest]*pinState{}, map[*actor]*reading{}
+	for _, n := range imageNames {
+		w.names[n] = &nameState{may: map[origin.Digest]bool{}, running: map[*int]origin.Digest{}, mustNot: true}
+	}
+	for _, i := range images {
+		w.pins[i.digest] = &pinState{}
+	}
+	return w
+}
+
+func (w *world) fail(format string, args ...any) {
+	if w.failed == nil {
+		w.failed = fmt.Errorf("step %d: "+format, append([]any{w.steps}, args...)...)
+	}
+}
+
+// add starts an actor and lets it run to its first operation.
+func (w *world) add(what string, body func(a *actor) error, ended func(err error)) {
+	var a *actor
+	a = start(what, body, func(err error) {
+		delete(w.reads, a)
+		ended(err)
+	})
+	if a.wait() {
+		w.actors = append(w.actors, a)
+	}
+}
+
+// clock is the world's time as one process has it: up to half a day off.
+func (w *world) clock() func() time.Time {
+	skew := time.Duration(w.draw(25)-12) * time.Hour
+	return func() time.Time { return w.now.Add(skew) }
+}
+
+func view(o origin.Origin, clock func() time.Time) *generation.View {
+	return generation.NewView(o, generation.Options{Who: "model", Look: time.Hour, Now: clock})
+}
+
+// publish begins a publication of an image under a name.
+func (w *world) publish(name string, i *image) {
+	s, token := w.names[name], new(int)
+	removals := s.removals
+	s.mustNot = false
+	overlap := map[origin.Digest]bool{i.digest: true}
+	s.running[token] = i.digest
+	for _, d := range s.running {
+		overlap[d] = true
+	}
+	s.may[i.digest] = true
+	begun := s.started
+	s.started++
+	w.add("publish "+name, func(a *actor) error {
+		return w.publishInto(gate(a, w.origin, nil), name, i)
+	}, func(err error) {
+		delete(s.running, token)
+		if err != nil {
+			if !errors.Is(err, errCrash) {
+				w.fail("publish %s: %v", name, err)
+			}
+			return
+		}
+		if s.started != begun+1 { // others began meanwhile; their images are in may
+			for d := range s.may {
+				overlap[d] = true
+			}
+		}
+		if s.removing == 0 && s.removals == removals {
+			s.must, s.may = true, overlap
+		}
+	})
+}
+
+// publishInto is a publisher, as package publish is one.
+func (w *world) publishInto(o origin.Origin, name string, i *image) error {
+	f := generation.Forwarder{Origin: o, Copies: 1}
+	for {
+		g, err := generation.Active(ctx, o)
+		if err != nil {
+			return err
+		}
+		if err := put(o.Generation(g), name, i); err != nil {
+			return err
+		}
+		if w.faults.skipSettle {
+			return nil
+		}
+		if _, err = f.Settle(ctx, name, i.digest, g); !errors.Is(err, generation.ErrDeleted) {
+			return err
+		}
+	}
+}
+
+func put(s origin.Store, name string, i *image) error {
+	_, err := s.GetObject(ctx, i.digest, 1<<20)
+	if errors.Is(err, chunk.ErrNotFound) { // else the generation has the image, chunks and all
+		for _, c := range i.chunks {
+			_, err := s.Stat(ctx, c.ID)
+			if errors.Is(err, chunk.ErrNotFound) {
+				_, err = s.Put(ctx, c.ID, c.Bytes)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if err := s.Attach(ctx, i.digest, "age", []byte("key")); err != nil {
+			return err
+		}
+		_, err = s.PutObject(ctx, i.bytes)
+	}
+	if err == nil {
+		_, err = catalog.SetName(ctx, s, name, i.digest)
+	}
+	return err
+}
+
+// remove begins to take a name away.
+func (w *world) remove(name string) {
+	s := w.names[name]
+	s.must = false
+	s.removing++
+	s.removals++
+	started, quiet, clock := s.started, len(s.running) == 0, w.clock()
+	w.add("rm "+name, func(a *actor) error {
+		o := gate(a, w.origin, nil)
+		if w.faults.newestFirst {
+			return removeNewestFirst(o, name)
+		}
+		return view(o, clock).Remove(ctx, name)
+	}, func(err error) {
+		s.removing--
+		s.removals++
+		if err != nil && !errors.Is(err, errCrash) && !errors.Is(err, chunk.ErrNotFound) {
+			w.fail("rm %s: %v", name, err)
+		}
+		if !errors.Is(err, errCrash) && quiet && s.started == started {
+			s.mustNot = true
+		}
+	})
+}
+
+func removeNewestFirst(o origin.Origin, name string) error {
+	l, err := generation.Load(ctx, o)
+	if err != nil {
+		return err
+	}
+	for _, g := range l.Readable() {
+		if err := catalog.Remove(ctx, o.Generation(g), name); err != nil && !errors.Is(err, chunk.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
+// read begins a reader: it attaches, reads, marks, and leaves.
+func (w *world) read(ref string) {
+	r := &reading{marked: w.now}
+	n, first, clock := 4+w.draw(200), w.draw(2), w.clock()
+	w.add("read "+ref, func(a *actor) error {
+		w.reads[a] = r
+		v := view(gate(a, w.origin, nil), clock)
+		img, err := w.attach(v, ref)
+		if err != nil {
+			return err
+		}
+		i := imageOf(img.Map.Digest())
+		if i == nil {
+			return fmt.Errorf("attached to %v, which nobody published", img.Map.Digest())
+		}
+		r.image = i
+		for k := range n {
+			if err := readOne(img, i.chunks[(first+k)%len(i.chunks)]); err != nil {
+				return err
+			}
+			if err := generation.Mark(ctx, v.Origin(), i.digest, w.now); err != nil {
+				return err
+			}
+			r.marked = w.now
+		}
+		return nil
+	}, func(err error) {
+		attached := r.image != nil
+		r.image = nil
+		if err != nil && !errors.Is(err, errCrash) && (attached || !errors.Is(err, chunk.ErrNotFound)) {
+			w.fail("read %s: %v", ref, err)
+		}
+	})
+}
+
+func (w *world) attach(v *generation.View, ref string) (*generation.Image, error) {
+	if !w.faults.skipClaim {
+		return v.Attach(ctx, ref)
+	}
+	i, err := v.Open(ctx, ref)
+	if err == nil {
+		err = generation.Mark(ctx, v.Origin(), i.Map.Digest(), w.now)
+	}
+	return i, err
+}
+
+func readOne(src chunk.Source, c chunktest.Object) error {
+	buf := make([]byte, len(c.Bytes)+1)
+	n, err := src.Fetch(ctx, c.ID, buf, 0)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(buf[:n], c.Bytes) {
+		return fmt.Errorf("chunk %v has other bytes", c.ID)
+	}
+	return nil
+}
+
+func imageOf(d origin.Digest) *image {
+	for _, i := range images {
+		if i.digest == d {
+			return i
+		}
+	}
+	return nil
+}
+
+// pin begins to pin an image by what a name leads to.
+func (w *world) pin(ref string) {
+	var d origin.Digest
+	changes, clock := map[origin.Digest]int{}, w.clock()
+	for d, p := range w.pins {
+		changes[d] = p.changes
+	}
+	w.add("pin "+ref, func(a *actor) error {
+		i, err := view(gate(a, w.origin, nil), clock).Pin(ctx, ref)
+		if err == nil {
+			d = i.Map.Digest()
+		}
+		return err
+	}, func(err error) {
+		switch {
+		case err == nil:
+			if p := w.pins[d]; p.busy == 0 && p.changes == changes[d] {
+				p.must = true
+			}
+		case !errors.Is(err, errCrash) && !errors.Is(err, chunk.ErrNotFound):
+			w.fail("pin %s: %v", ref, err)
+		}
+	})
+}
+
+func (w *world) unpin(i *image) {
+	p := w.pins[i.digest]
+	p.must = false
+	p.changes++
+	p.busy++
+	w.add("unpin", func(a *actor) error {
+		return generation.Unpin(ctx, gate(a, w.origin, nil), i.digest)
+	}, func(err error) {
+		p.busy--
+		p.changes++
+		if err != nil && !errors.Is(err, errCrash) && !errors.Is(err, chunk.ErrNotFound) {
+			w.fail("unpin: %v", err)
+		}
+	})
+}
+
+// grant begins to attach something to images[0].
+func (w *world) grant() {
+	data := fmt.Appendf(nil, "grant %d", w.steps)
+	w.add("grant", func(a *actor) error {
+		return generation.Attach(ctx, gate(a, w.origin, nil), images[0].digest, "age", data)
+	}, func(err error) {
+		switch {
+		case err == nil:
+			w.grants = append(w.grants, data)
+		case !errors.Is(err, errCrash):
+			w.fail("grant: %v", err)
+		}
+	})
+}
+
+func (w *world) collector(a *actor, clock func() time.Time) *gc.Collector {
+	b := w.faults.collector
+	if w.faults.stale {
+		b = &bend{believe: map[string][]byte{}}
+	}
+	if w.faults.noLastLook {
+		b = &bend{hide: func(_ origin.GenerationID, name string) bool {
+			l, err := generation.Load(ctx, w.origin)
+			closed := func(e generation.Entry) bool { return e.State == generation.StateDeleted }
+			return err == nil && slices.ContainsFunc(l, closed) && !strings.HasPrefix(name, "alarms/")
+		}}
+	}
+	return &gc.Collector{Origin: gate(a, w.origin, b), Policy: policy, Copies: 1, Who: "model", Now: clock}
+}
+
+func (w *world) collect() {
+	clock := w.clock()
+	w.add("gc", func(a *actor) error {
+		_, err := w.collector(a, clock).Run(ctx)
+		return err
+	}, w.collected)
+}
+
+// retire begins a change of generation by hand.
+func (w *world) retire() {
+	clock := w.clock()
+	w.add("retire", func(a *actor) error {
+		c := w.collector(a, clock)
+		l, err := generation.Load(ctx, c.Origin)
+		if err == nil {
+			_, err = c.Retire(ctx, l.Active())
+		}
+		return err
+	}, w.collected)
+}
+
+// collected judges how a collector ended: it may be overtaken by others.
+func (w *world) collected(err error) {
+	if err != nil && !errors.Is(err, errCrash) && !errors.Is(err, generation.ErrState) && !errors.Is(err, chunk.ErrNotFound) {
+		w.fail("collector: %v", err)
+	}
+}
+
+// age lets time pass, unless a reader would be late with its mark.
+func (w *world) age(d time.Duration) {
+	for _, r := range w.reads {
+		if w.now.Add(d).Sub(r.marked) > markLag {
+			return
+		}
+	}
+	w.now = w.now.Add(d)
+}
+
+// clear is a person who has looked at the alarms.
+func (w *world) clear() {
+	alarms, err := generation.Alarms(ctx, w.origin)
+	if err != nil {
+		w.fail("alarms: %v", err)
+	}
+	for _, a := range alarms {
+		if a.Reason == generation.ReasonMissing || a.Reason == generation.ReasonGone {
+			w.fail("alarm: %+v", a)
+		}
+		if err := generation.Clear(ctx, w.origin, a.Name); err != nil {
+			w.fail("clear: %v", err)
+		}
+	}
+}
+
+// How long a world is played, and by how many at once.
+const (
+	events    = 300
+	maxActors = 9
+)
+
+// event lets something happen: mostly a few steps of somebody, else something
+// new.
+func (w *world) event() {
+	if len(w.actors) > 0 && (w.draw(4) > 0 || len(w.actors) >= maxActors) {
+		burst := 12
+		if w.draw(4) == 0 {
+			burst = 200
+		}
+		w.run(w.draw(len(w.actors)), 1+w.draw(burst), w.draw(40) == 0)
+		return
+	}
+	name := imageNames[w.draw(len(imageNames))]
+	i := images[w.draw(len(images))]
+	switch w.draw(16) {
+	case 0, 1, 2:
+		w.publish(name, i)
+	case 3, 4:
+		w.remove(name)
+	case 5:
+		w.read(name)
+	case 6:
+		w.read(i.digest.String())
+	case 7:
+		w.pin(name)
+	case 8:
+		if i != images[0] {
+			w.unpin(i)
+		}
+	case 9:
+		w.grant()
+	case 10:
+		w.retire()
+	case 11, 12:
+		w.collect()
+	case 13, 14:
+		w.age(time.Duration(1+w.draw(30)) * time.Hour)
+	case 15:
+		w.clear()
+	}
+}
+
+// run lets actor k do n operations, or, if crash, n-1 and then be killed.
+func (w *world) run(k, n int, crash bool) {
+	a := w.actors[k]
+	for i := range n {
+		w.steps++
+		parked := a.step(crash && i == n-1)
+		w.check()
+		if !parked {
+			w.actors = append(w.actors[:k], w.actors[k+1:]...)
+			return
+		}
+		if w.failed != nil {
+			return
+		}
+	}
+}
+
+// finish lets all actors go on to their end, or kills them.
+func (w *world) finish(crash bool) {
+	for n := 0; len(w.actors) > 0; n++ {
+		w.run(n%len(w.actors), 1, crash)
+	}
+}
+
+// play runs the model for a number of events and judges it.
+func (w *world) play(events int) error {
+	defer w.finish(true) // nobody is left behind, also when drawing panics
+	w.publish("a", images[0])
+	w.finish(false)
+	w.pin("a")
+	w.finish(false)
+	for range events {
+		if w.event(); w.failed != nil {
+			break
+		}
+	}
+	if w.failed == nil {
+		w.finish(w.draw(2) == 0)
+		w.settle()
+	}
+	return w.failed
+}
+
+func check(t interface {
+	Helper()
+	Fatalf(string, ...any)
+}, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+}
+
+// TestModel plays publishers, readers, people and collectors that run at once,
+// are slow, and are killed anywhere, against the model.
+func TestModel(t *testing.T) {
+	total := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		w := newWorld(func(n int) int { return rapid.IntRange(0, n-1).Draw(rt, "n") }, faults{})
+		err := w.play(events)
+		total += w.steps
+		check(rt, err)
+	})
+	t.Logf("%d steps", total)
+	if want := 100_000; total < want && !t.Failed() {
+		t.Errorf("%d steps, want at least %d", total, want)
+	}
+}
+
+// TestModelNotices breaks a rule at a time, and expects the model to say so.
+func TestModelNotices(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a test of the test")
+	}
+	for _, c := range []struct {
+		name string
+		from uint64 // a seed that does it soon
+		faults
+	}{
+		{"a publisher that does not read the states again", 28, faults{skipSettle: true}},
+		{"a reader that does not read the states again", 120, faults{skipClaim: true}},
+		{"names removed from new generations first", 3, faults{newestFirst: true}},
+		{"a name that is not looked at again", 0, faults{stale: true}},
+		{"a collector that skips the last look", 107, faults{noLastLook: true}},
+		{"a collector that sees no names", 4, faults{collector: &bend{hide: hasPrefix("names/")}}},
+		{"a collector that sees no marks", 13, faults{collector: &bend{hide: hasPrefix("marks/")}}},
+		{"a collector that sees no pins", 4, faults{collector: &bend{hide: hasPrefix("pins/")}}},
+		{"chunks that are not copied", 0, faults{collector: &bend{noCopy: true}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			const worlds = 400
+			for seed := c.from; seed < c.from+worlds; seed++ {
+				rng := rand.New(rand.NewPCG(seed, 0))
+				if err := newWorld(rng.IntN, c.faults).play(events); err != nil {
+					t.Logf("seed %d: %v", seed, err)
+					return
+				}
+			}
+			t.Errorf("the model did not notice in %d worlds", worlds)
+		})
+	}
+}
+
+func hasPrefix(p string) func(origin.GenerationID, string) bool {
+	return func(_ origin.GenerationID, name string) bool { return strings.HasPrefix(name, p) }
+}
