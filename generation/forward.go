@@ -17,7 +17,7 @@ import (
 
 // Kinds are the kinds of attachments that are carried along with an image. See
 // the rule at the version of a List before adding one.
-var Kinds = []string{"age", "aws-kms", "minisign", "profile"}
+var Kinds = []string{"age", "aws-kms", "recipient", "minisign", "profile"}
 
 // DefaultCopies is how many chunks are copied at one time.
 const DefaultCopies = 32

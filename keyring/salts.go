@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -45,7 +46,17 @@ func (f *Folder) CheckSalt(store string, s *seal.Salt) error {
 	return f.appendSalt(mine)
 }
 
-// A saltLine is a line of the file: four words.
+// KeepSalt remembers a salt that this user has made for a domain that was not
+// there, whatever was seen before: nobody else has chosen it.
+func (f *Folder) KeepSalt(store string, s *seal.Salt) error {
+	id := s.ID()
+	return f.appendSalt(saltLine{store, s.Domain(), s.Epoch(), fmt.Sprintf("%x %s", id[:], madeWord)})
+}
+
+// madeWord ends a line that makes those before it, of its store and domain, void.
+const madeWord = "made"
+
+// A saltLine is a line of the file: four words, and perhaps madeWord.
 type saltLine struct {
 	store, domain string
 	epoch         uint32
@@ -73,13 +84,16 @@ func (f *Folder) salts() ([]saltLine, error) {
 			continue
 		}
 		bad := fmt.Errorf("%s: line %d: want store, domain, epoch and salt", file.Name(), n)
-		if len(words) != 4 {
+		if len(words) < 4 || len(words) > 5 || len(words) == 5 && words[4] != madeWord {
 			return nil, bad
 		}
 		store, err := url.PathUnescape(words[0])
 		epoch, err2 := strconv.ParseUint(words[2], 10, 32)
 		if err != nil || err2 != nil {
 			return nil, bad
+		}
+		if len(words) == 5 {
+			list = slices.DeleteFunc(list, func(l saltLine) bool { return l.store == store && l.domain == words[1] })
 		}
 		list = append(list, saltLine{store, words[1], uint32(epoch), words[3]})
 	}

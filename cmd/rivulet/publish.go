@@ -166,17 +166,24 @@ func (a *app) publishKeys(ctx context.Context, store origin.Origin, f *publishFl
 
 // publishSalt puts the domain's salt into o; a domain that is not there is made.
 func (a *app) publishSalt(ctx context.Context, store origin.Origin, keys *keyring.Folder, name string, id *identity, o *publish.Options) error {
+	url, err := a.absoluteStore()
+	if err != nil {
+		return err
+	}
+	remember := keys.CheckSalt
 	salt, state, err := domain.Open(ctx, store, name, id.opens)
 	if errors.Is(err, chunk.ErrNotFound) {
+		remember = keys.KeepSalt
 		salt, state, err = domain.Create(ctx, store, name, domain.Coding{}, id.recipients)
 		if errors.Is(err, origin.ErrConflict) { // somebody was faster
+			remember = keys.CheckSalt
 			salt, state, err = domain.Open(ctx, store, name, id.opens)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	if err := a.rememberSalt(keys, salt); err != nil {
+	if err := remember(url, salt); err != nil {
 		return err
 	}
 	o.Salt, o.Policy, o.Level = salt, state.Coding.Policy, state.Coding.Level
@@ -184,15 +191,6 @@ func (a *app) publishSalt(ctx context.Context, store origin.Origin, keys *keyrin
 		return domain.Salt(ctx, store, name, old, id.opens)
 	}
 	return nil
-}
-
-// rememberSalt refuses a salt that is not the one seen before in this store.
-func (a *app) rememberSalt(keys *keyring.Folder, salt *seal.Salt) error {
-	url, err := a.absoluteStore()
-	if err != nil {
-		return err
-	}
-	return keys.CheckSalt(url, salt)
 }
 
 func (a *app) published(r *publish.Result, asJSON bool) error {

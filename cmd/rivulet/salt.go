@@ -119,13 +119,17 @@ what is in them.`,
 	return cmd
 }
 
-// newEpoch remembers the salt of an epoch and tells of it.
+// newEpoch remembers the salt that this user has made, and tells of it.
 func (a *app) newEpoch(salt *seal.Salt, state domain.State) error {
 	keys, err := keyring.Open("")
 	if err != nil {
 		return err
 	}
-	if err := a.rememberSalt(keys, salt); err != nil {
+	url, err := a.absoluteStore()
+	if err != nil {
+		return err
+	}
+	if err := keys.KeepSalt(url, salt); err != nil {
 		return err
 	}
 	a.printf("%x\n", state.Salt[:])

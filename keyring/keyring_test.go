@@ -1,0 +1,164 @@
+package keyring
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/sign"
+)
+
+func open(t testing.TB) *Folder {
+	t.Helper()
+	f, err := Open(filepath.Join(t.TempDir(), "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestIdentityIsMadeOnce(t *testing.T) {
+	f := open(t)
+	if _, err := f.Identity(nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("in a folder that is not there: %v; want ErrNotExist", err)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	made, who := 0, map[string]bool{}
+	for range 8 {
+		wg.Go(func() {
+			ids, m, err := f.MakeIdentity(nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if m {
+				made++
+			}
+			who[ids.Recipients()[0].String()] = true
+		})
+	}
+	wg.Wait()
+	if made != 1 || len(who) != 1 {
+		t.Errorf("made %d times, %d identities; want one", made, len(who))
+	}
+	info, err := os.Stat(f.IdentityPath())
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("identity file: %v, %v; want mode 0600", info, err)
+	}
+	if err := os.Chmod(f.IdentityPath(), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := f.MakeIdentity(nil); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("that others can read: %v; want ErrPermission", err)
+	}
+}
+
+func TestPublisher(t *testing.T) {
+	f := open(t)
+	first, made, err := f.MakePublisher()
+	if err != nil || !made {
+		t.Fatalf("made %v, %v", made, err)
+	}
+	again, made, err := f.MakePublisher()
+	if err != nil || made || again.Public().String() != first.Public().String() {
+		t.Errorf("again: %v, made %v, %v; want %v", again, made, err, first)
+	}
+	public, err := sign.FindPublicKey(f.file(publicFile))
+	if err != nil || public.String() != first.Public().String() {
+		t.Errorf("public key file: %v, %v", public, err)
+	}
+}
+
+func TestTrusted(t *testing.T) {
+	f := open(t)
+	if keys, err := f.Trusted(); err != nil || keys != nil {
+		t.Errorf("without a file: %v, %v", keys, err)
+	}
+	k, _, err := f.MakePublisher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) {
+		if err := os.WriteFile(f.file(trustedFile), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("# of the build farm\n\n" + string(k.Public().File()) + k.Public().String() + "\n")
+	keys, err := f.Trusted()
+	if err != nil || len(keys) != 2 || keys[0].String() != k.Public().String() {
+		t.Errorf("Trusted = %v, %v; want the key twice", keys, err)
+	}
+	write("nonsense\n")
+	if _, err := f.Trusted(); err == nil || !strings.Contains(err.Error(), trustedFile) {
+		t.Errorf("nonsense: %v; want an error that names the file", err)
+	}
+}
+
+func newSalt(t testing.TB, epoch uint32) *seal.Salt {
+	t.Helper()
+	s, err := seal.NewSalt("d", epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// A salt that a store swaps is refused; so is the return to an older one.
+func TestCheckSalt(t *testing.T) {
+	f, first, second := open(t), newSalt(t, 1), newSalt(t, 2)
+	const store = "s3://bucket/a prefix"
+	for _, c := range []struct {
+		what  string
+		store string
+		salt  *seal.Salt
+		ok    bool
+	}{
+		{"the first", store, first, true},
+		{"the same", store, first, true},
+		{"another in that epoch", store, newSalt(t, 1), false},
+		{"the same in another store", "dir:/x", newSalt(t, 1), true},
+		{"a new epoch", store, second, true},
+		{"the new one again", store, second, true},
+		{"the old one again", store, first, false},
+		{"another in the new epoch", store, newSalt(t, 2), false},
+	} {
+		if err := f.CheckSalt(c.store, c.salt); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrSalt) {
+			t.Errorf("%s: %v; want it taken: %v", c.what, err, c.ok)
+		}
+	}
+	made := newSalt(t, 1)
+	if err := f.KeepSalt(store, made); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.CheckSalt(store, made); err != nil {
+		t.Errorf("one's own for a domain that was not there: %v", err)
+	}
+	if err := f.CheckSalt(store, second); err != nil {
+		t.Errorf("an epoch after it: %v", err)
+	}
+	b, err := os.ReadFile(f.file(saltsFile))
+	if err != nil || strings.Contains(string(b), string(first.Bytes()[28:60])) {
+		t.Errorf("the file has a secret, or %v", err)
+	}
+	if err := os.WriteFile(f.file(saltsFile), []byte("one two\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.CheckSalt(store, first); err == nil || !strings.Contains(err.Error(), "line 1") {
+		t.Errorf("a damaged file: %v; want the line", err)
+	}
+}
+
+func TestFolderOfTheUser(t *testing.T) {
+	t.Setenv(Environment, "/somewhere/keys")
+	if f, err := Open(""); err != nil || f.Path() != "/somewhere/keys" {
+		t.Errorf("Open = %v, %v", f, err)
+	}
+}

@@ -1,0 +1,108 @@
+package seal_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/seal/agewrap"
+	"github.com/rivuletfs/rivulet/store/memory"
+)
+
+func count(t *testing.T, s origin.Attachments, m *blockmap.Map, kind string) (n int) {
+	t.Helper()
+	err := s.ListAttachments(context.Background(), m.Digest(), kind, func([]byte) error { n++; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestGrant locks a map for one, then for another with the help of the first.
+func TestGrant(t *testing.T) {
+	ctx := context.Background()
+	info := &blockmap.Info{Layout: 1, Size: 1 << 20, ChunkLog2: 19, FrameLog2: 16, SaltID: blockmap.SaltID{1}}
+	m, key, err := seal.Lock(info, []blockmap.Chunk{{Stored: 100, Size: 10, ID: chunk.ID{1}, Key: blockmap.Key{2}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids [2]*agewrap.Identities
+	for i := range ids {
+		if ids[i], err = agewrap.CreateIdentity(filepath.Join(t.TempDir(), "id")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store := memory.New().Generation(1)
+	first, second := ids[0].Recipients()[0], ids[1].Recipients()[0]
+	if n, err := seal.Grant(ctx, m, key, []seal.Recipient{first, first}, store); err != nil || n != 1 {
+		t.Fatalf("Grant = %d, %v; want 1", n, err)
+	}
+	if _, _, err := seal.UnlockKey(ctx, m, store, ids[1]); !errors.Is(err, seal.ErrNotRecipient) {
+		t.Errorf("unlocked before it was granted: %v", err)
+	}
+	open, found, err := seal.UnlockKey(ctx, m, store, ids[1], ids[0])
+	if err != nil || found != key || open.Chunk(0).Key != (blockmap.Key{2}) {
+		t.Fatalf("UnlockKey: %v", err)
+	}
+	for i, want := range []int{1, 0} {
+		if n, err := seal.Grant(ctx, open, found, []seal.Recipient{first, second}, store); err != nil || n != want {
+			t.Errorf("Grant %d = %d, %v; want %d", i, n, err, want)
+		}
+	}
+	if _, _, err := seal.UnlockKey(ctx, m, store, ids[1]); err != nil {
+		t.Errorf("granted, and not unlocked: %v", err)
+	}
+	if w, r := count(t, store, m, agewrap.Kind), count(t, store, m, seal.RecipientKind); w != 2 || r != 2 {
+		t.Errorf("%d wrapped keys, %d tags; want two of each", w, r)
+	}
+}
+
+func TestLockSalt(t *testing.T) {
+	s, err := seal.NewSalt("d", 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	locked, key := seal.LockSalt(s)
+	got, err := seal.OpenSalt(locked, key, s.ID())
+	if err != nil || string(got.Bytes()) != string(s.Bytes()) {
+		t.Fatalf("OpenSalt = %v, %v", got, err)
+	}
+	if again, other := seal.LockSalt(s); string(again) == string(locked) || other == key {
+		t.Error("two locks are equal")
+	}
+	wrong := key
+	wrong[0] ^= 1
+	if _, err := seal.OpenSalt(locked, wrong, s.ID()); !errors.Is(err, seal.ErrSaltKey) {
+		t.Errorf("another key: %v; want ErrSaltKey", err)
+	}
+	if _, err := seal.OpenSalt(locked, key, blockmap.SaltID{1}); !errors.Is(err, seal.ErrSaltKey) {
+		t.Errorf("another ID: %v; want ErrSaltKey", err)
+	}
+	for i := range locked {
+		bent := append([]byte{}, locked...)
+		bent[i] ^= 0x40
+		if _, err := seal.OpenSalt(bent, key, s.ID()); err == nil {
+			t.Fatalf("byte %d changed, and opened", i)
+		}
+		if _, err := seal.OpenSalt(locked[:i], key, s.ID()); err == nil {
+			t.Fatalf("cut to %d bytes, and opened", i)
+		}
+	}
+}
+
+func FuzzOpenSalt(f *testing.F) {
+	s, _ := seal.NewSalt("d", 1)
+	locked, key := seal.LockSalt(s)
+	f.Add(locked)
+	f.Add([]byte("rvsltlk1"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if got, err := seal.OpenSalt(b, key, s.ID()); err == nil && string(got.Bytes()) != string(s.Bytes()) {
+			t.Errorf("opened as %v", got)
+		}
+	})
+}
