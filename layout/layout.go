@@ -30,9 +30,10 @@ import (
 // Version is the version of the rules in this package and in ext4.Writer. It
 // enters disk digests and the keys under which segments are remembered.
 //
-// Version 1 had large files from 256 KiB on, and ended a bin at once after a
-// file from 256 KiB on whose hash was a multiple of 8. Nothing makes it any
-// more; its disks are read like all others, by their block maps.
+// Version 1 had large files from 256 KiB on, ended a bin at once after a file
+// from 256 KiB on whose hash was a multiple of 8, and numbered the entries of a
+// layer one after the other. Nothing makes it any more; its disks are read like
+// all others, by their block maps.
 const Version = 2
 
 // Constants of the layout, in the unit that their names say.

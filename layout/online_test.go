@@ -189,7 +189,7 @@ var oddParams = []Params{
 
 func TestPlannerDoesAsPlanSegment(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for range 200 {
+	for range 60 {
 		entries := randomEntries(rng, rng.IntN(400))
 		for _, params := range oddParams {
 			checkPlans(t, entries, params)

@@ -138,7 +138,7 @@ func contents(t *testing.T, entries []flatten.Entry) map[string]bool {
 
 // What a change of one file may disturb: its own bin, and seldom the next ones.
 func TestSegmentChangesStayLocal(t *testing.T) {
-	base := mixedEntries(3000)
+	base := mixedEntries(1000)
 	before := contents(t, base)
 	set := func(i int, size int64) []flatten.Entry {
 		out := slices.Clone(base)
@@ -164,7 +164,7 @@ func TestSegmentChangesStayLocal(t *testing.T) {
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
 			tried, sum, most := 0, 0, 0
-			for i := 3; i < len(base); i += 29 {
+			for i := 3; i < len(base); i += 9 {
 				if base[i].Size > 24<<10 {
 					continue
 				}
