@@ -66,12 +66,12 @@ func lock(info *blockmap.Info, chunks []blockmap.Chunk, key ImageKey, nonce [12]
 	if err != nil {
 		return nil, fmt.Errorf("lock block map: %w", err)
 	}
-	clear, err := blockmap.Parse(b)
+	unlocked, err := blockmap.Parse(b)
 	if err != nil {
 		return nil, fmt.Errorf("lock block map: %w", err)
 	}
 	aead := newGCM(key)
-	additional, keys := clear.Parts() // of b, which is ours
+	additional, keys := unlocked.Parts() // of b, which is ours
 	aead.Seal(keys[:0], nonce[:], keys[:len(keys)-aead.Overhead()], additional)
 	return blockmap.Parse(b)
 }

@@ -270,9 +270,13 @@ func TestRecord(t *testing.T) {
 }
 
 func FuzzUnlock(f *testing.F) {
-	m, key, _ := lock(f, 2)
+	info, chunks := mapOf(2)
+	key := vectorImageKey // the same in every process of the fuzzer
+	m, err := seal.LockWith(info, chunks, key, vectorNonce)
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Add(m.Bytes(), key[:])
-	info, chunks := mapOf(1)
 	open, err := seal.LockOpen(info, chunks)
 	if err != nil {
 		f.Fatal(err)
@@ -303,7 +307,7 @@ func FuzzUnlock(f *testing.F) {
 
 func FuzzOpenRecord(f *testing.F) {
 	salt, diff := fixedSalt(f, "default", 1), origin.Sum([]byte("layer"))
-	good, err := seal.LockRecord(salt, diff, 1, []byte("record"))
+	good, err := seal.LockRecordWith(salt, diff, 1, []byte("record"), vectorNonce)
 	if err != nil {
 		f.Fatal(err)
 	}

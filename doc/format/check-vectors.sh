@@ -1,8 +1,8 @@
 #!/bin/sh
 # check-vectors.sh [ROOT]: check the test vectors of chunk.md and blockmap.md
 # with openssl, zstd and age, and dd, od and sha256sum to cut and compare. ROOT
-# is the folder that has chunk/testdata and seal/testdata; by default that of
-# this script's checkout. Exit status 0 if all is right, 1 if not.
+# is the folder that has chunk/testdata, seal/testdata and seal/kmswrap/testdata;
+# by default that of this script's checkout. Exit status 0 if all is right, 1 if not.
 #
 # What openssl's command line cannot do is check the tag of AES-GCM. It decrypts
 # GCM all the same: that is counter mode from nonce ‖ 00000002 on.
@@ -138,6 +138,14 @@ verify "$tmp/hash" "$tmp/ed25519" || bad "the block map has another signature"
 verify "$tmp/claimed" "$tmp/global" || bad "the trusted comment has another signature"
 same "signature: comment" "${comment#trusted comment: }" \
 	"rivulet block map source=sha256:$(part "$map" 64 32) chain=sha256:$(part "$map" 96 32) disk=sha256:$(part "$map" 32 32)"
+
+# --- the same image key wrapped by KMS, whose data key is 32 bytes 0x42
+wrapped=$root/seal/kmswrap/testdata/wrapped
+same "kms: magic" "$(part "$wrapped" 0 7)" "$(word rvkms1)0a"
+arn=$(number "$wrapped" 7 2)
+at=$((7 + 2 + arn + 2 + $(number "$wrapped" $((9 + arn)) 2)))
+same "kms: length" $((at + 12 + 32 + 16)) "$(($(wc -c <"$wrapped")))"
+same "kms: image key" "$(cut_file "$wrapped" $((at + 12)) 32 | ctr "$(printf '42%.0s' $(seq 32))" "$(part "$wrapped" "$at" 12)00000002" | hex)" "$(printf 'image key' | sum)"
 
 # --- a segment record of the layer "layer", layout 1
 record=$vectors/record

@@ -188,6 +188,7 @@ func CreateIdentity(path string) (*Identities, error) {
 // empty for a passphrase. The caller must not change the slice.
 func (i *Identities) Recipients() []*Recipient { return i.recipients }
 
+// String names the recipients.
 func (i *Identities) String() string {
 	names := make([]string, len(i.recipients))
 	for k, r := range i.recipients {
@@ -198,6 +199,9 @@ func (i *Identities) String() string {
 
 // Format implements fmt.Formatter: whatever the verb, no secret shows.
 func (i *Identities) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, i.String()) }
+
+// MarshalText implements encoding.TextMarshaler, without secrets.
+func (i *Identities) MarshalText() ([]byte, error) { return []byte(i.String()), nil }
 
 // Kind implements seal.Unwrapper.
 func (*Identities) Kind() string { return Kind }

@@ -3,9 +3,12 @@ package kmswrap
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -282,6 +285,42 @@ func TestParse(t *testing.T) {
 		if _, err := e.seal([32]byte{1}, seal.ImageKey{2}, about); err == nil {
 			t.Errorf("a name of %d bytes and a data key of %d are stored", len(e.key), len(e.dataKey))
 		}
+	}
+}
+
+// vector is what doc/format/blockmap.md says of testdata/wrapped.
+var vector = struct {
+	dataKey [32]byte
+	key     seal.ImageKey
+	about   seal.About
+}{
+	[32]byte(bytes.Repeat([]byte{0x42}, 32)), seal.ImageKey(sha256.Sum256([]byte("image key"))), about,
+}
+
+var update = flag.Bool("update", false, "write the vector anew")
+
+func TestVector(t *testing.T) {
+	const path = "testdata/wrapped"
+	if *update {
+		e := envelope{key: keyARN, dataKey: []byte("a data key as KMS encrypted it")}
+		b, err := e.seal(vector.dataKey, vector.key, vector.about)
+		if err == nil {
+			err = os.WriteFile(path, b, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := parse(b)
+	if err != nil || e.key != keyARN {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	if key, err := e.open(vector.dataKey, vector.about); err != nil || key != vector.key {
+		t.Errorf("another key, %v", err)
 	}
 }
 

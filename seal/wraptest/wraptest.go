@@ -173,7 +173,7 @@ func testSecrecy(t *testing.T, p Pair) {
 	}
 	_, err := p.Unwrapper.Unwrap(t.Context(), data[:len(data)-1], about)
 	for _, text := range []string{fmt.Sprintf("%v %+v %#v", key, p.Unwrapper, p.Wrapper), fmt.Sprint(err)} {
-		for _, form := range []string{string(key[:8]), fmt.Sprintf("%x", key[:8]), fmt.Sprint(key[:8])} {
+		for _, form := range []string{string(key[:8]), fmt.Sprintf("%x", key[:8]), fmt.Sprintf("%d", key[:8])} {
 			if strings.Contains(text, strings.Trim(form, "[]")) {
 				t.Errorf("the key is in %q", text)
 			}
