@@ -7,12 +7,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
-	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/store/memory"
 )
 
@@ -74,8 +72,8 @@ func secretTree(t *testing.T) string {
 // TestNothingIsReadable looks in every stored byte for any run of any file, and
 // for the files' names.
 func TestNothingIsReadable(t *testing.T) {
-	tree, store := secretTree(t), memory.New().Generation(1)
-	mustPublish(t, store, "a", "dir:"+tree)
+	tree, place := secretTree(t), memory.New()
+	publishAs(t, place, newPerson(t).options(t, "a"), "dir:"+tree)
 	runs := map[[runBytes]byte]string{}
 	add := func(name string, b []byte) {
 		for i := 0; i+runBytes <= len(b); i++ {
@@ -95,7 +93,7 @@ func TestNothingIsReadable(t *testing.T) {
 		t.Fatalf("%d runs, %v", len(runs), err)
 	}
 	stored := 0
-	everything(t, store, func(what string, b []byte) {
+	everything(t, place.Generation(1), func(what string, b []byte) {
 		stored += len(b)
 		for i := 0; i+runBytes <= len(b); i++ {
 			if name, ok := runs[[runBytes]byte(b[i:])]; ok {
@@ -106,35 +104,5 @@ func TestNothingIsReadable(t *testing.T) {
 	})
 	if stored < 300_000 {
 		t.Errorf("searched %d bytes only", stored)
-	}
-}
-
-// TestSaltsShareChunksOrNot: publishers with one salt store an image's chunks
-// once, those with two store them twice; the disk is the same.
-func TestSaltsShareChunksOrNot(t *testing.T) {
-	tree, store := secretTree(t), memory.New().Generation(1)
-	other, err := seal.NewSalt("tenant", 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	first := mustPublish(t, store, "a", "dir:"+tree)
-	if again := mustPublish(t, store, "b", "dir:"+tree); again.NewChunks != 0 {
-		t.Errorf("one salt: %d new chunks", again.NewChunks)
-	}
-	r, err := Image(t.Context(), store, []string{"dir:" + tree}, Options{Salt: other, Name: "c", TempDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.NewChunks != first.NewChunks || r.LayersKnown != 0 || r.Digest != first.Digest || r.BlockMap == first.BlockMap {
-		t.Errorf("two salts: %+v; first %+v", r, first)
-	}
-	chunks := map[chunk.ID]bool{}
-	everything(t, store, func(what string, b []byte) {
-		if h, err := chunk.ParseHeader(b); err == nil && strings.HasPrefix(what, "chunk ") {
-			chunks[h.ID()] = true
-		}
-	})
-	if int64(len(chunks)) != 2*first.NewChunks {
-		t.Errorf("%d chunks are stored, want twice %d", len(chunks), first.NewChunks)
 	}
 }

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -283,60 +281,6 @@ func TestNewGenerationNeedsNoLayer(t *testing.T) {
 	sameTree(t, alice.files(t, place, "app"), app)
 	if _, err := catalog.Open(ctx, place.Generation(next), "app"); err != nil {
 		t.Errorf("in the new generation: %v", err)
-	}
-}
-
-// No 16 bytes of an image's files are in what the store keeps of it.
-func TestStoreHasNothingInTheClear(t *testing.T) {
-	ctx := context.Background()
-	tree, place := makeTree(t, 28, 40), memory.New()
-	if err := os.WriteFile(filepath.Join(tree, "secret"), []byte("sixteen bytes of something that nobody may know"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	publishAs(t, place, newPerson(t).options(t, "a"), "dir:"+tree)
-	runs := map[[16]byte]bool{}
-	err := fs.WalkDir(os.DirFS(tree), ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(filepath.Join(tree, path))
-		for i := 0; i+16 <= len(b); i += 16 {
-			if run := [16]byte(b[i:]); run != [16]byte{} {
-				runs[run] = true
-			}
-		}
-		return err
-	})
-	if err != nil || len(runs) == 0 {
-		t.Fatalf("%d runs, %v", len(runs), err)
-	}
-	stored := 0
-	search := func(what string, b []byte) {
-		stored += len(b)
-		for i := 0; i+16 <= len(b); i++ {
-			if runs[[16]byte(b[i:])] {
-				t.Fatalf("%s has %q of a file in the clear", what, b[i:i+16])
-			}
-		}
-	}
-	s := place.Generation(1)
-	if err := s.List(ctx, func(id chunk.ID, size int64) error {
-		b := make([]byte, size)
-		_, err := s.Fetch(ctx, id, b, 0)
-		search("chunk "+id.String(), b)
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.ListObjects(ctx, func(d origin.Digest, size int64) error {
-		b, err := s.GetObject(ctx, d, size)
-		search("object "+d.String(), b)
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if stored == 0 {
-		t.Fatal("nothing was searched")
 	}
 }
 
