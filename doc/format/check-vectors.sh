@@ -20,11 +20,13 @@ same() { [ "$2" = "$3" ] || bad "$1: $2, want $3"; echo "$1: $2"; }
 # bin HEX: the bytes. hex [FILE]: their digits. cut FILE OFFSET LENGTH: a part.
 bin() {
 	rest=$1
+	octal=
 	while [ -n "$rest" ]; do
-		pair=${rest%"${rest#??}"} rest=${rest#??}
-		# shellcheck disable=SC2059
-		printf "\\$(printf %03o "0x$pair")"
+		pair=$((0x${rest%"${rest#??}"})) rest=${rest#??}
+		octal=$octal\\$((pair / 64))$((pair / 8 % 8))$((pair % 8))
 	done
+	# shellcheck disable=SC2059
+	printf "$octal"
 }
 hex() { od -An -v -tx1 ${1:+"$1"} | tr -d ' \n'; }
 cut_file() { dd if="$1" bs=1 skip="$2" count="$3" 2>/dev/null; }

@@ -94,8 +94,8 @@ func TestSuite(t *testing.T) {
 	}
 	for name, make := range kinds {
 		t.Run(name, func(t *testing.T) {
+			ids := make(t) // once: to open an encrypted SSH key takes its time
 			wraptest.Run(t, func(t *testing.T) wraptest.Pair {
-				ids := make(t)
 				text := ids.Recipients()[0].String() // a recipient goes through its text
 				r, err := ParseRecipient(text + "  \n")
 				if err != nil || r.String() != text {
