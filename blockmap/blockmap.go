@@ -4,7 +4,7 @@
 // A block map is an immutable object, named by the SHA-256 of its bytes. They
 // are fixed-width little-endian tables in one fixed order,
 //
-//	header ‖ layers ‖ image config ‖ chunk table ‖ key table ‖ tag
+//	header ‖ layers ‖ chunk table ‖ key table ‖ image config ‖ tag
 //
 // so that a reader maps the file and searches it in place: [Parse] checks
 // every field once and keeps the bytes, and a look-up is a binary search in
@@ -12,10 +12,12 @@
 // offsets follow from the counts, and nothing may trail; whatever Parse
 // accepts, [Encode] gives back byte for byte.
 //
-// Everything but the keys is readable by anybody: a collector finds the chunks
-// of a disk, and a cache their lengths, without a key. The key table lies last
-// so that it can be locked by AES-256-GCM with all bytes before it as
-// additional data; [Map.Parts] has the two pieces.
+// What others than the image's readers work with is readable by anybody: a
+// collector finds the chunks of a disk, and a cache their lengths, without a
+// key. What only readers need, the chunks' keys and the image's configuration,
+// lies last so that it can be locked by AES-256-GCM with all bytes before it as
+// additional data; [Map.Parts] has the two pieces, and [Map.Unlocked] puts the
+// decrypted one in.
 //
 // doc/format/blockmap.md has the bytes, the limits and the test vectors.
 package blockmap
@@ -30,7 +32,7 @@ import (
 )
 
 // Version is the format version that this package writes and reads.
-const Version = 1
+const Version = 2
 
 // Bounds of the format. Parse checks each before it allocates or walks.
 const (
@@ -53,6 +55,8 @@ var (
 	ErrFormat = errors.New("malformed block map")
 	// ErrVersion is returned (wrapped) for a block map of another version.
 	ErrVersion = errors.New("unknown block map version")
+
+	errOldVersion = fmt.Errorf("%w: published by an older version; publish again", ErrVersion)
 )
 
 // A Key opens one chunk. Printed, logged or put into JSON by itself or as an
@@ -70,17 +74,17 @@ func (Key) MarshalText() ([]byte, error) { return []byte(hiddenKey), nil }
 // A SaltID names the salt that a map's chunks were sealed with.
 type SaltID [16]byte
 
-// A LockKind says how a key table is locked.
+// A LockKind says how a map's key table and configuration are locked.
 type LockKind uint32
 
 // The kinds of locks.
 const (
-	LockOpen      LockKind = 0 // the key table is readable
-	LockAES256GCM LockKind = 1 // it is AES-256-GCM ciphertext
+	LockOpen      LockKind = 0 // both are readable
+	LockAES256GCM LockKind = 1 // they are one AES-256-GCM ciphertext
 )
 
-// A Lock holds what is needed, beside the image key, to open a key table. The
-// nonce and tag of an open map are zero.
+// A Lock holds what is needed, beside the image key, to open a locked map. The
+// nonce and tag of an open one are zero.
 type Lock struct {
 	Kind  LockKind
 	Nonce [12]byte
@@ -100,8 +104,11 @@ type Info struct {
 	Metadata  origin.Digest // object that holds the file-system metadata's chunks
 	SaltID    SaltID
 	Lock      Lock
-	Config    []byte // the image's configuration: JSON, byte for byte as published
 	Layers    []Layer
+
+	// Config is the image's configuration: JSON, byte for byte as published.
+	// What a locked map says of itself has none, nil; see Map.Unlocked.
+	Config []byte
 }
 
 // ChunkSize returns the bytes of a full chunk.

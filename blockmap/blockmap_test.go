@@ -84,10 +84,10 @@ func put64(at int, v uint64) func([]byte) {
 func TestMalformed(t *testing.T) {
 	const (
 		layers = 256
-		config = layers + 3*layerBytes
-		chunks = 576 // config + 14, rounded up to 64
+		chunks = 576 // layers + 3*88, rounded up to 64
 		keys   = 768 // chunks + 4*44, rounded up to 64
-		length = keys + 4*keyBytes + tagBytes
+		config = keys + 4*keyBytes
+		length = config + 14 + tagBytes
 	)
 	small := must(Encode(smallVector()))
 	if len(small) != length {
@@ -102,7 +102,8 @@ func TestMalformed(t *testing.T) {
 		{"header cut", small[:255], "no header"},
 		{"magic", bend(put32(0, 0)), "no header"},
 		{"version 0", bend(put32(8, 0)), "version 0"},
-		{"version 2", bend(put32(8, 2)), "version 2"},
+		{"version 1", bend(put32(8, 1)), "version 1: unknown block map version: published by an older version; publish again"},
+		{"version 3", bend(put32(8, 3)), "version 3, want 2"},
 		{"last byte missing", small[:length-1], "bytes, want"},
 		{"byte too many", append(bytes.Clone(small), 0), "bytes, want"},
 		{"disk empty", bend(put64(16, 0)), "disk of 0 bytes"},
@@ -122,16 +123,16 @@ func TestMalformed(t *testing.T) {
 		{"too many layers", bend(put32(200, MaxLayers+1)), "layers, at most"},
 		{"one layer fewer", bend(put32(200, 2)), "not where"},
 		{"layer width", bend(put32(204, 96)), "entries of 96"},
-		{"configuration elsewhere", bend(put64(208, config-1)), "not where"},
-		{"configuration too long", bend(put64(216, MaxConfigBytes+1)), "configuration of"},
-		{"configuration huge", bend(put64(216, math.MaxUint64)), "configuration of"},
-		{"configuration ends in padding", bend(put64(216, 13)), "padding"},
-		{"chunks elsewhere", bend(put64(224, chunks+64)), "not where"},
-		{"too many chunks", bend(put32(232, MaxChunks+1)), "chunks, at most"},
-		{"one chunk fewer", bend(put32(232, 3)), "length field"},
-		{"one chunk more", bend(put32(232, 5)), "not where"},
-		{"chunk width", bend(put32(236, 76)), "entries of"},
-		{"keys elsewhere", bend(put64(240, keys-64)), "not where"},
+		{"chunks elsewhere", bend(put64(208, chunks+64)), "not where"},
+		{"too many chunks", bend(put32(216, MaxChunks+1)), "chunks, at most"},
+		{"one chunk fewer", bend(put32(216, 3)), "not where"},
+		{"one chunk more", bend(put32(216, 5)), "not where"},
+		{"chunk width", bend(put32(220, 76)), "entries of"},
+		{"keys elsewhere", bend(put64(224, keys-64)), "not where"},
+		{"configuration elsewhere", bend(put64(232, config+1)), "not where"},
+		{"configuration too long", bend(put64(240, MaxConfigBytes+1)), "configuration of"},
+		{"configuration huge", bend(put64(240, math.MaxUint64)), "configuration of"},
+		{"configuration one shorter", bend(put64(240, 13)), "length field"},
 		{"length field", bend(put64(248, length+1)), "length field"},
 		{"compressed size", bend(put64(layers+64, 1<<63)), "compressed size"},
 		{"slots overlap", bend(put32(layers+2*layerBytes+72, 5)), "inside the one before"},
@@ -140,6 +141,7 @@ func TestMalformed(t *testing.T) {
 		{"slot overflows", bend(put32(layers+2*layerBytes+76, math.MaxUint32)), "slot ends"},
 		{"layer padding", bend(put32(layers+84, 1)), "layer 0: padding"},
 		{"padding before chunks", bend(put32(chunks-4, 1)), "padding"},
+		{"padding after layers", bend(put32(layers+3*layerBytes, 1)), "padding"},
 		{"padding before keys", bend(put32(keys-4, 1)), "padding"},
 		{"index twice", bend(put32(chunks+chunkBytes, 0)), "does not rise"},
 		{"index falls", bend(put32(chunks+2*chunkBytes, 1)), "does not rise"},
@@ -219,7 +221,10 @@ func FuzzParse(f *testing.F) {
 		f.Add(v.make())
 	}
 	f.Add(bend(put64(16, 1<<63)))
-	f.Add(bend(put32(232, 5)))
+	f.Add(bend(put32(216, 5)))
+	f.Add(bend(put64(240, 13)))
+	f.Add(bend(put32(8, 1)))
+	f.Add(bend(put32(176, 1))) // as it is before it is locked
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := Parse(b)
 		if err != nil {
@@ -231,6 +236,13 @@ func FuzzParse(f *testing.F) {
 			if c, found := m.Lookup(chunks[i].Index); !found || c != chunks[i] {
 				t.Fatalf("Lookup(%d) = %+v, %v", chunks[i].Index, c, found)
 			}
+		}
+		if m.Locked() { // the ciphertext stands where the configuration would
+			if info.Config != nil {
+				t.Fatal("the configuration of a locked map can be read")
+			}
+			_, locked := m.Parts()
+			info.Config = locked[m.Len()*keyBytes : len(locked)-tagBytes]
 		}
 		again, err := Encode(&info, chunks)
 		if err != nil {

@@ -21,18 +21,18 @@ const magic = "RVBLKMAP"
 // A plan is where the parts of a map lie: a function of their lengths alone,
 // so that a map has no freedom in it.
 type plan struct {
-	nLayers, nConfig, nChunks            int
-	layers, config, chunks, keys, length int64 // byte offsets, and the whole
+	nLayers, nChunks, nConfig            int
+	layers, chunks, keys, config, length int64 // byte offsets, and the whole
 }
 
 // newPlan lays out parts whose lengths are within the bounds.
-func newPlan(nLayers, nConfig, nChunks int) plan {
-	p := plan{nLayers: nLayers, nConfig: nConfig, nChunks: nChunks}
+func newPlan(nLayers, nChunks, nConfig int) plan {
+	p := plan{nLayers: nLayers, nChunks: nChunks, nConfig: nConfig}
 	p.layers = headerBytes
-	p.config = p.layers + int64(nLayers)*layerBytes
-	p.chunks = align(p.config + int64(nConfig))
+	p.chunks = align(p.layers + int64(nLayers)*layerBytes)
 	p.keys = align(p.chunks + int64(nChunks)*chunkBytes)
-	p.length = p.keys + int64(nChunks)*keyBytes + tagBytes
+	p.config = p.keys + int64(nChunks)*keyBytes // what is locked has no gaps
+	p.length = p.config + int64(nConfig) + tagBytes
 	return p
 }
 
@@ -41,21 +41,20 @@ func align(n int64) int64 { return (n + alignment - 1) &^ (alignment - 1) }
 // Encode returns the one encoding of a map of chunks, which must rise by
 // index, or says what the format does not allow.
 //
-// To lock a map, encode it with Lock.Kind and Lock.Nonce set, a zero tag and
-// the keys in the clear, and seal the key table in place: the last bytes are
-// where AES-256-GCM puts the tag.
+// To lock a map, encode it with Lock.Kind and Lock.Nonce set, a zero tag, and
+// keys and configuration in the clear, and encrypt the second of Map.Parts in
+// place: its last bytes are where AES-256-GCM puts the tag.
 func Encode(info *Info, chunks []Chunk) ([]byte, error) {
-	if len(info.Layers) > MaxLayers || len(info.Config) > MaxConfigBytes || len(chunks) > MaxChunks {
-		return nil, fmt.Errorf("encode block map: %d layers, %d bytes of configuration, %d chunks: at most %d, %d, %d: %w",
-			len(info.Layers), len(info.Config), len(chunks), MaxLayers, MaxConfigBytes, MaxChunks, ErrFormat)
+	if len(info.Layers) > MaxLayers || len(chunks) > MaxChunks || len(info.Config) > MaxConfigBytes {
+		return nil, fmt.Errorf("encode block map: %d layers, %d chunks, %d bytes of configuration: at most %d, %d, %d: %w",
+			len(info.Layers), len(chunks), len(info.Config), MaxLayers, MaxChunks, MaxConfigBytes, ErrFormat)
 	}
-	p := newPlan(len(info.Layers), len(info.Config), len(chunks))
+	p := newPlan(len(info.Layers), len(chunks), len(info.Config))
 	b := make([]byte, p.length)
 	encodeHeader(b, info, &p)
 	for i := range info.Layers {
 		encodeLayer(b[p.layers+int64(i)*layerBytes:], &info.Layers[i])
 	}
-	copy(b[p.config:], info.Config)
 	for i := range chunks {
 		c := &chunks[i]
 		e := b[p.chunks+int64(i)*chunkBytes:]
@@ -65,6 +64,7 @@ func Encode(info *Info, chunks []Chunk) ([]byte, error) {
 		copy(e[12:], c.ID[:])
 		copy(b[p.keys+int64(i)*keyBytes:], c.Key[:])
 	}
+	copy(b[p.config:], info.Config)
 	copy(b[p.length-tagBytes:], info.Lock.Tag[:])
 
 	// The rules stand in one place: what Parse refuses is never written.
@@ -92,12 +92,12 @@ func encodeHeader(b []byte, info *Info, p *plan) {
 	le.PutUint64(b[192:], uint64(p.layers))
 	le.PutUint32(b[200:], uint32(p.nLayers))
 	le.PutUint32(b[204:], layerBytes)
-	le.PutUint64(b[208:], uint64(p.config))
-	le.PutUint64(b[216:], uint64(p.nConfig))
-	le.PutUint64(b[224:], uint64(p.chunks))
-	le.PutUint32(b[232:], uint32(p.nChunks))
-	le.PutUint32(b[236:], chunkBytes)
-	le.PutUint64(b[240:], uint64(p.keys))
+	le.PutUint64(b[208:], uint64(p.chunks))
+	le.PutUint32(b[216:], uint32(p.nChunks))
+	le.PutUint32(b[220:], chunkBytes)
+	le.PutUint64(b[224:], uint64(p.keys))
+	le.PutUint64(b[232:], uint64(p.config))
+	le.PutUint64(b[240:], uint64(p.nConfig))
 	le.PutUint64(b[248:], uint64(p.length))
 }
 

@@ -13,8 +13,8 @@ import (
 // from, without allocating, and may be used by any number of goroutines.
 type Map struct {
 	bytes  []byte
-	keys   []byte // the key table: of bytes, or the one WithKeys was given
-	locked bool   // keys are ciphertext
+	keys   []byte // the key table: of bytes, or the one Unlocked was given
+	locked bool   // keys are ciphertext, and info has no configuration
 	plan   plan
 	info   Info
 	digest origin.Digest
@@ -27,8 +27,8 @@ func (m *Map) Bytes() []byte { return m.bytes }
 // Digest returns the map's name: the SHA-256 of its bytes.
 func (m *Map) Digest() origin.Digest { return m.digest }
 
-// Info returns what the map says of its disk. Config and Layers are shared
-// with the map and must not be changed.
+// Info returns what the map says of its disk. Config, which is nil while the map
+// is locked, and Layers are shared with the map and must not be changed.
 func (m *Map) Info() Info { return m.info }
 
 // Layers returns the image's layers, lowest first. The slice is shared with
@@ -38,7 +38,8 @@ func (m *Map) Layers() []Layer { return m.info.Layers }
 // Size returns the bytes of the disk.
 func (m *Map) Size() int64 { return m.info.Size }
 
-// Locked reports whether the keys of the map's chunks are ciphertext.
+// Locked reports whether the keys of the map's chunks and its configuration are
+// ciphertext.
 func (m *Map) Locked() bool { return m.locked }
 
 // String names the map by its digest, and shows none of its keys.
@@ -47,23 +48,27 @@ func (m *Map) String() string { return "block map " + m.digest.String() }
 // Format implements fmt.Formatter as String, whatever the verb.
 func (m *Map) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, m.String()) }
 
-// WithKeys returns a view of a locked map whose chunks have these keys, the
-// decrypted key table without its tag, which must not be changed afterwards.
-// Bytes, Digest, Info and Parts stay those of the stored object, so that what is
-// named after the digest, or signed, is what it was; Locked turns false. The
-// map itself stays as it is.
-func (m *Map) WithKeys(keys []byte) (*Map, error) {
-	if len(keys) != m.plan.nChunks*keyBytes {
-		return nil, fmt.Errorf("%v: %d bytes of keys for %d chunks", m, len(keys), m.plan.nChunks)
+// Unlocked returns a view of a locked map that has the keys and the
+// configuration in secret, the decrypted second of Parts without its tag, which
+// must not be changed afterwards. Bytes, Digest, Parts and the rest of Info stay
+// those of the stored object, so that what is named after the digest, or
+// signed, is what it was; Locked turns false. The map itself stays as it is.
+func (m *Map) Unlocked(secret []byte) (*Map, error) {
+	keys := m.plan.nChunks * keyBytes
+	if !m.locked || len(secret) != keys+m.plan.nConfig {
+		return nil, fmt.Errorf("unlock %v by %d bytes: want a locked one, and the keys of %d chunks with %d bytes of configuration",
+			m, len(secret), m.plan.nChunks, m.plan.nConfig)
 	}
 	view := *m
-	view.keys, view.locked = keys, false
+	view.keys, view.info.Config = secret[:keys:keys], secret[keys:len(secret):len(secret)]
+	view.locked = false
 	return &view, nil
 }
 
 // Parts returns the map in two pieces: all that locking authenticates, and
-// what it encrypts, the key table with its tag. Both are parts of Bytes.
-func (m *Map) Parts() (additional, keys []byte) {
+// what it encrypts, key table and configuration, with the tag after them. Both
+// are parts of Bytes.
+func (m *Map) Parts() (additional, locked []byte) {
 	k := m.plan.keys
 	return m.bytes[:k:k], m.bytes[k:]
 }

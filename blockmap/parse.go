@@ -24,18 +24,26 @@ func Parse(b []byte) (*Map, error) {
 	if len(b) < headerBytes || string(b[:len(magic)]) != magic {
 		return nil, malformed("no header")
 	}
-	if v := binary.LittleEndian.Uint32(b[8:]); v != Version {
+	switch v := binary.LittleEndian.Uint32(b[8:]); v {
+	case Version:
+	case 1:
+		return nil, fmt.Errorf("block map: version 1: %w", errOldVersion)
+	default:
 		return nil, fmt.Errorf("block map: version %d, want %d: %w", v, Version, ErrVersion)
 	}
 	p, err := decodePlan(b)
 	if err != nil {
 		return nil, err
 	}
-	m := &Map{bytes: b, keys: b[p.keys : p.length-tagBytes], plan: p, digest: origin.Sum(b)}
+	m := &Map{bytes: b, plan: p, digest: origin.Sum(b)}
 	if err := m.decodeHeader(); err != nil {
 		return nil, err
 	}
 	m.locked = m.info.Lock.Kind != LockOpen
+	m.keys = b[p.keys:p.config:p.config]
+	if end := p.length - tagBytes; !m.locked {
+		m.info.Config = b[p.config:end:end]
+	}
 	if err := m.decodeLayers(); err != nil {
 		return nil, err
 	}
@@ -43,7 +51,7 @@ func Parse(b []byte) (*Map, error) {
 		return nil, err
 	}
 	for _, gap := range [][]byte{
-		b[p.config+int64(p.nConfig) : p.chunks],
+		b[p.layers+int64(p.nLayers)*layerBytes : p.chunks],
 		b[p.chunks+int64(p.nChunks)*chunkBytes : p.keys],
 	} {
 		if !zero(gap) {
@@ -57,22 +65,22 @@ func Parse(b []byte) (*Map, error) {
 // of b are what follows from them.
 func decodePlan(b []byte) (plan, error) {
 	le := binary.LittleEndian
-	nLayers, nConfig, nChunks := le.Uint32(b[200:]), le.Uint64(b[216:]), le.Uint32(b[232:])
+	nLayers, nChunks, nConfig := le.Uint32(b[200:]), le.Uint32(b[216:]), le.Uint64(b[240:])
 	switch {
 	case nLayers > MaxLayers:
 		return plan{}, malformed("%d layers, at most %d", nLayers, MaxLayers)
-	case nConfig > MaxConfigBytes:
-		return plan{}, malformed("configuration of %d bytes, at most %d", nConfig, MaxConfigBytes)
 	case nChunks > MaxChunks:
 		return plan{}, malformed("%d chunks, at most %d", nChunks, MaxChunks)
+	case nConfig > MaxConfigBytes:
+		return plan{}, malformed("configuration of %d bytes, at most %d", nConfig, MaxConfigBytes)
 	}
-	p := newPlan(int(nLayers), int(nConfig), int(nChunks))
+	p := newPlan(int(nLayers), int(nChunks), int(nConfig))
 	switch {
-	case le.Uint32(b[204:]) != layerBytes || le.Uint32(b[236:]) != chunkBytes:
+	case le.Uint32(b[204:]) != layerBytes || le.Uint32(b[220:]) != chunkBytes:
 		return plan{}, malformed("table entries of %d and %d bytes, want %d and %d",
-			le.Uint32(b[204:]), le.Uint32(b[236:]), layerBytes, chunkBytes)
-	case le.Uint64(b[192:]) != uint64(p.layers), le.Uint64(b[208:]) != uint64(p.config),
-		le.Uint64(b[224:]) != uint64(p.chunks), le.Uint64(b[240:]) != uint64(p.keys):
+			le.Uint32(b[204:]), le.Uint32(b[220:]), layerBytes, chunkBytes)
+	case le.Uint64(b[192:]) != uint64(p.layers), le.Uint64(b[208:]) != uint64(p.chunks),
+		le.Uint64(b[224:]) != uint64(p.keys), le.Uint64(b[232:]) != uint64(p.config):
 		return plan{}, malformed("a part is not where the counts put it")
 	case le.Uint64(b[248:]) != uint64(p.length):
 		return plan{}, malformed("length field %d, want %d", le.Uint64(b[248:]), p.length)
@@ -101,7 +109,6 @@ func (m *Map) decodeHeader() error {
 	copy(info.ChainID[:], b[96:])
 	copy(info.Metadata[:], b[128:])
 	copy(info.SaltID[:], b[160:])
-	info.Config = b[m.plan.config:][:m.plan.nConfig:m.plan.nConfig]
 
 	info.Lock.Kind = LockKind(le.Uint32(b[176:]))
 	copy(info.Lock.Nonce[:], b[180:])

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/rivuletfs/rivulet/chunk"
@@ -68,9 +69,9 @@ func lockVector() []byte {
 	copy(info.Lock.Nonce[:], bytes.Repeat([]byte{0x17}, 12))
 	b := must(Encode(info, chunks))
 	m := must(Parse(b))
-	additional, keys := m.Parts()
+	additional, secret := m.Parts()
 	gcm := vectorGCM()
-	gcm.Seal(keys[:0], info.Lock.Nonce[:], keys[:len(keys)-gcm.Overhead()], additional)
+	gcm.Seal(secret[:0], info.Lock.Nonce[:], secret[:len(secret)-gcm.Overhead()], additional)
 	return b
 }
 
@@ -90,9 +91,9 @@ var vectors = []struct {
 	digest string
 	make   func() []byte
 }{
-	{"empty", "sha256:d6ed0189473e1a235370cf349587e0ac508b0d3407b4854318b001a743425320", func() []byte { return must(Encode(emptyVector())) }},
-	{"small", "sha256:6343fd46eb1ad43071d94c44ad460429df344a22eb51fb2e4ed21e6df9ff7888", func() []byte { return must(Encode(smallVector())) }},
-	{"locked", "sha256:fde744f3659f6418eb6bfe961e65989e8722206d323813fec8756871c1583ef8", lockVector},
+	{"empty", "sha256:aef6088b6a78960e0cdeb6bf1f836e578b8ee5ea628b8d1b52c23bf315fc7e85", func() []byte { return must(Encode(emptyVector())) }},
+	{"small", "sha256:db7e62468eab6e0f8c6fb29c26118d41cdd0eab4c3ccb5cd6da6e184099c1457", func() []byte { return must(Encode(smallVector())) }},
+	{"locked", "sha256:3162739abe291f41e89cc643bf4b03a422aa91e7724695cdf4fde3c58bf53361", lockVector},
 }
 
 func TestVectors(t *testing.T) {
@@ -128,27 +129,48 @@ func TestLockedVectorOpens(t *testing.T) {
 		t.Fatal("not locked")
 	}
 	info := m.Info()
-	additional, keys := m.Parts()
-	if !bytes.Equal(keys[len(keys)-tagBytes:], info.Lock.Tag[:]) {
-		t.Error("Lock.Tag is not the end of the key table")
+	additional, locked := m.Parts()
+	if !bytes.Equal(locked[len(locked)-tagBytes:], info.Lock.Tag[:]) {
+		t.Error("Lock.Tag is not the end of what is locked")
 	}
-	open, err := vectorGCM().Open(nil, info.Lock.Nonce[:], keys, additional)
+	secret, err := vectorGCM().Open(nil, info.Lock.Nonce[:], locked, additional)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, chunks := smallVector()
+	open := must(m.Unlocked(secret))
+	want, chunks := smallVector()
 	for i, c := range chunks {
-		if Key(open[i*keyBytes:][:keyBytes]) != c.Key {
-			t.Errorf("key %d differs", i)
+		if open.Chunk(i) != c {
+			t.Errorf("chunk %d differs", i)
 		}
 		if m.Chunk(i).Key == c.Key || m.Chunk(i).ID != c.ID {
 			t.Errorf("chunk %d: key readable, or ID is not", i)
 		}
 	}
+	if info.Config != nil || bytes.Contains(m.Bytes(), want.Config) {
+		t.Error("the configuration is readable")
+	}
+	view := open.Info()
+	if string(view.Config) != string(want.Config) || open.Locked() || open.Digest() != m.Digest() {
+		t.Errorf("unlocked: %+v of %v", view, open)
+	}
+	if view.Config = nil; !reflect.DeepEqual(view, info) {
+		t.Errorf("unlocking changes more than the configuration:\n got %+v\nwant %+v", view, info)
+	}
+	for name, try := range map[string]func() (*Map, error){
+		"short":    func() (*Map, error) { return m.Unlocked(secret[1:]) },
+		"with tag": func() (*Map, error) { return m.Unlocked(append(secret, info.Lock.Tag[:]...)) },
+		"keys":     func() (*Map, error) { return m.Unlocked(secret[:len(chunks)*keyBytes]) },
+		"twice":    func() (*Map, error) { return open.Unlocked(secret) },
+	} {
+		if _, err := try(); err == nil {
+			t.Errorf("%s: unlocks", name)
+		}
+	}
 	for _, at := range []int{12, 40, 161, 256, 500, len(additional) - 1} {
 		bad := bytes.Clone(additional)
 		bad[at] ^= 1
-		if _, err := vectorGCM().Open(nil, info.Lock.Nonce[:], keys, bad); err == nil {
+		if _, err := vectorGCM().Open(nil, info.Lock.Nonce[:], locked, bad); err == nil {
 			t.Errorf("byte %d is not authenticated", at)
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/rivuletfs/rivulet/blockmap"
 )
@@ -16,7 +15,7 @@ import (
 // map: it is the key of another one, or the map was changed.
 var ErrImageKey = errors.New("the image key does not open it")
 
-// ErrLocked is returned (wrapped) for a block map whose keys are locked.
+// ErrLocked is returned (wrapped) for a block map that is locked.
 var ErrLocked = errors.New("its keys are locked")
 
 // ErrUnsealed is returned (wrapped) for a block map without a salt, which names
@@ -35,7 +34,8 @@ func CheckReadable(m *blockmap.Map) error {
 	return nil
 }
 
-// An ImageKey locks the key table of one block map, and nothing else ever.
+// An ImageKey locks the keys and configuration of one block map, and nothing else
+// ever.
 // However it is printed, its bytes do not show.
 type ImageKey [32]byte
 
@@ -47,9 +47,9 @@ func (ImageKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, hiddenIma
 // MarshalText implements encoding.TextMarshaler for JSON and log/slog.
 func (ImageKey) MarshalText() ([]byte, error) { return []byte(hiddenImageKey), nil }
 
-// Lock returns the block map of chunks, its key table locked under an image key
-// made for it, and that key. It sets the map's lock itself and leaves info and
-// chunks alone. A map made by Unlock opens it.
+// Lock returns the block map of chunks, its key table and configuration locked
+// under an image key made for it, and that key; Unlock opens it. It sets the
+// map's lock itself and leaves info and chunks alone.
 func Lock(info *blockmap.Info, chunks []blockmap.Chunk) (*blockmap.Map, ImageKey, error) {
 	var key ImageKey
 	var nonce [12]byte
@@ -66,18 +66,18 @@ func lock(info *blockmap.Info, chunks []blockmap.Chunk, key ImageKey, nonce [12]
 	if err != nil {
 		return nil, fmt.Errorf("lock block map: %w", err)
 	}
-	unlocked, err := blockmap.Parse(b)
+	plain, err := blockmap.Parse(b)
 	if err != nil {
 		return nil, fmt.Errorf("lock block map: %w", err)
 	}
 	aead := newGCM(key)
-	additional, keys := unlocked.Parts() // of b, which is ours
-	aead.Seal(keys[:0], nonce[:], keys[:len(keys)-aead.Overhead()], additional)
+	additional, secret := plain.Parts() // of b, which is ours
+	aead.Seal(secret[:0], nonce[:], secret[:len(secret)-aead.Overhead()], additional)
 	return blockmap.Parse(b)
 }
 
-// LockOpen returns the block map of chunks with its keys readable by whoever
-// has the map. The chunks are sealed all the same.
+// LockOpen returns the block map of chunks with its keys and configuration
+// readable by whoever has the map. The chunks are sealed all the same.
 func LockOpen(info *blockmap.Info, chunks []blockmap.Chunk) (*blockmap.Map, error) {
 	open := *info
 	open.Lock = blockmap.Lock{}
@@ -88,8 +88,8 @@ func LockOpen(info *blockmap.Info, chunks []blockmap.Chunk) (*blockmap.Map, erro
 	return blockmap.Parse(b)
 }
 
-// Unlock returns a view of m whose keys are readable (see
-// blockmap.Map.WithKeys), or ErrImageKey. A map that is not locked is returned
+// Unlock returns a view of m whose keys and configuration are readable (see
+// blockmap.Map.Unlocked), or ErrImageKey. A map that is not locked is returned
 // as it is.
 func Unlock(m *blockmap.Map, key ImageKey) (*blockmap.Map, error) {
 	if !m.Locked() {
@@ -97,11 +97,11 @@ func Unlock(m *blockmap.Map, key ImageKey) (*blockmap.Map, error) {
 	}
 	info := m.Info()
 	additional, locked := m.Parts()
-	keys, err := newGCM(key).Open(nil, info.Lock.Nonce[:], locked, additional)
+	secret, err := newGCM(key).Open(nil, info.Lock.Nonce[:], locked, additional)
 	if err != nil {
 		return nil, fmt.Errorf("unlock %v: %w", m, ErrImageKey)
 	}
-	return m.WithKeys(slices.Clip(keys))
+	return m.Unlocked(secret)
 }
 
 func newGCM(key [32]byte) cipher.AEAD {

@@ -17,11 +17,14 @@ import (
 	"github.com/rivuletfs/rivulet/store/memory"
 )
 
+// config is the configuration of mapOf's map.
+const config = `{"os":"linux","config":{"Env":["TOKEN=c0ffee"]}}`
+
 // mapOf returns what a block map of n made-up chunks consists of.
 func mapOf(n int) (*blockmap.Info, []blockmap.Chunk) {
 	info := &blockmap.Info{
 		Layout: 1, Size: int64(max(n, 1)) << 19, ChunkLog2: 19, FrameLog2: 16,
-		SaltID: blockmap.SaltID{1}, Source: origin.Sum([]byte("source")), Config: []byte(`{"os":"linux"}`),
+		SaltID: blockmap.SaltID{1}, Source: origin.Sum([]byte("source")), Config: []byte(config),
 	}
 	var chunks []blockmap.Chunk
 	for i := range n {
@@ -56,6 +59,9 @@ func TestLock(t *testing.T) {
 		}
 		if open.Locked() || open.Digest() != m.Digest() || !bytes.Equal(open.Bytes(), m.Bytes()) || seal.CheckReadable(open) != nil || !m.Locked() {
 			t.Errorf("%d chunks: the view is not one of the stored map", n)
+		}
+		if m.Info().Config != nil || bytes.Contains(m.Bytes(), []byte(config)) || string(open.Info().Config) != config {
+			t.Errorf("%d chunks: configuration %q locked, %q unlocked", n, m.Info().Config, open.Info().Config)
 		}
 		for i, c := range chunks {
 			if open.Chunk(i) != c {
@@ -107,7 +113,7 @@ func TestLockOpen(t *testing.T) {
 	info, chunks := mapOf(5)
 	info.Lock = blockmap.Lock{Kind: blockmap.LockAES256GCM, Nonce: [12]byte{1}} // of the map it was made from
 	m, err := seal.LockOpen(info, chunks)
-	if err != nil || m.Locked() || m.Chunk(3) != chunks[3] || seal.CheckReadable(m) != nil {
+	if err != nil || m.Locked() || m.Chunk(3) != chunks[3] || string(m.Info().Config) != config || seal.CheckReadable(m) != nil {
 		t.Fatalf("%v, %v", m, err)
 	}
 	info.SaltID = blockmap.SaltID{}
@@ -298,6 +304,9 @@ func FuzzUnlock(f *testing.F) {
 		}
 		if got.Locked() && (got.Digest() != m.Digest() || image != key) {
 			t.Fatal("a key opens what it did not lock")
+		}
+		if view.Info().Config == nil {
+			t.Fatal("an open view without its configuration")
 		}
 		for i := range view.Len() {
 			view.Chunk(i)

@@ -88,22 +88,26 @@ same "zstd: plaintext" "$(sum <"$tmp/zstd")" "$(seq 9000 | sum)"
 same "raw: a page" "$(cut_file "$chunks/raw.chunk" $((16 + 36 * 2 + 8192)) 4096 | ctr a27541453e0e163d7a7c3a8d9b823dd25cc7f5e24248bef3671e19fdab9c48d4 "$(printf %016x%016x 0 512)" | sum)" \
 	"$(seq 4000 | dd bs=4096 skip=2 count=1 2>/dev/null | sum)"
 
-# --- the block map: the image key from age, the chunks' keys by it
+# --- the block map: the image key from age; the chunks' keys and the configuration by it
 map=$vectors/sealed.blockmap
-same "block map: name" "$(sum <"$map")" 2456f7858885808710d311280417784f7388e5463ab82f6b2c37f9b09fbe0892
+same "block map: name" "$(sum <"$map")" 2cdde21147b46d1de7d544958e1d410f9969ab34881aa8ca158701c1669262bc
+same "block map: version" "$(number "$map" 8 4)" 2
 same "block map: lock" "$(number "$map" 176 4)" 1
 same "block map: salt" "$(part "$map" 160 16)" "$salt_id"
 age -d -i "$vectors/identity" "$map.age" >"$tmp/key" || bad "the image key does not come out of its age file"
 same "image key" "$(hex "$tmp/key")" "$(printf 'image key' | sum)"
-nonce=$(part "$map" 180 12) table=$(number "$map" 224 8) keys=$(number "$map" 240 8) count=$(number "$map" 232 4)
-cut_file "$map" "$keys" $((32 * count)) | ctr "$(hex "$tmp/key")" "${nonce}00000002" >"$tmp/keys"
+nonce=$(part "$map" 180 12) table=$(number "$map" 208 8) count=$(number "$map" 216 4) keys=$(number "$map" 224 8) length=$(number "$map" 240 8)
+same "block map: configuration at" "$(number "$map" 232 8)" $((keys + 32 * count))
+same "block map: end" $((keys + 32 * count + length + 16)) "$(($(wc -c <"$map")))"
+cut_file "$map" "$keys" $((32 * count + length)) | ctr "$(hex "$tmp/key")" "${nonce}00000002" >"$tmp/secret"
+same "block map: configuration" "$(cut_file "$tmp/secret" $((32 * count)) "$length")" '{"os":"linux"}'
 {
 	part "$map" 12 4
 	part "$map" 16 8
 	i=0
 	for name in raw zstd; do
 		entry=$((table + 44 * i))
-		id=$(part "$map" $((entry + 12)) 32) key=$(part "$tmp/keys" $((32 * i)) 32)
+		id=$(part "$map" $((entry + 12)) 32) key=$(part "$tmp/secret" $((32 * i)) 32)
 		open_chunk "$name" "$id" "$key" >&2
 		size=$(number "$map" $((entry + 8)) 4)
 		[ "$size" = "$(($(wc -c <"$tmp/$name")))" ] || bad "$name: $size bytes in the block map"
