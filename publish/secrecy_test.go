@@ -7,9 +7,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/store/memory"
 )
@@ -33,6 +37,11 @@ func everything(t *testing.T, s origin.Store, fn func(what string, b []byte)) {
 	err = s.ListObjects(ctx, func(d origin.Digest, size int64) error {
 		b, err := s.GetObject(ctx, d, size)
 		fn("object "+d.String(), b)
+		for _, kind := range generation.Kinds {
+			if err == nil {
+				err = s.ListAttachments(ctx, d, kind, func(b []byte) error { fn(kind+" of "+d.String(), b); return nil })
+			}
+		}
 		return err
 	})
 	if err != nil {
@@ -46,6 +55,30 @@ func everything(t *testing.T, s origin.Store, fn func(what string, b []byte)) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// runs are what must not be found: each run of some bytes, and what they are.
+type runs map[[runBytes]byte]string
+
+func (r runs) add(name string, b []byte) {
+	for i := 0; i+runBytes <= len(b); i++ {
+		r[[runBytes]byte(b[i:])] = name
+	}
+}
+
+// readable returns what of r can be read in a store, and how many bytes it holds.
+func (r runs) readable(t *testing.T, s origin.Store) (found []string, stored int) {
+	t.Helper()
+	everything(t, s, func(what string, b []byte) {
+		stored += len(b)
+		for i := 0; i+runBytes <= len(b); i++ {
+			if name, ok := r[[runBytes]byte(b[i:])]; ok {
+				found = append(found, fmt.Sprintf("%s has %d bytes of %s at %d", what, runBytes, name, i))
+				return
+			}
+		}
+	})
+	return found, stored
 }
 
 // secretTree is a folder of files that compress and files that do not.
@@ -74,35 +107,56 @@ func secretTree(t *testing.T) string {
 func TestNothingIsReadable(t *testing.T) {
 	tree, place := secretTree(t), memory.New()
 	publishAs(t, place, newPerson(t).options(t, "a"), "dir:"+tree)
-	runs := map[[runBytes]byte]string{}
-	add := func(name string, b []byte) {
-		for i := 0; i+runBytes <= len(b); i++ {
-			runs[[runBytes]byte(b[i:])] = name
-		}
-	}
+	secret := runs{}
 	err := fs.WalkDir(os.DirFS(tree), ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
 		b, err := os.ReadFile(filepath.Join(tree, path))
-		add(path, b)
-		add("name of "+path, []byte(path))
+		secret.add(path, b)
+		secret.add("name of "+path, []byte(path))
 		return err
 	})
-	if err != nil || len(runs) < 500_000 {
-		t.Fatalf("%d runs, %v", len(runs), err)
+	if err != nil || len(secret) < 500_000 {
+		t.Fatalf("%d runs, %v", len(secret), err)
 	}
-	stored := 0
-	everything(t, place.Generation(1), func(what string, b []byte) {
-		stored += len(b)
-		for i := 0; i+runBytes <= len(b); i++ {
-			if name, ok := runs[[runBytes]byte(b[i:])]; ok {
-				t.Errorf("%s has %d bytes of %s at %d", what, runBytes, name, i)
-				return
-			}
-		}
-	})
+	found, stored := secret.readable(t, place.Generation(1))
+	for _, what := range found {
+		t.Error(what)
+	}
 	if stored < 300_000 {
 		t.Errorf("searched %d bytes only", stored)
+	}
+}
+
+// TestConfigurationIsNotReadable looks for what an image's configuration says,
+// which the block map alone has.
+func TestConfigurationIsNotReadable(t *testing.T) {
+	config := v1.Config{
+		Env:        []string{"TOKEN=correct horse battery staple"},
+		Entrypoint: []string{"/usr/bin/a-server", "--listen-at=the-back-door"},
+		Labels:     map[string]string{"com.example.who-may-know": "nobody but the readers"},
+	}
+	src := writeImage(t, config, layerOf(t, sortedMembers(8, 20)))
+	secret := runs{}
+	for _, s := range append(config.Entrypoint, config.Env[0], "com.example.who-may-know", "nobody but the readers") {
+		secret.add(s, []byte(s))
+	}
+	alice := newPerson(t)
+	for _, open := range []bool{true, false} {
+		place, o := memory.New(), alice.options(t, "a")
+		if o.Open = open; open {
+			o.Recipients = nil
+		}
+		publishAs(t, place, o, src)
+		if found, _ := secret.readable(t, place.Generation(1)); (len(found) > 0) != open {
+			t.Errorf("open %v: found %q", open, found)
+		}
+		got := alice.config(t, place, "a")
+		for _, s := range append(config.Env, config.Entrypoint...) {
+			if !strings.Contains(got, s) {
+				t.Errorf("open %v: the reader has no %q in %s", open, s, got)
+			}
+		}
 	}
 }

@@ -70,12 +70,21 @@ func (l tarLayer) DiffID() (v1.Hash, error) { return l.diffID, nil }
 // writeLayers writes an image of these layers and returns its name as a source.
 func writeLayers(t testing.TB, layers ...v1.Layer) string {
 	t.Helper()
+	return writeImage(t, v1.Config{}, layers...)
+}
+
+// writeImage is writeLayers for an image that has a configuration.
+func writeImage(t testing.TB, config v1.Config, layers ...v1.Layer) string {
+	t.Helper()
 	dir := t.TempDir()
 	index, err := ociLayout.Write(dir, empty.Index)
 	if err != nil {
 		t.Fatal(err)
 	}
 	img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, types.OCIManifestSchema1), layers...)
+	if err == nil {
+		img, err = mutate.Config(img, config)
+	}
 	if err == nil {
 		err = index.AppendImage(mutate.ConfigMediaType(img, types.OCIConfigJSON))
 	}

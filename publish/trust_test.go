@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/catalog"
@@ -59,8 +62,8 @@ func loadMap(t testing.TB, place origin.Origin, ref string) *blockmap.Map {
 	return i.Map
 }
 
-// files opens a published image as p does, past package disk.
-func (p *person) files(t testing.TB, place origin.Origin, name string) *ext4.FS {
+// unlock opens a published image as p does.
+func (p *person) unlock(t testing.TB, place origin.Origin, name string) (*generation.Image, *blockmap.Map) {
 	t.Helper()
 	ctx := context.Background()
 	i, err := generation.NewView(place, generation.Options{}).Open(ctx, name)
@@ -71,7 +74,21 @@ func (p *person) files(t testing.TB, place origin.Origin, name string) *ext4.FS 
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, err := verify.NewPlain(ctx, m, i)
+	return i, m
+}
+
+// config returns the configuration of a published image, as p reads it.
+func (p *person) config(t testing.TB, place origin.Origin, name string) string {
+	t.Helper()
+	_, m := p.unlock(t, place, name)
+	return string(m.Info().Config)
+}
+
+// files opens the file system of a published image as p does, past package disk.
+func (p *person) files(t testing.TB, place origin.Origin, name string) *ext4.FS {
+	t.Helper()
+	i, m := p.unlock(t, place, name)
+	plain, err := verify.NewPlain(context.Background(), m, i)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +122,27 @@ func TestLockedForRecipientsOnly(t *testing.T) {
 	}
 	if _, err := sign.Require(ctx, m, place.Generation(1), bob.signer.Public()); !errors.Is(err, sign.ErrOtherKey) {
 		t.Errorf("signature of somebody else: %v; want ErrOtherKey", err)
+	}
+}
+
+// A known image is published again as it is if its locked configuration is the
+// same, and else only its block map is made anew.
+func TestNewConfiguration(t *testing.T) {
+	place, alice := memory.New(), newPerson(t)
+	layer := layerOf(t, sortedMembers(9, 20))
+	one, two := writeImage(t, v1.Config{Cmd: []string{"one"}}, layer), writeImage(t, v1.Config{Cmd: []string{"two"}}, layer)
+	first := publishAs(t, place, alice.options(t, "a"), one)
+	if again := publishAs(t, place, alice.options(t, "a"), one); again.BlockMap != first.BlockMap {
+		t.Errorf("the same again: %+v; first %+v", again, first)
+	}
+	second := publishAs(t, place, alice.options(t, "b"), two)
+	if second.BlockMap == first.BlockMap || second.Digest != first.Digest || second.NewChunks != 0 || second.LayersKnown != 1 {
+		t.Errorf("another configuration: %+v; first %+v", second, first)
+	}
+	for name, want := range map[string]string{"a": `"Cmd":["one"]`, "b": `"Cmd":["two"]`} {
+		if got := alice.config(t, place, name); !strings.Contains(got, want) {
+			t.Errorf("%s: configuration %s, want %s in it", name, got, want)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,7 +18,7 @@ import (
 	"github.com/rivuletfs/rivulet/sign"
 )
 
-// An inspection is all that a block map says of an image.
+// An inspection is all that a block map says of an image to this user.
 type inspection struct {
 	Digest       string          `json:"digest"`
 	BlockMap     string          `json:"block_map"`
@@ -35,11 +36,12 @@ type inspection struct {
 	Generation   uint32          `json:"generation"`
 	Salt         string          `json:"salt"`
 	Locked       bool            `json:"locked"`
+	Readable     bool            `json:"readable"`   // not locked, or this user's identity opens it
 	Recipients   int             `json:"recipients"` // for whom the key is wrapped
 	Signers      []string        `json:"signers"`    // IDs of keys as signatures name them, not checked
 	Layers       []inspectedPart `json:"layers"`
 	Metadata     inspectedPart   `json:"metadata"`
-	Config       json.RawMessage `json:"config,omitempty"`
+	Config       json.RawMessage `json:"config,omitempty"` // only if readable
 }
 
 // An inspectedPart is a layer's share of a disk, or the file system's own.
@@ -56,9 +58,13 @@ type inspectedPart struct {
 func (a *app) inspectCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:               "inspect IMAGE",
-		Short:             "Show an image's layers, sizes and the map of its chunks",
-		Example:           `  rivulet inspect nginx`,
+		Use:   "inspect IMAGE",
+		Short: "Show an image's layers, sizes and the map of its chunks",
+		Long: `Inspect shows an image's layers, sizes, digests, who signed it, and the map of
+its chunks. With --json, it also shows the image's configuration if the image
+is not locked or your identity opens it.`,
+		Example: `  rivulet inspect nginx
+  rivulet inspect nginx --json | jq .config`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -70,14 +76,18 @@ func (a *app) inspectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r := inspect(image.Map)
+			m, err := a.unlockIfOwn(cmd.Context(), view, image)
+			if err != nil {
+				return err
+			}
+			r := inspect(m)
 			if err := r.attached(cmd.Context(), image); err != nil {
 				return err
 			}
 			if asJSON {
 				return a.printJSON(r)
 			}
-			a.showInspection(r, image.Map)
+			a.showInspection(r, m)
 			return nil
 		},
 	}
@@ -85,6 +95,20 @@ func (a *app) inspectCommand() *cobra.Command {
 	return cmd
 }
 
+// unlockIfOwn is unlock that returns the map as it is if the user cannot open it,
+// and fails only if ctx ends.
+func (a *app) unlockIfOwn(ctx context.Context, v *generation.View, i *generation.Image) (*blockmap.Map, error) {
+	m, err := a.unlock(ctx, v, i)
+	if err == nil || ctx.Err() != nil {
+		return m, err
+	}
+	if !errors.Is(err, seal.ErrNotRecipient) {
+		a.note("rivulet: the configuration is not shown: %v", err)
+	}
+	return i.Map, nil
+}
+
+// inspect returns what m says: without the configuration if m is locked.
 func inspect(m *blockmap.Map) *inspection {
 	info := m.Info()
 	all := distinct(m)
@@ -92,7 +116,7 @@ func inspect(m *blockmap.Map) *inspection {
 		Digest: info.Disk.String(), BlockMap: m.Digest().String(), SourceDigest: info.Source.String(), ChainID: info.ChainID.String(),
 		DiskSize: info.Size, ChunkSize: info.ChunkSize(), FrameSize: 1 << info.FrameLog2, Layout: info.Layout,
 		Chunks: m.Len(), Distinct: len(all), StoredBytes: all.bytes(), MapBytes: len(m.Bytes()),
-		Layers: make([]inspectedPart, len(info.Layers)),
+		Readable: !m.Locked(), Layers: make([]inspectedPart, len(info.Layers)),
 	}
 	if json.Valid(info.Config) {
 		r.Config = info.Config
@@ -151,6 +175,14 @@ func (a *app) showInspection(r *inspection, m *blockmap.Map) {
 		lock = fmt.Sprintf("locked for %d", r.Recipients)
 	}
 	a.printf("keys       %s; signed by %s\n", lock, cmp.Or(strings.Join(r.Signers, ", "), "nobody"))
+	config := "none"
+	switch {
+	case !r.Readable:
+		config = "locked: your identity does not open it"
+	case len(m.Info().Config) > 0:
+		config = "shown by --json"
+	}
+	a.printf("config     %s\n", config)
 	a.printf("generation %d, salt %s\n", r.Generation, r.Salt)
 	a.printf("size       %s, chunks of %s, frames of %s, layout %d\n", size(r.DiskSize), size(r.ChunkSize), size(r.FrameSize), r.Layout)
 	a.printf("chunks     %d (%d distinct), %s plain, %s stored\n\n", r.Chunks, r.Distinct, size(r.PlainBytes), size(r.StoredBytes))

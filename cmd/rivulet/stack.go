@@ -126,20 +126,27 @@ func (a *app) open(ctx context.Context, v *generation.View, ref string, stays bo
 	if err != nil {
 		return nil, err
 	}
-	m := i.Map
-	if m.Locked() {
-		id, err := a.identity(ctx, false)
-		if err == nil {
-			m, err = seal.UnlockFor(ctx, m, v.Origin().Generation(i.Generation()), id.opens...)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("image %q: %w", ref, err)
-		}
+	m, err := a.unlock(ctx, v, i)
+	if err == nil {
+		err = seal.CheckReadable(m)
 	}
-	if err := seal.CheckReadable(m); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
 	return &openImage{i, m}, nil
+}
+
+// unlock returns the block map of i, unlocked by the user's identity if it is
+// locked.
+func (a *app) unlock(ctx context.Context, v *generation.View, i *generation.Image) (*blockmap.Map, error) {
+	if !i.Map.Locked() {
+		return i.Map, nil
+	}
+	id, err := a.identity(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	return seal.UnlockFor(ctx, i.Map, v.Origin().Generation(i.Generation()), id.opens...)
 }
 
 // A stack is a disk with all that it is read through.
