@@ -10,7 +10,8 @@
 // every field once and keeps the bytes, and a look-up is a binary search in
 // the chunk table. There is exactly one encoding of a map. Padding is zero,
 // offsets follow from the counts, and nothing may trail; whatever Parse
-// accepts, [Encode] gives back byte for byte.
+// accepts, [Encode] gives back byte for byte, from the ciphertexts of keys and
+// configuration if the map is locked.
 //
 // What others than the image's readers work with is readable by anybody: a
 // collector finds the chunks of a disk, and a cache their lengths, without a
@@ -55,8 +56,6 @@ var (
 	ErrFormat = errors.New("malformed block map")
 	// ErrVersion is returned (wrapped) for a block map of another version.
 	ErrVersion = errors.New("unknown block map version")
-
-	errOldVersion = fmt.Errorf("%w: published by an older version; publish again", ErrVersion)
 )
 
 // A Key opens one chunk. Printed, logged or put into JSON by itself or as an

@@ -27,7 +27,7 @@ func Parse(b []byte) (*Map, error) {
 	switch v := binary.LittleEndian.Uint32(b[8:]); v {
 	case Version:
 	case 1:
-		return nil, fmt.Errorf("block map: version 1: %w", errOldVersion)
+		return nil, fmt.Errorf("block map: version 1, published by an older version; publish again: %w", ErrVersion)
 	default:
 		return nil, fmt.Errorf("block map: version %d, want %d: %w", v, Version, ErrVersion)
 	}

@@ -35,8 +35,7 @@ func CheckReadable(m *blockmap.Map) error {
 }
 
 // An ImageKey locks the keys and configuration of one block map, and nothing else
-// ever.
-// However it is printed, its bytes do not show.
+// ever. However it is printed, its bytes do not show.
 type ImageKey [32]byte
 
 const hiddenImageKey = "image key (hidden)"
