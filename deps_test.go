@@ -22,6 +22,7 @@ chunk              std
 blockdev           std
 ext4               std
 origin             std: chunk
+origin/place       std: chunk origin
 blockmap           std: chunk origin
 seal               any: blockmap chunk origin
 seal/agewrap       any: seal internal/privatefile
@@ -39,7 +40,7 @@ publish            any: blockmap catalog chunk flatten flatten/source generation
 gc                 any: blockmap catalog chunk generation origin
 disk               any: blockdev blockmap chunk seal internal/loglimit
 verify             any: blockmap chunk seal
-store/dir          any: chunk origin
+store/dir          any: chunk origin origin/place
 store/memory       std: chunk origin
 frontend/nbd       any: blockdev frontend/nbd/internal/wire internal/loglimit
 frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
