@@ -4,6 +4,7 @@
 package place
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"path"
@@ -36,7 +37,7 @@ const Index = "index"
 // MaxIndexBytes is the size of the largest index.
 const MaxIndexBytes = origin.MaxAttachments * indexLine
 
-const indexLine = 2*len(origin.Digest{}) + 1
+const indexLine = 2*sha256.Size + 1
 
 // CheckVersion returns a nil error if content is that of Version, and else
 // origin.ErrVersion, wrapped.

@@ -1,0 +1,45 @@
+package s3
+
+import (
+	"context"
+	"testing"
+
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/origintest"
+	"github.com/rivuletfs/rivulet/store/s3/s3test"
+)
+
+var ctx = context.Background()
+
+// open opens the origin of a URL, makes it if it is not there, and closes it at
+// the end of the test.
+func open(t testing.TB, url string) *Origin {
+	t.Helper()
+	c, err := ParseURL(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := Open(ctx, c, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.Close)
+	return o
+}
+
+func TestOrigin(t *testing.T) {
+	server := s3test.Start(t)
+	for name, prefix := range map[string]string{"Bucket": "", "Prefix": "a/b"} {
+		t.Run(name, func(t *testing.T) {
+			origintest.TestOrigin(t, func(t *testing.T) origin.Origin {
+				return open(t, server.URL(server.NewBucket(t), prefix))
+			})
+		})
+	}
+}
+
+func TestTwoClients(t *testing.T) {
+	server := s3test.Start(t)
+	url := server.URL(server.NewBucket(t), "")
+	origintest.TestPointerRace(t, open(t, url), open(t, url))
+}
