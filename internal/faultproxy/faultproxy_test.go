@@ -85,7 +85,9 @@ func TestKinds(t *testing.T) {
 		return n
 	}
 	for kind, check := range map[Kind]func(resp *http.Response, body []byte, err error) bool{
-		"":          func(resp *http.Response, body []byte, err error) bool { return err == nil && bytes.Equal(body, content) },
+		"": func(resp *http.Response, body []byte, err error) bool {
+			return err == nil && bytes.Equal(body, content)
+		},
 		Unavailable: func(resp *http.Response, _ []byte, err error) bool { return err == nil && resp.StatusCode == 503 },
 		TooMany: func(resp *http.Response, _ []byte, err error) bool {
 			return err == nil && resp.StatusCode == 429 && resp.Header.Get("Retry-After") == "7"

@@ -94,3 +94,19 @@ func ParsePointer(path string) (name string, ok bool) {
 	}
 	return name, origin.ValidName(name) == nil
 }
+
+// TombstoneBytes is the size of a tombstone: one more than a pointer can have.
+const TombstoneBytes = origin.MaxPointerBytes + 1
+
+// Tombstone returns what stands in the place of a pointer that was removed, in
+// stores that can replace under a condition but not remove under one.
+func Tombstone() []byte {
+	return append([]byte(tombstoneText), make([]byte, TombstoneBytes-len(tombstoneText))...)
+}
+
+const tombstoneText = "removed\n"
+
+// IsTombstone reports whether the content of a pointer says that there is none.
+func IsTombstone(content []byte) bool {
+	return len(content) == TombstoneBytes && string(content) == string(Tombstone())
+}

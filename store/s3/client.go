@@ -24,22 +24,6 @@ import (
 	"github.com/rivuletfs/rivulet/store/internal/retry"
 )
 
-// How requests are tried again; package retry says what this means.
-const (
-	attempts     = 6
-	firstPause   = 100 * time.Millisecond
-	longestPause = 20 * time.Second
-	retryShare   = 0.1
-	retryRate    = 4
-	retryBurst   = 32
-)
-
-// An operation may take so long in all.
-const (
-	patience = 60 * time.Second
-	slowest  = 32 << 10 // bytes per second that it moves at least
-)
-
 // A client makes requests for one bucket. Each of its methods down to put makes
 // one, once: do tries again.
 type client struct {
@@ -56,11 +40,7 @@ func newClient(c *Config) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	cl := &client{config: c, connect: transport}
-	cl.policy = retry.Policy{
-		Budget:   &retry.Budget{Share: retryShare, PerSecond: retryRate, Burst: retryBurst},
-		Attempts: attempts, First: firstPause, Longest: longestPause,
-	}
+	cl := &client{config: c, connect: transport, policy: link.NewPolicy()}
 	options := &minio.Options{
 		Secure:       true,
 		Transport:    tap{transport},
@@ -91,15 +71,9 @@ func newClient(c *Config) (*client, error) {
 // do calls op until it succeeds or trying again is of no use. size is about how
 // many bytes op moves.
 func (c *client) do(ctx context.Context, size int64, op func(context.Context) error) error {
-	ctx, cancel := limit(ctx, size)
+	ctx, cancel := link.Limit(ctx, size)
 	defer cancel()
 	return c.policy.Do(ctx, op)
-}
-
-// limit returns a context that ends when an operation that moves size bytes has
-// had its time.
-func limit(ctx context.Context, size int64) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, patience+time.Duration(float64(size)/slowest*float64(time.Second)))
 }
 
 // get asks for an object: for the bytes of rng ("" for all), and for those only
@@ -125,7 +99,7 @@ func (c *client) get(ctx context.Context, key, rng, etag string) (*byterange.Ans
 
 // read returns all of an object of at most most bytes, and its headers.
 func (c *client) read(ctx context.Context, key string, most int64) (data []byte, header http.Header, err error) {
-	ctx, cancel := limit(ctx, most)
+	ctx, cancel := link.Limit(ctx, most)
 	defer cancel()
 	data, err = byterange.Whole(ctx, &c.policy, most, func(ctx context.Context, off int64, etag string) (*byterange.Answer, error) {
 		rng := ""

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/rivuletfs/rivulet/store/internal/link"
@@ -44,48 +43,6 @@ const (
 	VirtualStyle              // https://BUCKET.HOST/KEY
 )
 
-// maxConnections bounds Config.Connections.
-const maxConnections = 1024
-
-// parameters reads each parameter of a URL into a Config.
-var parameters = map[string]func(c *Config, value string) error{
-	"endpoint": func(c *Config, v string) (err error) {
-		c.Endpoint, err = url.Parse(v)
-		if err != nil {
-			err = errors.New("not an address") // url's error would repeat it, with what may be secret in it
-		}
-		return err
-	},
-	"region":  func(c *Config, v string) error { c.Region = v; return nil },
-	"ca":      func(c *Config, v string) error { c.CAFile = v; return nil },
-	"profile": func(c *Config, v string) error { c.Profile = v; return nil },
-	"path-style": func(c *Config, v string) error {
-		path, err := parseBool(v)
-		c.Style = VirtualStyle
-		if path {
-			c.Style = PathStyle
-		}
-		return err
-	},
-	"anonymous": func(c *Config, v string) (err error) { c.Anonymous, err = parseBool(v); return err },
-	"insecure":  func(c *Config, v string) (err error) { c.Insecure, err = parseBool(v); return err },
-	"strict":    func(c *Config, v string) (err error) { c.Strict, err = parseBool(v); return err },
-	"connections": func(c *Config, v string) (err error) {
-		c.Connections, err = strconv.Atoi(v)
-		if err != nil || c.Connections < 1 || c.Connections > maxConnections {
-			err = fmt.Errorf("want a number from 1 to %d", maxConnections)
-		}
-		return err
-	},
-}
-
-func parseBool(v string) (bool, error) {
-	if v != "true" && v != "false" {
-		return false, errors.New("want true or false")
-	}
-	return v == "true", nil
-}
-
 // ParseURL reads s3://BUCKET[/PREFIX][?NAME=VALUE&…], with the names endpoint,
 // region, path-style, ca, profile, anonymous, insecure, strict and connections.
 // An unknown name, or one that comes twice, is an error. Credentials have no
@@ -99,21 +56,32 @@ func ParseURL(s string) (Config, error) {
 		return Config{}, errors.New("has a user, a password or a fragment: credentials come from the environment or a profile")
 	}
 	c := Config{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/")}
-	values, err := url.ParseQuery(u.RawQuery)
+	path := false
+	err = link.Parameters(u.RawQuery, map[string]func(string) error{
+		"endpoint": func(v string) (err error) {
+			if c.Endpoint, err = url.Parse(v); err != nil {
+				return errors.New("not an address") // url's error would repeat it, with what may be secret in it
+			}
+			return nil
+		},
+		"region":  link.Text(&c.Region),
+		"ca":      link.Text(&c.CAFile),
+		"profile": link.Text(&c.Profile),
+		"path-style": func(v string) error {
+			err := link.Bool(&path)(v)
+			c.Style = VirtualStyle
+			if path {
+				c.Style = PathStyle
+			}
+			return err
+		},
+		"anonymous":   link.Bool(&c.Anonymous),
+		"insecure":    link.Bool(&c.Insecure),
+		"strict":      link.Bool(&c.Strict),
+		"connections": link.Count(&c.Connections),
+	})
 	if err != nil {
-		return Config{}, errors.New("what follows ? is not NAME=VALUE&NAME=VALUE")
-	}
-	for name, v := range values {
-		set, ok := parameters[name]
-		if !ok {
-			return Config{}, fmt.Errorf("parameter %q is not known", name)
-		}
-		if len(v) > 1 || v[0] == "" {
-			return Config{}, fmt.Errorf("parameter %s: want one value", name)
-		}
-		if err := set(&c, v[0]); err != nil {
-			return Config{}, fmt.Errorf("parameter %s: %w", name, err)
-		}
+		return Config{}, err
 	}
 	return c, c.check()
 }

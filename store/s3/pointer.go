@@ -26,18 +26,12 @@ var ErrUnknownOutcome = errors.New("the answer was lost, and others have changed
 // A cell is a small object that is replaced by compare-and-swap.
 //
 // S3 has no conditional delete that servers agree on. So a cell is removed by
-// putting a tombstone in its place: an object one byte longer than a pointer
-// can be, which counts as absent.
+// putting a tombstone in its place, which counts as absent.
 type cell struct {
 	value  []byte // nil: absent
 	etag   string // "": no object, not even a tombstone
 	writer string // of whoever put it
 }
-
-// tombstoneBytes is the size of a tombstone.
-const tombstoneBytes = origin.MaxPointerBytes + 1
-
-var tombstone = append([]byte("removed\n"), make([]byte, tombstoneBytes-len("removed\n"))...)
 
 // readCell reads a cell of at most most bytes.
 func (t *tree) readCell(ctx context.Context, key string, most int64) (cell, error) {
@@ -49,7 +43,7 @@ func (t *tree) readCell(ctx context.Context, key string, most int64) (cell, erro
 		return cell{}, err
 	}
 	c := cell{value: b, etag: strings.Trim(header.Get("ETag"), `"`), writer: header.Get(writerHeader)}
-	if bytes.Equal(b, tombstone) {
+	if place.IsTombstone(b) {
 		c.value = nil
 	} else if c.value == nil {
 		c.value = []byte{}
@@ -65,7 +59,7 @@ func (t *tree) writeCell(ctx context.Context, key string, old cell, value []byte
 		return err
 	}
 	if value == nil {
-		value = tombstone
+		value = place.Tombstone()
 	}
 	u := newUpload(key, value, cacheNever)
 	u.checksum, u.writer = f.checksum, rand.Text()
@@ -115,7 +109,7 @@ func (t *tree) GetPointer(ctx context.Context, name string) ([]byte, error) {
 }
 
 func (t *tree) readPointer(ctx context.Context, name string) (cell, error) {
-	c, err := t.readCell(ctx, t.root+place.Pointer(name), tombstoneBytes)
+	c, err := t.readCell(ctx, t.root+place.Pointer(name), place.TombstoneBytes)
 	if err == nil && len(c.value) > origin.MaxPointerBytes {
 		err = fmt.Errorf("value of more than %d bytes", origin.MaxPointerBytes)
 	}
@@ -159,7 +153,7 @@ func (t *tree) ListPointers(ctx context.Context, prefix string, fn func(name str
 	err := t.list(ctx, t.root+folder+"/", func(page []minio.ObjectInfo) error {
 		for _, o := range page {
 			name, ok := place.ParsePointer(o.Key[len(t.root):])
-			if ok && strings.HasPrefix(name, prefix) && o.Size != tombstoneBytes {
+			if ok && strings.HasPrefix(name, prefix) && o.Size != place.TombstoneBytes {
 				names = append(names, name)
 			}
 		}

@@ -16,10 +16,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -133,32 +130,6 @@ func (c *movingConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// CheckURL reports, by a nil error, whether u may be a server's: https, or http
-// to this machine or if plain is allowed; without user, query and fragment.
-func CheckURL(u *url.URL, plain bool) error {
-	switch {
-	case u.User != nil:
-		return errors.New("a user or password does not belong into an address")
-	case u.Scheme != "https" && u.Scheme != "http":
-		return fmt.Errorf("address %q: want https://HOST", u.Redacted())
-	case u.Host == "" || u.Opaque != "":
-		return fmt.Errorf("address %q: the host is missing", u)
-	case u.RawQuery != "" || u.Fragment != "":
-		return fmt.Errorf("address %q: has a query or a fragment", u)
-	case u.Scheme == "http" && !plain && !loopback(u.Hostname()):
-		return fmt.Errorf("address %q: whoever is on the way could read and change what is sent; use https, or add insecure=true", u)
-	}
-	return nil
-}
-
-func loopback(host string) bool {
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsLoopback()
-}
-
 // Hint says what to do about an error of a connection to host, or "".
 func Hint(err error, host string) string {
 	var dns *net.DNSError
@@ -179,40 +150,4 @@ func Hint(err error, host string) string {
 		return fmt.Sprintf("%s cannot be reached: check the address, and that the server is up", host)
 	}
 	return ""
-}
-
-// RetryAfter returns how long a server asks to wait (RFC 9110, 10.2.3); 0 if it
-// does not.
-func RetryAfter(h http.Header) time.Duration {
-	v := h.Get("Retry-After")
-	if s, err := strconv.ParseUint(v, 10, 31); err == nil {
-		return time.Duration(s) * time.Second
-	}
-	if at, err := http.ParseTime(v); err == nil {
-		return max(0, time.Until(at))
-	}
-	return 0
-}
-
-// Transient reports whether a status says that the same request may succeed
-// later.
-func Transient(status int) bool {
-	switch status {
-	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
-		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return true
-	}
-	return false
-}
-
-// Permanent reports whether the error of a connection will be the same next
-// time: certificates that are not trusted, hosts that are not there.
-func Permanent(err error) bool {
-	var dns *net.DNSError
-	var unknown x509.UnknownAuthorityError
-	var name x509.HostnameError
-	var invalid x509.CertificateInvalidError
-	return errors.As(err, &unknown) || errors.As(err, &name) || errors.As(err, &invalid) ||
-		errors.As(err, &dns) && dns.IsNotFound ||
-		strings.Contains(err.Error(), "HTTP response to HTTPS client")
 }
