@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -25,16 +27,16 @@ type Options struct {
 // A kind is one way to keep an origin.
 type kind struct {
 	scheme string
-	form   string // of its address, for people
+	form   string // of its address, for people; "": not told
 	near   bool
-	open   func(ctx context.Context, url string, o Options) (origin.Origin, error)
+	open   func(ctx context.Context, address string, o Options) (origin.Origin, error)
 }
 
 var kinds = []kind{
 	{"dir", "dir:PATH", true, openDir},
 	{"s3", "s3://BUCKET/PREFIX?endpoint=https://HOST", false, openS3},
 	{"https", "https://HOST/PATH", false, openHTTP},
-	{"http", "http://localhost/PATH", false, openHTTP},
+	{"http", "", false, openHTTP}, // to this machine
 }
 
 // A URLError says that an address is no store's: a user's mistake.
@@ -45,30 +47,32 @@ type URLError struct {
 
 func (e *URLError) Error() string { return fmt.Sprintf("store %q: %s", e.URL, e.Reason) }
 
-func find(url string) (kind, error) {
-	scheme, _, _ := strings.Cut(url, ":")
-	i := slices.IndexFunc(kinds, func(k kind) bool { return k.scheme == scheme && scheme != url })
+func find(address string) (kind, error) {
+	scheme, _, _ := strings.Cut(address, ":")
+	i := slices.IndexFunc(kinds, func(k kind) bool { return k.scheme == scheme && scheme != address })
 	if i < 0 {
 		var forms []string
 		for _, k := range kinds {
-			forms = append(forms, k.form)
+			if k.form != "" {
+				forms = append(forms, k.form)
+			}
 		}
-		return kind{}, &URLError{url, "want one of " + strings.Join(forms, ", ")}
+		return kind{}, &URLError{address, "want one of " + strings.Join(forms, ", ")}
 	}
 	return kinds[i], nil
 }
 
 // Open opens the origin at an address. What is wrong with the address itself is
 // a [URLError]. Opening one that can only be read does not fail for Create.
-func Open(ctx context.Context, url string, o Options) (origin.Origin, error) {
-	k, err := find(url)
+func Open(ctx context.Context, address string, o Options) (origin.Origin, error) {
+	k, err := find(address)
 	if err != nil {
 		return nil, err
 	}
-	opened, err := k.open(ctx, url, o)
+	opened, err := k.open(ctx, address, o)
 	var wrong *URLError
 	if err != nil && !errors.As(err, &wrong) {
-		return nil, fmt.Errorf("store %s: %w", url, err)
+		return nil, fmt.Errorf("store %s: %w", address, err)
 	}
 	return opened, err
 }
@@ -76,32 +80,60 @@ func Open(ctx context.Context, url string, o Options) (origin.Origin, error) {
 // Near reports whether the origin at an address is near: a request costs little
 // there, so that reading by the frame fetches less and is no slower. Far ones are
 // read by whole chunks.
-func Near(url string) bool {
-	k, err := find(url)
+func Near(address string) bool {
+	k, err := find(address)
 	return err == nil && k.near
 }
 
-func openDir(_ context.Context, url string, o Options) (origin.Origin, error) {
-	path := strings.TrimPrefix(url, "dir:")
+// Absolute returns the address of the same store for a process in any folder:
+// paths in it become absolute.
+func Absolute(address string) (string, error) {
+	k, err := find(address)
+	if err != nil {
+		return address, nil //nolint:nilerr // Open has the complaint
+	}
+	if k.scheme == "dir" {
+		path := strings.TrimPrefix(address, "dir:")
+		if path == "" {
+			return address, nil
+		}
+		path, err = filepath.Abs(path)
+		return "dir:" + path, err
+	}
+	base, query, _ := strings.Cut(address, "?")
+	values, err := url.ParseQuery(query)
+	if err != nil || values.Get("ca") == "" {
+		return address, nil //nolint:nilerr // Open has the complaint
+	}
+	file, err := filepath.Abs(values.Get("ca"))
+	if err != nil {
+		return "", err
+	}
+	values.Set("ca", file)
+	return base + "?" + values.Encode(), nil
+}
+
+func openDir(_ context.Context, address string, o Options) (origin.Origin, error) {
+	path := strings.TrimPrefix(address, "dir:")
 	if path == "" {
-		return nil, &URLError{url, "the path is missing"}
+		return nil, &URLError{address, "the path is missing"}
 	}
 	return notNil(dir.Open(path, o.Create))
 }
 
-func openS3(ctx context.Context, url string, o Options) (origin.Origin, error) {
-	c, err := s3.ParseURL(url)
+func openS3(ctx context.Context, address string, o Options) (origin.Origin, error) {
+	c, err := s3.ParseURL(address)
 	if err != nil {
-		return nil, &URLError{url, err.Error()}
+		return nil, &URLError{address, err.Error()}
 	}
 	c.Logger = o.Logger
 	return notNil(s3.Open(ctx, c, o.Create))
 }
 
-func openHTTP(ctx context.Context, url string, _ Options) (origin.Origin, error) {
-	c, err := http.ParseURL(url)
+func openHTTP(ctx context.Context, address string, _ Options) (origin.Origin, error) {
+	c, err := http.ParseURL(address)
 	if err != nil {
-		return nil, &URLError{url, err.Error()}
+		return nil, &URLError{address, err.Error()}
 	}
 	return notNil(http.Open(ctx, c))
 }
