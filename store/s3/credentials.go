@@ -24,7 +24,10 @@ var ErrNoCredentials = errors.New("no credentials found")
 type keyring struct {
 	profile string
 	places  []namedProvider
-	found   credentials.Provider // by the last retrieval; credentials.Credentials locks
+
+	// Of the last retrieval; credentials.Credentials locks.
+	found bool
+	renew time.Time // zero: never
 
 	mu      sync.Mutex
 	secrets []string // all that were ever returned
@@ -60,7 +63,7 @@ func (k *keyring) RetrieveWithCredContext(cc *credentials.CredContext) (credenti
 	for _, p := range k.places {
 		v, err := p.RetrieveWithCredContext(cc)
 		if err == nil && v.AccessKeyID != "" && v.SecretAccessKey != "" {
-			k.found = p
+			k.found, k.renew = true, renewal(v.Expiration)
 			k.remember(v)
 			return v, nil
 		}
@@ -79,8 +82,19 @@ func (k *keyring) Retrieve() (credentials.Value, error) {
 	return k.RetrieveWithCredContext(&credentials.CredContext{Context: context.Background()})
 }
 
-// IsExpired implements credentials.Provider.
-func (k *keyring) IsExpired() bool { return k.found == nil || k.found.IsExpired() }
+// IsExpired implements credentials.Provider. (The providers' own answer is of no
+// use: the one of files says so of everything that does not expire.)
+func (k *keyring) IsExpired() bool {
+	return !k.found || !k.renew.IsZero() && time.Now().After(k.renew)
+}
+
+// renewal returns when to renew what expires at some time: a little earlier.
+func renewal(expires time.Time) time.Time {
+	if expires.IsZero() {
+		return expires
+	}
+	return expires.Add(-min(5*time.Minute, time.Until(expires)/5))
+}
 
 func (k *keyring) remember(v credentials.Value) {
 	k.mu.Lock()

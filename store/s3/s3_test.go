@@ -29,13 +29,9 @@ func open(t testing.TB, url string) *Origin {
 
 func TestOrigin(t *testing.T) {
 	server := s3test.Start(t)
-	for name, prefix := range map[string]string{"Bucket": "", "Prefix": "a/b"} {
-		t.Run(name, func(t *testing.T) {
-			origintest.TestOrigin(t, func(t *testing.T) origin.Origin {
-				return open(t, server.URL(server.NewBucket(t), prefix))
-			})
-		})
-	}
+	origintest.TestOrigin(t, func(t *testing.T) origin.Origin {
+		return open(t, server.URL(server.NewBucket(t), "a/b"))
+	})
 }
 
 func TestTwoClients(t *testing.T) {

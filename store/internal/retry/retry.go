@@ -94,11 +94,15 @@ type Policy struct {
 // or budget are spent, or ctx ends. It returns the last error; if ctx has ended, together with
 // that one's.
 func (p *Policy) Do(ctx context.Context, op func(context.Context) error) error {
+	var f *Failure
 	for n := 1; ; n++ {
 		p.Budget.earn()
 		err := op(ctx)
-		var f *Failure
-		if !errors.As(err, &f) {
+		last := f
+		if f = nil; !errors.As(err, &f) {
+			if ended := ctx.Err(); last != nil && ended != nil && errors.Is(err, ended) {
+				err = fmt.Errorf("%w: %w", err, last.Err) // why it took so long
+			}
 			return err
 		}
 		if n >= p.Attempts || !p.pause(ctx, n, f) {

@@ -140,5 +140,18 @@ func TestEnded(t *testing.T) {
 		if took := time.Since(begin); took != 30*time.Millisecond {
 			t.Errorf("ended after %v", took)
 		}
+		ctx, cancel = context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		n := 0
+		err := policy(5).Do(ctx, func(ctx context.Context) error {
+			if n++; n == 1 {
+				return Again(errTest)
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		if !errors.Is(err, errTest) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("hung after a failure: %v; want both", err)
+		}
 	})
 }

@@ -187,5 +187,10 @@ func (s *Server) NewBucket(t testing.TB) string {
 // URL returns the address of an origin in a bucket, as --store takes it. More
 // parameters follow the endpoint, each as NAME=VALUE.
 func (s *Server) URL(bucket, prefix string, parameters ...string) string {
-	return "s3://" + bucket + "/" + prefix + "?" + strings.Join(append([]string{"endpoint=" + s.Endpoint.String()}, parameters...), "&")
+	return s.Via(s.Endpoint.Host, bucket, prefix, parameters...)
+}
+
+// Via is URL through a proxy at HOST:PORT.
+func (s *Server) Via(addr, bucket, prefix string, parameters ...string) string {
+	return "s3://" + bucket + "/" + prefix + "?" + strings.Join(append([]string{"endpoint=http://" + addr}, parameters...), "&")
 }
