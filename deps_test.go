@@ -42,12 +42,19 @@ disk               any: blockdev blockmap chunk seal internal/loglimit
 verify             any: blockmap chunk seal
 store/dir          any: chunk origin origin/place
 store/memory       std: chunk origin
+store/s3           any: chunk origin origin/place store/internal/byterange store/internal/link store/internal/retry
+store/http         std: chunk origin origin/place store/internal/byterange store/internal/link store/internal/retry
+store/internal/byterange std: chunk store/internal/retry
+store/internal/link      std: store/internal/retry
+store/internal/retry     std
+store              any: origin store/dir store/http store/s3
 frontend/nbd       any: blockdev frontend/nbd/internal/wire internal/loglimit
 frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
 frontend/nbd/internal/wire std
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
 chunk/chunktest        std: chunk
+store/s3/s3test        std
 origin/origintest      std: chunk origin chunk/chunktest
 blockdev/blockdevtest  std: blockdev
 `

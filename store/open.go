@@ -90,7 +90,7 @@ func Near(address string) bool {
 func Absolute(address string) (string, error) {
 	k, err := find(address)
 	if err != nil {
-		return address, nil //nolint:nilerr // Open has the complaint
+		return address, nil // Open has the complaint
 	}
 	if k.scheme == "dir" {
 		path := strings.TrimPrefix(address, "dir:")
@@ -103,7 +103,7 @@ func Absolute(address string) (string, error) {
 	base, query, _ := strings.Cut(address, "?")
 	values, err := url.ParseQuery(query)
 	if err != nil || values.Get("ca") == "" {
-		return address, nil //nolint:nilerr // Open has the complaint
+		return address, nil // Open has the complaint
 	}
 	file, err := filepath.Abs(values.Get("ca"))
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -371,4 +372,43 @@ func TestLockWaits(t *testing.T) {
 	if err := b.SwapPointer(ctx, "p", nil, []byte("v")); err != nil {
 		t.Errorf("SwapPointer afterwards: %v", err)
 	}
+}
+
+// TestIndex has several processes attach at once, and looks at what readers find
+// that cannot list.
+func TestIndex(t *testing.T) {
+	path := t.TempDir()
+	subject := origin.Sum([]byte("subject"))
+	var wg sync.WaitGroup
+	for i := range 10 {
+		wg.Go(func() {
+			for range 2 { // the second time, it is there
+				if err := open(t, path).Attach(ctx, subject, "note", []byte{byte(i)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	s := open(t, path)
+	file := filepath.Join(s.attachmentFolder(subject, "note"), place.Index)
+	check := func(want int) {
+		t.Helper()
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list, err := place.ParseIndex(b); err != nil || len(list) != want {
+			t.Errorf("the index has %d, %v; want %d", len(list), err, want)
+		}
+	}
+	check(10)
+	// A process was killed before it came to the index: attaching again mends it.
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Attach(ctx, subject, "note", []byte{3}); err != nil {
+		t.Fatal(err)
+	}
+	check(1)
 }

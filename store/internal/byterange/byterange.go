@@ -157,7 +157,7 @@ const firstGrow = 1 << 20
 // add reads the answer to a request for all bytes from off on.
 func (w *whole) add(a *Answer, off int64) error {
 	defer a.Body.Close()
-	length, total := a.Length(), int64(-1)
+	var total int64 // -1: not known
 	switch {
 	case a.Header.Get("Content-Encoding") != "" && a.Header.Get("Content-Encoding") != "identity":
 		return fmt.Errorf("unexpected answer: it is encoded as %.20q, which was not asked for", a.Header.Get("Content-Encoding"))
@@ -165,7 +165,7 @@ func (w *whole) add(a *Answer, off int64) error {
 		return chunk.ErrNotFound
 	case a.Status == http.StatusOK:
 		w.Reset()
-		total = length
+		total = a.Length()
 	case a.Status == http.StatusPartialContent && off > 0:
 		first, last, size, ok := parse(a.Header.Get("Content-Range"))
 		if !ok || first != off || last+1 != size {

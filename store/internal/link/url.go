@@ -61,12 +61,12 @@ func Parameters(query string, known map[string]func(value string) error) error {
 	return nil
 }
 
-// Text, Bool and Count set what they point to, for [Parameters]. Count is for
-// connections.
+// Text returns a function for [Parameters] that stores the value as it is.
 func Text(to *string) func(string) error {
 	return func(v string) error { *to = v; return nil }
 }
 
+// Bool returns a function for [Parameters] that takes true and false.
 func Bool(to *bool) func(string) error {
 	return func(v string) error {
 		if v != "true" && v != "false" {
@@ -77,6 +77,7 @@ func Bool(to *bool) func(string) error {
 	}
 }
 
+// Count returns a function for [Parameters] that takes a number of connections.
 func Count(to *int) func(string) error {
 	return func(v string) error {
 		n, err := strconv.Atoi(v)

@@ -37,7 +37,7 @@ type Server struct {
 	Dir       string // a folder in it is a bucket
 
 	cmd     *exec.Cmd
-	ended   chan error
+	ended   chan string // gets the last line that it printed
 	buckets atomic.Int64
 }
 
@@ -96,7 +96,7 @@ func (s *Server) Login(t testing.TB) {
 // Run starts the server at path over dir, and waits until it answers. Arguments
 // are added to the server's, before the name of its backend.
 func Run(ctx context.Context, path, dir string, args ...string) (*Server, error) {
-	s := &Server{AccessKey: "test-" + rand.Text()[:12], SecretKey: rand.Text(), Dir: dir, ended: make(chan error, 1)}
+	s := &Server{AccessKey: "test-" + rand.Text()[:12], SecretKey: rand.Text(), Dir: dir, ended: make(chan string, 1)}
 	for range 5 { // another process may take the port
 		addr, err := freeAddress()
 		if err != nil {
@@ -142,7 +142,7 @@ func (s *Server) start(ctx context.Context, path string, args []string) error {
 		}
 		_, _ = io.Copy(io.Discard, out)
 		_ = s.cmd.Wait()
-		s.ended <- fmt.Errorf("%w: %s", errEnded, last)
+		s.ended <- last
 	}()
 	for {
 		resp, err := http.Get(s.Endpoint.JoinPath("health").String())
@@ -151,8 +151,8 @@ func (s *Server) start(ctx context.Context, path string, args []string) error {
 			return nil
 		}
 		select {
-		case err := <-s.ended:
-			return err
+		case last := <-s.ended:
+			return fmt.Errorf("%w: %s", errEnded, last)
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), s.Stop())
 		case <-time.After(20 * time.Millisecond):
