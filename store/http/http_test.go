@@ -433,8 +433,10 @@ func TestOpenRefuses(t *testing.T) {
 		"forbidden":     {status(403), "allow reading to all"},
 		"in trouble":    {status(503), "try again later"},
 		"strange":       {status(418), "status 418"},
-		"in circles":    {http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"?token="+secret, http.StatusFound) }), "redirects"},
-		"encoded":       {status(200, "Content-Encoding", "gzip"), "encoded"},
+		"in circles": {http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.Path+"?token="+secret, http.StatusFound)
+		}), "redirects"},
+		"encoded": {status(200, "Content-Encoding", "gzip"), "encoded"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(c.handler)

@@ -59,14 +59,12 @@ func (s *Store) GetObject(ctx context.Context, d origin.Digest, max int64) ([]by
 
 // readChecked reads what is named by d.
 func (t *tree) readChecked(ctx context.Context, at string, d origin.Digest, most int64) ([]byte, error) {
-	b, err := t.read(ctx, at, most, nil)
-	if err == nil && origin.Sum(b) != d {
-		// A cache on the way may have kept it damaged.
-		if b, err = t.read(ctx, at, most, always); err == nil && origin.Sum(b) != d {
-			return nil, errors.New("corrupt: its bytes have another SHA-256")
+	return byterange.Checked(d, func(again bool) ([]byte, error) {
+		if again { // a cache on the way may have it damaged
+			return t.read(ctx, at, most, always)
 		}
-	}
-	return b, err
+		return t.read(ctx, at, most, nil)
+	})
 }
 
 // ListAttachments implements [origin.Attachments], by the index.

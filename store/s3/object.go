@@ -12,6 +12,7 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/place"
+	"github.com/rivuletfs/rivulet/store/internal/byterange"
 )
 
 func (s *Store) objectKey(d origin.Digest) string { return s.root + place.Hashed(place.Objects, d) }
@@ -35,14 +36,19 @@ func (s *Store) PutObject(ctx context.Context, data []byte) (origin.Digest, erro
 
 // GetObject implements [origin.Objects].
 func (s *Store) GetObject(ctx context.Context, d origin.Digest, max int64) ([]byte, error) {
-	b, _, err := s.read(ctx, s.objectKey(d), min(max, origin.MaxObjectBytes))
-	if err == nil && origin.Sum(b) != d {
-		err = errors.New("corrupt: its bytes have another SHA-256")
-	}
+	b, err := s.readChecked(ctx, s.objectKey(d), d, min(max, origin.MaxObjectBytes))
 	if err != nil {
 		return nil, fmt.Errorf("get object %v: %w", d, err)
 	}
 	return b, nil
+}
+
+// readChecked reads what is named by d.
+func (t *tree) readChecked(ctx context.Context, key string, d origin.Digest, most int64) ([]byte, error) {
+	return byterange.Checked(d, func(bool) ([]byte, error) {
+		b, _, err := t.read(ctx, key, most)
+		return b, err
+	})
 }
 
 // ListObjects implements [origin.Objects].
@@ -128,12 +134,9 @@ func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind
 			if n++; n > origin.MaxAttachments {
 				return fmt.Errorf("more than %d", origin.MaxAttachments)
 			}
-			data, _, err := s.read(ctx, o.Key, origin.MaxAttachmentBytes)
+			data, err := s.readChecked(ctx, o.Key, id, origin.MaxAttachmentBytes)
 			if errors.Is(err, chunk.ErrNotFound) {
 				continue // removed meanwhile
-			}
-			if err == nil && origin.Sum(data) != origin.Digest(id) {
-				err = errors.New("corrupt: its bytes have another SHA-256")
 			}
 			if err != nil {
 				return fmt.Errorf("%v: %w", chunk.ID(id), err)

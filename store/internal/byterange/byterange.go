@@ -6,6 +6,8 @@ package byterange
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -142,6 +144,22 @@ func Whole(ctx context.Context, p *retry.Policy, limit int64, get func(ctx conte
 		return nil, err
 	}
 	return w.Bytes(), nil
+}
+
+// Checked returns what read returns, if sum is its SHA-256. If not, it calls read
+// once more, with again set: what was damaged on the way, or by a cache, may be
+// whole where it lies.
+func Checked(sum [sha256.Size]byte, read func(again bool) ([]byte, error)) ([]byte, error) {
+	for _, again := range []bool{false, true} {
+		b, err := read(again)
+		if err != nil {
+			return nil, err
+		}
+		if sha256.Sum256(b) == sum {
+			return b, nil
+		}
+	}
+	return nil, errors.New("corrupt: its bytes have another SHA-256")
 }
 
 // whole is what Whole has read so far.

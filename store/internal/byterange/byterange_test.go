@@ -3,6 +3,7 @@ package byterange
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -196,6 +197,31 @@ func TestWholeRefuses(t *testing.T) {
 		if err == nil || errors.Is(err, chunk.ErrNotFound) != (name == "not there") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestChecked(t *testing.T) {
+	good, bad := []byte("good"), []byte("bad")
+	sum := sha256.Sum256(good)
+	for _, c := range []struct {
+		answers [2][]byte
+		want    bool
+		reads   int
+	}{{[2][]byte{good, bad}, true, 1}, {[2][]byte{bad, good}, true, 2}, {[2][]byte{bad, bad}, false, 2}} {
+		n := 0
+		got, err := Checked(sum, func(again bool) ([]byte, error) {
+			if again != (n == 1) {
+				t.Errorf("read %d: again is %v", n, again)
+			}
+			n++
+			return c.answers[n-1], nil
+		})
+		if (err == nil) != c.want || c.want && string(got) != "good" || n != c.reads {
+			t.Errorf("%q after %d reads, %v", got, n, err)
+		}
+	}
+	if _, err := Checked(sum, func(bool) ([]byte, error) { return nil, io.EOF }); err != io.EOF {
+		t.Errorf("%v; want read's error", err)
 	}
 }
 
