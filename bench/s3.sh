@@ -9,7 +9,7 @@ unset AWS_CA_BUNDLE # rclone cannot make use of it
 
 image=python3 latency=30ms bandwidth=${BANDWIDTH:-60000000}
 fault_proxy -latency "$latency" -bandwidth "$bandwidth" "$S3_ADDR"
-rivulet --store "dir:$WORK/source" publish "oci:$IMAGES:$image" --name "$image" >/dev/null
+rivulet --store "dir:$WORK/source" publish "oci:$IMAGES:$image" --name "$image" >/dev/null 2>&1
 chunks=$WORK/source/generations/1/chunks
 
 export RCLONE_CONFIG=/dev/null RCLONE_CONFIG_X_TYPE=s3 RCLONE_CONFIG_X_PROVIDER=Other RCLONE_CONFIG_X_ENDPOINT=http://$PROXY \

@@ -192,13 +192,19 @@ func (c *client) removeAll(ctx context.Context, list []minio.ObjectInfo) error {
 	if err != nil {
 		return err
 	}
+	removed := 0
 	for r := range results {
-		if r.Err != nil && err == nil {
+		if r.Err == nil || errors.Is(c.judge(n, r.Err), chunk.ErrNotFound) {
+			removed++
+		} else if err == nil {
 			err = c.judge(n, r.Err)
 		}
 	}
 	if err == nil {
 		err = ctx.Err() // the library says nothing then
+	}
+	if err == nil && removed < len(list) {
+		err = retry.Again(fmt.Errorf("unexpected answer: %d of %d objects are removed", removed, len(list)))
 	}
 	return err
 }

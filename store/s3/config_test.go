@@ -1,6 +1,10 @@
 package s3
 
 import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -132,5 +136,25 @@ func TestCredentials(t *testing.T) {
 	_, err := newKeyring("other").Retrieve()
 	if err == nil || !strings.Contains(err.Error(), `profile "other"`) {
 		t.Errorf("a profile that is not there: %v", err)
+	}
+}
+
+// TestRole gets credentials from where a container's platform gives them out.
+func TestRole(t *testing.T) {
+	expires := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, `{"AccessKeyId": "of-role", "SecretAccessKey": "s3", "Token": "t3", "Expiration": %q}`, expires)
+	}))
+	defer server.Close()
+	(&s3test.Server{}).Login(t)
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", server.URL)
+	k := newKeyring("")
+	v, err := k.Retrieve()
+	if err != nil || v.AccessKeyID != "of-role" || v.SessionToken != "t3" || k.IsExpired() || k.renew.IsZero() {
+		t.Errorf("%s, renewed at %v, %v", v.AccessKeyID, k.renew, err)
+	}
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")
+	if _, err := newKeyring("").Retrieve(); !errors.Is(err, ErrNoCredentials) {
+		t.Errorf("nothing anywhere: %v; want ErrNoCredentials", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -14,7 +15,7 @@ import (
 
 // metadataTimeout bounds a request to the metadata service of a cloud machine,
 // which elsewhere nobody answers.
-const metadataTimeout = 3 * time.Second
+const metadataTimeout = 5 * time.Second
 
 // ErrNoCredentials is returned (wrapped) when credentials are found nowhere.
 var ErrNoCredentials = errors.New("no credentials found")
@@ -49,12 +50,22 @@ func newKeyring(profile string) *keyring {
 		k.places = []namedProvider{files}
 		return k
 	}
-	k.places = []namedProvider{
-		{"environment", &credentials.EnvAWS{}},
-		files,
-		{"role of this machine", &credentials.IAM{Client: &http.Client{Timeout: metadataTimeout}}},
+	k.places = []namedProvider{{"environment", &credentials.EnvAWS{}}, files}
+	if !strings.EqualFold(os.Getenv("AWS_EC2_METADATA_DISABLED"), "true") || givenRole() {
+		role := &credentials.IAM{Client: &http.Client{Timeout: metadataTimeout}}
+		k.places = append(k.places, namedProvider{"role of this machine", role})
 	}
 	return k
+}
+
+// givenRole reports whether the platform says where it gives out a role.
+func givenRole() bool {
+	for _, name := range []string{"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"} {
+		if os.Getenv(name) != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // RetrieveWithCredContext implements credentials.Provider.
