@@ -1,16 +1,20 @@
 package s3
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/store/s3/s3test"
 )
 
@@ -156,5 +160,38 @@ func TestRole(t *testing.T) {
 	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")
 	if _, err := newKeyring("").Retrieve(); !errors.Is(err, ErrNoCredentials) {
 		t.Errorf("nothing anywhere: %v; want ErrNoCredentials", err)
+	}
+}
+
+// TestStyle looks at the addresses that requests go to.
+func TestStyle(t *testing.T) {
+	f := newFake(t)
+	var host, path string
+	f.refuse = func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
+		host, path = r.Host, r.URL.Path
+		return answerError(w, r, 404, "NoSuchKey", "no", "")
+	}
+	for _, c := range []struct {
+		style              Style
+		wantHost, wantPath string
+	}{
+		{AutoStyle, "s3.example.test", "/bucket/p/version"},
+		{PathStyle, "s3.example.test", "/bucket/p/version"},
+		{VirtualStyle, "bucket.s3.example.test", "/p/version"},
+	} {
+		cl, err := newClient(&Config{Bucket: "bucket", Prefix: "p", Style: c.style, Endpoint: &url.URL{Scheme: "http", Host: "s3.example.test"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cl.connect.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, f.Listener.Addr().String())
+		}
+		if _, err := cl.head(ctx, cl.config.key("version")); !errors.Is(err, chunk.ErrNotFound) {
+			t.Errorf("head: %v", err)
+		}
+		if host != c.wantHost || path != c.wantPath {
+			t.Errorf("style %d: %s %s, want %s %s", c.style, host, path, c.wantHost, c.wantPath)
+		}
+		cl.connect.CloseIdleConnections()
 	}
 }
