@@ -67,9 +67,6 @@ func TestNear(t *testing.T) {
 		if Near(address) != want {
 			t.Errorf("%s: near is not %v", address, want)
 		}
-		if IsURL(address) != (address != "x") {
-			t.Errorf("%s: IsURL is wrong", address)
-		}
 	}
 }
 

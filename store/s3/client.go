@@ -144,8 +144,8 @@ type upload struct {
 // writerHeader is what an upload's writer is kept as.
 const writerHeader = "X-Amz-Meta-Rivulet-Writer"
 
-// put stores an object, once, and reports how often it may have been sent.
-func (c *client) put(ctx context.Context, u *upload, if_ condition) (sent int, err error) {
+// put stores an object, once, and reports how often the server may have done so.
+func (c *client) put(ctx context.Context, u *upload, when condition) (sent int, err error) {
 	o := minio.PutObjectOptions{CacheControl: u.cache, DisableContentSha256: true, UserMetadata: map[string]string{}}
 	if u.checksum {
 		o.UserMetadata["x-amz-checksum-sha256"] = base64.StdEncoding.EncodeToString(u.sum[:])
@@ -154,17 +154,20 @@ func (c *client) put(ctx context.Context, u *upload, if_ condition) (sent int, e
 		o.UserMetadata[writerHeader] = u.writer
 	}
 	switch {
-	case if_.absent:
+	case when.absent:
 		o.SetMatchETagExcept("*")
-	case if_.etag != "":
-		o.SetMatchETag(if_.etag)
+	case when.etag != "":
+		o.SetMatchETag(when.etag)
 	}
 	ctx, n := withNote(ctx)
 	n.body = &lentBody{data: u.data}
 	defer n.body.takeBack()
 	_, err = c.core.PutObject(ctx, c.config.Bucket, u.key, bytes.NewReader(u.data), int64(len(u.data)), "", hex.EncodeToString(u.sum[:]), o)
-	if n.status == http.StatusPreconditionFailed || if_.etag != "" && n.status == http.StatusNotFound {
+	if n.status == http.StatusPreconditionFailed || when.etag != "" && n.status == http.StatusNotFound {
 		return n.sent, errCondition
+	}
+	if n.status == http.StatusServiceUnavailable || n.status == http.StatusTooManyRequests {
+		n.sent-- // that one it has refused
 	}
 	return n.sent, c.judge(n, err)
 }

@@ -63,16 +63,16 @@ func (t *tree) writeCell(ctx context.Context, key string, old cell, value []byte
 	}
 	u := newUpload(key, value, cacheNever)
 	u.checksum, u.writer = f.checksum, rand.Text()
-	if_ := condition{absent: old.etag == "", etag: old.etag}
+	when := condition{absent: old.etag == "", etag: old.etag}
 	if !f.swap || !f.putIfAbsent {
 		if t.config.Strict {
 			return fmt.Errorf("%s has no conditional writes, and strict=true is set: use another server, or let one process at a time change names", t.endpoint())
 		}
-		if_ = condition{}
+		when = condition{}
 	}
 	sent := 0
 	err = t.do(ctx, int64(len(value)), func(ctx context.Context) error {
-		n, err := t.put(ctx, u, if_)
+		n, err := t.put(ctx, u, when)
 		sent += n
 		return err
 	})

@@ -213,9 +213,9 @@ func (s *server) probe(ctx context.Context) (f features, err error) {
 
 // tryPut reports whether the server looked at the condition, and whether it
 // took the request for a good one.
-func (s *server) tryPut(ctx context.Context, u *upload, if_ condition) (looked, good bool, err error) {
+func (s *server) tryPut(ctx context.Context, u *upload, when condition) (looked, good bool, err error) {
 	err = s.do(ctx, 0, func(ctx context.Context) error {
-		_, err := s.put(ctx, u, if_)
+		_, err := s.put(ctx, u, when)
 		return err
 	})
 	var refused *Error
