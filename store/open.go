@@ -20,7 +20,7 @@ import (
 
 // Options are how an origin is opened.
 type Options struct {
-	Create bool         // make it if it is not there
+	Create bool         // it is to be written to, and made if it is not there
 	Logger *slog.Logger // told what somebody should know; nil: nobody is
 }
 
@@ -63,7 +63,7 @@ func find(address string) (kind, error) {
 }
 
 // Open opens the origin at an address. What is wrong with the address itself is
-// a [URLError]. Opening one that can only be read does not fail for Create.
+// a [URLError]. To make one that can only be read is origin.ErrReadOnly.
 func Open(ctx context.Context, address string, o Options) (origin.Origin, error) {
 	k, err := find(address)
 	if err != nil {
@@ -130,10 +130,13 @@ func openS3(ctx context.Context, address string, o Options) (origin.Origin, erro
 	return notNil(s3.Open(ctx, c, o.Create))
 }
 
-func openHTTP(ctx context.Context, address string, _ Options) (origin.Origin, error) {
+func openHTTP(ctx context.Context, address string, o Options) (origin.Origin, error) {
 	c, err := http.ParseURL(address)
 	if err != nil {
 		return nil, &URLError{address, err.Error()}
+	}
+	if o.Create {
+		return nil, origin.ErrReadOnly
 	}
 	return notNil(http.Open(ctx, c))
 }

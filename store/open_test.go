@@ -39,6 +39,9 @@ func TestOpen(t *testing.T) {
 	web := httptest.NewServer(http.FileServer(http.Dir(folder)))
 	defer web.Close()
 	t.Run("http", func(t *testing.T) { wantPointer(t, web.URL) })
+	if _, err := Open(ctx, web.URL, Options{Create: true}); !errors.Is(err, origin.ErrReadOnly) {
+		t.Errorf("to write through a web server: %v; want ErrReadOnly", err)
+	}
 }
 
 func wantPointer(t *testing.T, address string) {
