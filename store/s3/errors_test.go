@@ -86,7 +86,6 @@ func TestUnreachable(t *testing.T) {
 		"http://" + nobody:            "cannot be reached",
 		secure.URL:                    "ca=FILE",
 		"https" + f.URL[len("http"):]: "does not speak TLS",
-		"https://nobody.invalid":      "there is no host|cannot be reached",
 	} {
 		c := f.config()
 		c.Endpoint, err = url.Parse(address)
@@ -94,11 +93,7 @@ func TestUnreachable(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := Open(ctx, c, false)
-		ok := false
-		for w := range strings.SplitSeq(want, "|") {
-			ok = ok || err != nil && strings.Contains(err.Error(), w)
-		}
-		if !ok {
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v; want %q", address, err, want)
 		}
 	}

@@ -186,6 +186,26 @@ func TestAttachTogether(t *testing.T) {
 	}
 }
 
+// TestHalfClosed has the server end each connection after one answer, without
+// a word: no request fails for it, and no retry is spent on it.
+func TestHalfClosed(t *testing.T) {
+	server := s3test.Start(t)
+	o, proxy := behind(t, server, server.NewBucket(t))
+	o.policy.Budget.Burst, o.policy.Budget.PerSecond = 0, 0
+	set(t, proxy, faultproxy.Faults{faultproxy.HalfClose: 1}, 0)
+	s := o.Generation(1)
+	for i := range 30 {
+		c := chunktest.Random(uint64(i), 300_000, chunk.FrameSize)
+		if added, err := s.Put(ctx, c.ID, c.Bytes); err != nil || !added {
+			t.Fatalf("Put = %v, %v", added, err)
+		}
+		got := make([]byte, len(c.Bytes))
+		if n, err := s.Fetch(ctx, c.ID, got, 0); err != nil || !bytes.Equal(got[:n], c.Bytes) {
+			t.Fatalf("Fetch: %d bytes, %v", n, err)
+		}
+	}
+}
+
 // TestHang checks that a request that is never answered ends with its context.
 func TestHang(t *testing.T) {
 	server := s3test.Start(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/origintest"
 	"github.com/rivuletfs/rivulet/store/s3/s3test"
@@ -38,4 +39,9 @@ func TestTwoClients(t *testing.T) {
 	server := s3test.Start(t)
 	url := server.URL(server.NewBucket(t), "")
 	origintest.TestPointerRace(t, open(t, url), open(t, url))
+}
+
+func BenchmarkSource(b *testing.B) {
+	server := s3test.Start(b)
+	chunktest.BenchmarkSource(b, open(b, server.URL(server.NewBucket(b), "")).generation(1))
 }

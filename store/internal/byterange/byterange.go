@@ -186,9 +186,10 @@ func (w *whole) add(a *Answer, off int64) error {
 		total = a.Length()
 	case a.Status == http.StatusPartialContent && off > 0:
 		first, last, size, ok := parse(a.Header.Get("Content-Range"))
-		if !ok || first != off || last+1 != size {
+		if !ok || first != off || last+1 != size || a.Header.Get("ETag") != w.etag {
 			w.Reset()
-			return unexpected("Content-Range %.60q, asked for all from %d on", a.Header.Get("Content-Range"), off)
+			return unexpected("Content-Range %.60q of %.60q, asked for all from %d on of %.60q",
+				a.Header.Get("Content-Range"), a.Header.Get("ETag"), off, w.etag)
 		}
 		total = size
 	default:

@@ -183,6 +183,30 @@ func (w *cutWriter) Write(p []byte) (int, error) {
 	return n, nil
 }
 
+// TestWholeChanged has a server take no notice of If-Range, and change the thing
+// between a part and the rest.
+func TestWholeChanged(t *testing.T) {
+	n := 0
+	got, err := Whole(context.Background(), policy(), 10, func(_ context.Context, off int64, etag string) (*Answer, error) {
+		switch n++; n {
+		case 1:
+			return answer(200, io.MultiReader(strings.NewReader("old"), broken), "Content-Length: 6", `ETag: "1"`), nil
+		case 2:
+			if off != 3 || etag != `"1"` {
+				t.Errorf("asked from %d on of %s", off, etag)
+			}
+			return answer(206, strings.NewReader("new"), "Content-Range: bytes 3-5/6", `ETag: "2"`), nil
+		}
+		if off != 0 {
+			t.Errorf("asked from %d on", off)
+		}
+		return answer(200, strings.NewReader("newnew"), "Content-Length: 6", `ETag: "2"`), nil
+	})
+	if err != nil || string(got) != "newnew" || n != 3 {
+		t.Errorf("%q, %v after %d requests", got, err, n)
+	}
+}
+
 func TestWholeRefuses(t *testing.T) {
 	for name, a := range map[string]func() *Answer{
 		"too long by its word": func() *Answer { return answer(200, strings.NewReader("x"), "Content-Length: 11") },
