@@ -22,6 +22,7 @@ chunk              std
 blockdev           std
 ext4               std
 origin             std: chunk
+origin/place       std: chunk origin
 blockmap           std: chunk origin
 seal               any: blockmap chunk origin
 seal/agewrap       any: seal internal/privatefile
@@ -39,14 +40,21 @@ publish            any: blockmap catalog chunk flatten flatten/source generation
 gc                 any: blockmap catalog chunk generation origin
 disk               any: blockdev blockmap chunk seal internal/loglimit
 verify             any: blockmap chunk seal
-store/dir          any: chunk origin
+store/dir          any: chunk origin origin/place
 store/memory       std: chunk origin
+store/s3           any: chunk origin origin/place store/internal/byterange store/internal/link store/internal/retry
+store/http         std: chunk origin origin/place store/internal/byterange store/internal/link store/internal/retry
+store/internal/byterange std: chunk store/internal/retry
+store/internal/link      std: store/internal/retry
+store/internal/retry     std
+store              any: origin store/dir store/http store/s3
 frontend/nbd       any: blockdev frontend/nbd/internal/wire internal/loglimit
 frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
 frontend/nbd/internal/wire std
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
 chunk/chunktest        std: chunk
+store/s3/s3test        std
 origin/origintest      std: chunk origin chunk/chunktest
 blockdev/blockdevtest  std: blockdev
 `

@@ -65,6 +65,20 @@ func Sum(data []byte) Digest { return sha256.Sum256(data) }
 // no longer the one that the caller saw.
 var ErrConflict = errors.New("changed meanwhile")
 
+var (
+	// ErrReadOnly is returned (wrapped) by whatever writes, of a place that can
+	// only be read: a plain web server, say.
+	ErrReadOnly = errors.New("this place can only be read")
+	// ErrNoListing is returned (wrapped) by whatever lists, of a place that
+	// answers for names alone.
+	ErrNoListing = errors.New("this place cannot list what it has")
+	// ErrNoStore is returned (wrapped) when a place that is opened is no store.
+	ErrNoStore = errors.New("not a rivulet store")
+	// ErrVersion is returned (wrapped) when a place that is opened is a store of
+	// another format version.
+	ErrVersion = errors.New("store has an unknown format version")
+)
+
 // Objects keeps immutable things by digest.
 type Objects interface {
 	// PutObject stores data under its digest unless it is there with the same
@@ -91,7 +105,8 @@ type Attachments interface {
 	Attach(ctx context.Context, subject Digest, kind string, data []byte) error
 	// ListAttachments calls fn for each attachment of that kind that subject
 	// has, in no particular order, until fn fails; that error is returned. fn
-	// owns data. A store that holds more than MaxAttachments of them fails.
+	// owns data. A store that holds more than MaxAttachments of them fails. One
+	// that cannot list goes by an index that Attach keeps (doc/format/origin.md).
 	ListAttachments(ctx context.Context, subject Digest, kind string, fn func(data []byte) error) error
 }
 

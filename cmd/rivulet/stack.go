@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
@@ -16,28 +15,22 @@ import (
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/sign"
-	"github.com/rivuletfs/rivulet/store/dir"
+	"github.com/rivuletfs/rivulet/store"
 )
 
 // openOrigin opens the origin that the user chose. With create, a missing one is
 // made.
-func (a *app) openOrigin(_ context.Context, create bool) (origin.Origin, error) {
+func (a *app) openOrigin(ctx context.Context, create bool) (origin.Origin, error) {
 	url, err := a.chosenStore()
 	if err != nil {
 		return nil, err
 	}
-	path, ok := strings.CutPrefix(url, "dir:")
-	if !ok {
-		return nil, usagef("store %q: want dir:PATH", url)
+	o, err := store.Open(ctx, url, store.Options{Create: create, Logger: a.logger()})
+	var mistake *store.URLError
+	if errors.As(err, &mistake) {
+		return nil, usageError{err}
 	}
-	if path == "" {
-		return nil, usagef("store %q: the path is missing", url)
-	}
-	o, err := dir.Open(path, create)
-	if err != nil {
-		return nil, fmt.Errorf("store %s: %w", url, err)
-	}
-	return o, nil
+	return o, err
 }
 
 // openView opens the origin that the user chose as readers see it.
@@ -75,18 +68,13 @@ func (a *app) absoluteStore() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path, ok := strings.CutPrefix(url, "dir:")
-	if !ok || path == "" {
-		return url, nil // openOrigin has the complaint
-	}
-	path, err = filepath.Abs(path)
-	return "dir:" + path, err
+	return store.Absolute(url)
 }
 
 // near reports whether reading a single frame from the chosen store costs little.
 func (a *app) near() bool {
 	url, err := a.chosenStore()
-	return err == nil && strings.HasPrefix(url, "dir:")
+	return err == nil && store.Near(url)
 }
 
 // An openImage is an image that can be read: found, vouched for as far as was

@@ -124,6 +124,35 @@ serving() {
 	URI=$(sed -n 's/^ready //p;T;q' "$log")
 }
 
+# s3_server: starts an S3 server with a bucket named "bucket". S3_ADDR is its HOST:PORT,
+# S3_DIR has its objects, and the environment has its credentials.
+s3_server() {
+	PATH=$PATH:$(go env GOPATH 2>/dev/null || true)/bin need versitygw curl
+	local program
+	program=$(PATH=$PATH:$(go env GOPATH 2>/dev/null || true)/bin command -v versitygw)
+	S3_DIR=$WORK/s3
+	S3_ADDR=127.0.0.1:$(free_port)
+	export AWS_ACCESS_KEY_ID=e2e AWS_SECRET_ACCESS_KEY AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
+	AWS_SECRET_ACCESS_KEY=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+	mkdir -p "$S3_DIR/bucket"
+	ROOT_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID ROOT_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY \
+		start "$WORK/s3.log" "$program" --port "$S3_ADDR" --quiet --keep-alive --health /health posix "$S3_DIR"
+	await 20 curl -sf -o /dev/null "http://$S3_ADDR/health" || { cat "$WORK/s3.log" >&2; fail "versitygw: not ready after 20 s"; }
+}
+
+# free_port: a TCP port of this machine that was free just now.
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
+# fault_proxy OPTION... ADDR: starts internal/e2e/faultproxy before ADDR; PROXY is its HOST:PORT.
+fault_proxy() {
+	local log
+	log=$(mktemp "$WORK/proxy.XXXX")
+	[ -x "$WORK/bin/faultproxy" ] || (cd "$ROOT" && go build -o "$WORK/bin/faultproxy" ./internal/e2e/faultproxy)
+	start "$log" "$WORK/bin/faultproxy" "$@"
+	await 10 grep -q '^ready ' "$log" || { cat "$log" >&2; fail "faultproxy $*: not ready after 10 s"; }
+	PROXY=$(sed -n 's/^ready //p;T;q' "$log")
+}
+
 # loop_mount FILE DIR: mounts an ext4 image read-only without replaying its journal.
 loop_mount() {
 	mkdir -p "$2"

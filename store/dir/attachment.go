@@ -11,11 +11,12 @@ import (
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/place"
 )
 
 // attachmentFolder returns where the attachments of a kind lie that subject has.
 func (s *Store) attachmentFolder(subject origin.Digest, kind string) string {
-	return filepath.Join(s.root, attachmentDir, hex.EncodeToString(subject[:]), kind)
+	return filepath.Join(s.root, place.Attached(subject, kind))
 }
 
 // Attach implements [origin.Attachments].
@@ -25,7 +26,7 @@ func (s *Store) Attach(ctx context.Context, subject origin.Digest, kind string, 
 	}
 	err := origin.CheckAttachment(kind, data)
 	if err == nil {
-		err = s.attach(s.attachmentFolder(subject, kind), data)
+		err = s.attach(ctx, s.attachmentFolder(subject, kind), data)
 	}
 	if err != nil {
 		return fmt.Errorf("attach %s to %v: %w", kind, subject, err)
@@ -33,16 +34,38 @@ func (s *Store) Attach(ctx context.Context, subject origin.Digest, kind string, 
 	return nil
 }
 
-func (s *Store) attach(folder string, data []byte) error {
+// attach writes data into folder, and then its name into the folder's index.
+func (s *Store) attach(ctx context.Context, folder string, data []byte) error {
 	d := origin.Sum(data)
 	path := filepath.Join(folder, hex.EncodeToString(d[:]))
 	if old, err := os.ReadFile(path); err == nil && origin.Sum(old) == d {
-		return syncDir(folder)
+		err = syncDir(folder)
+		if err != nil {
+			return err
+		}
+	} else {
+		if err := makeDir(folder); err != nil {
+			return err
+		}
+		if err := s.writeFile(path, data); err != nil {
+			return err
+		}
 	}
-	if err := makeDir(folder); err != nil {
+	unlock, err := s.lock(ctx)
+	if err != nil {
 		return err
 	}
-	return s.writeFile(path, data)
+	defer unlock()
+	path = filepath.Join(folder, place.Index)
+	index, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	index, added, err := place.AddToIndex(index, d)
+	if err != nil || !added {
+		return err
+	}
+	return s.writeFile(path, index)
 }
 
 // ListAttachments implements [origin.Attachments]. A file whose bytes are not

@@ -1,7 +1,8 @@
-// Package dir keeps an origin in a directory of a local file system.
+// Package dir keeps an origin in a directory of a local file system, under the
+// names of package place:
 //
 //	version                      "rivulet store 2\n"; written last when a store is made
-//	pointers/…                   a pointer; pointer.go has the encoding of names
+//	pointers/…                   a pointer
 //	pointers.lock                locked (flock) by whoever changes a pointer
 //	tmp/…                        files being written, and what is being removed
 //	generations/N/               one generation:
@@ -23,7 +24,6 @@ package dir
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -36,19 +36,12 @@ import (
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/place"
 )
 
 const (
-	versionFile = "version"
-	versionText = "rivulet store 2\n"
-
-	generationDir = "generations"
-	chunkDir      = "chunks"
-	objectDir     = "objects/sha256"
-	attachmentDir = "attachments"
-	pointerDir    = "pointers"
-	lockFile      = "pointers.lock"
-	tempDir       = "tmp"
+	lockFile = "pointers.lock"
+	tempDir  = "tmp"
 )
 
 // staleTemp is the age at which a temporary file is no longer anybody's: no
@@ -58,13 +51,6 @@ const staleTemp = 24 * time.Hour
 // fresh is the age below which a file's directory entry may not be durable yet,
 // because another process is between rename and sync, or was killed there.
 const fresh = time.Minute
-
-var (
-	// ErrNoStore is returned (wrapped) by Open for a directory that is no store.
-	ErrNoStore = errors.New("not a rivulet store")
-	// ErrVersion is returned (wrapped) by Open for a store of another version.
-	ErrVersion = errors.New("store has an unknown format version")
-)
 
 // A tree is a part of the directory that has pointers: the origin, or one of
 // its generations.
@@ -105,7 +91,7 @@ func Open(path string, create bool) (*Origin, error) {
 	o := &Origin{tree: tree{top: root, root: root, create: createFile, swaps: make(chan struct{}, 1)}}
 	o.swaps <- struct{}{}
 	err = o.checkVersion()
-	if errors.Is(err, ErrNoStore) && create {
+	if errors.Is(err, origin.ErrNoStore) && create {
 		err = o.init()
 	}
 	if err != nil {
@@ -128,25 +114,25 @@ func (o *Origin) generation(id origin.GenerationID) *Store {
 		return s.(*Store)
 	}
 	s := &Store{tree: o.tree}
-	s.root = filepath.Join(o.top, generationDir, id.String())
+	s.root = filepath.Join(o.top, place.Generations, id.String())
 	known, _ := o.stores.LoadOrStore(id, s)
 	return known.(*Store)
 }
 
 func (o *Origin) checkVersion() error {
-	f, err := os.Open(filepath.Join(o.top, versionFile))
+	f, err := os.Open(filepath.Join(o.top, place.Version))
 	if errors.Is(err, fs.ErrNotExist) {
-		return ErrNoStore
+		return origin.ErrNoStore
 	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, 64))
-	if err == nil && string(b) != versionText {
-		err = fmt.Errorf("%w: %q, this program knows %q", ErrVersion, b, versionText)
+	if err != nil {
+		return err
 	}
-	return err
+	return place.CheckVersion(b)
 }
 
 // init makes an empty origin. Two processes may do so at once.
@@ -162,17 +148,17 @@ func (o *Origin) init() error {
 	}
 	for _, e := range list {
 		switch e.Name() {
-		case generationDir, pointerDir, tempDir, versionFile, "lost+found":
+		case place.Generations, place.Pointers, tempDir, place.Version, "lost+found":
 		default:
-			return fmt.Errorf("%w, and not empty: it has %q", ErrNoStore, e.Name())
+			return fmt.Errorf("%w, and not empty: it has %q", origin.ErrNoStore, e.Name())
 		}
 	}
-	for _, d := range []string{generationDir, pointerDir, tempDir} {
+	for _, d := range []string{place.Generations, place.Pointers, tempDir} {
 		if err := os.MkdirAll(filepath.Join(o.top, d), 0o777); err != nil {
 			return err
 		}
 	}
-	return o.writeFile(filepath.Join(o.top, versionFile), []byte(versionText))
+	return o.writeFile(filepath.Join(o.top, place.Version), []byte(place.VersionText))
 }
 
 // removeStale removes what killed processes left. It is a courtesy: errors mean
@@ -189,9 +175,8 @@ func (o *Origin) removeStale() {
 
 // place returns the path of a content-named file, and that of its folder.
 func (s *Store) place(kind string, id [32]byte) (path, dir string) {
-	name := hex.EncodeToString(id[:])
-	dir = s.root + "/" + kind + "/" + name[:2]
-	return dir + "/" + name, dir
+	path = s.root + "/" + place.Hashed(kind, id)
+	return path, filepath.Dir(path)
 }
 
 // put stores data at its place unless a file of the same size is there. Whether
@@ -233,7 +218,7 @@ func (s *Store) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (
 	if off < 0 {
 		return 0, fmt.Errorf("fetch chunk %v: negative offset %d", id, off)
 	}
-	path, _ := s.place(chunkDir, id)
+	path, _ := s.place(place.Chunks, id)
 	f, err := os.Open(path)
 	if err != nil {
 		return 0, failed("fetch chunk", id, err)
@@ -254,7 +239,7 @@ func (s *Store) Put(ctx context.Context, id chunk.ID, object []byte) (bool, erro
 	if _, err := chunk.Verify(id, object); err != nil {
 		return false, err
 	}
-	added, err := s.put(chunkDir, &s.chunks, id, object)
+	added, err := s.put(place.Chunks, &s.chunks, id, object)
 	if err != nil {
 		return false, fmt.Errorf("put chunk %v: %w", id, err)
 	}
@@ -269,7 +254,7 @@ func (s *Store) Remove(ctx context.Context, id chunk.ID) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.remove(chunkDir, id); err != nil {
+	if err := s.remove(place.Chunks, id); err != nil {
 		return fmt.Errorf("remove chunk %v: %w", id, err)
 	}
 	return nil
@@ -293,7 +278,7 @@ func (s *Store) Stat(ctx context.Context, id chunk.ID) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	path, _ := s.place(chunkDir, id)
+	path, _ := s.place(place.Chunks, id)
 	info, err := os.Lstat(path)
 	if err != nil {
 		return 0, failed("stat chunk", id, err)
@@ -304,7 +289,7 @@ func (s *Store) Stat(ctx context.Context, id chunk.ID) (int64, error) {
 // List implements [chunk.Lister]. Files whose names are no chunk IDs are passed
 // over.
 func (s *Store) List(ctx context.Context, fn func(id chunk.ID, size int64) error) error {
-	return s.list(ctx, chunkDir, fn)
+	return s.list(ctx, place.Chunks, fn)
 }
 
 // list walks the content-named files of one kind.

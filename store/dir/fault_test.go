@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/place"
 )
 
 var ctx = context.Background()
@@ -37,10 +39,10 @@ func paths(t *testing.T, root string) string {
 
 func TestOpen(t *testing.T) {
 	empty, nested := t.TempDir(), filepath.Join(t.TempDir(), "a", "b")
-	if _, err := Open(empty, false); !errors.Is(err, ErrNoStore) {
+	if _, err := Open(empty, false); !errors.Is(err, origin.ErrNoStore) {
 		t.Errorf("an empty directory: %v; want ErrNoStore", err)
 	}
-	if _, err := Open(nested, false); !errors.Is(err, ErrNoStore) {
+	if _, err := Open(nested, false); !errors.Is(err, origin.ErrNoStore) {
 		t.Errorf("no directory: %v; want ErrNoStore", err)
 	}
 	for _, path := range []string{empty, nested} {
@@ -55,13 +57,13 @@ func TestOpen(t *testing.T) {
 			t.Errorf("opening a store changed it:\n%s\n%s", before, after)
 		}
 	}
-	version := filepath.Join(empty, versionFile)
+	version := filepath.Join(empty, place.Version)
 	for _, text := range []string{"rivulet store 1\n", "rivulet store 2", "other\n", ""} {
 		if err := os.WriteFile(version, []byte(text), 0o666); err != nil {
 			t.Fatal(err)
 		}
 		for _, create := range []bool{true, false} {
-			if _, err := Open(empty, create); !errors.Is(err, ErrVersion) {
+			if _, err := Open(empty, create); !errors.Is(err, origin.ErrVersion) {
 				t.Errorf("version %q, create %v: %v; want ErrVersion", text, create, err)
 			}
 		}
@@ -70,7 +72,7 @@ func TestOpen(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(foreign, "thesis.tex"), nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(foreign, true); !errors.Is(err, ErrNoStore) || len(paths(t, foreign)) > 100 {
+	if _, err := Open(foreign, true); !errors.Is(err, origin.ErrNoStore) || len(paths(t, foreign)) > 100 {
 		t.Errorf("a directory of something else: %v; want ErrNoStore", err)
 	}
 }
@@ -109,8 +111,8 @@ func TestRepair(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chunkPath, _ := s.place(chunkDir, o.ID)
-	objectPath, _ := s.place(objectDir, d)
+	chunkPath, _ := s.place(place.Chunks, o.ID)
+	objectPath, _ := s.place(place.Objects, d)
 	for _, size := range []int64{0, 5, 5000} {
 		for _, path := range []string{chunkPath, objectPath} {
 			if err := os.Truncate(path, size); err != nil {
@@ -212,7 +214,7 @@ func TestFailingWrites(t *testing.T) {
 func TestNoRename(t *testing.T) {
 	s := open(t, t.TempDir())
 	o := chunktest.Random(1, 1000, chunk.FrameSize)
-	path, _ := s.place(chunkDir, o.ID)
+	path, _ := s.place(place.Chunks, o.ID)
 	if err := os.MkdirAll(filepath.Join(path, "in the way"), 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +326,7 @@ func TestStrangers(t *testing.T) {
 	if err := s.SwapPointer(ctx, "a/b", nil, []byte("v")); err != nil {
 		t.Fatal(err)
 	}
-	_, folder := s.place(chunkDir, o.ID)
+	_, folder := s.place(place.Chunks, o.ID)
 	for _, path := range []string{folder + "/.nfs0001", folder + "/README", s.root + "/pointers/a/B=", s.root + "/pointers/a/%62=",
 		s.root + "/pointers/a/%zz=", s.root + "/pointers/a/%4=", s.root + "/pointers/a/b", s.root + "/pointers/a/%41", s.root + "/pointers/=",
 		s.root + "/pointers/..="} {
@@ -372,24 +374,41 @@ func TestLockWaits(t *testing.T) {
 	}
 }
 
-func FuzzPointerName(f *testing.F) {
-	f.Add("a/B=c%", "a/%42%3dc%25=")
-	f.Add(strings.Repeat("Xy", 200), strings.Repeat("x", 200)+"~/x=")
-	f.Fuzz(func(t *testing.T, name, path string) {
-		if origin.ValidName(name) == nil {
-			coded := encodeDir(name) + fileMark
-			got, ok := decodeName(coded[len(pointerDir)+1:])
-			if !ok || got != name || coded != strings.ToLower(coded) {
-				t.Fatalf("%q is %q, which is %q, %v", name, coded, got, ok)
-			}
-			for element := range strings.SplitSeq(coded, "/") {
-				if len(element) > 255 || element == "" || element == ".." {
-					t.Fatalf("%q: path element %q", name, element)
+// TestIndex has several processes attach at once, and looks at what readers find
+// that cannot list.
+func TestIndex(t *testing.T) {
+	path := t.TempDir()
+	subject := origin.Sum([]byte("subject"))
+	var wg sync.WaitGroup
+	for i := range 10 {
+		wg.Go(func() {
+			for range 2 { // the second time, it is there
+				if err := open(t, path).Attach(ctx, subject, "note", []byte{byte(i)}); err != nil {
+					t.Error(err)
 				}
 			}
+		})
+	}
+	wg.Wait()
+	s := open(t, path)
+	file := filepath.Join(s.attachmentFolder(subject, "note"), place.Index)
+	check := func(want int) {
+		t.Helper()
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if got, ok := decodeName(path); ok && encodeDir(got)+fileMark != pointerDir+"/"+path {
-			t.Fatalf("%q and its own path both name %q", path, got)
+		if list, err := place.ParseIndex(b); err != nil || len(list) != want {
+			t.Errorf("the index has %d, %v; want %d", len(list), err, want)
 		}
-	})
+	}
+	check(10)
+	// A process was killed before it came to the index: attaching again mends it.
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Attach(ctx, subject, "note", []byte{3}); err != nil {
+		t.Fatal(err)
+	}
+	check(1)
 }

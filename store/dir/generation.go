@@ -11,11 +11,12 @@ import (
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/place"
 )
 
 // ListGenerations implements [origin.Origin].
 func (o *Origin) ListGenerations(ctx context.Context, fn func(id origin.GenerationID) error) error {
-	list, err := os.ReadDir(filepath.Join(o.top, generationDir))
+	list, err := os.ReadDir(filepath.Join(o.top, place.Generations))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("list generations: %w", err)
 	}
@@ -94,8 +95,8 @@ func (o *Origin) CopyChunk(ctx context.Context, id chunk.ID, from, to origin.Gen
 
 // link makes chunk id of src one of s too.
 func (s *Store) link(id chunk.ID, src *Store) (added bool, err error) {
-	old, _ := src.place(chunkDir, id)
-	path, dir := s.place(chunkDir, id)
+	old, _ := src.place(place.Chunks, id)
+	path, dir := s.place(place.Chunks, id)
 	have, err := os.Lstat(path)
 	want, srcErr := os.Lstat(old)
 	switch {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/place"
 )
 
 // PutObject implements [origin.Objects].
@@ -19,7 +20,7 @@ func (s *Store) PutObject(ctx context.Context, data []byte) (origin.Digest, erro
 		return origin.Digest{}, fmt.Errorf("put object: %d bytes, at most %d are allowed", len(data), origin.MaxObjectBytes)
 	}
 	d := origin.Sum(data)
-	if _, err := s.put(objectDir, &s.object, d, data); err != nil {
+	if _, err := s.put(place.Objects, &s.object, d, data); err != nil {
 		return origin.Digest{}, fmt.Errorf("put object %v: %w", d, err)
 	}
 	return d, nil
@@ -30,7 +31,7 @@ func (s *Store) GetObject(ctx context.Context, d origin.Digest, max int64) ([]by
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	path, _ := s.place(objectDir, d)
+	path, _ := s.place(place.Objects, d)
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, failed("get object", d, err)
@@ -55,7 +56,7 @@ func (s *Store) GetObject(ctx context.Context, d origin.Digest, max int64) ([]by
 
 // ListObjects implements [origin.Objects].
 func (s *Store) ListObjects(ctx context.Context, fn func(d origin.Digest, size int64) error) error {
-	return s.list(ctx, objectDir, func(id chunk.ID, size int64) error { return fn(origin.Digest(id), size) })
+	return s.list(ctx, place.Objects, func(id chunk.ID, size int64) error { return fn(origin.Digest(id), size) })
 }
 
 // RemoveObject implements [origin.Objects].
@@ -63,7 +64,7 @@ func (s *Store) RemoveObject(ctx context.Context, d origin.Digest) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.remove(objectDir, d); err != nil {
+	if err := s.remove(place.Objects, d); err != nil {
 		return fmt.Errorf("remove object %v: %w", d, err)
 	}
 	return nil

@@ -10,88 +10,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/place"
 )
 
-// How a pointer's name becomes a path. Lower-case letters, digits and . _ - :
-// @ stand for themselves, every other byte is % and two lower-case hexadecimal
-// digits; so names that differ in case stay apart on file systems that ignore
-// it. A part of the name is a directory; one longer than maxPart is several,
-// all but the last of them ending in ~. The file ends in =, so that a and a/b
-// can both be.
-const (
-	plainBytes = "abcdefghijklmnopqrstuvwxyz0123456789._-:@"
-	maxPart    = 200 // bytes of an encoded part in one path element
-	moreMark   = "~"
-	fileMark   = "="
-)
-
-// encodeDir returns the path of the directory for complete parts of a name,
-// which may be empty.
-func encodeDir(name string) string {
-	var path strings.Builder
-	path.WriteString(pointerDir)
-	if name == "" {
-		return path.String()
-	}
-	for part := range strings.SplitSeq(name, "/") {
-		path.WriteByte('/')
-		element := 0
-		for i := range len(part) {
-			if element >= maxPart {
-				path.WriteString(moreMark + "/")
-				element = 0
-			}
-			if strings.IndexByte(plainBytes, part[i]) >= 0 {
-				path.WriteByte(part[i])
-				element++
-			} else {
-				fmt.Fprintf(&path, "%%%02x", part[i])
-				element += 3
-			}
-		}
-	}
-	return path.String()
-}
-
-func (t *tree) pointerPath(name string) string {
-	return t.root + "/" + encodeDir(name) + fileMark
-}
-
-// decodeName is the inverse of encodeDir(name) + fileMark, for a path below
-// pointerDir. It is false for every other path.
-func decodeName(path string) (string, bool) {
-	coded, ok := strings.CutSuffix(path, fileMark)
-	if !ok {
-		return "", false
-	}
-	coded = strings.ReplaceAll(coded, moreMark+"/", "")
-	var name []byte
-	for i := 0; i < len(coded); i++ {
-		c := coded[i]
-		if c == '%' {
-			if i+2 >= len(coded) {
-				return "", false
-			}
-			v, err := strconv.ParseUint(coded[i+1:i+3], 16, 8)
-			if err != nil {
-				return "", false
-			}
-			c = byte(v)
-			i += 2
-		}
-		name = append(name, c)
-	}
-	if encodeDir(string(name))+fileMark != pointerDir+"/"+path {
-		return "", false
-	}
-	return string(name), origin.ValidName(string(name)) == nil
-}
+func (t *tree) pointerPath(name string) string { return t.root + "/" + place.Pointer(name) }
 
 // GetPointer implements [origin.Pointers].
 func (t *tree) GetPointer(ctx context.Context, name string) ([]byte, error) {
@@ -175,7 +102,7 @@ func (t *tree) removePointer(name string) error {
 		return err
 	}
 	dir := filepath.Dir(path)
-	for dir != filepath.Join(t.root, pointerDir) && os.Remove(dir) == nil {
+	for dir != filepath.Join(t.root, place.Pointers) && os.Remove(dir) == nil {
 		dir = filepath.Dir(dir)
 	}
 	return syncDir(dir)
@@ -222,13 +149,12 @@ func (t *tree) lock(ctx context.Context) (unlock func(), err error) {
 
 // ListPointers implements [origin.Pointers].
 func (t *tree) ListPointers(ctx context.Context, prefix string, fn func(name string) error) error {
-	parts := prefix[:max(0, strings.LastIndexByte(prefix, '/'))] // complete ones
-	if parts != "" && origin.ValidName(parts) != nil || strings.HasPrefix(prefix, "/") {
-		return ctx.Err() // no name begins so
+	folder, ok := place.PrefixFolder(prefix)
+	if !ok {
+		return ctx.Err()
 	}
-	base := t.root + "/" + pointerDir
 	var names []string
-	err := filepath.WalkDir(t.root+"/"+encodeDir(parts), func(path string, e fs.DirEntry, err error) error {
+	err := filepath.WalkDir(t.root+"/"+folder, func(path string, e fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
 		}
@@ -238,7 +164,7 @@ func (t *tree) ListPointers(ctx context.Context, prefix string, fn func(name str
 		if err != nil || e.IsDir() {
 			return err
 		}
-		if name, ok := decodeName(path[len(base)+1:]); ok && strings.HasPrefix(name, prefix) {
+		if name, ok := place.ParsePointer(path[len(t.root)+1:]); ok && strings.HasPrefix(name, prefix) {
 			names = append(names, name)
 		}
 		return nil

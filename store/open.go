@@ -1,0 +1,150 @@
+// Package store opens origins by their address, as --store takes it. A new kind
+// of store is a folder beside this file and a line in it.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/dir"
+	"github.com/rivuletfs/rivulet/store/http"
+	"github.com/rivuletfs/rivulet/store/s3"
+)
+
+// Options are how an origin is opened.
+type Options struct {
+	Create bool         // it is to be written to, and made if it is not there
+	Logger *slog.Logger // told what somebody should know; nil: nobody is
+}
+
+// A kind is one way to keep an origin.
+type kind struct {
+	scheme string
+	form   string // of its address, for people; "": not told
+	near   bool
+	open   func(ctx context.Context, address string, o Options) (origin.Origin, error)
+}
+
+var kinds = []kind{
+	{"dir", "dir:PATH", true, openDir},
+	{"s3", "s3://BUCKET/PREFIX?endpoint=https://HOST", false, openS3},
+	{"https", "https://HOST/PATH", false, openHTTP},
+	{"http", "", false, openHTTP}, // to this machine
+}
+
+// A URLError says that an address is no store's: a user's mistake.
+type URLError struct {
+	URL    string
+	Reason string
+}
+
+func (e *URLError) Error() string { return fmt.Sprintf("store %q: %s", e.URL, e.Reason) }
+
+func find(address string) (kind, error) {
+	scheme, _, _ := strings.Cut(address, ":")
+	i := slices.IndexFunc(kinds, func(k kind) bool { return k.scheme == scheme && scheme != address })
+	if i < 0 {
+		var forms []string
+		for _, k := range kinds {
+			if k.form != "" {
+				forms = append(forms, k.form)
+			}
+		}
+		return kind{}, &URLError{address, "want one of " + strings.Join(forms, ", ")}
+	}
+	return kinds[i], nil
+}
+
+// Open opens the origin at an address. What is wrong with the address itself is
+// a [URLError]. To make one that can only be read is origin.ErrReadOnly.
+func Open(ctx context.Context, address string, o Options) (origin.Origin, error) {
+	k, err := find(address)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := k.open(ctx, address, o)
+	var wrong *URLError
+	if err != nil && !errors.As(err, &wrong) {
+		return nil, fmt.Errorf("store %s: %w", address, err)
+	}
+	return opened, err
+}
+
+// Near reports whether the origin at an address is near: a request costs little
+// there, so that reading by the frame fetches less and is no slower. Far ones are
+// read by whole chunks.
+func Near(address string) bool {
+	k, err := find(address)
+	return err == nil && k.near
+}
+
+// Absolute returns the address of the same store for a process in any folder:
+// paths in it become absolute.
+func Absolute(address string) (string, error) {
+	k, err := find(address)
+	if err != nil {
+		return address, nil // Open has the complaint
+	}
+	if k.scheme == "dir" {
+		path := strings.TrimPrefix(address, "dir:")
+		if path == "" {
+			return address, nil
+		}
+		path, err = filepath.Abs(path)
+		return "dir:" + path, err
+	}
+	base, query, _ := strings.Cut(address, "?")
+	values, err := url.ParseQuery(query)
+	if err != nil || values.Get("ca") == "" {
+		return address, nil // Open has the complaint
+	}
+	file, err := filepath.Abs(values.Get("ca"))
+	if err != nil {
+		return "", err
+	}
+	values.Set("ca", file)
+	return base + "?" + values.Encode(), nil
+}
+
+func openDir(_ context.Context, address string, o Options) (origin.Origin, error) {
+	path := strings.TrimPrefix(address, "dir:")
+	if path == "" {
+		return nil, &URLError{address, "the path is missing"}
+	}
+	return notNil(dir.Open(path, o.Create))
+}
+
+func openS3(ctx context.Context, address string, o Options) (origin.Origin, error) {
+	c, err := s3.ParseURL(address)
+	if err != nil {
+		return nil, &URLError{address, err.Error()}
+	}
+	c.Logger = o.Logger
+	return notNil(s3.Open(ctx, c, o.Create))
+}
+
+func openHTTP(ctx context.Context, address string, o Options) (origin.Origin, error) {
+	c, err := http.ParseURL(address)
+	if err != nil {
+		return nil, &URLError{address, err.Error()}
+	}
+	if o.Create {
+		return nil, origin.ErrReadOnly
+	}
+	return notNil(http.Open(ctx, c))
+}
+
+// notNil keeps a nil pointer from becoming an origin.
+func notNil[O origin.Origin](o O, err error) (origin.Origin, error) {
+	if err != nil {
+		return nil, err
+	}
+	return o, nil
+}

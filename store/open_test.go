@@ -1,0 +1,94 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/s3/s3test"
+)
+
+var ctx = context.Background()
+
+// TestOpen writes a pointer into each kind of store and reads it through
+// another opening.
+func TestOpen(t *testing.T) {
+	folder := t.TempDir()
+	server := s3test.Start(t)
+	for name, address := range map[string]string{"dir": "dir:" + folder, "s3": server.URL(server.NewBucket(t), "p")} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := Open(ctx, address, Options{}); !errors.Is(err, origin.ErrNoStore) || !strings.Contains(err.Error(), address) {
+				t.Errorf("what is not there: %v; want ErrNoStore", err)
+			}
+			o, err := Open(ctx, address, Options{Create: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := o.SwapPointer(ctx, "p", nil, []byte("v")); err != nil {
+				t.Fatal(err)
+			}
+			wantPointer(t, address)
+		})
+	}
+	web := httptest.NewServer(http.FileServer(http.Dir(folder)))
+	defer web.Close()
+	t.Run("http", func(t *testing.T) { wantPointer(t, web.URL) })
+	if _, err := Open(ctx, web.URL, Options{Create: true}); !errors.Is(err, origin.ErrReadOnly) {
+		t.Errorf("to write through a web server: %v; want ErrReadOnly", err)
+	}
+}
+
+func wantPointer(t *testing.T, address string) {
+	t.Helper()
+	o, err := Open(ctx, address, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := o.GetPointer(ctx, "p"); err != nil || string(v) != "v" {
+		t.Errorf("%q, %v", v, err)
+	}
+}
+
+func TestBadAddress(t *testing.T) {
+	for _, bad := range []string{"", "dir", "dir:", "x:y", "/path", "s3://", "s3:bucket", "s3://bucket?x=y", "https://", "https://h?x=y", "http://example.com"} {
+		_, err := Open(ctx, bad, Options{})
+		var wrong *URLError
+		if !errors.As(err, &wrong) || wrong.URL != bad {
+			t.Errorf("%q: %v; want a URLError", bad, err)
+		}
+	}
+}
+
+func TestNear(t *testing.T) {
+	for address, want := range map[string]bool{"dir:x": true, "s3://bucket": false, "https://h": false, "http://localhost": false, "x": false} {
+		if Near(address) != want {
+			t.Errorf("%s: near is not %v", address, want)
+		}
+	}
+}
+
+func TestAbsolute(t *testing.T) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, want := range map[string]string{
+		"dir:a/../b":                    "dir:" + filepath.Join(here, "b"),
+		"dir:/a":                        "dir:/a",
+		"dir:":                          "dir:",
+		"other":                         "other",
+		"s3://bucket/p?region=r":        "s3://bucket/p?region=r",
+		"https://h/p?ca=/etc/f":         "https://h/p?ca=%2Fetc%2Ff",
+		"s3://bucket/p?region=r&ca=x/f": "s3://bucket/p?ca=" + strings.ReplaceAll(filepath.Join(here, "x/f"), "/", "%2F") + "&region=r",
+	} {
+		if got, err := Absolute(address); err != nil || got != want {
+			t.Errorf("%s: %s, %v; want %s", address, got, err, want)
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package s3
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/place"
+	"github.com/rivuletfs/rivulet/store/internal/byterange"
+)
+
+func (s *Store) objectKey(d origin.Digest) string { return s.root + place.Hashed(place.Objects, d) }
+
+// PutObject implements [origin.Objects].
+func (s *Store) PutObject(ctx context.Context, data []byte) (origin.Digest, error) {
+	if err := ctx.Err(); err != nil {
+		return origin.Digest{}, err
+	}
+	if len(data) > origin.MaxObjectBytes {
+		return origin.Digest{}, fmt.Errorf("put object: %d bytes, at most %d are allowed", len(data), origin.MaxObjectBytes)
+	}
+	u := newUpload("", data, cacheForever)
+	d := origin.Digest(u.sum)
+	u.key = s.objectKey(d)
+	if _, err := s.store(ctx, u); err != nil {
+		return origin.Digest{}, fmt.Errorf("put object %v: %w", d, err)
+	}
+	return d, nil
+}
+
+// GetObject implements [origin.Objects].
+func (s *Store) GetObject(ctx context.Context, d origin.Digest, max int64) ([]byte, error) {
+	b, err := s.readChecked(ctx, s.objectKey(d), d, min(max, origin.MaxObjectBytes))
+	if err != nil {
+		return nil, fmt.Errorf("get object %v: %w", d, err)
+	}
+	return b, nil
+}
+
+// readChecked reads what is named by d.
+func (t *tree) readChecked(ctx context.Context, key string, d origin.Digest, most int64) ([]byte, error) {
+	return byterange.Checked(d, func(bool) ([]byte, error) {
+		b, _, err := t.read(ctx, key, most)
+		return b, err
+	})
+}
+
+// ListObjects implements [origin.Objects].
+func (s *Store) ListObjects(ctx context.Context, fn func(d origin.Digest, size int64) error) error {
+	return s.listHashed(ctx, place.Objects, func(id [32]byte, size int64) error { return fn(id, size) })
+}
+
+// RemoveObject implements [origin.Objects].
+func (s *Store) RemoveObject(ctx context.Context, d origin.Digest) error {
+	if err := s.removeKey(ctx, s.objectKey(d)); err != nil {
+		return fmt.Errorf("remove object %v: %w", d, err)
+	}
+	return nil
+}
+
+// Attach implements [origin.Attachments].
+func (s *Store) Attach(ctx context.Context, subject origin.Digest, kind string, data []byte) error {
+	err := origin.CheckAttachment(kind, data)
+	if err == nil {
+		err = s.attach(ctx, s.root+place.Attached(subject, kind)+"/", data)
+	}
+	if err != nil {
+		return fmt.Errorf("attach %s to %v: %w", kind, subject, err)
+	}
+	return nil
+}
+
+// attach puts data into folder, and then its name into the folder's index.
+func (s *Store) attach(ctx context.Context, folder string, data []byte) error {
+	u := newUpload("", data, cacheForever)
+	u.key = folder + hex.EncodeToString(u.sum[:])
+	if _, err := s.store(ctx, u); err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		old, err := s.readCell(ctx, folder+place.Index, place.MaxIndexBytes)
+		if err != nil {
+			return err
+		}
+		index, added, err := place.AddToIndex(old.value, u.sum)
+		if err != nil || !added {
+			return err
+		}
+		err = s.writeCell(ctx, folder+place.Index, old, index)
+		changed := errors.Is(err, origin.ErrConflict) || errors.Is(err, ErrUnknownOutcome)
+		if !changed || n >= maxConflicts {
+			return err
+		}
+		if err := sleep(ctx, n); err != nil {
+			return err
+		}
+	}
+}
+
+// maxConflicts is how often an index is read again because somebody else has
+// changed it: each time, somebody has got on.
+const maxConflicts = 100
+
+// sleep lets others go first that want to change the same.
+func sleep(ctx context.Context, n int) error {
+	timer := time.NewTimer(jitter(time.Duration(min(n+1, 20)) * 10 * time.Millisecond))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ListAttachments implements [origin.Attachments].
+func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind string, fn func(data []byte) error) error {
+	if err := origin.ValidKind(kind); err != nil {
+		return err
+	}
+	n := 0
+	err := s.list(ctx, s.root+place.Attached(subject, kind)+"/", func(page []minio.ObjectInfo) error {
+		for _, o := range page {
+			id, ok := place.ParseHashed(o.Key)
+			if !ok {
+				continue
+			}
+			if n++; n > origin.MaxAttachments {
+				return fmt.Errorf("more than %d", origin.MaxAttachments)
+			}
+			data, err := s.readChecked(ctx, o.Key, id, origin.MaxAttachmentBytes)
+			if errors.Is(err, chunk.ErrNotFound) {
+				continue // removed meanwhile
+			}
+			if err != nil {
+				return fmt.Errorf("%v: %w", chunk.ID(id), err)
+			}
+			if err := fn(data); err != nil {
+				return callback{err}
+			}
+		}
+		return nil
+	})
+	return named(err, "attachments %s of %v", kind, subject)
+}

@@ -1,0 +1,47 @@
+package s3
+
+import (
+	"context"
+	"testing"
+
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/origintest"
+	"github.com/rivuletfs/rivulet/store/s3/s3test"
+)
+
+var ctx = context.Background()
+
+// open opens the origin of a URL, makes it if it is not there, and closes it at
+// the end of the test.
+func open(t testing.TB, url string) *Origin {
+	t.Helper()
+	c, err := ParseURL(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := Open(ctx, c, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.Close)
+	return o
+}
+
+func TestOrigin(t *testing.T) {
+	server := s3test.Start(t)
+	origintest.TestOrigin(t, func(t *testing.T) origin.Origin {
+		return open(t, server.URL(server.NewBucket(t), "a/b"))
+	})
+}
+
+func TestTwoClients(t *testing.T) {
+	server := s3test.Start(t)
+	url := server.URL(server.NewBucket(t), "")
+	origintest.TestPointerRace(t, open(t, url), open(t, url))
+}
+
+func BenchmarkSource(b *testing.B) {
+	server := s3test.Start(b)
+	chunktest.BenchmarkSource(b, open(b, server.URL(server.NewBucket(b), "")).generation(1))
+}
