@@ -13,13 +13,16 @@
 //	salts/DOMAIN/SALT       a salt, locked by a key of its own (seal.LockSalt)
 //	salts/DOMAIN/SALT/WHO   that key, wrapped for one publisher
 //
-// doc/format/origin.md has the bytes. Whoever may write to the origin can take a
-// salt away or put another one in its place, which is why publishers remember the
-// IDs of those that they have seen (package keyring).
+// doc/format/origin.md has the bytes. Whoever may write to the origin can take all
+// of that away, and wrap a salt of its own for anybody. So state, recipients and
+// the step to a new epoch have proofs that holders of the salt alone can make
+// (seal.Salt.Vouch), and publishers remember the IDs of the salts that they have
+// seen (package keyring).
 package domain
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -38,6 +41,9 @@ var (
 	// ErrGranted is returned (wrapped) when a salt is there, and not for any of
 	// the identities given.
 	ErrGranted = errors.New("its salt is not granted to you")
+	// ErrForged is returned (wrapped) for what nobody who holds the salt has
+	// written.
+	ErrForged = errors.New("was not written by anybody who holds its salt")
 	// ErrFormat is returned (wrapped) for pointers that are not as they should be.
 	ErrFormat = errors.New("malformed salt domain")
 )
@@ -59,6 +65,9 @@ type State struct {
 const (
 	prefix    = "salts/"
 	stateHead = "rivulet salt domain 1"
+	stateTail = "proof "
+
+	stateLabel = "rivulet salt domain v1" // of the proof
 )
 
 // pointer returns the name of a pointer of the domain.
@@ -66,9 +75,15 @@ func pointer(name string, parts ...string) string {
 	return prefix + strings.Join(append([]string{name}, parts...), "/")
 }
 
-// String returns the state as it is stored.
+// String returns the state as it is stored, without its proof.
 func (s State) String() string {
 	return fmt.Sprintf("%s\nepoch %d\nsalt %x\ncodec %s\n", stateHead, s.Epoch, s.Salt[:], s.Coding)
+}
+
+// proved returns the state as it is stored, with the proof by its salt.
+func (s State) proved(salt *seal.Salt) []byte {
+	text := s.String()
+	return fmt.Appendf(nil, "%s%s%x\n", text, stateTail, salt.Vouch(stateLabel, []byte(text)))
 }
 
 // String returns the coding as it is stored and as ParseCoding reads it: "raw",
@@ -103,44 +118,67 @@ func ParseCoding(s string) (Coding, error) {
 	return c, nil
 }
 
-// parseState reads the state of a domain.
-func parseState(name string, value []byte) (State, error) {
+// parseState reads the state of a domain, and returns its proof unchecked.
+func parseState(name string, value []byte) (State, []byte, error) {
 	s := State{Name: name}
-	lines := strings.Split(string(value), "\n")
 	bad := fmt.Errorf("%w %s: %.100q", ErrFormat, name, value)
-	if len(lines) != 5 || lines[0] != stateHead {
-		return State{}, bad
+	lines := strings.Split(string(value), "\n")
+	if len(lines) != 6 || lines[0] != stateHead {
+		return State{}, nil, bad
 	}
 	epoch, err := strconv.ParseUint(strings.TrimPrefix(lines[1], "epoch "), 10, 32)
-	if err != nil {
-		return State{}, bad
+	if err != nil || epoch == 0 {
+		return State{}, nil, bad
 	}
 	s.Epoch = uint32(epoch)
 	if s.Salt, err = catalog.ParseSaltID(strings.TrimPrefix(lines[2], "salt ")); err != nil {
-		return State{}, bad
+		return State{}, nil, bad
 	}
-	if s.Coding, err = ParseCoding(strings.TrimPrefix(lines[3], "codec ")); err != nil || epoch == 0 || s.String() != string(value) {
-		return State{}, bad
+	if s.Coding, err = ParseCoding(strings.TrimPrefix(lines[3], "codec ")); err != nil {
+		return State{}, nil, bad
 	}
-	return s, nil
+	proof, err := hex.DecodeString(strings.TrimPrefix(lines[4], stateTail))
+	if err != nil || fmt.Sprintf("%s%s%x\n", s, stateTail, proof) != string(value) {
+		return State{}, nil, bad
+	}
+	return s, proof, nil
 }
 
-// Load returns the state of a domain, or chunk.ErrNotFound.
+// Load returns what the origin says of a domain, which anybody may have written,
+// or chunk.ErrNotFound. Open is for those who act on it.
 func Load(ctx context.Context, o origin.Pointers, name string) (State, error) {
-	s, _, err := load(ctx, o, name)
-	return s, err
+	l, err := load(ctx, o, name)
+	return l.State, err
 }
 
-func load(ctx context.Context, o origin.Pointers, name string) (State, []byte, error) {
+// A loaded state is one as the origin has it.
+type loaded struct {
+	State
+	proof []byte // by its salt
+	value []byte // all of it, to swap
+}
+
+func load(ctx context.Context, o origin.Pointers, name string) (loaded, error) {
 	if err := seal.CheckDomain(name); err != nil {
-		return State{}, nil, err
+		return loaded{}, err
 	}
 	value, err := o.GetPointer(ctx, pointer(name))
 	if err != nil {
-		return State{}, nil, fmt.Errorf("salt domain %s: %w", name, err)
+		return loaded{}, fmt.Errorf("salt domain %s: %w", name, err)
 	}
-	s, err := parseState(name, value)
-	return s, value, err
+	s, proof, err := parseState(name, value)
+	return loaded{s, proof, value}, err
+}
+
+// check checks that salt is the one that l speaks of, and that a holder wrote it.
+func (l *loaded) check(salt *seal.Salt) error {
+	if salt.Domain() != l.Name || salt.Epoch() != l.Epoch || salt.ID() != l.Salt {
+		return fmt.Errorf("%w %s: its salt is that of domain %s, epoch %d", ErrFormat, l.Name, salt.Domain(), salt.Epoch())
+	}
+	if !salt.Vouched(stateLabel, []byte(l.String()), l.proof) {
+		return fmt.Errorf("salt domain %s: its state %w", l.Name, ErrForged)
+	}
+	return nil
 }
 
 // List calls fn for each domain of an origin, by name, until fn fails; that error

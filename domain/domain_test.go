@@ -3,6 +3,7 @@ package domain
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -79,7 +80,7 @@ func TestOpen(t *testing.T) {
 func TestRotateAndGrant(t *testing.T) {
 	o, alice, bob := memory.New(), newIdentity(t), newIdentity(t)
 	first := mustCreate(t, o, "d", Coding{}, alice)
-	second, state, err := Rotate(ctx, o, "d", to(alice))
+	second, state, err := Rotate(ctx, o, first, to(alice))
 	if err != nil || state.Epoch != 2 || second.Epoch() != 2 || second.ID() == first.ID() || state.Salt != second.ID() {
 		t.Fatalf("Rotate = %v, %+v, %v", second, state, err)
 	}
@@ -91,11 +92,14 @@ func TestRotateAndGrant(t *testing.T) {
 			t.Errorf("before it was granted: %v; want ErrGranted", err)
 		}
 	}
-	if err := Grant(ctx, o, "d", as(bob), to(bob)); !errors.Is(err, ErrGranted) {
+	if _, _, err := Rotate(ctx, o, first, to(alice)); !errors.Is(err, origin.ErrConflict) {
+		t.Errorf("rotated with the salt before: %v; want ErrConflict", err)
+	}
+	if err := Grant(ctx, o, second, as(bob), to(bob)); !errors.Is(err, ErrGranted) {
 		t.Errorf("granted by somebody who cannot open it: %v; want ErrGranted", err)
 	}
 	for range 2 {
-		if err := Grant(ctx, o, "d", as(alice), to(bob)); err != nil {
+		if err := Grant(ctx, o, second, as(alice), to(bob)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -104,8 +108,9 @@ func TestRotateAndGrant(t *testing.T) {
 			t.Errorf("after it was granted: %v, %v; want %v", got, err, want)
 		}
 		who, err := Recipients(ctx, o, "d", want.ID())
-		if err != nil || len(who) != 2 || !slices.Contains(who, bob.Recipients()[0].String()) {
-			t.Errorf("recipients %q, %v; want two", who, err)
+		granted, strangers, err2 := Granted(ctx, o, want)
+		if err != nil || err2 != nil || len(who) != 2 || !slices.Contains(who, bob.Recipients()[0].String()) || !slices.Equal(who, granted) || strangers != nil {
+			t.Errorf("recipients %q, %v; granted %q and %q, %v; want two", who, err, granted, strangers, err2)
 		}
 	}
 	if list, err := Salts(ctx, o, "d"); err != nil || len(list) != 2 {
@@ -117,12 +122,12 @@ func TestRotateAndGrant(t *testing.T) {
 // domain's salt.
 func TestRotateAtOnce(t *testing.T) {
 	o, alice := memory.New(), newIdentity(t)
-	mustCreate(t, o, "d", Coding{}, alice)
+	first := mustCreate(t, o, "d", Coding{}, alice)
 	var wg sync.WaitGroup
 	won := make(chan blockmap.SaltID, 8)
 	for range cap(won) {
 		wg.Go(func() {
-			s, _, err := Rotate(ctx, o, "d", to(alice))
+			s, _, err := Rotate(ctx, o, first, to(alice))
 			if err == nil {
 				won <- s.ID()
 			} else if !errors.Is(err, origin.ErrConflict) {
@@ -131,19 +136,9 @@ func TestRotateAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	close(won)
 	_, state, err := Open(ctx, o, "d", as(alice))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var last blockmap.SaltID
-	n := uint32(1)
-	for id := range won {
-		n++
-		last = id
-	}
-	if state.Epoch != n || n == 2 && state.Salt != last {
-		t.Errorf("epoch %d after %d won", state.Epoch, n-1)
+	if err != nil || len(won) != 1 || state.Epoch != 2 || state.Salt != <-won {
+		t.Errorf("%+v, %v after %d won; want one", state, err, len(won))
 	}
 }
 
@@ -162,13 +157,22 @@ func TestSwappedPointers(t *testing.T) {
 		},
 		"state that names a salt of another domain": func(o origin.Pointers, _ *seal.Salt, swap func(string, []byte)) {
 			other := mustCreate(t, o, "m", Coding{}, alice)
-			swap(pointer("d"), []byte(State{Name: "d", Epoch: 1, Salt: other.ID()}.String()))
+			swap(pointer("d"), State{Name: "d", Epoch: 1, Salt: other.ID()}.proved(other))
 		},
-		"state without its salt": func(_ origin.Pointers, _ *seal.Salt, swap func(string, []byte)) {
-			swap(pointer("d"), []byte(State{Name: "d", Epoch: 1, Salt: blockmap.SaltID{1}}.String()))
+		"salt of another domain, whole": func(o origin.Pointers, _ *seal.Salt, swap func(string, []byte)) {
+			other := mustCreate(t, o, "m", Coding{}, alice, mallory)
+			plant(t, o, "m", "d", other)
+			swap(pointer("d"), State{Name: "d", Epoch: 1, Salt: other.ID()}.proved(other))
+		},
+		"state without its salt": func(_ origin.Pointers, s *seal.Salt, swap func(string, []byte)) {
+			swap(pointer("d"), State{Name: "d", Epoch: 1, Salt: blockmap.SaltID{1}}.proved(s))
 		},
 		"another epoch": func(_ origin.Pointers, s *seal.Salt, swap func(string, []byte)) {
-			swap(pointer("d"), []byte(State{Name: "d", Epoch: 2, Salt: s.ID()}.String()))
+			swap(pointer("d"), State{Name: "d", Epoch: 2, Salt: s.ID()}.proved(s))
+		},
+		"another coding, by somebody without the salt": func(o origin.Pointers, s *seal.Salt, swap func(string, []byte)) {
+			other := mustCreate(t, o, "m", Coding{}, mallory)
+			swap(pointer("d"), State{Name: "d", Epoch: 1, Salt: s.ID(), Coding: Coding{Policy: seal.NeverCode}}.proved(other))
 		},
 		"garbage": func(_ origin.Pointers, _ *seal.Salt, swap func(string, []byte)) { swap(pointer("d"), []byte("x\n")) },
 		"garbage for salt": func(_ origin.Pointers, s *seal.Salt, swap func(string, []byte)) {
@@ -210,10 +214,10 @@ func TestCoding(t *testing.T) {
 	}
 	o, alice := memory.New(), newIdentity(t)
 	s := mustCreate(t, o, "d", Coding{}, alice)
-	if err := SetCoding(ctx, o, "d", Coding{Policy: seal.NeverCode}); err != nil {
+	if err := SetCoding(ctx, o, s, Coding{Policy: seal.NeverCode}); err != nil {
 		t.Fatal(err)
 	}
-	if state, err := Load(ctx, o, "d"); err != nil || state.Coding.Policy != seal.NeverCode || state.Salt != s.ID() {
+	if _, state, err := Open(ctx, o, "d", as(alice)); err != nil || state.Coding.Policy != seal.NeverCode || state.Salt != s.ID() {
 		t.Errorf("after SetCoding: %+v, %v", state, err)
 	}
 }
@@ -247,11 +251,21 @@ func TestNothingInTheClear(t *testing.T) {
 }
 
 func FuzzParseState(f *testing.F) {
-	f.Add([]byte(State{Name: "d", Epoch: 1}.String()))
-	f.Add([]byte("rivulet salt domain 1\nepoch 4294967295\nsalt 00\ncodec zstd best\n"))
+	s, _ := seal.NewSalt("d", 1)
+	f.Add(State{Name: "d", Epoch: 1}.proved(s))
+	f.Add([]byte("rivulet salt domain 1\nepoch 4294967295\nsalt 00\ncodec zstd best\nproof 00\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if s, err := parseState("d", b); err == nil && s.String() != string(b) {
+		if s, proof, err := parseState("d", b); err == nil && fmt.Sprintf("%sproof %x\n", s, proof) != string(b) {
 			t.Errorf("%q parses and is written as %q", b, s)
+		}
+	})
+}
+
+func FuzzParseWrap(f *testing.F) {
+	f.Add([]byte("age\nage1x\n00\ndata\nmore"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if w, ok := parseWrap(b); ok && string(w.value()) != string(b) {
+			t.Errorf("%q parses and is written as %q", b, w.value())
 		}
 	})
 }

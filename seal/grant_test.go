@@ -63,16 +63,20 @@ func TestGrant(t *testing.T) {
 }
 
 func TestLockSalt(t *testing.T) {
+	before, err := seal.NewSalt("d", 2)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s, err := seal.NewSalt("d", 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	locked, key := seal.LockSalt(s)
+	locked, key := seal.LockSalt(s, before)
 	got, err := seal.OpenSalt(locked, key, s.ID())
 	if err != nil || string(got.Bytes()) != string(s.Bytes()) {
 		t.Fatalf("OpenSalt = %v, %v", got, err)
 	}
-	if again, other := seal.LockSalt(s); string(again) == string(locked) || other == key {
+	if again, other := seal.LockSalt(s, before); string(again) == string(locked) || other == key {
 		t.Error("two locks are equal")
 	}
 	wrong := key
@@ -95,9 +99,50 @@ func TestLockSalt(t *testing.T) {
 	}
 }
 
+// TestSucceeds: nobody who lacks a domain's salt makes one that comes after it.
+func TestSucceeds(t *testing.T) {
+	salt := func(domain string, epoch uint32) *seal.Salt {
+		s, err := seal.NewSalt(domain, epoch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first, stranger, next := salt("d", 1), salt("d", 1), salt("d", 2)
+	good, _ := seal.LockSalt(next, first)
+	forged, _ := seal.LockSalt(next, stranger)
+	none, _ := seal.LockSalt(next, nil)
+	other, _ := seal.LockSalt(salt("d", 2), first)
+	if id := first.ID(); seal.Before(good) != id || seal.Before(none) != (blockmap.SaltID{}) || seal.Before(nil) != (blockmap.SaltID{}) {
+		t.Errorf("Before = %x, want %x", seal.Before(good), id)
+	}
+	for what, c := range map[string]struct {
+		s, before *seal.Salt
+		locked    []byte
+		want      bool
+	}{
+		"made after it":            {next, first, good, true},
+		"made by a stranger":       {next, first, forged, false},
+		"made as a first":          {next, first, none, false},
+		"another salt's proof":     {next, first, other, false},
+		"no locked salt":           {next, first, good[:40], false},
+		"two epochs later":         {salt("d", 3), first, good, false},
+		"of another domain":        {salt("e", 2), first, good, false},
+		"proof by the same ID":     {next, stranger, good, false},
+		"the salt before its self": {first, next, good, false},
+	} {
+		if got := c.s.Succeeds(c.before, c.locked); got != c.want {
+			t.Errorf("%s: %v, want %v", what, got, c.want)
+		}
+	}
+	if a, b := first.Vouch("a", []byte("m")), first.Vouch("b", []byte("m")); a == b {
+		t.Error("two labels give one proof")
+	}
+}
+
 func FuzzOpenSalt(f *testing.F) {
 	s, _ := seal.NewSalt("d", 1)
-	locked, key := seal.LockSalt(s)
+	locked, key := seal.LockSalt(s, nil)
 	f.Add(locked)
 	f.Add([]byte("rvsltlk1"))
 	f.Fuzz(func(t *testing.T, b []byte) {
