@@ -35,7 +35,7 @@ layout             std: ext4 flatten
 catalog            std: blockmap chunk origin
 generation         any: blockmap catalog chunk origin
 domain             any: blockmap catalog chunk origin seal
-keyring            any: seal seal/agewrap sign
+keyring            any: blockmap catalog seal seal/agewrap sign
 publish            any: blockmap catalog chunk flatten flatten/source generation layout origin seal sign verify
 gc                 any: blockmap catalog chunk generation origin
 disk               any: blockdev blockmap chunk seal internal/loglimit

@@ -7,8 +7,8 @@
 //	trusted.pub      public keys of publishers whose work is taken over, one a line
 //	salts            IDs of the salts that were seen, one a line
 //
-// Secrets are files that nobody else can read, or they are refused. Nothing is
-// ever replaced: a key that is made anew could not open, or vouch for, what was
+// Secrets are files that nobody else can read, or they are refused; so is what
+// this user was told, if others can write it. Nothing is ever replaced: a key that is made anew could not open, or vouch for, what was
 // done with the old one.
 package keyring
 
@@ -123,9 +123,15 @@ func (f *Folder) Trusted() ([]sign.PublicKey, error) {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }()
+	if err := ownersAlone(file); err != nil {
+		return nil, err
+	}
 	b, err := io.ReadAll(io.LimitReader(file, maxTrustedBytes+1))
-	if err != nil || len(b) > maxTrustedBytes {
-		return nil, fmt.Errorf("%s: more than %d bytes, or: %w", path, maxTrustedBytes, err)
+	if err == nil && len(b) > maxTrustedBytes {
+		err = fmt.Errorf("%s: more than %d bytes", path, maxTrustedBytes)
+	}
+	if err != nil {
+		return nil, err
 	}
 	var keys []sign.PublicKey
 	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
@@ -140,4 +146,16 @@ func (f *Folder) Trusted() ([]sign.PublicKey, error) {
 		keys = append(keys, k)
 	}
 	return keys, nil
+}
+
+// ownersAlone reports, by a nil error, that nobody but its owner can change file.
+func ownersAlone(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if perm := info.Mode().Perm(); perm&0o022 != 0 {
+		return fmt.Errorf("%s: may be changed by others (mode %04o); chmod go-w it: %w", file.Name(), perm, fs.ErrPermission)
+	}
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/sign"
 )
@@ -96,6 +97,19 @@ func TestTrusted(t *testing.T) {
 	if err != nil || len(keys) != 2 || keys[0].String() != k.Public().String() {
 		t.Errorf("Trusted = %v, %v; want the key twice", keys, err)
 	}
+	if err := os.Chmod(f.file(trustedFile), 0o664); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Trusted(); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("that others can write: %v; want ErrPermission", err)
+	}
+	if err := os.Chmod(f.file(trustedFile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	write(strings.Repeat("#", maxTrustedBytes+1))
+	if _, err := f.Trusted(); err == nil || !strings.Contains(err.Error(), "more than 1048576 bytes") || strings.Contains(err.Error(), "%!") {
+		t.Errorf("too long: %v", err)
+	}
 	write("nonsense\n")
 	if _, err := f.Trusted(); err == nil || !strings.Contains(err.Error(), trustedFile) {
 		t.Errorf("nonsense: %v; want an error that names the file", err)
@@ -111,10 +125,14 @@ func newSalt(t testing.TB, epoch uint32) *seal.Salt {
 	return s
 }
 
-// A salt that a store swaps is refused; so is the return to an older one.
+// A salt that a store swaps is refused; so are the return to an older one, and a
+// new epoch that does not come of the old one.
 func TestCheckSalt(t *testing.T) {
 	f, first, second := open(t), newSalt(t, 1), newSalt(t, 2)
 	const store = "s3://bucket/a prefix"
+	third := newSalt(t, 3)
+	never := func(blockmap.SaltID) (bool, error) { t.Error("asked for descent"); return false, nil }
+	descends := func(from blockmap.SaltID) (bool, error) { return from == first.ID(), nil }
 	for _, c := range []struct {
 		what  string
 		store string
@@ -129,20 +147,30 @@ func TestCheckSalt(t *testing.T) {
 		{"the new one again", store, second, true},
 		{"the old one again", store, first, false},
 		{"another in the new epoch", store, newSalt(t, 2), false},
+		{"an epoch that does not come of it", store, third, false},
 	} {
-		if err := f.CheckSalt(c.store, c.salt); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrSalt) {
+		ask := never
+		if c.salt == second && c.ok || c.salt == third {
+			ask = descends
+		}
+		if err := f.CheckSalt(c.store, c.salt, ask); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrSalt) {
 			t.Errorf("%s: %v; want it taken: %v", c.what, err, c.ok)
 		}
+	}
+	broken := errors.New("the store does not answer")
+	err := f.CheckSalt(store, third, func(blockmap.SaltID) (bool, error) { return true, broken })
+	if !errors.Is(err, broken) || errors.Is(err, ErrSalt) {
+		t.Errorf("when the store fails: %v; want its error", err)
 	}
 	made := newSalt(t, 1)
 	if err := f.KeepSalt(store, made); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.CheckSalt(store, made); err != nil {
+	if err := f.CheckSalt(store, made, never); err != nil {
 		t.Errorf("one's own for a domain that was not there: %v", err)
 	}
-	if err := f.CheckSalt(store, second); err != nil {
-		t.Errorf("an epoch after it: %v", err)
+	if err := f.CheckSalt(store, second, descends); !errors.Is(err, ErrSalt) {
+		t.Errorf("an epoch of the domain before it: %v; want ErrSalt", err)
 	}
 	b, err := os.ReadFile(f.file(saltsFile))
 	if err != nil || strings.Contains(string(b), string(first.Bytes()[28:60])) {
@@ -151,7 +179,7 @@ func TestCheckSalt(t *testing.T) {
 	if err := os.WriteFile(f.file(saltsFile), []byte("one two\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.CheckSalt(store, first); err == nil || !strings.Contains(err.Error(), "line 1") {
+	if err := f.CheckSalt(store, first, never); err == nil || !strings.Contains(err.Error(), "line 1") {
 		t.Errorf("a damaged file: %v; want the line", err)
 	}
 }

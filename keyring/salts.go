@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/seal"
 )
 
@@ -18,32 +20,56 @@ import (
 var ErrSalt = errors.New("the store offers another salt than before")
 
 // CheckSalt compares a salt that a store gave with those that it gave before, and
-// remembers it. store is the store's URL, without secrets. A second salt of one
-// epoch, and one of an epoch before the last that was seen, is ErrSalt: whoever
-// may write to a store could otherwise choose the salt, and then tell which known
-// files an image has by the names of its chunks.
-func (f *Folder) CheckSalt(store string, s *seal.Salt) error {
+// remembers it. store is the store's URL, without secrets. ErrSalt is a second salt
+// of one epoch, one of an epoch before the last that was seen, and one of a later
+// epoch for which descends is false: it is asked whether the salt was made by
+// holders of the one with that ID (domain.Descends), and its errors are returned.
+//
+// Whoever may write to a store could otherwise choose the salt, and then read what
+// is published by way of its segment records.
+func (f *Folder) CheckSalt(store string, s *seal.Salt, descends func(from blockmap.SaltID) (bool, error)) error {
 	id := s.ID()
 	mine := saltLine{store, s.Domain(), s.Epoch(), fmt.Sprintf("%x", id[:])}
 	seen, err := f.salts()
 	if err != nil {
 		return err
 	}
-	known := false
+	var last saltLine // of those of this store and domain
 	for _, l := range seen {
 		if l.store != mine.store || l.domain != mine.domain {
 			continue
 		}
-		known = known || l == mine
-		if l.epoch > mine.epoch || l.epoch == mine.epoch && l.id != mine.id {
-			return fmt.Errorf("%s: salt domain %s: epoch %d with salt %s, seen before: epoch %d with salt %s: %w; if somebody made the store anew, take the line out of %s",
-				store, mine.domain, mine.epoch, mine.id, l.epoch, l.id, ErrSalt, f.file(saltsFile))
+		if l.epoch == mine.epoch && l.id != mine.id {
+			return f.otherSalt(mine, l)
+		}
+		if l.epoch >= last.epoch {
+			last = l
 		}
 	}
-	if known {
+	switch {
+	case last == mine:
 		return nil
+	case last.epoch > mine.epoch:
+		return f.otherSalt(mine, last)
+	case last.id != "":
+		from, err := catalog.ParseSaltID(last.id)
+		ok := false
+		if err == nil {
+			ok, err = descends(from)
+		}
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return f.otherSalt(mine, last)
+		}
 	}
 	return f.appendSalt(mine)
+}
+
+func (f *Folder) otherSalt(now, before saltLine) error {
+	return fmt.Errorf("%s: salt domain %s: epoch %d with salt %s, seen before: epoch %d with salt %s: %w; if somebody made the store anew, take the line out of %s",
+		now.store, now.domain, now.epoch, now.id, before.epoch, before.id, ErrSalt, f.file(saltsFile))
 }
 
 // KeepSalt remembers a salt that this user has made for a domain that was not
@@ -76,6 +102,9 @@ func (f *Folder) salts() ([]saltLine, error) {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }()
+	if err := ownersAlone(file); err != nil {
+		return nil, err
+	}
 	var list []saltLine
 	lines := bufio.NewScanner(file)
 	for n := 1; lines.Scan(); n++ {

@@ -57,7 +57,7 @@ func (p *publisher) knownBy(ctx context.Context, g origin.GenerationID, signer s
 	if err != nil {
 		return nil, context.Cause(ctx)
 	}
-	if info := m.Info(); info.SaltID != p.opts.Salt.ID() || info.ChainID != p.chainID() || info.Layout != layout.Version || p.opts.Size != 0 && info.Size != p.opts.Size {
+	if info := m.Info(); info.SaltID != p.opts.Salt.ID() || info.ChainID != p.chainID() || len(info.Layers) != len(p.img.Layers) || info.Layout != layout.Version || p.opts.Size != 0 && info.Size != p.opts.Size {
 		return nil, nil // a pointer that leads astray
 	}
 	if _, err := sign.Require(ctx, m, store, signer); err != nil {
@@ -98,6 +98,9 @@ func (p *publisher) adopt(ctx context.Context, k *knownMap, err error) (*blockma
 	wasOpen := info.Lock.Kind == blockmap.LockOpen
 	if !same || wasOpen != p.opts.Open {
 		info.Source, info.Config = origin.Digest(hashBytes(p.img.Digest)), p.img.Config
+		for i := range info.Layers { // the same layers, maybe compressed otherwise
+			info.Layers[i].Compressed, info.Layers[i].CompressedSize = origin.Digest(hashBytes(p.img.Layers[i].Digest)), p.img.Layers[i].Size
+		}
 		chunks := make([]blockmap.Chunk, k.Len())
 		for i := range chunks {
 			chunks[i] = k.Chunk(i)

@@ -124,8 +124,12 @@ func (p *publisher) remembered(ctx context.Context, diffID v1.Hash) (*segment, e
 	return nil, nil
 }
 
+// maxHints bounds the pointers to records of one layer that are looked at: more
+// salts than this were made by somebody to keep publishers busy.
+const maxHints = 256
+
 // hints returns the pointers of a generation to records of a layer by trusted
-// publishers, in the order of trust.
+// publishers, in the order of trust; those with the salt in use first.
 func (p *publisher) hints(ctx context.Context, g origin.GenerationID, diffID origin.Digest) ([]hint, error) {
 	var keys []string
 	prefix := catalog.SegmentPrefix(diffID, layout.Version)
@@ -136,17 +140,22 @@ func (p *publisher) hints(ctx context.Context, g origin.GenerationID, diffID ori
 	if err != nil {
 		return nil, err
 	}
-	var list []hint
+	var list, old []hint
 	for _, signer := range p.opts.trusted() {
 		suffix := "/" + strings.ToLower(signer.ID())
 		for _, key := range keys {
 			salt, ok := strings.CutSuffix(strings.TrimPrefix(key, prefix), suffix)
-			if id, err := catalog.ParseSaltID(salt); ok && err == nil {
+			id, err := catalog.ParseSaltID(salt)
+			switch {
+			case !ok || err != nil:
+			case id == p.opts.Salt.ID():
 				list = append(list, hint{g, key, id, signer})
+			case len(old) < maxHints:
+				old = append(old, hint{g, key, id, signer})
 			}
 		}
 	}
-	return list, nil
+	return append(list, old...), nil
 }
 
 // recall returns the segment that a hint leads to, or nil if that is none of this
@@ -248,6 +257,11 @@ func (p *publisher) reseal(ctx context.Context, h hint, diffID v1.Hash) (*segmen
 	}
 	if err != nil {
 		return nil, fmt.Errorf("seal layer %v anew: %w", diffID, err)
+	}
+	for i := range chunks {
+		if chunks[i].Sum != s.Chunks[i].Sum { // the record had another key than the chunk's
+			return nil, nil
+		}
 	}
 	s.Chunks = chunks
 	return s, p.remember(ctx, diffID, s)

@@ -78,7 +78,10 @@ func UnlockKey(ctx context.Context, m *blockmap.Map, store origin.Attachments, u
 		keeping[i] = keeper{u, &key}
 	}
 	open, err := UnlockFor(ctx, m, store, keeping...)
-	return open, key, err
+	if err != nil {
+		return nil, ImageKey{}, err
+	}
+	return open, key, nil
 }
 
 // A keeper remembers the key that was unwrapped last: the one that opens the map,

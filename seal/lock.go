@@ -34,8 +34,9 @@ func CheckReadable(m *blockmap.Map) error {
 	return nil
 }
 
-// An ImageKey locks the keys and configuration of one block map, and nothing else
-// ever. However it is printed, its bytes do not show.
+// An ImageKey encrypts one message, ever: keys and configuration of one block map,
+// or one salt. From it alone, tags of that map's recipients are derived (Grant).
+// However it is printed, its bytes do not show.
 type ImageKey [32]byte
 
 const hiddenImageKey = "image key (hidden)"

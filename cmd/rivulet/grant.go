@@ -18,8 +18,8 @@ func (a *app) grantCommand() *cobra.Command {
 		Short: "Let others read an image",
 		Long: `Grant locks the key of an image for more readers: age or SSH public keys, or
 the ARNs of AWS KMS keys. 'rivulet keys' prints one's own. Nothing that is
-stored changes. Whoever has read a key keeps it: publish the image anew to lock
-somebody out of what comes after.`,
+stored changes. Whoever has read a key keeps it. A name means what whoever can
+write to the store says, so where that matters name the image by its digest.`,
 		Example:           `  rivulet grant nginx age1...`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeImages(1),
@@ -36,11 +36,11 @@ somebody out of what comes after.`,
 			if err != nil {
 				return err
 			}
-			added, err := a.grant(ctx, view, args[0], to)
+			m, added, err := a.grant(ctx, view, args[0], to)
 			if err != nil {
 				return err
 			}
-			a.note("%s: locked for %d more, %d had it already", args[0], added, len(to)-added)
+			a.note("%s, block map %v: locked for %d more, %d had it already", args[0], m, added, len(to)-added)
 			return nil
 		},
 	}
@@ -48,24 +48,26 @@ somebody out of what comes after.`,
 	return cmd
 }
 
-func (a *app) grant(ctx context.Context, v *generation.View, ref string, to []seal.Recipient) (int, error) {
+// grant returns the block map that it locked for more, and for how many more.
+func (a *app) grant(ctx context.Context, v *generation.View, ref string, to []seal.Recipient) (origin.Digest, int, error) {
 	i, err := a.find(ctx, v, ref, false)
 	if err != nil {
-		return 0, err
+		return origin.Digest{}, 0, err
 	}
 	if !i.Map.Locked() {
-		return 0, fmt.Errorf("image %q: is not locked; whoever can read the store can read it", ref)
+		return origin.Digest{}, 0, fmt.Errorf("image %q: is not locked; whoever can read the store can read it", ref)
 	}
 	id, err := a.identity(ctx, false)
 	if err != nil {
-		return 0, err
+		return origin.Digest{}, 0, err
 	}
 	at := everywhere{v.Origin(), v.Origin().Generation(i.Generation())}
 	_, key, err := seal.UnlockKey(ctx, i.Map, at, id.opens...)
 	if err != nil {
-		return 0, fmt.Errorf("image %q: %w", ref, err)
+		return origin.Digest{}, 0, fmt.Errorf("image %q: %w", ref, err)
 	}
-	return seal.Grant(ctx, i.Map, key, to, at)
+	added, err := seal.Grant(ctx, i.Map, key, to, at)
+	return i.Map.Digest(), added, err
 }
 
 // everywhere attaches to an image in all generations that have it.

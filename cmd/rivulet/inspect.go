@@ -87,7 +87,7 @@ is not locked or your identity opens it.`,
 			if asJSON {
 				return a.printJSON(r)
 			}
-			a.showInspection(r, m)
+			a.showInspection(r, m, len(a.required) > 0)
 			return nil
 		},
 	}
@@ -166,7 +166,9 @@ func layerOf(layers []blockmap.Layer, index uint32) int {
 	return -1
 }
 
-func (a *app) showInspection(r *inspection, m *blockmap.Map) {
+// showInspection prints r. checked says that a signature that was asked for is
+// there; the signers' IDs prove nothing.
+func (a *app) showInspection(r *inspection, m *blockmap.Map, checked bool) {
 	a.printf("disk       %s\n", r.Digest)
 	a.printf("block map  %s  (%s)\n", r.BlockMap, size(int64(r.MapBytes)))
 	a.printf("source     %s\n", r.SourceDigest)
@@ -174,7 +176,15 @@ func (a *app) showInspection(r *inspection, m *blockmap.Map) {
 	if r.Locked {
 		lock = fmt.Sprintf("locked for %d", r.Recipients)
 	}
-	a.printf("keys       %s; signed by %s\n", lock, cmp.Or(strings.Join(r.Signers, ", "), "nobody"))
+	a.printf("keys       %s\n", lock)
+	signed := cmp.Or(strings.Join(r.Signers, ", "), "nobody")
+	switch {
+	case checked:
+		signed += " (one of them as required)"
+	case len(r.Signers) > 0:
+		signed += " (as they say; --require-signature checks)"
+	}
+	a.printf("signed by  %s\n", signed)
 	config := "none"
 	switch {
 	case !r.Readable:

@@ -12,7 +12,6 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/catalog"
-	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/domain"
 	"github.com/rivuletfs/rivulet/keyring"
 	"github.com/rivuletfs/rivulet/origin"
@@ -164,26 +163,18 @@ func (a *app) publishKeys(ctx context.Context, store origin.Origin, f *publishFl
 	return a.publishSalt(ctx, store, keys, f.domain, id, o)
 }
 
-// publishSalt puts the domain's salt into o; a domain that is not there is made.
+// publishSalt puts the domain's salt into o. The default domain is made if it is
+// not there: another one may have been taken away by somebody who would have its
+// chunks coded otherwise, or be a slip of the pen.
 func (a *app) publishSalt(ctx context.Context, store origin.Origin, keys *keyring.Folder, name string, id *identity, o *publish.Options) error {
-	url, err := a.absoluteStore()
-	if err != nil {
-		return err
-	}
-	remember := keys.CheckSalt
-	salt, state, err := domain.Open(ctx, store, name, id.opens)
-	if errors.Is(err, chunk.ErrNotFound) {
-		remember = keys.KeepSalt
-		salt, state, err = domain.Create(ctx, store, name, domain.Coding{}, id.recipients)
+	salt, state, err := a.openSalt(ctx, store, keys, name, id)
+	if errors.Is(err, errNoDomain) && name == seal.DefaultDomain {
+		salt, state, err = a.createDomain(ctx, store, keys, name, domain.Coding{}, id)
 		if errors.Is(err, origin.ErrConflict) { // somebody was faster
-			remember = keys.CheckSalt
-			salt, state, err = domain.Open(ctx, store, name, id.opens)
+			salt, state, err = a.openSalt(ctx, store, keys, name, id)
 		}
 	}
 	if err != nil {
-		return err
-	}
-	if err := remember(url, salt); err != nil {
 		return err
 	}
 	o.Salt, o.Policy, o.Level = salt, state.Coding.Policy, state.Coding.Level

@@ -5,11 +5,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/domain"
 	"github.com/rivuletfs/rivulet/keyring"
 	"github.com/rivuletfs/rivulet/origin"
@@ -21,7 +24,10 @@ func (a *app) saltCommand() *cobra.Command {
 		Use:   "salt",
 		Short: "Manage salt domains: who publishes with which salt",
 		Long: `Images of one salt domain share their chunks, and whoever publishes in it needs
-its salt. 'rivulet publish' makes the domain "default" when it is first used.`,
+its salt. With the salt, the layers that are published with it can be read, for
+whomever the images are locked: give publishers who must not read one another's
+images a domain each. 'rivulet publish' makes the domain "default" when it is
+first used.`,
 		Example: `  rivulet salt grant age1...      # let a colleague publish
   rivulet salt rotate             # a new salt from now on
   rivulet salt new tenant-7 --codec raw`,
@@ -84,8 +90,8 @@ func (a *app) saltNewCommand() *cobra.Command {
 		Use:   "new DOMAIN",
 		Short: "Make a salt domain",
 		Long: `New makes a domain whose images share no chunk with those of any other. With
---codec raw its chunks are not compressed, so that their sizes tell nothing of
-what is in them.`,
+--codec raw its chunks are not compressed, so that their sizes tell less of what
+is in them.`,
 		Example: `  rivulet salt new tenant-7 --codec raw`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -101,27 +107,119 @@ what is in them.`,
 			if err != nil {
 				return err
 			}
-			id, err := a.identity(ctx, true)
+			keys, id, err := a.publisher(ctx)
 			if err != nil {
 				return err
 			}
-			salt, state, err := domain.Create(ctx, store, args[0], coding, id.recipients)
+			_, state, err := a.createDomain(ctx, store, keys, args[0], coding, id)
 			if errors.Is(err, origin.ErrConflict) {
 				return fmt.Errorf("salt domain %s: is there already", args[0])
 			}
 			if err != nil {
 				return err
 			}
-			return a.newEpoch(salt, state)
+			a.newEpoch(state)
+			return nil
 		},
 	}
 	cmd.Flags().StringVar(&codec, "codec", "zstd", "how chunks are coded: raw, zstd, or \"zstd LEVEL\" (fastest, default, better, best)")
 	return cmd
 }
 
-// newEpoch remembers the salt that this user has made, and tells of it.
-func (a *app) newEpoch(salt *seal.Salt, state domain.State) error {
+// newEpoch tells of a salt that was made.
+func (a *app) newEpoch(state domain.State) {
+	a.printf("%x\n", state.Salt[:])
+	a.note("salt domain %s is in epoch %d", state.Name, state.Epoch)
+}
+
+// publisher returns the keys of this user, who makes or changes a salt domain.
+func (a *app) publisher(ctx context.Context) (*keyring.Folder, *identity, error) {
+	id, err := a.identity(ctx, true)
+	if err != nil {
+		return nil, nil, err
+	}
 	keys, err := keyring.Open("")
+	return keys, id, err
+}
+
+// errNoDomain is returned (wrapped) for a salt domain that the store has not.
+var errNoDomain = errors.New("there is no such domain; 'rivulet salt ls' lists those of the store, 'rivulet salt new' makes one")
+
+// openSalt returns a domain's salt, if it is the one that this user has seen
+// before or comes of it.
+func (a *app) openSalt(ctx context.Context, store origin.Origin, keys *keyring.Folder, name string, id *identity) (*seal.Salt, domain.State, error) {
+	salt, state, err := domain.Open(ctx, store, name, id.opens)
+	if errors.Is(err, chunk.ErrNotFound) {
+		return nil, domain.State{}, fmt.Errorf("salt domain %s: %w", name, errNoDomain)
+	}
+	if err != nil {
+		return nil, domain.State{}, err
+	}
+	url, err := a.absoluteStore()
+	if err == nil {
+		err = keys.CheckSalt(url, salt, func(from blockmap.SaltID) (bool, error) {
+			return domain.Descends(ctx, store, salt, from, id.opens)
+		})
+	}
+	return salt, state, err
+}
+
+// createDomain makes a domain, and remembers its salt.
+func (a *app) createDomain(ctx context.Context, store origin.Origin, keys *keyring.Folder, name string, coding domain.Coding, id *identity) (*seal.Salt, domain.State, error) {
+	salt, state, err := domain.Create(ctx, store, name, coding, id.recipients)
+	if err != nil {
+		return nil, domain.State{}, err
+	}
+	url, err := a.absoluteStore()
+	if err == nil {
+		err = keys.KeepSalt(url, salt)
+	}
+	return salt, state, err
+}
+
+func (a *app) saltRotateCommand() *cobra.Command {
+	var revoke []string
+	cmd := &cobra.Command{
+		Use:   "rotate [DOMAIN]",
+		Short: "Begin a new epoch of a domain, with a new salt",
+		Long: `Rotate gives a domain a new salt, for those who could publish with the old one
+but for whom --revoke names. New images share no chunk with old ones, which go on
+being read. A layer that the store knows is sealed anew from its old chunks when
+it is next published.`,
+		Example: `  rivulet salt rotate
+  rivulet salt rotate tenant-7 --revoke age1...`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := append(args, seal.DefaultDomain)[0]
+			store, err := a.openOrigin(cmd.Context(), false)
+			if err != nil {
+				return err
+			}
+			return a.rotate(cmd.Context(), store, name, revoke)
+		},
+	}
+	cmd.Flags().StringArrayVar(&revoke, "revoke", nil, "do not lock the new salt for this publisher; may be repeated")
+	return cmd
+}
+
+func (a *app) rotate(ctx context.Context, store origin.Origin, name string, revoke []string) error {
+	without, err := readRecipients(ctx, revoke, nil)
+	if err != nil {
+		return err
+	}
+	keys, id, err := a.publisher(ctx)
+	if err != nil {
+		return err
+	}
+	present, _, err := a.openSalt(ctx, store, keys, name, id)
+	if err != nil {
+		return err
+	}
+	to, err := a.publishersOf(ctx, store, present, id, without)
+	if err != nil {
+		return err
+	}
+	salt, state, err := domain.Rotate(ctx, store, present, to)
 	if err != nil {
 		return err
 	}
@@ -129,61 +227,36 @@ func (a *app) newEpoch(salt *seal.Salt, state domain.State) error {
 	if err != nil {
 		return err
 	}
-	if err := keys.KeepSalt(url, salt); err != nil {
+	made := func(blockmap.SaltID) (bool, error) { return true, nil }
+	if err := keys.CheckSalt(url, salt, made); err != nil {
 		return err
 	}
-	a.printf("%x\n", state.Salt[:])
-	a.note("salt domain %s is in epoch %d", state.Name, state.Epoch)
+	a.newEpoch(state)
 	return nil
 }
 
-func (a *app) saltRotateCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "rotate [DOMAIN]",
-		Short: "Begin a new epoch of a domain, with a new salt",
-		Long: `Rotate gives a domain a new salt, for those who could publish with the old one.
-New images share no chunk with old ones, which go on being read. A layer that
-the store knows is sealed anew from its old chunks when it is next published.`,
-		Example: `  rivulet salt rotate`,
-		Args:    cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, name := cmd.Context(), append(args, seal.DefaultDomain)[0]
-			store, err := a.openOrigin(ctx, false)
-			if err != nil {
-				return err
-			}
-			to, err := a.publishersOf(ctx, store, name)
-			if err != nil {
-				return err
-			}
-			salt, state, err := domain.Rotate(ctx, store, name, to)
-			if err != nil {
-				return err
-			}
-			return a.newEpoch(salt, state)
-		},
-	}
-}
-
-// publishersOf returns those who can publish in a domain, this user among them.
-func (a *app) publishersOf(ctx context.Context, store origin.Origin, name string) ([]seal.Recipient, error) {
-	id, err := a.identity(ctx, true)
+// publishersOf returns those who can publish in a domain, this user among them,
+// but for whom is without.
+func (a *app) publishersOf(ctx context.Context, store origin.Origin, salt *seal.Salt, id *identity, without []seal.Recipient) ([]seal.Recipient, error) {
+	who, strangers, err := domain.Granted(ctx, store, salt)
 	if err != nil {
 		return nil, err
 	}
-	_, state, err := domain.Open(ctx, store, name, id.opens)
-	if err != nil {
-		return nil, err
+	for _, s := range strangers {
+		a.note("rivulet: salt domain %s: %s is left out: somebody without the salt wrote it into the store", salt.Domain(), s)
 	}
-	who, err := domain.Recipients(ctx, store, name, state.Salt)
-	if err != nil {
-		return nil, err
+	for _, r := range without {
+		i := slices.Index(who, r.String())
+		if i < 0 {
+			return nil, usagef("salt rotate: --revoke %s: cannot publish in domain %s", r, salt.Domain())
+		}
+		who = slices.Delete(who, i, i+1)
 	}
 	to, err := readRecipients(ctx, who, nil)
 	if err != nil {
-		return nil, fmt.Errorf("salt domain %s: %w", name, err)
+		return nil, fmt.Errorf("salt domain %s: %w", salt.Domain(), err)
 	}
-	return append(id.recipients, to...), nil
+	return append(to, id.recipients...), nil
 }
 
 func (a *app) saltGrantCommand() *cobra.Command {
@@ -193,9 +266,10 @@ func (a *app) saltGrantCommand() *cobra.Command {
 		Use:   "grant RECIPIENT...",
 		Short: "Let others publish in a domain",
 		Long: `Grant locks the salts of a domain for more publishers: age or SSH public keys,
-or the ARNs of AWS KMS keys. 'rivulet keys' prints one's own. What was granted
-can be taken back by 'rivulet salt rotate' alone, and only for what is published
-from then on.`,
+or the ARNs of AWS KMS keys. 'rivulet keys' prints one's own. Whoever has a salt
+can read the layers that are published with it. What was granted can be taken
+back by 'rivulet salt rotate --revoke' alone, and only for what is published from
+then on.`,
 		Example: `  rivulet salt grant age1... --domain tenant-7`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
@@ -210,11 +284,9 @@ from then on.`,
 			if err != nil {
 				return err
 			}
-			id, err := a.identity(ctx, false)
-			if err != nil {
-				return err
-			}
-			return domain.Grant(ctx, store, name, id.opens, to)
+			return a.withSalt(ctx, store, name, func(salt *seal.Salt, id *identity) error {
+				return domain.Grant(ctx, store, salt, id.opens, to)
+			})
 		},
 	}
 	cmd.Flags().StringVar(&name, "domain", seal.DefaultDomain, "the domain")
@@ -222,25 +294,48 @@ from then on.`,
 	return cmd
 }
 
+// withSalt calls fn with a domain's salt, which this user can open, and who that
+// is.
+func (a *app) withSalt(ctx context.Context, store origin.Origin, name string, fn func(*seal.Salt, *identity) error) error {
+	id, err := a.identity(ctx, false)
+	if err != nil {
+		return err
+	}
+	keys, err := keyring.Open("")
+	if err != nil {
+		return err
+	}
+	salt, _, err := a.openSalt(ctx, store, keys, name, id)
+	if err != nil {
+		return err
+	}
+	return fn(salt, id)
+}
+
 func (a *app) saltCodecCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "codec DOMAIN CODEC [LEVEL]",
 		Short: "Choose how a domain's chunks are coded from now on",
 		Long: `Codec is raw, or zstd with a level: fastest, default, better or best. What is
-stored stays as it is; chunks that are coded otherwise are other chunks.`,
+stored stays as it is; chunks that are coded otherwise are other chunks. Whoever
+can write to the store can put the earlier choice back until the next 'rivulet
+salt rotate'.`,
 		Example: `  rivulet salt codec default zstd fastest
   rivulet salt codec tenant-7 raw`,
 		Args: cobra.RangeArgs(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
 			coding, err := domain.ParseCoding(strings.Join(args[1:], " "))
 			if err != nil {
 				return usageError{err}
 			}
-			store, err := a.openOrigin(cmd.Context(), false)
+			store, err := a.openOrigin(ctx, false)
 			if err != nil {
 				return err
 			}
-			return domain.SetCoding(cmd.Context(), store, args[0], coding)
+			return a.withSalt(ctx, store, args[0], func(salt *seal.Salt, _ *identity) error {
+				return domain.SetCoding(ctx, store, salt, coding)
+			})
 		},
 	}
 }

@@ -87,20 +87,17 @@ type openImage struct {
 // find finds the image that ref means, and checks that it is signed as was asked.
 // A reader that stays says so, to have it kept.
 func (a *app) find(ctx context.Context, v *generation.View, ref string, stays bool) (*generation.Image, error) {
+	keys, err := publicKeys(a.required)
+	if err != nil {
+		return nil, err
+	}
 	open := v.Open
 	if stays {
 		open = v.Attach
 	}
 	i, err := openRef(ctx, open, ref)
-	if err != nil {
-		return nil, err
-	}
-	if len(a.required) == 0 {
-		return i, nil
-	}
-	keys, err := publicKeys(a.required)
-	if err != nil {
-		return nil, err
+	if err != nil || len(keys) == 0 {
+		return i, err
 	}
 	if _, err := sign.Require(ctx, i.Map, v.Origin().Generation(i.Generation()), keys...); err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
