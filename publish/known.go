@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -98,6 +99,7 @@ func (p *publisher) adopt(ctx context.Context, k *knownMap, err error) (*blockma
 	wasOpen := info.Lock.Kind == blockmap.LockOpen
 	if !same || wasOpen != p.opts.Open {
 		info.Source, info.Config = origin.Digest(hashBytes(p.img.Digest)), p.img.Config
+		info.Layers = slices.Clone(info.Layers)
 		for i := range info.Layers { // the same layers, maybe compressed otherwise
 			info.Layers[i].Compressed, info.Layers[i].CompressedSize = origin.Digest(hashBytes(p.img.Layers[i].Digest)), p.img.Layers[i].Size
 		}

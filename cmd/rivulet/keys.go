@@ -29,22 +29,35 @@ type identity struct {
 // KMS key.
 func isKMS(name string) bool { return strings.HasPrefix(name, "arn:") }
 
-// chosenIdentities returns what --identity, or else $RIVULET_IDENTITY, names.
-func (a *app) chosenIdentities() []string {
-	if len(a.identities) > 0 {
-		return a.identities
+// chosenIdentities returns what --identity, or else $RIVULET_IDENTITY, names:
+// files and ARNs. A secret in their place is refused before it gets into an error
+// or into the arguments of another process.
+func (a *app) chosenIdentities() ([]string, error) {
+	names := a.identities
+	if one := os.Getenv("RIVULET_IDENTITY"); len(names) == 0 && one != "" {
+		names = []string{one}
 	}
-	if one := os.Getenv("RIVULET_IDENTITY"); one != "" {
-		return []string{one}
+	for _, name := range names {
+		if isSecret(name) {
+			return nil, usagef("--identity and $RIVULET_IDENTITY take the file of an identity, not the secret key itself")
+		}
 	}
-	return nil
+	return names, nil
+}
+
+// isSecret reports whether s is, or begins like, an age identity itself.
+func isSecret(s string) bool {
+	return strings.HasPrefix(strings.ToUpper(strings.TrimSpace(s)), "AGE-SECRET-KEY-")
 }
 
 // identity returns the user's identity: the one chosen, or that of the user's
 // keys. With create, one is made if there is none; else it may be empty.
 func (a *app) identity(ctx context.Context, create bool) (*identity, error) {
 	id := &identity{}
-	chosen := a.chosenIdentities()
+	chosen, err := a.chosenIdentities()
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range chosen {
 		if err := id.add(ctx, name); err != nil {
 			return nil, err
@@ -160,6 +173,9 @@ func readRecipients(ctx context.Context, names, files []string) ([]seal.Recipien
 func publicKeys(names []string) ([]sign.PublicKey, error) {
 	var list []sign.PublicKey
 	for _, name := range names {
+		if isSecret(name) {
+			return nil, usagef("a publisher's public key is wanted, and an identity (a secret key) was given")
+		}
 		k, err := sign.FindPublicKey(name)
 		if err != nil {
 			return nil, usageError{err}

@@ -72,9 +72,12 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 // forwardKeys appends the flags that say who reads, and whose signature is asked
 // for, as a process in any folder understands them.
 func (a *app) forwardKeys(args []string) ([]string, error) {
-	for _, name := range a.chosenIdentities() {
+	chosen, err := a.chosenIdentities()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range chosen {
 		if !isKMS(name) {
-			var err error
 			if name, err = filepath.Abs(name); err != nil {
 				return nil, err
 			}

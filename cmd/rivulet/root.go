@@ -17,6 +17,7 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/domain"
 	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/seal/agewrap"
 	"github.com/rivuletfs/rivulet/sign"
 )
 
@@ -70,13 +71,15 @@ func (a *app) explain(err error) string {
 		return "interrupted"
 	case errors.Is(err, chunk.ErrNotFound) && strings.HasPrefix(s, "image "):
 		return s + "; 'rivulet ls' lists the images of the store"
+	case errors.Is(err, agewrap.ErrPassphrase):
+		return s + "; run it from a terminal ('rivulet mount' with --foreground), or give an identity without a passphrase"
 	case errors.Is(err, domain.ErrGranted):
 		return s + "; somebody who publishes there can run 'rivulet salt grant' with what 'rivulet keys' prints here, or choose another --domain"
 	case errors.Is(err, seal.ErrNotRecipient):
 		return s + "; give the identity that it is locked for with --identity, or have it granted to what 'rivulet keys' prints here ('rivulet grant')"
 	case errors.Is(err, sign.ErrOtherKey):
 		return s + "; 'rivulet inspect' shows who signed"
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrPermission) && !strings.Contains(s, "chmod "):
 		return s + "; check the rights, or choose another place with --store"
 	}
 	return s

@@ -21,6 +21,8 @@ func TestMain(m *testing.M) {
 // TestScripts runs the command lines of testdata/script, each in a folder and
 // with a store of its own.
 func TestScripts(t *testing.T) {
+	kms, end := startKMS()
+	t.Cleanup(end)
 	testscript.Run(t, testscript.Params{
 		Dir:       "testdata/script",
 		Condition: condition,
@@ -30,9 +32,21 @@ func TestScripts(t *testing.T) {
 			e.Setenv("XDG_RUNTIME_DIR", e.WorkDir+"/run")
 			e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/config")
 			e.Setenv("TMPDIR", e.WorkDir)
+			e.Setenv("KMS", kms)
+			e.Setenv("KMS_KEY", kmsKey)
+			for name, value := range awsEnv {
+				e.Setenv(name, value)
+			}
 			return nil
 		},
 	})
+}
+
+// awsEnv keeps what this machine knows of AWS away from the commands.
+var awsEnv = map[string]string{
+	"AWS_ACCESS_KEY_ID": "AKIDEXAMPLEEXAMPLE00", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY00",
+	"AWS_SESSION_TOKEN": "", "AWS_REGION": "", "AWS_PROFILE": "", "AWS_CONFIG_FILE": "/dev/null",
+	"AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1",
 }
 
 // condition knows [mounts]: whether this machine lets us mount.

@@ -34,8 +34,9 @@ var ErrPassphrase = errors.New("needs its passphrase")
 type Identities struct {
 	recipients []*Recipient
 
-	mu  sync.Mutex // guards ids: those of encrypted SSH keys change
-	ids []age.Identity
+	mu     sync.Mutex // guards what follows: encrypted SSH keys change
+	ids    []age.Identity
+	failed error // of the last question for a passphrase
 }
 
 var _ seal.Unwrapper = (*Identities)(nil)
@@ -121,14 +122,17 @@ func sshIdentity(name string, file []byte, ask Ask) (*Identities, error) {
 		if missing.PublicKey == nil {
 			return nil, fmt.Errorf("%s: encrypted in the old format of SSH keys; ssh-keygen -p -f FILE writes it anew", name)
 		}
+		ids := &Identities{}
 		id, err := agessh.NewEncryptedSSHIdentity(missing.PublicKey, slices.Clone(file), func() ([]byte, error) {
 			passphrase, err := ask(name)
+			if err != nil {
+				ids.failed = fmt.Errorf("%s: %w", name, err)
+			}
 			return []byte(passphrase), err
 		})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		ids := &Identities{}
 		ids.add(id, &Recipient{id.Recipient(), keyText(missing.PublicKey)})
 		return ids, nil
 	}
@@ -230,10 +234,14 @@ func (i *Identities) Decrypt(file []byte, max int) ([]byte, error) {
 func (i *Identities) decrypt(file io.Reader, max int) ([]byte, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.failed = nil
 	r, err := age.Decrypt(file, i.ids...)
 	var none *age.NoIdentityMatchError
 	if errors.As(err, &none) {
 		return nil, seal.ErrNotRecipient
+	}
+	if i.failed != nil { // err has it as text alone
+		return nil, i.failed
 	}
 	if err != nil {
 		return nil, fmt.Errorf("decrypt age file: %w", err)
