@@ -285,7 +285,11 @@ then on.`,
 				return err
 			}
 			return a.withSalt(ctx, store, name, func(salt *seal.Salt, id *identity) error {
-				return domain.Grant(ctx, store, salt, id.opens, to)
+				err := domain.Grant(ctx, store, salt, id.opens, to)
+				if err == nil {
+					a.note("salt domain %s: granted to %d", name, len(to))
+				}
+				return err
 			})
 		},
 	}
