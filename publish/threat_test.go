@@ -172,23 +172,28 @@ func TestSizesTellOfContent(t *testing.T) {
 	}
 }
 
-// TestWhatALockedMapShows: without its key, a block map shows configuration, layers
-// and chunks, and no key of a chunk.
+// TestWhatALockedMapShows: without its key, a block map shows layers and chunks, and
+// neither a key of a chunk nor the image's configuration.
 func TestWhatALockedMapShows(t *testing.T) {
 	tree, place := makeTree(t, 40, 20), memory.New()
 	alice := newPerson(t)
 	publishAs(t, place, alice.options(t, "a"), "dir:"+tree)
 	m := loadMap(t, place, "a")
-	if info := m.Info(); len(info.Config) == 0 || len(info.Layers) != 1 || info.Layers[0].DiffID == (origin.Digest{}) || m.Len() == 0 || m.Chunk(0).ID == (chunk.ID{}) {
+	if info := m.Info(); len(info.Layers) != 1 || info.Layers[0].DiffID == (origin.Digest{}) || info.Source == (origin.Digest{}) || m.Len() == 0 || m.Chunk(0).ID == (chunk.ID{}) {
 		t.Errorf("a locked map shows %+v", info)
 	}
 	open, err := seal.UnlockFor(context.Background(), m, place.Generation(1), alice.ids)
 	if err != nil {
 		t.Fatal(err)
 	}
+	hidden := map[string][]byte{"configuration": open.Info().Config}
 	for i := range open.Len() {
-		if key := open.Chunk(i).Key; bytes.Contains(m.Bytes(), key[:]) {
-			t.Errorf("the key of chunk %d is in the clear", i)
+		key := open.Chunk(i).Key
+		hidden[fmt.Sprintf("key of chunk %d", i)] = key[:]
+	}
+	for what, b := range hidden {
+		if len(b) < 16 || bytes.Contains(m.Bytes(), b) {
+			t.Errorf("%s, %d bytes: is empty, or in the clear", what, len(b))
 		}
 	}
 }
