@@ -13,7 +13,7 @@ const root = "../.."
 
 var (
 	named   = regexp.MustCompile("`([a-z0-9]+)\\.((?:Test|Fuzz)[A-Za-z0-9]+)`")
-	scripts = regexp.MustCompile("`([a-z]+\\.txt)`")
+	scripts = regexp.MustCompile("`script/([a-z]+\\.txt)`")
 	defined = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Za-z0-9]+)\(`)
 	clause  = regexp.MustCompile(`(?m)^package ([a-z0-9_]+)$`)
 )
