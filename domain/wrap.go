@@ -67,7 +67,7 @@ func about(locked []byte) seal.About {
 
 // open opens the locked salt by the key that w has for one of ids.
 func (w *wrap) open(ctx context.Context, ids []seal.Unwrapper, locked []byte, id blockmap.SaltID) (*openedSalt, error) {
-	err := error(seal.ErrNotRecipient)
+	err := seal.ErrNotRecipient
 	for _, u := range ids {
 		if u.Kind() != w.kind {
 			continue

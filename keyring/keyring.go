@@ -8,8 +8,8 @@
 //	salts            IDs of the salts that were seen, one a line
 //
 // Secrets are files that nobody else can read, or they are refused; so is what
-// this user was told, if others can write it. Nothing is ever replaced: a key that is made anew could not open, or vouch for, what was
-// done with the old one.
+// this user was told, if others can write it. Nothing is ever replaced: a key that
+// is made anew could not open, or vouch for, what was done with the old one.
 package keyring
 
 import (

@@ -248,7 +248,7 @@ func (p *publisher) reseal(ctx context.Context, h hint, diffID v1.Hash) (*segmen
 			return nil
 		}
 		object := make([]byte, blockmap.MaxStored(len(buf))+1)
-		_, err := verify.ReadChunk(ctx, src, opener, &blockmap.Chunk{ID: c.ID, Key: blockmap.Key(c.Key), Stored: c.Stored, Size: c.Size}, object, buf)
+		_, err := verify.ReadChunk(ctx, src, opener, &blockmap.Chunk{ID: c.ID, Key: c.Key, Stored: c.Stored, Size: c.Size}, object, buf)
 		return err
 	}, func(int) {})
 	var corrupt *chunk.CorruptError

@@ -105,7 +105,13 @@ func (a *app) serve(ctx context.Context, v *generation.View, names []string, o *
 	// connections do not see ctx.
 	g, gctx := errgroup.WithContext(context.WithoutCancel(ctx))
 	for _, l := range listeners {
-		g.Go(func() error { return srv.Serve(gctx, l) })
+		g.Go(func() error {
+			err := srv.Serve(gctx, l)
+			if errors.Is(err, nbd.ErrClosed) && ctx.Err() != nil {
+				return nil // told to end before it had begun
+			}
+			return err
+		})
 	}
 	announced := a.announce(listeners, names, o)
 	if announced == nil {
