@@ -163,8 +163,11 @@ func TestCheckSalt(t *testing.T) {
 		t.Errorf("when the store fails: %v; want its error", err)
 	}
 	made := newSalt(t, 1)
-	if err := f.KeepSalt(store, made); err != nil {
-		t.Fatal(err)
+	if again, err := f.KeepSalt(store, made); err != nil || !again {
+		t.Fatalf("kept again: %v, %v; want true", again, err)
+	}
+	if again, err := f.KeepSalt("dir:/y", made); err != nil || again {
+		t.Fatalf("kept the first time: %v, %v; want false", again, err)
 	}
 	if err := f.CheckSalt(store, made, never); err != nil {
 		t.Errorf("one's own for a domain that was not there: %v", err)

@@ -73,10 +73,16 @@ func (f *Folder) otherSalt(now, before saltLine) error {
 }
 
 // KeepSalt remembers a salt that this user has made for a domain that was not
-// there, whatever was seen before: nobody else has chosen it.
-func (f *Folder) KeepSalt(store string, s *seal.Salt) error {
+// there, whatever was seen before: nobody else has chosen it. It reports whether
+// anything was: then somebody made the store anew, or took the domain away.
+func (f *Folder) KeepSalt(store string, s *seal.Salt) (again bool, err error) {
+	seen, err := f.salts()
+	if err != nil {
+		return false, err
+	}
+	again = slices.ContainsFunc(seen, func(l saltLine) bool { return l.store == store && l.domain == s.Domain() })
 	id := s.ID()
-	return f.appendSalt(saltLine{store, s.Domain(), s.Epoch(), fmt.Sprintf("%x %s", id[:], madeWord)})
+	return again, f.appendSalt(saltLine{store, s.Domain(), s.Epoch(), fmt.Sprintf("%x %s", id[:], madeWord)})
 }
 
 // madeWord ends a line that makes those before it, of its store and domain, void.

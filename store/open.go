@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -30,13 +31,22 @@ type kind struct {
 	form   string // of its address, for people; "": not told
 	near   bool
 	open   func(ctx context.Context, address string, o Options) (origin.Origin, error)
+	check  func(address string) error // whether open takes the address; nil: of folders
 }
 
 var kinds = []kind{
-	{"dir", "dir:PATH", true, openDir},
-	{"s3", "s3://BUCKET/PREFIX?endpoint=https://HOST", false, openS3},
-	{"https", "https://HOST/PATH", false, openHTTP},
-	{"http", "", false, openHTTP}, // to this machine
+	{"dir", "dir:PATH", true, openDir, nil},
+	{"s3", "s3://BUCKET/PREFIX?endpoint=https://HOST", false, openS3, onlyError(s3.ParseURL)},
+	{"https", "https://HOST/PATH", false, openHTTP, onlyError(http.ParseURL)},
+	{"http", "", false, openHTTP, onlyError(http.ParseURL)}, // to this machine
+}
+
+// onlyError is parse, of which only the complaint is wanted.
+func onlyError[T any](parse func(string) (T, error)) func(string) error {
+	return func(address string) error {
+		_, err := parse(address)
+		return err
+	}
 }
 
 // A URLError says that an address is no store's: a user's mistake.
@@ -45,9 +55,24 @@ type URLError struct {
 	Reason string
 }
 
-func (e *URLError) Error() string { return fmt.Sprintf("store %q: %s", e.URL, e.Reason) }
+// Error shows no user and no value of a parameter: somebody may have thought that
+// a secret belongs there.
+func (e *URLError) Error() string {
+	shown, query, _ := strings.Cut(withUser.ReplaceAllString(e.URL, "//…@"), "?")
+	if query != "" {
+		shown += "?…"
+	}
+	return fmt.Sprintf("store %q: %s", shown, e.Reason)
+}
+
+// withUser finds users and passwords in addresses.
+var withUser = regexp.MustCompile(`//[^/?#]*@`)
 
 func find(address string) (kind, error) {
+	plain, err := url.QueryUnescape(address)
+	if !strings.HasPrefix(address, "dir:") && (withUser.MatchString(address) || err == nil && withUser.MatchString(plain)) {
+		return kind{}, &URLError{address, "a user or password does not belong into an address"}
+	}
 	scheme, _, _ := strings.Cut(address, ":")
 	i := slices.IndexFunc(kinds, func(k kind) bool { return k.scheme == scheme && scheme != address })
 	if i < 0 {
@@ -86,11 +111,11 @@ func Near(address string) bool {
 }
 
 // Absolute returns the address of the same store for a process in any folder:
-// paths in it become absolute.
+// paths in it become absolute. What is wrong with the address is a [URLError].
 func Absolute(address string) (string, error) {
 	k, err := find(address)
 	if err != nil {
-		return address, nil // Open has the complaint
+		return "", err
 	}
 	if k.scheme == "dir" {
 		path := strings.TrimPrefix(address, "dir:")
@@ -100,10 +125,13 @@ func Absolute(address string) (string, error) {
 		path, err = filepath.Abs(path)
 		return "dir:" + path, err
 	}
+	if err := k.check(address); err != nil {
+		return "", &URLError{address, err.Error()}
+	}
 	base, query, _ := strings.Cut(address, "?")
 	values, err := url.ParseQuery(query)
 	if err != nil || values.Get("ca") == "" {
-		return address, nil // Open has the complaint
+		return address, nil
 	}
 	file, err := filepath.Abs(values.Get("ca"))
 	if err != nil {

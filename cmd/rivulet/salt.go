@@ -171,8 +171,12 @@ func (a *app) createDomain(ctx context.Context, store origin.Origin, keys *keyri
 		return nil, domain.State{}, err
 	}
 	url, err := a.absoluteStore()
-	if err == nil {
-		err = keys.KeepSalt(url, salt)
+	if err != nil {
+		return nil, domain.State{}, err
+	}
+	again, err := keys.KeepSalt(url, salt)
+	if again {
+		a.note("rivulet: salt domain %s was in this store before, and was gone; it begins anew, with a salt for you alone", name)
 	}
 	return salt, state, err
 }

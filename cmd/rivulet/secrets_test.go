@@ -321,6 +321,12 @@ func (d *desk) goesWrong(identity string) {
 		d.run(1, "publish dir:tree --name x --size 3G --recipient "+kmsKey, "AWS_ENDPOINT_URL_KMS="+d.kms()+"/"+fault)
 	}
 	d.registryRefuses()
+	d.bucketRefuses()
+	for _, url := range []string{"s3://user:" + registryPassword + "@bucket/p", "https://user:" + registryPassword + "@127.0.0.1:1/p", "s3://bucket?secret=" + registryPassword} {
+		d.run(2, "ls --store "+url)
+		d.run(2, "publish dir:tree --store "+url)
+		d.run(2, "mount a tmp --store "+url)
+	}
 	key := d.path("config/rivulet/publisher.key")
 	good, err := os.ReadFile(key)
 	if err != nil {
@@ -361,6 +367,27 @@ func (d *desk) registryRefuses() {
 	d.run(1, "publish "+host+"/image:tag --name x")
 	if asked == 0 {
 		d.t.Error("the registry was not given the password")
+	}
+}
+
+// bucketRefuses reads from a bucket that sends back what it was sent, as S3 does
+// when it does not accept a signature.
+func (d *desk) bucketRefuses() {
+	d.t.Helper()
+	tokens := 0
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Amz-Security-Token") == sessionToken {
+			tokens++
+		}
+		w.Header().Set("Content-Type", "application/xml")
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprintf(w, `<?xml version="1.0"?><Error><Code>SignatureDoesNotMatch</Code><Message>The signature does not match</Message>`+
+			`<CanonicalRequest>x-amz-security-token:%s</CanonicalRequest></Error>`, r.Header.Get("X-Amz-Security-Token"))
+	}))
+	defer s.Close()
+	d.run(1, "ls --store s3://bucket/p?region=eu-west-1&path-style=true&endpoint="+s.URL)
+	if tokens == 0 {
+		d.t.Error("the bucket was not given the token")
 	}
 }
 

@@ -26,11 +26,16 @@ func (a *app) openOrigin(ctx context.Context, create bool) (origin.Origin, error
 		return nil, err
 	}
 	o, err := store.Open(ctx, url, store.Options{Create: create, Logger: a.logger()})
+	return o, addressMistake(err)
+}
+
+// addressMistake makes an error about a store's address one of wrong use.
+func addressMistake(err error) error {
 	var mistake *store.URLError
 	if errors.As(err, &mistake) {
-		return nil, usageError{err}
+		return usageError{err}
 	}
-	return o, err
+	return err
 }
 
 // openView opens the origin that the user chose as readers see it.
@@ -68,7 +73,8 @@ func (a *app) absoluteStore() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return store.Absolute(url)
+	url, err = store.Absolute(url)
+	return url, addressMistake(err)
 }
 
 // near reports whether reading a single frame from the chosen store costs little.
