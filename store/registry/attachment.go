@@ -50,7 +50,9 @@ func (s *Store) attach(ctx context.Context, d origin.Digest, kind string, data [
 	subject.ArtifactType = ""
 	m.Subject = &subject
 	m.Annotations[noteGeneration], m.Annotations[noteObject] = s.id.String(), d.String()
-	_, err := s.client.writeReferrer(ctx, "", m)
+	// Nothing would need the tag, but registries are told to throw away what has none.
+	_, desc := encodeManifest(m)
+	_, err := s.client.writeReferrer(ctx, s.prefix+"t-"+desc.Digest.Hex, m)
 	return err
 }
 

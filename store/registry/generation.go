@@ -52,7 +52,7 @@ func (o *Origin) DeleteGeneration(ctx context.Context, id origin.GenerationID, t
 		removed++
 		tell(removed)
 	}
-	for _, kinds := range []string{"ph", "aoxk"} {
+	for _, kinds := range []string{"ph", "toaxk"} {
 		var some []string
 		for _, tag := range tags {
 			if strings.IndexByte(kinds, tag[len(s.prefix)]) >= 0 {
@@ -68,25 +68,24 @@ func (o *Origin) DeleteGeneration(ctx context.Context, id origin.GenerationID, t
 	return nil
 }
 
-// deleteTag deletes a manifest of the generation, and what refers to it.
+// deleteTag deletes a manifest of the generation, and where the registry has no
+// referrers API, the lists of referrers that lead from it and to it.
 func (s *Store) deleteTag(ctx context.Context, tag string, count func()) error {
-	referred := false
-	switch tag[len(s.prefix)] {
-	case 'a', 'o':
+	kind := tag[len(s.prefix)]
+	if s.client.api.Load() != referrersYes && (kind == 'o' || kind == 'a') {
 		m, err := s.client.readManifest(ctx, tag, typeObject, typeBlockMap, typeSubject)
 		if err == nil {
-			err = s.client.deleteReferrers(ctx, m.desc.Digest, count)
+			_, err = s.client.deleteTagged(ctx, referrersTag(m.desc.Digest))
 		}
-		if err == nil && m.Subject != nil {
-			err = s.client.deleteReferrer(ctx, m)
-			referred = true
+		if err == nil {
+			err = s.client.unlist(ctx, m)
 		}
 		if err != nil && !errors.Is(err, chunk.ErrNotFound) && !errors.Is(err, ErrArtifact) {
 			return err
 		}
 	}
 	there, err := s.client.deleteTagged(ctx, tag)
-	if there || referred && err == nil {
+	if there {
 		count()
 	}
 	return err

@@ -230,8 +230,11 @@ func (s *Store) removeFrom(ctx context.Context, tag string, id chunk.ID) error {
 		}
 		s.forget(tag)
 		s.merge(to, &b.index)
-		if disk {
-			return s.client.deleteReferrer(ctx, m)
+		if disk { // the tag leads to the new one already
+			if err := s.client.deleteRef(ctx, m.desc.Digest.String()); err != nil {
+				return err
+			}
+			return s.client.unlist(ctx, m)
 		}
 	}
 	s.forget(tag)

@@ -297,5 +297,5 @@ func (s *Store) deleteArtifact(ctx context.Context, tag string) (bool, error) {
 	if _, err := s.client.deleteTagged(ctx, tag); err != nil {
 		return false, err
 	}
-	return true, s.client.deleteReferrer(ctx, m)
+	return true, s.client.unlist(ctx, m)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -102,13 +101,10 @@ func (c *client) readReferrersTag(ctx context.Context, subject v1.Hash) ([]v1.De
 	return list.Manifests, true, nil
 }
 
-// writeReferrer writes a manifest that has a subject, at a tag or, if that is
-// "", its digest, and sees to it that it can be found by its subject.
+// writeReferrer writes a manifest that may have a subject, and sees to it that
+// it can be found by that.
 func (c *client) writeReferrer(ctx context.Context, tag string, m *v1.Manifest) (v1.Descriptor, error) {
 	b, desc := encodeManifest(m)
-	if tag == "" {
-		tag = desc.Digest.String()
-	}
 	if err := c.writeManifest(ctx, tag, m.MediaType, b); err != nil || m.Subject == nil {
 		return desc, err
 	}
@@ -167,44 +163,15 @@ func (c *client) changeReferrersTag(ctx context.Context, subject v1.Hash, change
 	return fmt.Errorf("write %s: others change it all the time", tag)
 }
 
-// deleteReferrer deletes a manifest, and what is listed of it at its subject.
-func (c *client) deleteReferrer(ctx context.Context, m *storedManifest) error {
-	if err := c.deleteRef(ctx, m.desc.Digest.String()); err != nil || m.Subject == nil || c.api.Load() == referrersYes {
-		return err
+// unlist takes a manifest, which is about to be deleted or is, off the list of
+// its subject's referrers, where the registry does not keep that itself.
+func (c *client) unlist(ctx context.Context, m *storedManifest) error {
+	if m.Subject == nil || c.api.Load() == referrersYes {
+		return nil
 	}
 	return c.changeReferrersTag(ctx, m.Subject.Digest, func(list []v1.Descriptor) []v1.Descriptor {
 		return slices.DeleteFunc(list, func(d v1.Descriptor) bool { return d.Digest == m.desc.Digest })
 	})
-}
-
-// deleteReferrers deletes all that we have that refers to subject, which is
-// about to be deleted itself, and tells of each.
-func (c *client) deleteReferrers(ctx context.Context, subject v1.Hash, deleted func()) error {
-	var all []v1.Descriptor
-	var err error
-	if c.api.Load() != referrersNo {
-		all, err = c.askReferrers(ctx, subject, "")
-	}
-	schema := c.api.Load() == referrersNo || unsupported(err)
-	if schema {
-		all, schema, err = c.readReferrersTag(ctx, subject)
-	}
-	if err != nil {
-		return err
-	}
-	for _, d := range all {
-		if !strings.HasPrefix(d.ArtifactType, typePrefix) {
-			continue
-		}
-		if err := c.deleteRef(ctx, d.Digest.String()); err != nil {
-			return err
-		}
-		deleted()
-	}
-	if schema {
-		_, err = c.deleteTagged(ctx, referrersTag(subject))
-	}
-	return err
 }
 
 // A subject for what is said of an object that is not there. It is a function
