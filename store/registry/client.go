@@ -26,7 +26,7 @@ import (
 // a storm is not fed.
 const (
 	maxAttempts   = 6
-	firstPause    = 100 * time.Millisecond // doubled by each attempt; the real pause is a random part of it
+	firstPause    = 100 * time.Millisecond // twice what is waited on average before the second try
 	maxPause      = 5 * time.Second
 	maxRetryAfter = 30 * time.Second // what a server may ask for
 	retryBudget   = 64               // retries in stock
@@ -46,6 +46,7 @@ type client struct {
 	opts  *Options
 	locks *locks
 	stall time.Duration // without a byte, after which a connection counts as dead
+	pause time.Duration // doubled by each try; a random part of it is waited
 
 	api      atomic.Int32 // whether there is a referrers API
 	noRanges atomic.Bool  // that ranges are ignored was said
@@ -81,7 +82,7 @@ func (f final) Unwrap() error { return f.error }
 
 func newClient(repo name.Repository, opts *Options) *client {
 	return &client{
-		repo: repo, opts: opts, locks: processLocks, stall: stallTime, retries: retryBudget,
+		repo: repo, opts: opts, locks: processLocks, stall: stallTime, pause: firstPause, retries: retryBudget,
 		scopes: []string{repo.Scope(transport.PullScope)}, moved: make(map[string]moved),
 	}
 }
@@ -123,7 +124,7 @@ func (c *client) retry(ctx context.Context, op string, ask func() (time.Duration
 			return fmt.Errorf("%s: %w (asked %d times)", op, err, attempt)
 		}
 		if wait == 0 {
-			wait = rand.N(min(firstPause<<attempt, maxPause))
+			wait = rand.N(min(c.pause<<attempt, maxPause))
 		}
 		if err := sleep(ctx, wait); err != nil {
 			return fmt.Errorf("%s: %w", op, err)
@@ -281,15 +282,18 @@ func (c *client) roundTrip(ctx context.Context, rt http.RoundTripper, r *request
 	for key, values := range r.header {
 		req.Header[key] = values
 	}
-	if r.body != nil {
-		req.Body = io.NopCloser(&watched{io.NopCloser(io.NewSectionReader(r.body, 0, r.size)), dog, c.stall})
+	if r.body != nil && r.size > 0 {
 		req.ContentLength = r.size
-		if r.size == 0 {
-			req.Body = http.NoBody
+		req.GetBody = func() (io.ReadCloser, error) {
+			return &watched{io.NopCloser(io.NewSectionReader(r.body, 0, r.size)), dog, c.stall}, nil
 		}
+		req.Body = http.NoBody // anew gives it its body
 	}
 	resp, err := rt.RoundTrip(req)
 	dog.Reset(c.stall)
+	if err != nil {
+		err = c.connectError(err)
+	}
 	return resp, err
 }
 
@@ -306,7 +310,7 @@ func (c *client) transport(ctx context.Context) (http.RoundTripper, error) {
 	if err != nil {
 		return nil, final{fmt.Errorf("credentials for %s: %w", c.repo.RegistryStr(), err)}
 	}
-	base := transport.NewUserAgent(c.opts.Transport, "rivulet")
+	base := transport.NewUserAgent(anew{c.opts.Transport}, "rivulet")
 	rt, err = transport.NewWithContext(ctx, c.repo.Registry, who, base, scopes)
 	if err != nil {
 		return nil, c.connectError(err)
@@ -317,6 +321,24 @@ func (c *client) transport(ctx context.Context) (http.RoundTripper, error) {
 		c.auth = rt
 	}
 	return c.auth, nil
+}
+
+// anew sends a request's body from its beginning each time. Without it, a
+// request that is sent again with another token would go without its body, and
+// some registries keep what they get.
+type anew struct{ http.RoundTripper }
+
+func (a anew) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.GetBody != nil {
+		body, err := req.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		again := *req
+		again.Body = body
+		req = &again
+	}
+	return a.RoundTripper.RoundTrip(req)
 }
 
 // connectError says what it means that the registry, or its token server, did

@@ -35,21 +35,25 @@ const maxLongNames = 1 << 16
 //
 // Registries have no compare-and-swap. A swap reads the tag, compares, writes,
 // and reads back what is there: whoever finds another's manifest has lost, and
-// gets ErrConflict. Within a process a lock makes that exact. Two processes
-// that both read before either wrote, however, would both succeed, if the first
-// reads back before the second writes. So a swap of a pointer of the origin,
-// where that would matter (states of generations, salts), waits for a time
-// before it reads back, in which others that have read the old value have
-// written: then all but the last of them find that they lost (Fischer's mutual
-// exclusion). What is left is a process that takes longer than that between
-// reading and writing, and that a loser's value can be seen for a moment. A
-// pointer of a generation does not wait: it is set by publishers of one image
-// at one time, and any of their values is right.
+// gets ErrConflict. Within a process a lock makes that exact. Two processes that
+// both read before either writes could both succeed, though, if the first reads
+// back before the second writes. That would matter for pointers of the origin
+// (states of generations, salts). So there a swap waits for a time, settle, in
+// which others that have read the old value have written, before it reads back
+// (Fischer's mutual exclusion): of those that began with one value, only the
+// last to write succeeds. And before it compares, it waits for twice that time
+// and looks whether the value has stayed, so that it never begins with one
+// whose writer may still lose.
+//
+// What is left: a process that takes longer than settle from its last look to
+// its write, and that a loser's value can be seen for a moment. A pointer of a
+// generation does not wait: it is set by publishers of one image at one time,
+// and any of their values is right.
 type pointers struct {
 	client     *client
 	prefix     string // of its tags
 	generation string // "" for those of the origin
-	settle     time.Duration
+	settle     time.Duration // 0: pointers need no such care
 
 	mu    sync.Mutex // guards names
 	names map[string]string
@@ -107,7 +111,7 @@ func (p *pointers) swap(ctx context.Context, name string, old, new []byte) error
 		return err
 	}
 	defer unlock()
-	present, was, err := p.read(ctx, name)
+	present, was, err := p.readSettled(ctx, name)
 	missing := errors.Is(err, chunk.ErrNotFound)
 	switch {
 	case err != nil && !missing:
@@ -123,6 +127,28 @@ func (p *pointers) swap(ctx context.Context, name string, old, new []byte) error
 	if err := p.client.writeManifest(ctx, tag, desc.MediaType, b); err != nil {
 		return err
 	}
+	return p.confirm(ctx, tag, desc.Digest)
+}
+
+// readSettled is read, for a value that no writer may lose again.
+func (p *pointers) readSettled(ctx context.Context, name string) ([]byte, v1.Hash, error) {
+	value, was, err := p.read(ctx, name)
+	if err != nil || p.settle == 0 {
+		return value, was, err
+	}
+	if err := sleep(ctx, 2*p.settle); err != nil {
+		return nil, was, err
+	}
+	value, now, err := p.read(ctx, name)
+	if err == nil && now != was || errors.Is(err, chunk.ErrNotFound) {
+		return nil, now, origin.ErrConflict
+	}
+	return value, now, err
+}
+
+// confirm checks, when others have had their time, that what is at a tag is
+// ours. A digest of zeros means that there should be nothing.
+func (p *pointers) confirm(ctx context.Context, tag string, want v1.Hash) error {
 	if err := sleep(ctx, p.settle); err != nil {
 		return err
 	}
@@ -130,12 +156,13 @@ func (p *pointers) swap(ctx context.Context, name string, old, new []byte) error
 	if err != nil && !errors.Is(err, chunk.ErrNotFound) {
 		return err
 	}
-	if now.Digest != desc.Digest {
+	if now.Digest != want {
 		return origin.ErrConflict
 	}
 	return nil
 }
 
+// remove takes away the pointer whose manifest was read.
 func (p *pointers) remove(ctx context.Context, tag string, was v1.Hash) error {
 	now, err := p.client.statManifest(ctx, tag)
 	if errors.Is(err, chunk.ErrNotFound) || err == nil && now.Digest != was {
@@ -144,8 +171,10 @@ func (p *pointers) remove(ctx context.Context, tag string, was v1.Hash) error {
 	if err != nil {
 		return err
 	}
-	_, err = p.client.deleteTagged(ctx, tag)
-	return err
+	if _, err = p.client.deleteTagged(ctx, tag); err != nil {
+		return err
+	}
+	return p.confirm(ctx, tag, v1.Hash{})
 }
 
 func (p *pointers) manifest(name string, value []byte) *v1.Manifest {
