@@ -187,7 +187,7 @@ func (c *client) ensureEmpty(ctx context.Context) error {
 	if c.hasEmpty.Load() {
 		return nil
 	}
-	if err := c.ensureBlob(ctx, empty); err != nil {
+	if err := c.ensureBlob(ctx, noConfig); err != nil {
 		return err
 	}
 	c.hasEmpty.Store(true)

@@ -47,14 +47,14 @@ const (
 	inlineBytes      = 16 << 10 // blobs up to that size stand in the manifest as well, and are read with it
 )
 
-// empty is the blob that artifacts have where images have their configuration.
-var empty = []byte("{}")
+// noConfig is the blob that artifacts have where images have their configuration.
+var noConfig = []byte("{}")
 
 // newManifest returns the manifest of an artifact.
 func newManifest(artifact string, layers ...v1.Descriptor) *v1.Manifest {
-	config := descriptor(artifact, empty)
+	config := descriptor(artifact, noConfig)
 	if len(layers) == 0 {
-		layers = []v1.Descriptor{descriptor(mediaEmpty, empty)}
+		layers = []v1.Descriptor{descriptor(mediaEmpty, noConfig)}
 	}
 	return &v1.Manifest{
 		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: artifact,

@@ -51,8 +51,8 @@ const maxLongNames = 1 << 16
 // and any of their values is right.
 type pointers struct {
 	client     *client
-	prefix     string // of its tags
-	generation string // "" for those of the origin
+	prefix     string        // of its tags
+	generation string        // "" for those of the origin
 	settle     time.Duration // 0: pointers need no such care
 
 	mu    sync.Mutex // guards names

@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -36,18 +35,23 @@ func openRepo(t testing.TB, repo string, opts Options) *Origin {
 	return o
 }
 
+// servers are the registries that everything is tried on.
+var servers = []struct {
+	name   string
+	mounts bool // blobs of another repository
+	start  func(t testing.TB) string
+}{
+	{"Referrers", false, func(t testing.TB) string { return registrytest.Memory(t, true, nil) }},
+	{"NoReferrers", false, func(t testing.TB) string { return registrytest.Memory(t, false, nil) }},
+	{"Distribution", true, func(t testing.TB) string { return registrytest.Distribution(t).Addr }},
+	{"OCI", true, registrytest.OCI},
+}
+
 func TestOrigin(t *testing.T) {
-	for name, start := range map[string]func(t testing.TB) string{
-		"Referrers":    func(t testing.TB) string { return registrytest.Memory(t, true, nil) },
-		"NoReferrers":  func(t testing.TB) string { return registrytest.Memory(t, false, nil) },
-		"Distribution": func(t testing.TB) string { return registrytest.Distribution(t, true) },
-		"OCI":          registrytest.OCI,
-	} {
-		t.Run(name, func(t *testing.T) {
-			host := start(t)
+	for _, server := range servers {
+		t.Run(server.name, func(t *testing.T) {
+			host := server.start(t)
 			origintest.TestOrigin(t, func(t *testing.T) origin.Origin { return openAt(t, host, Options{}) })
 		})
 	}
 }
-
-var _ http.Handler

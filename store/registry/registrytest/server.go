@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,7 +36,7 @@ const distributionConfig = `version: 0.1
 log: {accesslog: {disabled: true}, level: error}
 storage:
   filesystem: {rootdirectory: %s}
-  delete: {enabled: %t}
+  delete: {enabled: true}
 http: {addr: %s, secret: test}
 `
 
@@ -52,11 +53,18 @@ func Memory(t testing.TB, referrers bool, wrap func(http.Handler) http.Handler) 
 	return strings.TrimPrefix(srv.URL, "http://")
 }
 
+// A Registry is the distribution registry, in a process of its own.
+type Registry struct {
+	Addr string // host and port
+
+	program, config string
+	stop            func()
+}
+
 // Distribution starts the registry of the CNCF distribution project, which has
-// to be in PATH or in the folder for Go's programs as "registry", and returns
-// its host and port. Where it is not, the test is skipped, unless
-// RIVULET_E2E_STRICT is set.
-func Distribution(t testing.TB, deletes bool) string {
+// to be in PATH or in the folder for Go's programs as "registry". Where it is
+// not, the test is skipped, unless RIVULET_E2E_STRICT is set.
+func Distribution(t testing.TB) *Registry {
 	t.Helper()
 	program, err := distribution()
 	if err != nil {
@@ -66,15 +74,31 @@ func Distribution(t testing.TB, deletes bool) string {
 		t.Skip(err)
 	}
 	dir := t.TempDir()
-	addr := freeAddress(t)
-	config := filepath.Join(dir, "config.yml")
-	text := fmt.Sprintf(distributionConfig, filepath.Join(dir, "data"), deletes, addr)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	r := &Registry{Addr: freeAddress(t), program: program, config: filepath.Join(dir, "config.yml")}
+	text := fmt.Sprintf(distributionConfig, filepath.Join(dir, "data"), r.Addr)
+	if err := os.WriteFile(r.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	start(t, exec.Command(program, "serve", config))
-	waitFor(t, addr)
-	return addr
+	r.start(t)
+	return r
+}
+
+func (r *Registry) start(t testing.TB) {
+	t.Helper()
+	r.stop = start(t, exec.Command(r.program, "serve", r.config))
+	waitFor(t, r.Addr)
+}
+
+// Collect stops the registry, lets it collect garbage, untagged manifests too,
+// as its operators do, and starts it again.
+func (r *Registry) Collect(t testing.TB) {
+	t.Helper()
+	r.stop()
+	cmd := exec.Command(r.program, "garbage-collect", "--delete-untagged", r.config)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("garbage-collect: %v\n%s", err, out)
+	}
+	r.start(t)
 }
 
 // distribution finds the program, and sees to it that it is the one: Debian's
@@ -116,17 +140,19 @@ func OCI(t testing.TB) string {
 	return addr
 }
 
-// start starts a program that ends with the test.
-func start(t testing.TB, cmd *exec.Cmd) {
+// start starts a program that ends with the test, or when stop is called.
+func start(t testing.TB, cmd *exec.Cmd) (stop func()) {
 	t.Helper()
 	cmd.Stderr = io.Discard
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // it was killed
 	})
+	t.Cleanup(stop)
+	return stop
 }
 
 func freeAddress(t testing.TB) string {
