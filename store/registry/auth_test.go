@@ -50,16 +50,28 @@ func guarded(t testing.TB, uses int64) (*registrytest.Auth, string) {
 	return a, host
 }
 
-// TestTokensExpire passes the suite with tokens that are good for few requests.
+// TestTokensExpire does everything with tokens that are good for few requests.
 func TestTokensExpire(t *testing.T) {
-	a, host := guarded(t, 40)
-	keys := &keychain{user: "someone", password: "secret-1"}
-	origintest.TestOrigin(t, func(t *testing.T) origin.Origin {
-		o := hasty(t, host, Options{Keychain: keys})
-		o.client.retries = 1 << 40
-		return o
-	})
-	if a.Issued.Load() < 10 {
+	ctx := context.Background()
+	a, host := guarded(t, 3)
+	o := hasty(t, host, Options{Keychain: &keychain{user: "someone", password: "secret-1"}, PackBytes: 10_000})
+	s := o.Generation(1)
+	list := small(1, 100)
+	d := publishDisk(t, s, origin.Digest{}, list)
+	attach(t, s, d, "age", "a wrap")
+	origintest.TestPointerRace(t, s)
+	again := reopen(t, o)
+	checkDoor(t, again, list, false)
+	if _, err := again.Generation(1).GetObject(ctx, d, origin.MaxObjectBytes); err != nil {
+		t.Error(err)
+	}
+	if err := again.DeleteGeneration(ctx, 1, func(int) {}); err != nil {
+		t.Error(err)
+	}
+	if left := tagsOf(t, o); len(left) != 0 {
+		t.Errorf("tags left: %q", left)
+	}
+	if a.Issued.Load() < 100 {
 		t.Errorf("only %d tokens were asked for", a.Issued.Load())
 	}
 }

@@ -79,35 +79,31 @@ func publishDisk(t testing.TB, s origin.Store, image origin.Digest, list []chunk
 	return d
 }
 
-func TestBlockMapRefersToItsImage(t *testing.T) {
+func testBlockMapRefers(t *testing.T, host string) {
 	ctx := context.Background()
-	for _, server := range servers {
-		t.Run(server.name, func(t *testing.T) {
-			o := openAt(t, server.start(t), Options{})
-			ref, image := pushImage(t, o, "3.12", "amd64")
-			list := small(1, 20)
-			d := publishDisk(t, o.Generation(3), image, list)
-			other := publishDisk(t, o.Generation(3), origin.Sum([]byte("an image elsewhere")), list)
-			for _, data := range []string{"a wrap", "another"} {
-				attach(t, o.Generation(3), d, "age", data)
-			}
-			got := blockMaps(t, openRepo(t, o.Repository(), Options{}), image)
-			if !slices.Equal(got, []origin.Digest{d}) {
-				t.Errorf("block maps of the image: %v, want %v", got, d)
-			}
-			if got := blockMaps(t, o, other); len(got) != 0 {
-				t.Errorf("block maps of what is no image: %v", got)
-			}
-			if desc, err := remote.Head(ref); err != nil || desc.Digest != hashOf(image) {
-				t.Errorf("the image's tag leads to %v, %v; want %v", desc, err, image)
-			}
-			if err := o.Generation(3).RemoveObject(ctx, d); err != nil {
-				t.Fatal(err)
-			}
-			if got := blockMaps(t, o, image); len(got) != 0 {
-				t.Errorf("after removing it: %v", got)
-			}
-		})
+	o := openAt(t, host, Options{})
+	ref, image := pushImage(t, o, "3.12", "amd64")
+	list := small(1, 20)
+	d := publishDisk(t, o.Generation(3), image, list)
+	other := publishDisk(t, o.Generation(3), origin.Sum([]byte("an image elsewhere")), list)
+	for _, data := range []string{"a wrap", "another"} {
+		attach(t, o.Generation(3), d, "age", data)
+	}
+	got := blockMaps(t, openRepo(t, o.Repository(), Options{}), image)
+	if !slices.Equal(got, []origin.Digest{d}) {
+		t.Errorf("block maps of the image: %v, want %v", got, d)
+	}
+	if got := blockMaps(t, o, other); len(got) != 0 {
+		t.Errorf("block maps of what is no image: %v", got)
+	}
+	if desc, err := remote.Head(ref); err != nil || desc.Digest != hashOf(image) {
+		t.Errorf("the image's tag leads to %v, %v; want %v", desc, err, image)
+	}
+	if err := o.Generation(3).RemoveObject(ctx, d); err != nil {
+		t.Fatal(err)
+	}
+	if got := blockMaps(t, o, image); len(got) != 0 {
+		t.Errorf("after removing it: %v", got)
 	}
 }
 
@@ -251,50 +247,46 @@ func tagsOf(t testing.TB, o *Origin) (all []string) {
 	return all
 }
 
-// TestConverted checks what clients that know nothing of rivulet see, and that
+// testConverted checks what clients that know nothing of rivulet see, and that
 // the disk in a converted image is complete by itself.
-func TestConverted(t *testing.T) {
+func testConverted(t *testing.T, host string) {
 	ctx := context.Background()
-	for _, server := range servers {
-		t.Run(server.name, func(t *testing.T) {
-			o := openAt(t, server.start(t), Options{})
-			ref, image := pushImage(t, o, "3.12", "arm64")
-			plain, err := remote.Get(ref)
-			if err != nil {
-				t.Fatal(err)
-			}
-			list := small(1, 20)
-			d := publishDisk(t, o.Generation(3), image, list)
-			var first origin.Digest
-			for range 2 { // converting again changes nothing
-				got, err := o.Converted(ctx, "3.12", 3, d, "")
-				if err != nil {
-					t.Fatal(err)
-				}
-				if first == (origin.Digest{}) {
-					first = got
-				}
-				if got != first {
-					t.Errorf("converted to %v, then to %v", first, got)
-				}
-			}
-			if now, err := remote.Get(ref); err != nil || !bytes.Equal(now.Manifest, plain.Manifest) {
-				t.Errorf("the plain image changed: %v", err)
-			}
-			converted := o.client.repo.Tag("3.12-rivulet")
-			got, err := remote.Image(converted, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: "arm64"}))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if h, err := got.Digest(); err != nil || h != hashOf(image) {
-				t.Errorf("a client gets %v, %v; want %v", h, err, image)
-			}
-			if err := o.DeleteGeneration(ctx, 3, func(int) {}); err != nil {
-				t.Fatal(err)
-			}
-			checkConverted(t, openRepo(t, o.Repository(), Options{}), "3.12-rivulet", image, list)
-		})
+	o := openAt(t, host, Options{})
+	ref, image := pushImage(t, o, "3.12", "arm64")
+	plain, err := remote.Get(ref)
+	if err != nil {
+		t.Fatal(err)
 	}
+	list := small(1, 20)
+	d := publishDisk(t, o.Generation(3), image, list)
+	var first origin.Digest
+	for range 2 { // converting again changes nothing
+		got, err := o.Converted(ctx, "3.12", 3, d, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == (origin.Digest{}) {
+			first = got
+		}
+		if got != first {
+			t.Errorf("converted to %v, then to %v", first, got)
+		}
+	}
+	if now, err := remote.Get(ref); err != nil || !bytes.Equal(now.Manifest, plain.Manifest) {
+		t.Errorf("the plain image changed: %v", err)
+	}
+	converted := o.client.repo.Tag("3.12-rivulet")
+	got, err := remote.Image(converted, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: "arm64"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h, err := got.Digest(); err != nil || h != hashOf(image) {
+		t.Errorf("a client gets %v, %v; want %v", h, err, image)
+	}
+	if err := o.DeleteGeneration(ctx, 3, func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	checkConverted(t, openRepo(t, o.Repository(), Options{}), "3.12-rivulet", image, list)
 }
 
 // checkConverted reads the disk in a converted image.
@@ -370,50 +362,45 @@ func TestConvertedIndex(t *testing.T) {
 	}
 }
 
-// TestAdopt moves chunks between repositories of one registry.
-func TestAdopt(t *testing.T) {
+// testAdopt moves chunks between repositories of one registry.
+func testAdopt(t *testing.T, host string, mounts bool) {
 	ctx := context.Background()
-	for _, server := range servers {
-		t.Run(server.name, func(t *testing.T) {
-			host := server.start(t)
-			from, to := openAt(t, host, Options{PackBytes: 10_000}), openAt(t, host, Options{})
-			list := small(1, 30)
-			putAll(t, from.Generation(1), list)
-			flush(t, from.Generation(1))
-			for i, c := range list {
-				added, err := to.generation(2).Adopt(ctx, c.ID, from.generation(1))
-				if !server.mounts {
-					if !errors.Is(err, ErrNotMounted) {
-						t.Fatalf("Adopt = %v, %v; want ErrNotMounted", added, err)
-					}
-					continue
-				}
-				if err != nil || !added {
-					t.Fatalf("Adopt %d = %v, %v", i, added, err)
-				}
+	from, to := openAt(t, host, Options{PackBytes: 10_000}), openAt(t, host, Options{})
+	list := small(1, 30)
+	putAll(t, from.Generation(1), list)
+	flush(t, from.Generation(1))
+	for i, c := range list {
+		added, err := to.generation(2).Adopt(ctx, c.ID, from.generation(1))
+		if !mounts {
+			if !errors.Is(err, ErrNotMounted) {
+				t.Fatalf("Adopt = %v, %v; want ErrNotMounted", added, err)
 			}
-			if !server.mounts {
-				return
-			}
-			flush(t, to.Generation(2))
-			if added, err := to.generation(2).Adopt(ctx, list[0].ID, from.generation(1)); err != nil || added {
-				t.Errorf("Adopt again = %v, %v", added, err)
-			}
-			if _, err := to.generation(2).Adopt(ctx, chunktest.Absent, from.generation(1)); !errors.Is(err, chunk.ErrNotFound) {
-				t.Errorf("Adopt of an absent chunk: %v", err)
-			}
-			if err := from.DeleteGeneration(ctx, 1, func(int) {}); err != nil {
-				t.Fatal(err)
-			}
-			again := openRepo(t, to.Repository(), Options{})
-			door := chunk.NewDoor(again.Generation(2))
-			for _, c := range list {
-				got := make([]byte, len(c.Bytes))
-				if n, err := door.ReadChunk(ctx, c.ID, got, 0); err != nil || !bytes.Equal(got[:n], c.Bytes) {
-					t.Fatalf("chunk %v: %v, or wrong bytes", c.ID, err)
-				}
-			}
-		})
+			continue
+		}
+		if err != nil || !added {
+			t.Fatalf("Adopt %d = %v, %v", i, added, err)
+		}
+	}
+	if !mounts {
+		return
+	}
+	flush(t, to.Generation(2))
+	if added, err := to.generation(2).Adopt(ctx, list[0].ID, from.generation(1)); err != nil || added {
+		t.Errorf("Adopt again = %v, %v", added, err)
+	}
+	if _, err := to.generation(2).Adopt(ctx, chunktest.Absent, from.generation(1)); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("Adopt of an absent chunk: %v", err)
+	}
+	if err := from.DeleteGeneration(ctx, 1, func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	again := openRepo(t, to.Repository(), Options{})
+	door := chunk.NewDoor(again.Generation(2))
+	for _, c := range list {
+		got := make([]byte, len(c.Bytes))
+		if n, err := door.ReadChunk(ctx, c.ID, got, 0); err != nil || !bytes.Equal(got[:n], c.Bytes) {
+			t.Fatalf("chunk %v: %v, or wrong bytes", c.ID, err)
+		}
 	}
 }
 

@@ -35,23 +35,25 @@ func openRepo(t testing.TB, repo string, opts Options) *Origin {
 	return o
 }
 
-// servers are the registries that everything is tried on.
-var servers = []struct {
-	name   string
-	mounts bool // blobs of another repository
-	start  func(t testing.TB) string
-}{
-	{"Referrers", false, func(t testing.TB) string { return registrytest.Memory(t, true, nil) }},
-	{"NoReferrers", false, func(t testing.TB) string { return registrytest.Memory(t, false, nil) }},
-	{"Distribution", true, func(t testing.TB) string { return registrytest.Distribution(t).Addr }},
-	{"OCI", true, registrytest.OCI},
-}
-
-func TestOrigin(t *testing.T) {
-	for _, server := range servers {
+// TestServers tries everything on four registries: two in this process, and two
+// programs.
+func TestServers(t *testing.T) {
+	for _, server := range []struct {
+		name   string
+		mounts bool // blobs of another repository
+		start  func(t testing.TB) string
+	}{
+		{"Referrers", false, func(t testing.TB) string { return registrytest.Memory(t, true, nil) }},
+		{"NoReferrers", false, func(t testing.TB) string { return registrytest.Memory(t, false, nil) }},
+		{"Distribution", true, func(t testing.TB) string { return registrytest.Distribution(t).Addr }},
+		{"OCI", true, registrytest.OCI},
+	} {
 		t.Run(server.name, func(t *testing.T) {
 			host := server.start(t)
 			origintest.TestOrigin(t, func(t *testing.T) origin.Origin { return openAt(t, host, Options{}) })
+			t.Run("BlockMapRefersToItsImage", func(t *testing.T) { testBlockMapRefers(t, host) })
+			t.Run("Converted", func(t *testing.T) { testConverted(t, host) })
+			t.Run("Adopt", func(t *testing.T) { testAdopt(t, host, server.mounts) })
 		})
 	}
 }
