@@ -31,7 +31,7 @@ const (
 	maxRetryAfter = 30 * time.Second // what a server may ask for
 	retryBudget   = 64               // retries in stock
 	retryEarned   = 0.1              // by a success
-	stallTime     = 30 * time.Second
+	stallTime     = time.Minute
 	maxRedirects  = 5
 
 	requestsAtOnce = 16       // of one call

@@ -95,10 +95,7 @@ func isDiskOf(d v1.Descriptor, image v1.Hash) bool {
 // putDisk writes the manifest of a disk that stands by itself, and returns its
 // entry in an image index.
 func (s *Store) putDisk(ctx context.Context, m *blockmap.Map, image v1.Hash) (v1.Descriptor, error) {
-	if err := s.load(ctx); err != nil {
-		return v1.Descriptor{}, err
-	}
-	x, err := s.indexOf(m)
+	x, err := s.indexOf(ctx, m)
 	if err != nil {
 		return v1.Descriptor{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"os"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -96,6 +97,13 @@ func (s *Store) put(ctx context.Context, id chunk.ID, add func(f *filling) error
 	if err := s.load(ctx); err != nil {
 		return false, err
 	}
+	if l, ok := s.known(id); ok { // what an index says counts if the pack is there
+		if err := s.probe(ctx, l.blob); errors.Is(err, chunk.ErrNotFound) {
+			s.lost(l.blob)
+		} else if err != nil {
+			return false, err
+		}
+	}
 	if f := s.tooMany(); f != nil { // others are uploading, or could not
 		if err := s.upload(ctx, f); err != nil {
 			return false, err
@@ -124,7 +132,7 @@ func (s *Store) tooMany() *filling {
 func (s *Store) gather(id chunk.ID, add func(f *filling) error) (full *filling, added bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.places[id].valid() || s.pending[id] != nil {
+	if l := s.places[id]; l.valid() && l.blob.seen || s.pending[id] != nil {
 		return nil, false, nil
 	}
 	f := s.filling
@@ -195,7 +203,7 @@ func (s *Store) upload(ctx context.Context, f *filling) error {
 	}
 	s.mu.Lock()
 	if f.size > 0 {
-		s.blob(own).seen, s.blob(own).gone = true, false
+		s.blob(own).seen, s.blob(own).gone = true, time.Time{}
 	}
 	s.mu.Unlock()
 	s.merge(tag, &b.index)
@@ -245,7 +253,8 @@ func (o *Origin) CopyChunk(ctx context.Context, id chunk.ID, from, to origin.Gen
 
 // refer makes chunk id of src one of s, whose repository has its pack.
 func (s *Store) refer(ctx context.Context, id chunk.ID, src *Store) (bool, error) {
-	l, err := src.find(ctx, id)
+	var l location
+	err := src.locate(ctx, id, func(at location) error { l = at; return src.probe(ctx, at.blob) })
 	if err != nil {
 		return false, err
 	}
@@ -302,7 +311,7 @@ func (s *Store) mountPack(ctx context.Context, p pack, from *client) error {
 	defer unlock()
 	s.mu.Lock()
 	b := s.blob(p)
-	seen, refused := b.seen && !b.gone, b.refused
+	seen, refused := b.seen, b.refused
 	s.mu.Unlock()
 	if seen {
 		return nil
@@ -315,7 +324,7 @@ func (s *Store) mountPack(ctx context.Context, p pack, from *client) error {
 	defer s.mu.Unlock()
 	b.refused = errors.Is(err, ErrNotMounted)
 	if err == nil {
-		b.seen, b.gone = true, false
+		b.seen, b.gone = true, time.Time{}
 	}
 	return err
 }

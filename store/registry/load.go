@@ -55,13 +55,19 @@ func (s *Store) refresh(ctx context.Context, since time.Time) error {
 }
 
 // unread returns which of tags are to be read. If others were deleted, these
-// are all: what they say of chunks that the others spoke of counts again.
+// are all: what they say of chunks that the others spoke of counts again. Packs
+// that were not there may be now.
 func (s *Store) unread(tags []string, deleted map[string]*source) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for tag, src := range deleted {
 		src.gone = true
 		delete(s.sources, tag)
+	}
+	for _, b := range s.blobs {
+		if time.Since(b.gone) > goneTime {
+			b.gone = time.Time{}
+		}
 	}
 	if len(deleted) > 0 {
 		for _, src := range s.sources {

@@ -142,10 +142,7 @@ func (s *Store) objectManifest(d origin.Digest, m *blockmap.Map, data []byte, su
 // unless it is there as it should be. Chunks that the generation lacks are left
 // out: that a block map comes after its chunks is for the publisher to see to.
 func (s *Store) putPacks(ctx context.Context, d origin.Digest, m *blockmap.Map, subject v1.Descriptor, have v1.Hash) error {
-	if err := s.load(ctx); err != nil {
-		return err
-	}
-	x, err := s.indexOf(m)
+	x, err := s.indexOf(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -160,11 +157,30 @@ func (s *Store) putPacks(ctx context.Context, d origin.Digest, m *blockmap.Map, 
 		return err
 	}
 	_, err = s.client.writeReferrer(ctx, s.diskTag(d), fresh)
+	if err == nil && have != (v1.Hash{}) {
+		// The old one would only keep packs that are not needed. It does no harm.
+		_ = s.client.deleteRef(ctx, have.String())
+	}
 	return err
 }
 
-// indexOf makes an index of the chunks of a block map.
-func (s *Store) indexOf(m *blockmap.Map) (*builder, error) {
+// indexOf makes an index of the chunks of a block map, in packs that are there:
+// registries refuse manifests that list what they lack.
+func (s *Store) indexOf(ctx context.Context, m *blockmap.Map) (*builder, error) {
+	if err := s.load(ctx); err != nil {
+		return nil, err
+	}
+	unseen := s.unseen(m)
+	err := each(ctx, len(unseen), func(ctx context.Context, i int) error {
+		err := s.probe(ctx, unseen[i])
+		if errors.Is(err, chunk.ErrNotFound) {
+			s.lost(unseen[i])
+		}
+		return unlessMissing(err)
+	})
+	if err != nil {
+		return nil, err
+	}
 	var b builder
 	seen := make(map[chunk.ID]bool, m.Len())
 	s.mu.Lock()
@@ -180,6 +196,21 @@ func (s *Store) indexOf(m *blockmap.Map) (*builder, error) {
 		return nil, fmt.Errorf("its chunks lie in %d packs, at most %d are allowed: begin a new generation", len(b.packs), MaxPacks)
 	}
 	return &b, nil
+}
+
+// unseen returns the packs of a block map's chunks of which nobody has asked
+// whether they are there.
+func (s *Store) unseen(m *blockmap.Map) (list []*blob) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	in := make(map[*blob]bool)
+	for i := range m.Len() {
+		if l := s.places[m.Chunk(i).ID]; l.valid() && !l.blob.seen && !in[l.blob] {
+			in[l.blob] = true
+			list = append(list, l.blob)
+		}
+	}
+	return list
 }
 
 // GetObject implements [origin.Objects]. With a block map it reads where its

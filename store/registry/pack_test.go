@@ -229,11 +229,14 @@ func TestLostPackIsStoredAgain(t *testing.T) {
 			t.Errorf("%d: a chunk of a lost pack: %v; want ErrNotFound", i, err)
 		}
 	}
+	list = append(small(8, 1), list...) // one more, or it would be the same pack
 	if added := putAll(t, o.Generation(1), list); added != len(list) {
 		t.Errorf("%d of %d chunks were added again", added, len(list))
 	}
 	flush(t, o.Generation(1))
-	checkDoor(t, reopen(t, o), list, false)
+	for range 10 { // whichever index is read first
+		checkDoor(t, reopen(t, o), list, false)
+	}
 }
 
 // TestPointersOfTwoProcesses counts in a pointer of the origin from two

@@ -165,7 +165,6 @@ func newTransport(insecure bool) *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost = 64
 	t.DisableCompression = true
-	t.ResponseHeaderTimeout = 2 * stallTime // writing a large blob to where it stays takes a registry its time
 	if insecure {
 		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 	}

@@ -13,6 +13,9 @@ import (
 	"github.com/rivuletfs/rivulet/origin"
 )
 
+// goneTime is how long a pack that was not there is not asked for again.
+const goneTime = time.Minute
+
 // maxChunk is the largest stored chunk.
 const maxChunk = chunk.MaxStoredSize
 
@@ -43,9 +46,9 @@ type source struct {
 // A blob is a pack as the registry is known to have it.
 type blob struct {
 	pack
-	seen    bool // it was asked for, and is there
-	gone    bool // it is not there
-	refused bool // it could not be mounted
+	seen    bool      // it was asked for, and is there
+	gone    time.Time // when it was found not to be there; zero: it was not
+	refused bool      // it could not be mounted
 }
 
 // A location is where a chunk lies, and who says so.
@@ -55,7 +58,7 @@ type location struct {
 	off, len uint32
 }
 
-func (l location) valid() bool { return l.blob != nil && !l.blob.gone && !l.from.gone }
+func (l location) valid() bool { return l.blob != nil && l.blob.gone.IsZero() && !l.from.gone }
 
 func newStore(c *client, id origin.GenerationID) *Store {
 	s := &Store{id: id, loading: make(chan struct{}, 1)}
@@ -107,70 +110,78 @@ func (s *Store) find(ctx context.Context, id chunk.ID) (location, error) {
 	return l, nil
 }
 
-// lost notes that a pack is not there.
+// lost notes that a pack is not there. Other indexes, which may lead elsewhere,
+// are read again when a chunk of it is looked for.
 func (s *Store) lost(b *blob) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b.gone, b.seen = true, false
+	b.gone, b.seen = time.Now(), false
+	for _, src := range s.sources {
+		src.read = false
+	}
+}
+
+// locate lets use use the place of a chunk. If its pack turns out not to be
+// there, another may have the chunk, so it asks for indexes once more. The error
+// is chunk.ErrNotFound if that does not help.
+func (s *Store) locate(ctx context.Context, id chunk.ID, use func(l location) error) error {
+	for again := false; ; again = true {
+		l, err := s.find(ctx, id)
+		if err != nil {
+			return err
+		}
+		if err = use(l); !errors.Is(err, chunk.ErrNotFound) {
+			return err
+		}
+		if s.lost(l.blob); again {
+			return err
+		}
+	}
 }
 
 // Fetch implements [chunk.Source]: one request with a range, but for a chunk
 // whose place is not known yet.
-func (s *Store) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+func (s *Store) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, fmt.Errorf("fetch chunk %v: negative offset %d", id, off)
 	}
-	for {
-		l, err := s.find(ctx, id)
-		if err != nil {
-			return 0, fmt.Errorf("fetch chunk %v: %w", id, err)
+	err = s.locate(ctx, id, func(l location) error {
+		n = int(min(max(int64(l.len)-off, 0), int64(len(dst))))
+		if n == 0 {
+			return ctx.Err()
 		}
-		n := min(int64(l.len)-off, int64(len(dst)))
-		if n <= 0 {
-			return 0, ctx.Err()
-		}
-		err = s.client.readRange(ctx, l.blob.digest, l.blob.size, int64(l.off)+off, dst[:n])
-		if errors.Is(err, chunk.ErrNotFound) {
-			s.lost(l.blob) // another pack may have it
-			continue
-		}
-		if err != nil {
-			return 0, fmt.Errorf("fetch chunk %v: %w", id, err)
-		}
-		return int(n), nil
+		return s.client.readRange(ctx, l.blob.digest, l.blob.size, int64(l.off)+off, dst[:n])
+	})
+	if err != nil {
+		return 0, fmt.Errorf("fetch chunk %v: %w", id, err)
 	}
+	return n, nil
 }
 
 // Stat implements [chunk.Prober] by what the indexes say. That a pack is there,
 // of its right size, it asks once.
-func (s *Store) Stat(ctx context.Context, id chunk.ID) (int64, error) {
-	for {
-		l, err := s.find(ctx, id)
-		if err == nil {
-			err = s.probe(ctx, l.blob)
-		}
-		switch {
-		case err == nil:
-			return int64(l.len), nil
-		case l.valid() && errors.Is(err, chunk.ErrNotFound):
-			s.lost(l.blob)
-		default:
-			return 0, fmt.Errorf("stat chunk %v: %w", id, err)
-		}
+func (s *Store) Stat(ctx context.Context, id chunk.ID) (size int64, err error) {
+	err = s.locate(ctx, id, func(l location) error {
+		size = int64(l.len)
+		return s.probe(ctx, l.blob)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("stat chunk %v: %w", id, err)
 	}
+	return size, nil
 }
 
-// probe asks whether a pack is there.
+// probe asks whether a pack is there, unless that was done.
 func (s *Store) probe(ctx context.Context, b *blob) error {
+	if s.seen(b) {
+		return nil
+	}
 	unlock, err := s.client.locks.lock(ctx, s.client.repo.Name()+"@"+b.digest.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	s.mu.Lock()
-	seen := b.seen
-	s.mu.Unlock()
-	if seen {
+	if s.seen(b) {
 		return nil
 	}
 	size, err := s.client.statBlob(ctx, b.digest)
@@ -182,8 +193,14 @@ func (s *Store) probe(ctx context.Context, b *blob) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b.seen = true
+	b.seen, b.gone = true, time.Time{}
 	return nil
+}
+
+func (s *Store) seen(b *blob) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return b.seen
 }
 
 // List implements [chunk.Lister]. fn may call the store.
