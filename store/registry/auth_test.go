@@ -91,6 +91,26 @@ func TestLoginChanges(t *testing.T) {
 	}
 }
 
+// TestMountingNeedsBothRepositories checks what a token is asked for: a registry
+// mounts from where the token lets us read.
+func TestMountingNeedsBothRepositories(t *testing.T) {
+	ctx := context.Background()
+	a, host := guarded(t, 0)
+	opts := Options{Keychain: &keychain{user: "someone", password: "secret-1"}}
+	from, to := hasty(t, host, opts), hasty(t, host, opts)
+	list := small(1, 3)
+	putAll(t, from.Generation(1), list)
+	flush(t, from.Generation(1))
+	if _, err := to.generation(1).Adopt(ctx, list[0].ID, from.generation(1)); !errors.Is(err, ErrNotMounted) {
+		t.Errorf("Adopt: %v", err) // this registry mounts nothing
+	}
+	for _, scope := range []string{to.client.repo.Scope("push,pull"), from.client.repo.Scope("pull")} {
+		if !a.Asked(scope) {
+			t.Errorf("no token was asked for with scope %s", scope)
+		}
+	}
+}
+
 // TestSecretsStaySecret collects all that is said while logins are wrong or
 // expire, and URLs are signed, and looks for secrets in it.
 func TestSecretsStaySecret(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rivuletfs/rivulet/chunk"
@@ -319,6 +320,7 @@ func (s *Store) mountPack(ctx context.Context, p pack, from *client) error {
 	if refused {
 		return ErrNotMounted
 	}
+	s.client.addScopes(s.client.repo.Scope(transport.PushScope), from.repo.Scope(transport.PullScope))
 	err = s.client.mount(ctx, p.digest, from)
 	s.mu.Lock()
 	defer s.mu.Unlock()

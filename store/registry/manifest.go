@@ -19,8 +19,6 @@ import (
 // Media types of what we keep. The type of an artifact stands in its manifest
 // twice, since registries differ in where they look.
 const (
-	typePrefix = "application/vnd.rivulet."
-
 	typePacks      = "application/vnd.rivulet.packs.v1"       // artifact: an index and the packs it leads to
 	typeObject     = "application/vnd.rivulet.object.v1"      // artifact: an object
 	typeBlockMap   = "application/vnd.rivulet.blockmap.v1"    // artifact: an object that is a block map

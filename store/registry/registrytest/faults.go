@@ -156,10 +156,19 @@ type Auth struct {
 	Uses     int64       // requests that a token is good for; 0: any number
 	ReadOnly atomic.Bool // tokens are good for reading only
 
+	Issued atomic.Int64 // tokens given
+
 	mu       sync.Mutex
 	password string
 	tokens   map[string]int64 // uses left
-	Issued   atomic.Int64     // tokens given
+	scopes   map[string]bool  // asked for
+}
+
+// Asked reports whether a token was asked for that is good for a scope.
+func (a *Auth) Asked(scope string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.scopes[scope]
 }
 
 // SetPassword changes the password. Tokens that were given are no longer good.
@@ -210,6 +219,12 @@ func (a *Auth) token(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 		fmt.Fprintf(w, `{"errors":[{"code":"UNAUTHORIZED","message":"wrong password %s"}]}`, password)
 		return
+	}
+	if a.scopes == nil {
+		a.scopes = make(map[string]bool)
+	}
+	for _, scope := range r.URL.Query()["scope"] {
+		a.scopes[scope] = true
 	}
 	token := "token-" + rand.Text()
 	if a.tokens[token] = a.Uses; a.Uses == 0 {
