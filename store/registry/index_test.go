@@ -61,6 +61,22 @@ func TestIndexIsCanonical(t *testing.T) {
 	}
 }
 
+// TestIndexVector is the example of doc/format/registry.md.
+func TestIndexVector(t *testing.T) {
+	var b builder
+	var ids [2]chunk.ID
+	p := pack{size: 200}
+	for i := range p.digest {
+		p.digest[i], ids[0][i], ids[1][i] = 0x33, 0x11, 0x22
+	}
+	b.add(ids[1], p, 100, 100)
+	b.add(ids[0], p, 0, 100)
+	encoded := b.encode()
+	if sum := origin.Sum(encoded); len(encoded) != 144 || sum.String() != "sha256:89ed547f2b848143881ca757209a8e58459adde6bca4129f6772a227359620c5" {
+		t.Errorf("%d bytes, %v", len(encoded), sum)
+	}
+}
+
 func TestIndexRefuses(t *testing.T) {
 	good := sampleIndex(3, 3, 2)
 	encoded := good.encode()
