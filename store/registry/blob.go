@@ -8,14 +8,14 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/internal/byterange"
+	"github.com/rivuletfs/rivulet/store/internal/retry"
 )
 
 // maxSkip bounds what is read and thrown away to come to a range of a blob,
@@ -31,69 +31,44 @@ func digestOf(h v1.Hash) (origin.Digest, error) { return origin.ParseDigest(h.St
 // readRange fills dst with the bytes of blob d, which has size of them, from
 // off on.
 func (c *client) readRange(ctx context.Context, d origin.Digest, size, off int64, dst []byte) error {
-	end := off + int64(len(dst))
-	if off < 0 || end > size {
+	if end := off + int64(len(dst)); off < 0 || end > size {
 		return fmt.Errorf("read blob %v: bytes %d to %d of %d", d, off, end, size)
 	}
 	return c.do(ctx, &request{
 		op: "read blob " + d.String(), method: http.MethodGet, url: c.url("blobs/%v", d), blob: d.String(),
-		header: http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", off, end-1)}},
+		header: http.Header{"Range": {byterange.Header(off, len(dst))}},
 		want:   []int{http.StatusPartialContent, http.StatusOK},
 		read: func(resp *http.Response) error {
-			if resp.StatusCode == http.StatusOK {
-				return c.readThrough(resp, off, dst)
+			a, from := &byterange.Answer{Status: resp.StatusCode, Header: resp.Header, Body: resp.Body}, off
+			if a.Status == http.StatusOK {
+				if err := c.skip(a, off); err != nil {
+					return err
+				}
+				from = 0
+			} else if total, ok := byterange.ParseTotal(resp.Header.Get("Content-Range")); ok && total != size {
+				return retry.Again(fmt.Errorf("the registry says that the blob has %d bytes, want %d", total, size))
 			}
-			if err := checkContentRange(resp.Header.Get("Content-Range"), off, end, size); err != nil {
-				return err
+			n, err := byterange.Read(a, dst, from)
+			if err == nil && n != len(dst) {
+				err = retry.Again(fmt.Errorf("the answer has %d bytes, want %d", n, len(dst)))
 			}
-			return readExactly(resp.Body, dst)
+			return err
 		},
 	})
 }
 
-// readThrough reads a part of a blob of which all is sent.
-func (c *client) readThrough(resp *http.Response, off int64, dst []byte) error {
+// skip reads over what comes before a part of a blob, where all of it is sent.
+func (c *client) skip(a *byterange.Answer, off int64) error {
 	if off > maxSkip {
-		return final{fmt.Errorf("%w: %s sends whole blobs, and this one is too large to be read up to byte %d", ErrNoRanges, c.repo.RegistryStr(), off)}
+		return fmt.Errorf("%w: %s sends whole blobs, and this one is too large to be read up to byte %d", ErrNoRanges, c.repo.RegistryStr(), off)
 	}
 	if c.noRanges.CompareAndSwap(false, true) {
 		c.opts.Log.Warn("the registry ignores ranges: every chunk costs reading its pack up to it", "registry", c.repo.RegistryStr())
 	}
-	if _, err := io.CopyN(io.Discard, resp.Body, off); err != nil {
-		return short(err)
+	if _, err := io.CopyN(io.Discard, a.Body, off); err != nil {
+		return retry.Again(short(err))
 	}
-	_, err := io.ReadFull(resp.Body, dst)
-	if err != nil {
-		return short(err)
-	}
-	// What is left is not worth reading for the sake of the connection.
-	return resp.Body.Close()
-}
-
-// checkContentRange checks that an answer is the bytes off to end of size.
-func checkContentRange(value string, off, end, size int64) error {
-	span, total, ok := strings.Cut(strings.TrimPrefix(value, "bytes "), "/")
-	first, last, ok2 := strings.Cut(span, "-")
-	from, err1 := strconv.ParseInt(first, 10, 64)
-	to, err2 := strconv.ParseInt(last, 10, 64)
-	if !ok || !ok2 || err1 != nil || err2 != nil || from != off || to != end-1 {
-		return fmt.Errorf("the answer is range %.60q, want bytes %d-%d", value, off, end-1)
-	}
-	if n, err := strconv.ParseInt(total, 10, 64); total != "*" && (err != nil || n != size) {
-		return fmt.Errorf("the blob has %.20q bytes, want %d", total, size)
-	}
-	return nil
-}
-
-// readExactly fills dst with all that r has.
-func readExactly(r io.Reader, dst []byte) error {
-	if _, err := io.ReadFull(r, dst); err != nil {
-		return short(err)
-	}
-	var one [1]byte
-	if n, _ := io.ReadFull(r, one[:]); n != 0 {
-		return fmt.Errorf("the answer goes on after %d bytes", len(dst))
-	}
+	a.Header.Del("Content-Length") // of what is not all there any more
 	return nil
 }
 
@@ -127,7 +102,7 @@ func (c *client) readBlob(ctx context.Context, desc v1.Descriptor, max int64) ([
 				return err
 			}
 			if origin.Sum(b) != d {
-				return errors.New("corrupt: its bytes have another SHA-256")
+				return retry.Again(errors.New("corrupt: its bytes have another SHA-256"))
 			}
 			return nil
 		},
@@ -141,10 +116,10 @@ func readAll(r io.Reader, size int64) ([]byte, error) {
 	var b bytes.Buffer
 	n, err := io.Copy(&b, io.LimitReader(r, size+1))
 	if err != nil {
-		return nil, short(err)
+		return nil, retry.Again(short(err))
 	}
 	if n != size {
-		return nil, fmt.Errorf("the answer has %d bytes or more, want %d", n, size)
+		return nil, retry.Again(fmt.Errorf("the answer has %d bytes or more, want %d", n, size))
 	}
 	return b.Bytes(), nil
 }
@@ -163,21 +138,21 @@ func (c *client) statBlob(ctx context.Context, d origin.Digest) (size int64, err
 // one that failed is unknown.
 func (c *client) writeBlob(ctx context.Context, d origin.Digest, body io.ReaderAt, size int64) error {
 	op := "write blob " + d.String()
-	return c.retry(ctx, op, func() (time.Duration, error) {
+	return c.try(ctx, op, size, func(ctx context.Context) error {
 		var up upload
-		if wait, err := c.attempt(ctx, c.beginUpload(op, "", &up)); err != nil {
-			return wait, err
+		if err := c.ask(ctx, c.beginUpload(op, "", &up)); err != nil {
+			return err
 		}
-		wait, err := c.attempt(ctx, &request{
+		err := c.ask(ctx, &request{
 			op: op, method: http.MethodPut, url: withQuery(up.to, "digest", d.String()), body: body, size: size,
 			header: http.Header{"Content-Type": {"application/octet-stream"}},
 			want:   []int{http.StatusCreated, http.StatusNoContent},
 		})
 		var e *Error
 		if errors.As(err, &e) && e.Code == "DIGEST_INVALID" {
-			err = e // the bytes changed on the way: no reason to give up
+			return retry.Again(err) // the bytes changed on the way
 		}
-		return wait, err
+		return err
 	})
 }
 
@@ -223,10 +198,10 @@ func (c *client) beginUpload(op, query string, up *upload) *request {
 			}
 			u, err := resp.Location()
 			if err != nil {
-				return final{errors.New("the registry does not say where to upload to")}
+				return errors.New("the registry does not say where to upload to")
 			}
 			if u.Scheme != "https" && resp.Request.URL.Scheme == "https" {
-				return final{errors.New("the registry wants the upload to go over plain HTTP")}
+				return errors.New("the registry wants the upload to go over plain HTTP")
 			}
 			up.to = u.String()
 			return nil

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,44 +17,32 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/rivuletfs/rivulet/store/internal/link"
+	"github.com/rivuletfs/rivulet/store/internal/retry"
 )
 
-// Bounds of one request. A registry that is asked for too much says so with
-// 429; a retry costs one of a bounded number that successes earn anew, so that
-// a storm is not fed.
 const (
-	maxAttempts   = 6
-	firstPause    = 100 * time.Millisecond // twice what is waited on average before the second try
-	maxPause      = 5 * time.Second
-	maxRetryAfter = 30 * time.Second // what a server may ask for
-	retryBudget   = 64               // retries in stock
-	retryEarned   = 0.1              // by a success
-	stallTime     = time.Minute
-	maxRedirects  = 5
-
+	maxRedirects   = 5
 	requestsAtOnce = 16       // of one call
 	discardBytes   = 64 << 10 // read of an answer that is not wanted, so that its connection is used again
 )
-
-var errStalled = errors.New("no byte came for a long time")
 
 // A client sends requests to one repository. Any number may be under way.
 type client struct {
 	repo  name.Repository
 	opts  *Options
 	locks *locks
-	stall time.Duration // without a byte, after which a connection counts as dead
-	pause time.Duration // doubled by each try; a random part of it is waited
+	again retry.Policy
 
 	api      atomic.Int32 // whether there is a referrers API
 	noRanges atomic.Bool  // that ranges are ignored was said
 	hasEmpty atomic.Bool  // the blob that artifacts have for a configuration is there
 
-	mu      sync.Mutex        // guards what follows
-	auth    http.RoundTripper // adds credentials; nil until the first request
-	scopes  []string          // what to ask a token for
-	retries float64           // left in stock
-	moved   map[string]moved  // where blobs were found, by digest
+	mu     sync.Mutex        // guards what follows
+	auth   http.RoundTripper // adds credentials; nil until the first request
+	scopes []string          // what to ask a token for
+	moved  map[string]moved  // where blobs were found, by digest
 }
 
 // A request is one question to the registry, which may be asked several times.
@@ -68,21 +54,16 @@ type request struct {
 	body   io.ReaderAt // sent from its beginning; nil: none
 	size   int64       // bytes of body
 	want   []int       // statuses that are answers
-	// read takes what it needs of an answer. Its error is another reason to
-	// ask again, unless it is a final one. It may be nil.
+	// read takes what it needs of an answer. Its error is a retry.Failure if
+	// another answer may be better. It may be nil.
 	read func(resp *http.Response) error
-	// at is where blob is to be asked for first, if it has moved there.
+	// blob is the digest of the blob that is asked for, which may have moved.
 	blob string
 }
 
-// final marks an error that asking again does not mend.
-type final struct{ error }
-
-func (f final) Unwrap() error { return f.error }
-
 func newClient(repo name.Repository, opts *Options) *client {
 	return &client{
-		repo: repo, opts: opts, locks: processLocks, stall: stallTime, pause: firstPause, retries: retryBudget,
+		repo: repo, opts: opts, locks: processLocks, again: link.NewPolicy(),
 		scopes: []string{repo.Scope(transport.PullScope)}, moved: make(map[string]moved),
 	}
 }
@@ -94,140 +75,63 @@ func (c *client) url(format string, args ...any) string {
 
 // do asks until there is an answer, or no hope of one.
 func (c *client) do(ctx context.Context, r *request) error {
-	return c.retry(ctx, r.op, func() (time.Duration, error) { return c.attempt(ctx, r) })
+	return c.try(ctx, r.op, r.size, func(ctx context.Context) error { return c.ask(ctx, r) })
 }
 
-// retry asks until there is an answer, or no hope of one. ask tells how long
-// the registry wants us to wait before the next time.
-func (c *client) retry(ctx context.Context, op string, ask func() (time.Duration, error)) error {
+// try calls ask until that has succeeded, or there is no hope that it will. If
+// the registry does not take our credentials, they are looked up anew, once:
+// they may have expired. size is how many bytes are moved, more or less.
+func (c *client) try(ctx context.Context, op string, size int64, ask func(ctx context.Context) error) error {
 	renewed := false
-	for attempt := 1; ; attempt++ {
-		wait, err := ask()
-		if err == nil {
-			c.earn()
-			return nil
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%s: %w", op, context.Cause(ctx))
-		}
-		var f final
-		if errors.As(err, &f) {
-			var e *Error
-			if !errors.As(err, &e) || e.Status != http.StatusUnauthorized || renewed {
-				return fmt.Errorf("%s: %w", op, f.error)
-			}
-			renewed = true // the credentials may have expired
+	err := c.again.Do(ctx, func(ctx context.Context) error {
+		ctx, cancel := link.Limit(ctx, size)
+		defer cancel()
+		err := ask(ctx)
+		if errors.Is(err, ErrUnauthorized) && !renewed {
+			renewed = true
 			c.forgetCredentials()
-			continue
+			err = ask(ctx)
 		}
-		if attempt == maxAttempts || !c.spend() {
-			return fmt.Errorf("%s: %w (asked %d times)", op, err, attempt)
-		}
-		if wait == 0 {
-			wait = rand.N(min(c.pause<<attempt, maxPause))
-		}
-		if err := sleep(ctx, wait); err != nil {
-			return fmt.Errorf("%s: %w", op, err)
-		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
 	}
+	return nil
 }
 
-func (c *client) earn() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.retries = min(c.retries+retryEarned, retryBudget)
-}
-
-// spend takes a retry out of the stock, if there is one.
-func (c *client) spend() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.retries < 1 {
-		return false
+// ask asks once. Its error is a retry.Failure if asking again may help.
+func (c *client) ask(ctx context.Context, r *request) error {
+	resp, err := c.send(ctx, r)
+	if err != nil {
+		return c.scrub(err)
 	}
-	c.retries--
-	return true
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
+	defer func() {
+		_, _ = io.CopyN(io.Discard, resp.Body, discardBytes)
+		_ = resp.Body.Close()
+	}()
+	if !slices.Contains(r.want, resp.StatusCode) {
+		err := newError(c.repo, resp)
+		if link.Transient(resp.StatusCode) {
+			return &retry.Failure{Err: err, After: link.RetryAfter(resp.Header)}
+		}
+		return err
+	}
+	if r.read == nil {
 		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
-}
-
-// attempt asks once. wait is what the registry asks for before the next time.
-func (c *client) attempt(ctx context.Context, r *request) (wait time.Duration, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	dog := time.AfterFunc(c.stall, func() { cancel(errStalled) })
-	defer dog.Stop()
-	resp, err := c.send(ctx, r, dog)
-	if err == nil {
-		defer func() {
-			_, _ = io.CopyN(io.Discard, resp.Body, discardBytes)
-			_ = resp.Body.Close()
-		}()
-		resp.Body = &watched{resp.Body, dog, c.stall}
-		if err = c.check(r, resp); err == nil && r.read != nil {
-			err = r.read(resp)
-		}
-		if err != nil {
-			wait = retryAfter(resp)
-		}
-	}
-	if errors.Is(context.Cause(ctx), errStalled) {
-		err = errStalled
-	}
-	return wait, c.scrub(err)
-}
-
-// check turns a status that is no answer into an error.
-func (c *client) check(r *request, resp *http.Response) error {
-	for _, status := range r.want {
-		if resp.StatusCode == status {
-			return nil
-		}
-	}
-	e := newError(c.repo, resp)
-	switch resp.StatusCode {
-	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusInternalServerError,
-		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return e
-	}
-	return final{e}
-}
-
-func retryAfter(resp *http.Response) time.Duration {
-	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
-		return 0
-	}
-	value := resp.Header.Get("Retry-After")
-	wait := time.Duration(0)
-	if s, err := strconv.Atoi(value); err == nil {
-		wait = time.Duration(min(max(s, 0), 3600)) * time.Second
-	} else if at, err := http.ParseTime(value); err == nil {
-		wait = max(time.Until(at), 0)
-	}
-	if wait == 0 {
-		return 0
-	}
-	return min(wait, maxRetryAfter) + rand.N(firstPause) // all that were refused must not come back at once
+	return r.read(resp)
 }
 
 // send sends r, and follows where a blob has moved to. The caller closes the
 // answer's body.
-func (c *client) send(ctx context.Context, r *request, dog *time.Timer) (*http.Response, error) {
+func (c *client) send(ctx context.Context, r *request) (*http.Response, error) {
 	rt, err := c.transport(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if at := c.movedTo(r.blob); at != "" {
-		resp, err := c.roundTrip(ctx, rt, r, at, dog)
+		resp, err := c.roundTrip(ctx, rt, r, at)
 		if err == nil && (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent) {
 			return resp, nil
 		}
@@ -238,7 +142,7 @@ func (c *client) send(ctx context.Context, r *request, dog *time.Timer) (*http.R
 	}
 	at := r.url
 	for range maxRedirects {
-		resp, err := c.roundTrip(ctx, rt, r, at, dog)
+		resp, err := c.roundTrip(ctx, rt, r, at)
 		if err != nil || !isRedirect(r, resp) {
 			if err == nil && r.blob != "" && at != r.url {
 				c.setMoved(r.blob, at)
@@ -250,7 +154,7 @@ func (c *client) send(ctx context.Context, r *request, dog *time.Timer) (*http.R
 			return nil, err
 		}
 	}
-	return nil, final{fmt.Errorf("the registry sends us on more than %d times", maxRedirects)}
+	return nil, fmt.Errorf("the registry sends us on more than %d times", maxRedirects)
 }
 
 func isRedirect(r *request, resp *http.Response) bool {
@@ -266,18 +170,18 @@ func isRedirect(r *request, resp *http.Response) bool {
 func redirect(resp *http.Response) (string, error) {
 	to, err := resp.Location()
 	if err != nil {
-		return "", final{errors.New("the registry sends us on without saying where")}
+		return "", errors.New("the registry sends us on without saying where")
 	}
 	if to.Scheme != "https" && (to.Scheme != "http" || resp.Request.URL.Scheme != "http") {
-		return "", final{fmt.Errorf("the registry sends us on from %s to %s", resp.Request.URL.Scheme, to.Scheme)}
+		return "", fmt.Errorf("the registry sends us on from %s to %s", resp.Request.URL.Scheme, to.Scheme)
 	}
 	return to.String(), nil
 }
 
-func (c *client) roundTrip(ctx context.Context, rt http.RoundTripper, r *request, at string, dog *time.Timer) (*http.Response, error) {
+func (c *client) roundTrip(ctx context.Context, rt http.RoundTripper, r *request, at string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, r.method, at, nil)
 	if err != nil {
-		return nil, final{err}
+		return nil, err
 	}
 	for key, values := range r.header {
 		req.Header[key] = values
@@ -285,16 +189,15 @@ func (c *client) roundTrip(ctx context.Context, rt http.RoundTripper, r *request
 	if r.body != nil && r.size > 0 {
 		req.ContentLength = r.size
 		req.GetBody = func() (io.ReadCloser, error) {
-			return &watched{io.NopCloser(io.NewSectionReader(r.body, 0, r.size)), dog, c.stall}, nil
+			return io.NopCloser(io.NewSectionReader(r.body, 0, r.size)), nil
 		}
 		req.Body = http.NoBody // anew gives it its body
 	}
 	resp, err := rt.RoundTrip(req)
-	dog.Reset(c.stall)
 	if err != nil {
-		err = c.connectError(err)
+		return nil, c.connectError(err)
 	}
-	return resp, err
+	return resp, nil
 }
 
 // transport returns the round tripper that adds credentials, for which the
@@ -308,7 +211,7 @@ func (c *client) transport(ctx context.Context) (http.RoundTripper, error) {
 	}
 	who, err := authn.Resolve(ctx, c.opts.Keychain, c.repo)
 	if err != nil {
-		return nil, final{fmt.Errorf("credentials for %s: %w", c.repo.RegistryStr(), err)}
+		return nil, fmt.Errorf("credentials for %s: %w", c.repo.RegistryStr(), err)
 	}
 	base := transport.NewUserAgent(anew{c.opts.Transport}, "rivulet")
 	rt, err = transport.NewWithContext(ctx, c.repo.Registry, who, base, scopes)
@@ -341,21 +244,30 @@ func (a anew) RoundTrip(req *http.Request) (*http.Response, error) {
 	return a.RoundTripper.RoundTrip(req)
 }
 
-// connectError says what it means that the registry, or its token server, did
-// not let us in.
+// connectError says what it means that no answer came, or that the registry or
+// its token server did not let us in.
 func (c *client) connectError(err error) error {
 	var t *transport.Error
 	if !errors.As(err, &t) {
-		return err
+		permanent := c.repo.Scheme() == "https" && link.Permanent(err) // others are asked both ways
+		if strings.Contains(err.Error(), "HTTP response to HTTPS client") {
+			err = errors.New("it speaks plain HTTP, which has to be allowed for registries that are not on this machine")
+		} else if hint := link.Hint(err, c.repo.RegistryStr()); hint != "" {
+			err = fmt.Errorf("%w: %s", err, hint)
+		}
+		if permanent {
+			return err
+		}
+		return retry.Again(err)
 	}
 	e := &Error{Registry: c.repo.RegistryStr(), Repository: c.repo.RepositoryStr(), Status: t.StatusCode}
 	if len(t.Errors) > 0 {
 		e.Code = code(string(t.Errors[0].Code))
 	}
 	if t.Temporary() {
-		return e
+		return retry.Again(e)
 	}
-	return final{e}
+	return e
 }
 
 func (c *client) forgetCredentials() {
@@ -391,19 +303,6 @@ func each(ctx context.Context, n int, fn func(ctx context.Context, i int) error)
 		return err
 	}
 	return ctx.Err()
-}
-
-// A watched body keeps the watchdog quiet as long as bytes flow.
-type watched struct {
-	io.ReadCloser
-	dog   *time.Timer
-	stall time.Duration
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	n, err := w.ReadCloser.Read(p)
-	w.dog.Reset(w.stall)
-	return n, err
 }
 
 // moved is where a blob was found, and until when that is believed.
@@ -449,9 +348,9 @@ func (c *client) forgetMoved(blob string) {
 // scrub takes out of an error what may be secret: the query of a URL, which may
 // be signed, and what a token server answered.
 func (c *client) scrub(err error) error {
-	var f final
+	var f *retry.Failure
 	if errors.As(err, &f) {
-		return final{c.scrubText(f.error)}
+		return &retry.Failure{Err: c.scrubText(f.Err), After: f.After, Free: f.Free}
 	}
 	return c.scrubText(err)
 }
@@ -459,9 +358,9 @@ func (c *client) scrub(err error) error {
 func (c *client) scrubText(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
-		return fmt.Errorf("%s: %w", c.repo.RegistryStr(), u.Err)
+		err = fmt.Errorf("%s: %w", c.repo.RegistryStr(), u.Err)
 	}
-	if err != nil && strings.ContainsAny(err.Error(), "\n?") {
+	if strings.ContainsAny(err.Error(), "\n?") {
 		return fmt.Errorf("%s: no usable answer", c.repo.RegistryStr())
 	}
 	return err

@@ -5,16 +5,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
+	"github.com/rivuletfs/rivulet/internal/faultproxy"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/origintest"
+	"github.com/rivuletfs/rivulet/store/internal/byterange"
+	"github.com/rivuletfs/rivulet/store/internal/link"
+	"github.com/rivuletfs/rivulet/store/internal/retry"
 	"github.com/rivuletfs/rivulet/store/registry/registrytest"
 )
 
@@ -32,15 +38,21 @@ func faulty(t testing.TB, referrers bool) (*registrytest.Faults, string) {
 func hasty(t testing.TB, host string, opts Options) *Origin {
 	t.Helper()
 	o := openAt(t, host, opts)
-	o.client.pause = time.Millisecond
+	impatient(o)
 	return o
+}
+
+// impatient lets o try again soon, and often.
+func impatient(o *Origin) {
+	o.client.again.First, o.client.again.Longest = time.Millisecond, 100*time.Millisecond
+	o.client.again.Budget = &retry.Budget{Burst: 1 << 30, Share: 1}
 }
 
 // reopen opens the repository of o as another process would.
 func reopen(t testing.TB, o *Origin) *Origin {
 	t.Helper()
 	again := openRepo(t, o.Repository(), *o.client.opts)
-	again.client.pause = time.Millisecond
+	impatient(again)
 	return again
 }
 
@@ -65,30 +77,54 @@ func checkDoor(t *testing.T, o *Origin, objects []chunktest.Object, allowed bool
 	return failed
 }
 
+// proxied returns a proxy before a registry, which has no faults yet.
+func proxied(t testing.TB, host string) *faultproxy.Server {
+	t.Helper()
+	proxy, err := faultproxy.NewServer(host, nil, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	return proxy
+}
+
 func TestFaultyAnswers(t *testing.T) {
 	f, host := faulty(t, true)
-	o := hasty(t, host, Options{PackBytes: 1 << 20})
+	proxy := proxied(t, host)
+	o := hasty(t, proxy.Addr(), Options{PackBytes: 1 << 20})
 	objects := chunktest.Fill(t, o.Generation(1))
+	network := func(f faultproxy.Faults) func() {
+		return func() {
+			if err := proxy.Set(f, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	for _, c := range []struct {
 		name  string
-		set   func(on int64)
+		begin func()
 		mends bool // by trying again
 		never bool // it always fails
 	}{
-		{"cut short", func(on int64) { f.Truncate.Store(2 * on) }, true, false},
-		{"always cut short", func(on int64) { f.Truncate.Store(on) }, false, true},
-		{"bits flipped", func(on int64) { f.Flip.Store(3 * on) }, false, false},
-		{"goes on", func(on int64) { f.Grow.Store(2 * on) }, true, false},
-		{"connections lost", func(on int64) { f.Drop.Store(3 * on) }, true, false},
-		{"no ranges", func(on int64) { f.NoRanges.Store(on > 0) }, true, false},
-		{"other ranges", func(on int64) { f.WrongRange.Store(on > 0) }, false, true},
-		{"429", func(on int64) { f.Throttle.Store(4 * on) }, true, false},
-		{"503", func(on int64) { f.Fail.Store(4 * on) }, true, false},
+		{"cut short", network(faultproxy.Faults{faultproxy.Truncate: 0.3}), true, false},
+		{"always cut short", network(faultproxy.Faults{faultproxy.Truncate: 1}), false, true},
+		{"bits flipped", network(faultproxy.Faults{faultproxy.Flip: 0.3}), false, false},
+		{"connections lost", network(faultproxy.Faults{faultproxy.Reset: 0.15, faultproxy.LostAnswer: 0.1, faultproxy.HalfClose: 0.1}), true, false},
+		{"goes on", func() { f.Grow.Store(true) }, true, false},
+		{"no ranges", func() { f.NoRanges.Store(true) }, true, false},
+		{"other ranges", func() { f.WrongRange.Store(true) }, false, true},
+		{"429", func() { f.Throttle.Store(4) }, true, false},
+		{"503", func() { f.Fail.Store(4) }, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := reopen(t, o)
-			c.set(1)
-			defer c.set(0)
+			c.begin()
+			defer func() {
+				network(nil)()
+				f.Grow.Store(false)
+				f.NoRanges.Store(false)
+				f.WrongRange.Store(false)
+			}()
 			failed := checkDoor(t, o, objects, !c.mends)
 			if c.never != (failed == len(objects)) {
 				t.Errorf("%d of %d reads failed", failed, len(objects))
@@ -98,17 +134,64 @@ func TestFaultyAnswers(t *testing.T) {
 	checkDoor(t, o, objects, false)
 }
 
-// TestStoreThroughFaults passes the suite while connections break and answers
-// are cut short.
+// bad is a network, and a server, as bad as they may be for anything to work.
+var bad = faultproxy.Faults{
+	faultproxy.Unavailable: 0.03, faultproxy.TooMany: 0.03, faultproxy.Reset: 0.03, faultproxy.LostAnswer: 0.03,
+	faultproxy.Truncate: 0.03, faultproxy.Short: 0.03, faultproxy.HalfClose: 0.03,
+}
+
+// TestStoreThroughFaults passes the suite on a bad day.
 func TestStoreThroughFaults(t *testing.T) {
-	f, host := faulty(t, true)
-	f.Truncate.Store(13)
-	f.Drop.Store(17)
+	_, host := faulty(t, true)
+	proxy := proxied(t, host)
+	if err := proxy.Set(bad, 0); err != nil {
+		t.Fatal(err)
+	}
 	origintest.TestStore(t, func(t *testing.T) origin.Store {
-		o := hasty(t, host, Options{})
-		o.client.retries = 1 << 40 // of what is spent on purpose
-		return o.Generation(1)
+		return hasty(t, proxy.Addr(), Options{}).Generation(1)
 	})
+}
+
+// TestRealServerThroughFaults publishes to a real registry on a bad day, and
+// reads from it while bits are flipped as well.
+func TestRealServerThroughFaults(t *testing.T) {
+	ctx := context.Background()
+	proxy := proxied(t, registrytest.Distribution(t).Addr)
+	if err := proxy.Set(bad, 0); err != nil {
+		t.Fatal(err)
+	}
+	o := hasty(t, proxy.Addr(), Options{PackBytes: 50_000})
+	list := small(1, 300)
+	d := publishDisk(t, o.Generation(1), origin.Digest{}, list)
+	attach(t, o.Generation(1), d, "age", "a wrap")
+	if err := o.Generation(1).SwapPointer(ctx, "names/it", nil, []byte(d.String())); err != nil && !errors.Is(err, origin.ErrConflict) {
+		t.Error(err) // a conflict: the answer to the first try was lost
+	}
+	worse := maps.Clone(bad)
+	worse[faultproxy.Flip] = 0.1
+	if err := proxy.Set(worse, 0); err != nil {
+		t.Fatal(err)
+	}
+	o = reopen(t, o)
+	if _, err := o.Generation(1).GetObject(ctx, d, origin.MaxObjectBytes); err != nil {
+		t.Fatal(err)
+	}
+	door := chunk.NewDoor(o.Generation(1))
+	flipped := 0
+	for _, c := range list {
+		got := make([]byte, len(c.Bytes))
+		n, err := door.ReadChunk(ctx, c.ID, got, 0)
+		var corrupt *chunk.CorruptError
+		for ; errors.As(err, &corrupt); flipped++ { // as disk does
+			n, err = door.ReadChunk(ctx, c.ID, got, 0)
+		}
+		if err != nil || !bytes.Equal(got[:n], c.Bytes) {
+			t.Fatalf("chunk %v: %v, or wrong bytes", c.ID, err)
+		}
+	}
+	if flipped == 0 {
+		t.Error("no bit was flipped, so nothing was shown")
+	}
 }
 
 func TestRefusedForGood(t *testing.T) {
@@ -130,8 +213,8 @@ func TestRefusedForGood(t *testing.T) {
 		if err == nil || c.want != nil && !errors.Is(err, c.want) || errors.Is(err, chunk.ErrNotFound) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if n := f.Requests.Load(); n != maxAttempts {
-			t.Errorf("%s: asked %d times, want %d", name, n, maxAttempts)
+		if n, want := f.Requests.Load(), int64(o.client.again.Attempts); n != want {
+			t.Errorf("%s: asked %d times, want %d", name, n, want)
 		}
 	}
 }
@@ -141,61 +224,18 @@ func TestRefusedForGood(t *testing.T) {
 func TestRetryBudget(t *testing.T) {
 	f, host := faulty(t, true)
 	o := hasty(t, host, Options{})
+	o.client.again = link.NewPolicy()
+	o.client.again.First, o.client.again.Longest = 0, time.Millisecond // too short to wait for what time earns
 	f.Throttle.Store(1 << 30)
 	f.Reset()
-	const asks = 100
+	const asks = 200
 	for range asks {
 		if _, err := o.GetPointer(context.Background(), "p"); !errors.Is(err, ErrTooMany) {
 			t.Fatalf("GetPointer: %v", err)
 		}
 	}
-	if n := f.Requests.Load(); n > asks+retryBudget {
+	if n := f.Requests.Load(); n > asks*5/4+40 {
 		t.Errorf("%d requests for %d questions", n, asks)
-	}
-	f.Throttle.Store(0)
-	if o.client.spend() {
-		t.Error("there are retries left")
-	}
-	chunktest.Fill(t, o.Generation(1)) // that earns some
-	for range 20 {
-		if err := o.ListGenerations(context.Background(), func(origin.GenerationID) error { return nil }); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if !o.client.spend() {
-		t.Error("no retry was earned")
-	}
-}
-
-func TestRetryAfter(t *testing.T) {
-	for _, c := range []struct {
-		status   int
-		value    string
-		min, max time.Duration
-	}{
-		{429, "2", 2 * time.Second, 2*time.Second + firstPause},
-		{503, "1", time.Second, time.Second + firstPause},
-		{429, time.Now().Add(10 * time.Second).UTC().Format(http.TimeFormat), 8 * time.Second, 10*time.Second + firstPause},
-		{429, "99999999", maxRetryAfter, maxRetryAfter + firstPause},
-		{429, time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat), 0, 0},
-		{429, "-5", 0, 0}, {429, "soon", 0, 0}, {429, "", 0, 0}, {500, "5", 0, 0},
-	} {
-		resp := &http.Response{StatusCode: c.status, Header: http.Header{"Retry-After": {c.value}}}
-		if got := retryAfter(resp); got < c.min || got > c.max {
-			t.Errorf("%d, Retry-After %q: wait %v, want %v to %v", c.status, c.value, got, c.min, c.max)
-		}
-	}
-}
-
-func TestContentRange(t *testing.T) {
-	for value, ok := range map[string]bool{
-		"bytes 5-9/100": true, "bytes 5-9/*": true,
-		"bytes 5-9/101": false, "bytes 4-9/100": false, "bytes 5-8/100": false, "bytes 5-10/100": false,
-		"bytes */100": false, "bytes 5-9": false, "5-9/x": false, "": false, "bytes -5-9/100": false,
-	} {
-		if err := checkContentRange(value, 5, 10, 100); (err == nil) != ok {
-			t.Errorf("Content-Range %q: %v; want it taken: %v", value, err, ok)
-		}
 	}
 }
 
@@ -205,8 +245,7 @@ func TestNoRangesOfLargePacks(t *testing.T) {
 	f, host := faulty(t, true)
 	o := hasty(t, host, Options{})
 	f.NoRanges.Store(true)
-	resp := &http.Response{Body: http.NoBody}
-	err := o.client.readThrough(resp, maxSkip+1, nil)
+	err := o.client.skip(&byterange.Answer{Body: http.NoBody}, maxSkip+1)
 	if !errors.Is(err, ErrNoRanges) || !strings.Contains(err.Error(), host) {
 		t.Errorf("reading far into a blob: %v; want ErrNoRanges and the registry's name", err)
 	}
@@ -232,12 +271,15 @@ func TestStalled(t *testing.T) {
 		})
 	})
 	defer close(release)
-	o := hasty(t, host, Options{})
-	o.client.stall = 20 * time.Millisecond
-	if _, err := o.GetPointer(context.Background(), "p"); !errors.Is(err, errStalled) {
-		t.Errorf("GetPointer: %v; want errStalled", err)
+	quick, err := link.New(link.Options{Stall: 20 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
 	}
-	o.client.stall = time.Hour
+	o := hasty(t, host, Options{Transport: quick})
+	if _, err := o.GetPointer(context.Background(), "p"); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("GetPointer: %v; want a deadline", err)
+	}
+	o = hasty(t, host, Options{})
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
 	if _, err := o.GetPointer(ctx, "p"); !errors.Is(err, context.DeadlineExceeded) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/internal/retry"
 )
 
 // Media types of what we keep. The type of an artifact stands in its manifest
@@ -106,8 +108,8 @@ func (c *client) writeManifest(ctx context.Context, ref string, media types.Medi
 	})
 }
 
-// readRaw returns the bytes of the manifest at a tag or digest. A digest's are
-// checked.
+// readRaw returns the bytes of the manifest at a tag or digest, checked as far
+// as that can be done.
 func (c *client) readRaw(ctx context.Context, ref string) (b []byte, media types.MediaType, err error) {
 	err = c.do(ctx, &request{
 		op: "read manifest " + ref, method: http.MethodGet, url: c.url("manifests/%s", ref),
@@ -116,12 +118,15 @@ func (c *client) readRaw(ctx context.Context, ref string) (b []byte, media types
 		want: []int{http.StatusOK},
 		read: func(resp *http.Response) error {
 			media = types.MediaType(resp.Header.Get("Content-Type"))
-			var err error
 			if b, err = readUpTo(resp, maxManifestBytes); err != nil {
 				return err
 			}
-			if d, err := origin.ParseDigest(ref); err == nil && origin.Sum(b) != d {
-				return errors.New("corrupt: its bytes have another SHA-256")
+			want, err := origin.ParseDigest(ref)
+			if err != nil { // a tag: the registry says what it leads to, if it does
+				want, err = origin.ParseDigest(resp.Header.Get("Docker-Content-Digest"))
+			}
+			if err == nil && origin.Sum(b) != want || !json.Valid(b) {
+				return retry.Again(errors.New("corrupt: its bytes have another SHA-256, or are no JSON"))
 			}
 			return nil
 		},
@@ -155,18 +160,21 @@ func (c *client) readManifest(ctx context.Context, ref string, artifacts ...stri
 // readUpTo reads a body of at most max bytes.
 func readUpTo(resp *http.Response, max int64) ([]byte, error) {
 	if resp.ContentLength > max {
-		return nil, final{fmt.Errorf("the answer has %d bytes, at most %d are allowed", resp.ContentLength, max)}
+		return nil, fmt.Errorf("the answer has %d bytes, at most %d are allowed", resp.ContentLength, max)
 	}
 	var b bytes.Buffer
 	n, err := b.ReadFrom(http.MaxBytesReader(nil, resp.Body, max))
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
-		return nil, final{fmt.Errorf("the answer has more than %d bytes", max)}
+		return nil, fmt.Errorf("the answer has more than %d bytes", max)
 	}
 	if err == nil && resp.ContentLength >= 0 && n != resp.ContentLength {
-		err = errors.New("the answer is cut short")
+		err = io.ErrUnexpectedEOF
 	}
-	return b.Bytes(), short(err)
+	if err != nil {
+		return nil, retry.Again(short(err))
+	}
+	return b.Bytes(), nil
 }
 
 // statManifest returns the digest of what is at a tag or digest, or
@@ -277,7 +285,7 @@ func (c *client) page(ctx context.Context, op, at, media string, v any) (next st
 		op: op, method: http.MethodGet, url: at, want: []int{http.StatusOK},
 		read: func(resp *http.Response) error {
 			if kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); media != "" && kind != media {
-				return final{errNoReferrers}
+				return errNoReferrers
 			}
 			b, err := readUpTo(resp, maxListBytes)
 			if err != nil {
@@ -285,7 +293,7 @@ func (c *client) page(ctx context.Context, op, at, media string, v any) (next st
 			}
 			next = nextPage(resp)
 			if err := json.Unmarshal(b, v); err != nil {
-				return errors.New("the answer is no list")
+				return retry.Again(errors.New("the answer is no list"))
 			}
 			return nil
 		},

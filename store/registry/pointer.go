@@ -162,6 +162,17 @@ func (p *pointers) confirm(ctx context.Context, tag string, want v1.Hash) error 
 	return nil
 }
 
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // remove takes away the pointer whose manifest was read.
 func (p *pointers) remove(ctx context.Context, tag string, was v1.Hash) error {
 	now, err := p.client.statManifest(ctx, tag)

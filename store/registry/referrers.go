@@ -22,6 +22,9 @@ const (
 	referrersNo
 )
 
+// maxChanges is how often a list of referrers is written until it stays.
+const maxChanges = 6
+
 var errNoReferrers = errors.New("the registry has no referrers API")
 
 // referrersTag is the tag that stands for the referrers of a manifest in
@@ -142,7 +145,7 @@ func (c *client) changeReferrersTag(ctx context.Context, subject v1.Hash, change
 		return err
 	}
 	defer unlock()
-	for range maxAttempts {
+	for range maxChanges {
 		list, _, err := c.readReferrersTag(ctx, subject)
 		if err != nil {
 			return err

@@ -29,7 +29,6 @@ package registry
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,6 +42,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/internal/link"
 )
 
 // DefaultPackBytes is the size at which a pack is uploaded.
@@ -58,8 +58,8 @@ type Options struct {
 	// Insecure allows plain HTTP, and certificates that are not checked. A
 	// registry on the local host is asked over HTTP in any case.
 	Insecure bool
-	// Transport sends requests, and must not follow redirects; nil: as
-	// http.DefaultTransport does, with more connections kept.
+	// Transport sends requests, and must not follow redirects; nil: one with
+	// many connections of its own.
 	Transport http.RoundTripper
 	// PackBytes is the size at which a pack is uploaded, at least 1 and at most
 	// MaxPackBytes minus the largest chunk; 0: DefaultPackBytes.
@@ -101,11 +101,11 @@ func Open(ctx context.Context, ref string, opts Options) (*Origin, error) {
 		return nil, fmt.Errorf("open %s: %w", ref, err)
 	}
 	c := newClient(repo, &opts)
-	err = c.retry(ctx, "open "+ref, func() (time.Duration, error) {
-		ctx, cancel := context.WithTimeout(ctx, c.stall)
-		defer cancel()
-		_, err := c.transport(ctx)
-		return 0, c.scrub(err)
+	err = c.try(ctx, "open "+ref, 0, func(ctx context.Context) error {
+		if _, err := c.transport(ctx); err != nil {
+			return c.scrub(err)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -139,7 +139,12 @@ func (o *Options) complete() error {
 		o.Keychain = authn.DefaultKeychain
 	}
 	if o.Transport == nil {
-		o.Transport = newTransport(o.Insecure)
+		t, err := link.New(link.Options{})
+		if err != nil {
+			return err
+		}
+		t.TLSClientConfig.InsecureSkipVerify = o.Insecure
+		o.Transport = t
 	}
 	if o.PackBytes == 0 {
 		o.PackBytes = DefaultPackBytes
@@ -157,18 +162,6 @@ func (o *Options) complete() error {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return nil
-}
-
-// newTransport returns a transport that asks as often as we read at once, and
-// whose answers are the bytes that were asked for.
-func newTransport(insecure bool) *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.MaxIdleConnsPerHost = 64
-	t.DisableCompression = true
-	if insecure {
-		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
-	}
-	return t
 }
 
 // Repository returns the repository's name, with the registry's.

@@ -12,9 +12,9 @@ import (
 	"sync/atomic"
 )
 
-// Faults is a handler before a registry that makes it worse. Fields may be
-// changed at any time. One in so many means: the first of so many, and so on;
-// 0 means never.
+// Faults is a handler before a registry that makes it a worse registry, and
+// counts requests. Fields may be changed at any time. For a worse network there
+// is internal/faultproxy.
 type Faults struct {
 	Handler http.Handler
 
@@ -22,10 +22,8 @@ type Faults struct {
 	NoDelete   atomic.Bool // nothing is deleted: 405
 	WrongRange atomic.Bool // Content-Range tells of other bytes than were asked for
 
-	Truncate atomic.Int64 // one in so many blobs is cut short in the middle
-	Flip     atomic.Int64 // one in so many blobs has a bit flipped
-	Grow     atomic.Int64 // one in so many blobs goes on
-	Drop     atomic.Int64 // one in so many requests loses its connection instead of an answer
+	Grow atomic.Bool // every other blob goes on after its end
+
 	Throttle atomic.Int64 // that many requests, from now on, are too many: 429
 	Fail     atomic.Int64 // that many, from now on, are answered by 503
 
@@ -75,12 +73,6 @@ func take(n *atomic.Int64) bool {
 	}
 }
 
-// hit reports whether request number i is one in every.
-func hit(i int64, every *atomic.Int64) bool {
-	n := every.Load()
-	return n > 0 && i%n == 1%n
-}
-
 func (f *Faults) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	i := f.Requests.Add(1)
 	f.mu.Lock()
@@ -95,8 +87,6 @@ func (f *Faults) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusTooManyRequests, "TOOMANYREQUESTS")
 	case take(&f.Fail):
 		refuse(w, http.StatusServiceUnavailable, "UNAVAILABLE")
-	case hit(i, &f.Drop):
-		panic(http.ErrAbortHandler)
 	case f.NoDelete.Load() && r.Method == http.MethodDelete:
 		refuse(w, http.StatusMethodNotAllowed, "UNSUPPORTED")
 	case r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/"):
@@ -120,24 +110,12 @@ func (f *Faults) serveBlob(w http.ResponseWriter, r *http.Request, i int64) {
 	if f.WrongRange.Load() && rec.Code == http.StatusPartialContent {
 		w.Header().Set("Content-Range", "bytes 1-2/3")
 	}
-	cut := false
-	if len(body) > 0 && rec.Code < 300 {
-		switch {
-		case hit(i, &f.Truncate):
-			body, cut = body[:len(body)/2], true // Content-Length still promises all
-		case hit(i, &f.Flip):
-			body = bytes.Clone(body)
-			body[int(i)%len(body)] ^= 1 << (i % 8)
-		case hit(i, &f.Grow):
-			body = append(bytes.Clone(body), "more"...)
-			w.Header().Del("Content-Length")
-		}
+	if f.Grow.Load() && i%2 == 0 && rec.Code < 300 {
+		body = append(bytes.Clone(body), "more"...)
+		w.Header().Del("Content-Length")
 	}
 	w.WriteHeader(rec.Code)
 	_, _ = w.Write(body) // the client may be gone
-	if cut {
-		panic(http.ErrAbortHandler)
-	}
 }
 
 // refuse answers with an error, as registries write them.
