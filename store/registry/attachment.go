@@ -31,28 +31,34 @@ func (s *Store) Attach(ctx context.Context, subject origin.Digest, kind string, 
 }
 
 func (s *Store) attach(ctx context.Context, d origin.Digest, kind string, data []byte) error {
-	var subject v1.Descriptor
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.client.ensureEmpty(gctx) })
-	g.Go(func() error { return s.client.ensureBlob(gctx, data) })
-	g.Go(func() error {
-		desc, there, err := s.artifact(gctx, d)
-		if err == nil && !there {
-			desc, err = s.putPlaceholder(gctx, d)
-		}
-		subject = desc
-		return err
-	})
-	if err := g.Wait(); err != nil {
+	subject, there, err := s.artifact(ctx, d)
+	if err == nil && !there {
+		subject, err = s.putPlaceholder(ctx, d)
+	}
+	if err != nil {
 		return err
 	}
 	m := newManifest(typeAttachment+kind, descriptor(mediaBytes, data))
 	subject.ArtifactType = ""
 	m.Subject = &subject
 	m.Annotations[noteGeneration], m.Annotations[noteObject] = s.id.String(), d.String()
-	// Nothing would need the tag, but registries are told to throw away what has none.
 	_, desc := encodeManifest(m)
-	_, err := s.client.writeReferrer(ctx, s.prefix+"t-"+desc.Digest.Hex, m)
+	// Nothing would need the tag, but registries are told to throw away what has none.
+	tag := s.prefix + "t-" + desc.Digest.Hex
+	have, err := s.client.statManifest(ctx, tag)
+	if err == nil && have.Digest == desc.Digest {
+		return s.client.list(ctx, m, desc)
+	}
+	if err = unlessMissing(err); err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.client.ensureEmpty(gctx) })
+	g.Go(func() error { return s.client.ensureBlob(gctx, data) })
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	_, err = s.client.writeReferrer(ctx, tag, m)
 	return err
 }
 

@@ -252,14 +252,14 @@ func TestPointersOfTwoProcesses(t *testing.T) {
 	for _, o := range []*Origin{a, b} {
 		wg.Go(func() {
 			for range each {
-				if err := increment(o, "counter"); err != nil {
+				if err := increment(o, "generations"); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	if v, err := a.GetPointer(context.Background(), "counter"); err != nil || len(v) != 2*each {
+	if v, err := a.GetPointer(context.Background(), "generations"); err != nil || len(v) != 2*each {
 		t.Errorf("counted to %d, %v; want %d", len(v), err, 2*each)
 	}
 }

@@ -37,8 +37,8 @@ const maxLongNames = 1 << 16
 // and reads back what is there: whoever finds another's manifest has lost, and
 // gets ErrConflict. Within a process a lock makes that exact. Two processes that
 // both read before either writes could both succeed, though, if the first reads
-// back before the second writes. That would matter for pointers of the origin
-// (states of generations, salts). So there a swap waits for a time, settle, in
+// back before the second writes. That would matter for some pointers of the
+// origin, those that slow names. So there a swap waits for a time, settle, in
 // which others that have read the old value have written, before it reads back
 // (Fischer's mutual exclusion): of those that began with one value, only the
 // last to write succeeds. And before it compares, it waits for twice that time
@@ -46,17 +46,29 @@ const maxLongNames = 1 << 16
 // whose writer may still lose.
 //
 // What is left: a process that takes longer than settle from its last look to
-// its write, and that a loser's value can be seen for a moment. A pointer of a
-// generation does not wait: it is set by publishers of one image at one time,
-// and any of their values is right.
+// its write, and that a loser's value can be seen for a moment. Other pointers
+// do not wait: they are set by publishers of one image at one time, or by its
+// readers, and any of their values is right.
 type pointers struct {
 	client     *client
 	prefix     string        // of its tags
 	generation string        // "" for those of the origin
-	settle     time.Duration // 0: pointers need no such care
+	settle     time.Duration // 0 for those of a generation
 
 	mu    sync.Mutex // guards names
 	names map[string]string
+}
+
+// slow reports whether a pointer of the origin is changed with care: those of
+// packages generation and domain that say what is active.
+func slow(name string) bool { return name == "generations" || strings.HasPrefix(name, "salts/") }
+
+// settleTime returns how long a swap of a pointer lets others finish.
+func (p *pointers) settleTime(name string) time.Duration {
+	if slow(name) {
+		return p.settle
+	}
+	return 0
 }
 
 // GetPointer implements [origin.Pointers].
@@ -121,22 +133,23 @@ func (p *pointers) swap(ctx context.Context, name string, old, new []byte) error
 	case new == nil && missing:
 		return nil
 	case new == nil:
-		return p.remove(ctx, tag, was)
+		return p.remove(ctx, name, was)
 	}
 	b, desc := encodeManifest(p.manifest(name, new))
 	if err := p.client.writeManifest(ctx, tag, desc.MediaType, b); err != nil {
 		return err
 	}
-	return p.confirm(ctx, tag, desc.Digest)
+	return p.confirm(ctx, name, desc.Digest)
 }
 
 // readSettled is read, for a value that no writer may lose again.
 func (p *pointers) readSettled(ctx context.Context, name string) ([]byte, v1.Hash, error) {
 	value, was, err := p.read(ctx, name)
-	if err != nil || p.settle == 0 {
+	settle := p.settleTime(name)
+	if err != nil || settle == 0 {
 		return value, was, err
 	}
-	if err := sleep(ctx, 2*p.settle); err != nil {
+	if err := sleep(ctx, 2*settle); err != nil {
 		return nil, was, err
 	}
 	value, now, err := p.read(ctx, name)
@@ -146,13 +159,13 @@ func (p *pointers) readSettled(ctx context.Context, name string) ([]byte, v1.Has
 	return value, now, err
 }
 
-// confirm checks, when others have had their time, that what is at a tag is
-// ours. A digest of zeros means that there should be nothing.
-func (p *pointers) confirm(ctx context.Context, tag string, want v1.Hash) error {
-	if err := sleep(ctx, p.settle); err != nil {
+// confirm checks, when others have had their time, that a pointer's manifest is
+// ours. A digest of zeros means that there should be none.
+func (p *pointers) confirm(ctx context.Context, name string, want v1.Hash) error {
+	if err := sleep(ctx, p.settleTime(name)); err != nil {
 		return err
 	}
-	now, err := p.client.statManifest(ctx, tag)
+	now, err := p.client.statManifest(ctx, pointerTag(p.prefix, name))
 	if err != nil && !errors.Is(err, chunk.ErrNotFound) {
 		return err
 	}
@@ -174,7 +187,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // remove takes away the pointer whose manifest was read.
-func (p *pointers) remove(ctx context.Context, tag string, was v1.Hash) error {
+func (p *pointers) remove(ctx context.Context, name string, was v1.Hash) error {
+	tag := pointerTag(p.prefix, name)
 	now, err := p.client.statManifest(ctx, tag)
 	if errors.Is(err, chunk.ErrNotFound) || err == nil && now.Digest != was {
 		return origin.ErrConflict
@@ -185,7 +199,7 @@ func (p *pointers) remove(ctx context.Context, tag string, was v1.Hash) error {
 	if _, err = p.client.deleteTagged(ctx, tag); err != nil {
 		return err
 	}
-	return p.confirm(ctx, tag, v1.Hash{})
+	return p.confirm(ctx, name, v1.Hash{})
 }
 
 func (p *pointers) manifest(name string, value []byte) *v1.Manifest {

@@ -108,8 +108,17 @@ func (c *client) readReferrersTag(ctx context.Context, subject v1.Hash) ([]v1.De
 // it can be found by that.
 func (c *client) writeReferrer(ctx context.Context, tag string, m *v1.Manifest) (v1.Descriptor, error) {
 	b, desc := encodeManifest(m)
-	if err := c.writeManifest(ctx, tag, m.MediaType, b); err != nil || m.Subject == nil {
+	if err := c.writeManifest(ctx, tag, m.MediaType, b); err != nil {
 		return desc, err
+	}
+	return desc, c.list(ctx, m, desc)
+}
+
+// list puts a manifest, which is there, on the list of its subject's referrers,
+// where the registry does not keep that itself.
+func (c *client) list(ctx context.Context, m *v1.Manifest, desc v1.Descriptor) error {
+	if m.Subject == nil {
+		return nil
 	}
 	if c.api.Load() == referrersUnknown {
 		_, err := c.askReferrers(ctx, m.Subject.Digest, m.ArtifactType)
@@ -120,14 +129,14 @@ func (c *client) writeReferrer(ctx context.Context, tag string, m *v1.Manifest) 
 			c.api.Store(referrersNo)
 			c.opts.Log.Info("the registry has no referrers API: using the tag schema", "registry", c.repo.RegistryStr())
 		default:
-			return desc, err
+			return err
 		}
 	}
 	if c.api.Load() == referrersYes {
-		return desc, nil
+		return nil
 	}
 	desc.Annotations = m.Annotations
-	return desc, c.changeReferrersTag(ctx, m.Subject.Digest, func(list []v1.Descriptor) []v1.Descriptor {
+	return c.changeReferrersTag(ctx, m.Subject.Digest, func(list []v1.Descriptor) []v1.Descriptor {
 		if slices.ContainsFunc(list, func(d v1.Descriptor) bool { return d.Digest == desc.Digest }) {
 			return list
 		}

@@ -17,7 +17,7 @@ const (
 
 	tagPrefix = "rivulet-"
 	plainTag  = "p-" // what follows is the pointer's name
-	hashTag   = "h-" // the name's first part, perhaps cut, and the SHA-256 of the name
+	hashTag   = "h-" // what follows is how the name begins, and its SHA-256
 )
 
 // generationPrefix begins all tags of a generation.
@@ -75,11 +75,10 @@ func pointerTag(prefix, name string) string {
 	return prefix + hashTag + hashHead(prefix, name) + "-" + hex.EncodeToString(sum[:])
 }
 
-// hashHead returns what the tag of a long name tells of it: its first part, as
-// much as there is room for.
+// hashHead returns how a long name begins, as far as there is room for it in a
+// tag.
 func hashHead(prefix, name string) string {
-	first, _, _ := strings.Cut(name, "/")
-	head := escape(first)
+	head := escape(name)
 	return head[:min(len(head), maxTag-len(prefix)-len(hashTag)-1-2*sha256.Size)]
 }
 
@@ -101,9 +100,6 @@ func mayBegin(prefix, tag, start string) bool {
 	if !ok || i < 0 {
 		return false
 	}
-	want := hashHead(prefix, start)
-	if strings.Contains(start, "/") {
-		return rest[:i] == want
-	}
-	return strings.HasPrefix(rest[:i], want)
+	head, want := rest[:i], escape(start)
+	return strings.HasPrefix(head, want) || strings.HasPrefix(want, head)
 }
