@@ -18,6 +18,7 @@ import (
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/publish"
 	"github.com/rivuletfs/rivulet/seal"
@@ -87,6 +88,50 @@ func TestPublish(t *testing.T) {
 				t.Errorf("the image's block maps are %v, %v; want %s", found, err, result.BlockMap)
 			}
 		})
+	}
+}
+
+// TestForward copies an image into a new generation and deletes the old one: no
+// chunk moves, and the image is read as before.
+func TestForward(t *testing.T) {
+	ctx := context.Background()
+	f := new(registrytest.Faults)
+	host := registrytest.Memory(t, false, func(h http.Handler) http.Handler {
+		f.Handler = h
+		return f
+	})
+	src := pushRandom(t, host+"/image:1", 2)
+	o := open(t, host+"/a")
+	result := mustPublish(t, o, src)
+	plain, err := dir.Open(t.TempDir(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustPublish(t, plain, src)
+	d, err := origin.ParseDigest(result.BlockMap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Reset()
+	forward := generation.Forwarder{Origin: o}
+	copied, err := forward.Forward(ctx, d, 1, 2)
+	if err == nil {
+		err = forward.ForwardName(ctx, "it", 1, 2)
+	}
+	if err != nil || copied == 0 {
+		t.Fatalf("Forward = %d, %v", copied, err)
+	}
+	if n := f.Bytes.Load(); n > result.StoredBytes/10 {
+		t.Errorf("forwarding %d bytes of chunks sent %d bytes", result.StoredBytes, n)
+	}
+	if err := o.DeleteGeneration(ctx, 1, func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	sameDisk(t, open(t, host+"/a").Generation(2), plain.Generation(1))
+	signatures := 0
+	err = o.Generation(2).ListAttachments(ctx, d, "minisign", func([]byte) error { signatures++; return nil })
+	if err != nil || signatures == 0 {
+		t.Errorf("%d signatures, %v", signatures, err)
 	}
 }
 

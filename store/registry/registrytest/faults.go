@@ -28,8 +28,10 @@ type Faults struct {
 	Fail     atomic.Int64 // that many, from now on, are answered by 503
 
 	Requests atomic.Int64
-	mu       sync.Mutex
-	counts   map[string]int
+	Bytes    atomic.Int64 // of requests' bodies
+
+	mu     sync.Mutex
+	counts map[string]int
 }
 
 // Count returns how many requests of a method there were since the last Reset,
@@ -51,6 +53,7 @@ func (f *Faults) Reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.Requests.Store(0)
+	f.Bytes.Store(0)
 	f.counts = nil
 }
 
@@ -75,6 +78,7 @@ func take(n *atomic.Int64) bool {
 
 func (f *Faults) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	i := f.Requests.Add(1)
+	f.Bytes.Add(max(r.ContentLength, 0))
 	f.mu.Lock()
 	if f.counts == nil {
 		f.counts = make(map[string]int)
