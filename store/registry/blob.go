@@ -36,8 +36,8 @@ func (c *client) readRange(ctx context.Context, d origin.Digest, size, off int64
 	}
 	return c.do(ctx, &request{
 		op: "read blob " + d.String(), method: http.MethodGet, url: c.url("blobs/%v", d), blob: d.String(),
-		header: http.Header{"Range": {byterange.Header(off, len(dst))}},
-		want:   []int{http.StatusPartialContent, http.StatusOK},
+		header: http.Header{"Range": {byterange.Header(off, len(dst))}}, awaits: size,
+		want: []int{http.StatusPartialContent, http.StatusOK},
 		read: func(resp *http.Response) error {
 			a, from := &byterange.Answer{Status: resp.StatusCode, Header: resp.Header, Body: resp.Body}, off
 			if a.Status == http.StatusOK {
@@ -95,7 +95,7 @@ func (c *client) readBlob(ctx context.Context, desc v1.Descriptor, max int64) ([
 	var b []byte
 	err = c.do(ctx, &request{
 		op: "read blob " + d.String(), method: http.MethodGet, url: c.url("blobs/%v", d), blob: d.String(),
-		want: []int{http.StatusOK},
+		awaits: desc.Size, want: []int{http.StatusOK},
 		read: func(resp *http.Response) error {
 			var err error
 			if b, err = readAll(resp.Body, desc.Size); err != nil {

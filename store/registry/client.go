@@ -53,6 +53,7 @@ type request struct {
 	header http.Header
 	body   io.ReaderAt // sent from its beginning; nil: none
 	size   int64       // bytes of body
+	awaits int64       // bytes of the answer, where it may be large
 	want   []int       // statuses that are answers
 	// read takes what it needs of an answer. Its error is a retry.Failure if
 	// another answer may be better. It may be nil.
@@ -75,12 +76,13 @@ func (c *client) url(format string, args ...any) string {
 
 // do asks until there is an answer, or no hope of one.
 func (c *client) do(ctx context.Context, r *request) error {
-	return c.try(ctx, r.op, r.size, func(ctx context.Context) error { return c.ask(ctx, r) })
+	return c.try(ctx, r.op, r.size+r.awaits, func(ctx context.Context) error { return c.ask(ctx, r) })
 }
 
 // try calls ask until that has succeeded, or there is no hope that it will. If
 // the registry does not take our credentials, they are looked up anew, once:
-// they may have expired. size is how many bytes are moved, more or less.
+// they may have expired. size is how many bytes are moved, more or less; it
+// gives the time that one try may take.
 func (c *client) try(ctx context.Context, op string, size int64, ask func(ctx context.Context) error) error {
 	renewed := false
 	err := c.again.Do(ctx, func(ctx context.Context) error {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
@@ -47,7 +49,11 @@ func (o *Origin) Converted(ctx context.Context, image string, generation origin.
 		}
 		tag = image + ConvertedSuffix
 	}
-	d, err := o.convert(ctx, image, generation, blockMap, tag)
+	err := errors.Join(o.client.checkRef(image), o.client.checkRef(tag))
+	var d origin.Digest
+	if err == nil {
+		d, err = o.convert(ctx, image, generation, blockMap, tag)
+	}
 	if err != nil {
 		return d, fmt.Errorf("convert %s: %w", image, err)
 	}
@@ -128,6 +134,17 @@ func complete(m *blockmap.Map, x *index) error {
 	return nil
 }
 
+// checkRef reports, by a nil error, whether ref is a tag or a digest.
+func (c *client) checkRef(ref string) error {
+	if _, err := origin.ParseDigest(ref); err == nil {
+		return nil
+	}
+	if _, err := name.NewTag(c.repo.Name()+":"+ref, name.StrictValidation); err != nil || strings.ContainsAny(ref, "/:") {
+		return fmt.Errorf("%.60q is no tag and no digest", ref)
+	}
+	return nil
+}
+
 // imageManifests returns what an image index would list of an image: itself,
 // with its platform, or what it lists if it is one.
 func (c *client) imageManifests(ctx context.Context, ref string) ([]v1.Descriptor, error) {
@@ -170,6 +187,9 @@ func (o *Origin) OpenConverted(ctx context.Context, ref string, image origin.Dig
 }
 
 func (o *Origin) openConverted(ctx context.Context, ref string, image v1.Hash) ([]byte, chunk.Source, error) {
+	if err := o.client.checkRef(ref); err != nil {
+		return nil, nil, err
+	}
 	list, err := o.client.imageManifests(ctx, ref)
 	if err != nil {
 		return nil, nil, err

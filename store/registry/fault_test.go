@@ -345,6 +345,21 @@ func TestNoDelete(t *testing.T) {
 	checkDoor(t, reopen(t, o), chunktest.Objects(1), false)
 }
 
+func TestParseURL(t *testing.T) {
+	repo, o, err := ParseURL("oci://registry.example:5000/a/b?insecure=true&ca=/ca.pem&connections=7")
+	if err != nil || repo != "registry.example:5000/a/b" || !o.Insecure || o.CAFile != "/ca.pem" || o.Connections != 7 {
+		t.Errorf("%q, %+v, %v", repo, o, err)
+	}
+	for _, bad := range []string{"oci://", "oci://h", "oci://h.example/a:tag", "oci://h.example/a?x=y", "oci://h.example/a?insecure=yes", "oci://user:secret@h.example/a"} {
+		_, _, err := ParseURL(bad)
+		if err == nil {
+			t.Errorf("%s is taken", bad)
+		} else if strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	closed := httptest.NewServer(nil)
 	closed.Close()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -356,6 +357,14 @@ func TestConvertedIndex(t *testing.T) {
 	}
 	if _, err := o.Converted(ctx, images["amd64"].String(), 1, stranger, ""); err == nil {
 		t.Error("a digest is converted to no tag")
+	}
+	for _, bad := range []string{"", "../blobs/x", "a/b", "a:b", "a?b", "sha256:00"} {
+		if _, _, err := o.OpenConverted(ctx, bad, origin.Digest{}); err == nil || !strings.Contains(err.Error(), "no tag") {
+			t.Errorf("OpenConverted of %q: %v", bad, err)
+		}
+		if _, err := o.Converted(ctx, "both", 1, stranger, "x/"+bad); err == nil || !strings.Contains(err.Error(), "no tag") {
+			t.Errorf("Converted to %q: %v", bad, err)
+		}
 	}
 	if _, _, err := o.OpenConverted(ctx, "both", images["amd64"]); !errors.Is(err, chunk.ErrNotFound) {
 		t.Errorf("a disk in a plain image: %v; want ErrNotFound", err)

@@ -58,8 +58,14 @@ type Options struct {
 	// Insecure allows plain HTTP, and certificates that are not checked. A
 	// registry on the local host is asked over HTTP in any case.
 	Insecure bool
-	// Transport sends requests, and must not follow redirects; nil: one with
-	// many connections of its own.
+	// CAFile has PEM certificates of authorities that are trusted beside the
+	// system's; "": none.
+	CAFile string
+	// Connections bounds the requests under way at one time; 0:
+	// link.Connections.
+	Connections int
+	// Transport sends requests, instead of what the fields above say, and must
+	// not follow redirects; nil: one with connections of its own.
 	Transport http.RoundTripper
 	// PackBytes is the size at which a pack is uploaded, at least 1 and at most
 	// MaxPackBytes minus the largest chunk; 0: DefaultPackBytes.
@@ -88,10 +94,25 @@ var (
 	_ origin.Store  = (*Store)(nil)
 )
 
+// ParseURL reads oci://REGISTRY/REPOSITORY[?NAME=VALUE&…] with the names ca,
+// insecure and connections. The result is for Open.
+func ParseURL(address string) (repository string, opts Options, err error) {
+	repository, query, _ := strings.Cut(strings.TrimPrefix(address, Scheme), "?")
+	err = link.Parameters(query, map[string]func(string) error{
+		"ca":          link.Text(&opts.CAFile),
+		"insecure":    link.Bool(&opts.Insecure),
+		"connections": link.Count(&opts.Connections),
+	})
+	if err == nil {
+		_, err = parseRepository(repository, opts.Insecure)
+	}
+	return repository, opts, err
+}
+
 // Open opens the origin in the repository that ref names ("oci://HOST/REPO",
-// or without the scheme). The repository need not be there yet. Open asks the
-// registry how it wants credentials, so that it fails where nothing else would
-// work.
+// or without the scheme). Open asks the registry how it wants credentials, so
+// that it fails where nothing else would work. The repository need not be
+// there: one that has nothing of ours is an empty origin.
 func Open(ctx context.Context, ref string, opts Options) (*Origin, error) {
 	if err := opts.complete(); err != nil {
 		return nil, fmt.Errorf("open %s: %w", ref, err)
@@ -124,6 +145,9 @@ func parseRepository(ref string, insecure bool) (name.Repository, error) {
 	if insecure {
 		opts = append(opts, name.Insecure)
 	}
+	if strings.Contains(ref, "@") && !strings.Contains(ref, "@sha256:") {
+		return name.Repository{}, errors.New("a user or password does not belong into an address: log in with docker login")
+	}
 	repo, err := name.NewRepository(ref, opts...)
 	if err == nil {
 		return repo, nil
@@ -139,7 +163,7 @@ func (o *Options) complete() error {
 		o.Keychain = authn.DefaultKeychain
 	}
 	if o.Transport == nil {
-		t, err := link.New(link.Options{})
+		t, err := link.New(link.Options{CAFile: o.CAFile, Connections: o.Connections})
 		if err != nil {
 			return err
 		}
