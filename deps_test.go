@@ -48,7 +48,7 @@ store/internal/byterange std: chunk store/internal/retry
 store/internal/link      std: store/internal/retry
 store/internal/retry     std
 store              any: origin store/dir store/http store/registry store/s3
-store/registry     any: blockmap chunk origin
+store/registry     any: blockmap chunk origin store/internal/byterange store/internal/link store/internal/retry
 store/registry/registrytest any
 frontend/nbd       any: blockdev frontend/nbd/internal/wire internal/loglimit
 frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
