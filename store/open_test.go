@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/registry/registrytest"
 	"github.com/rivuletfs/rivulet/store/s3/s3test"
 )
 
@@ -36,6 +37,17 @@ func TestOpen(t *testing.T) {
 			wantPointer(t, address)
 		})
 	}
+	t.Run("registry", func(t *testing.T) {
+		address := "oci://" + registrytest.Memory(t, true, nil) + "/a/b"
+		o, err := Open(ctx, address, Options{Create: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := o.SwapPointer(ctx, "p", nil, []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+		wantPointer(t, address)
+	})
 	web := httptest.NewServer(http.FileServer(http.Dir(folder)))
 	defer web.Close()
 	t.Run("http", func(t *testing.T) { wantPointer(t, web.URL) })
@@ -56,7 +68,7 @@ func wantPointer(t *testing.T, address string) {
 }
 
 func TestBadAddress(t *testing.T) {
-	for _, bad := range []string{"", "dir", "dir:", "x:y", "/path", "s3://", "s3:bucket", "s3://bucket?x=y", "https://", "https://h?x=y", "http://example.com"} {
+	for _, bad := range []string{"", "dir", "dir:", "x:y", "/path", "s3://", "s3:bucket", "oci:layout", "oci://h", "oci://h.example/a:tag", "s3://bucket?x=y", "https://", "https://h?x=y", "http://example.com"} {
 		_, err := Open(ctx, bad, Options{})
 		var wrong *URLError
 		if !errors.As(err, &wrong) || wrong.URL != bad {
@@ -66,7 +78,7 @@ func TestBadAddress(t *testing.T) {
 }
 
 func TestNear(t *testing.T) {
-	for address, want := range map[string]bool{"dir:x": true, "s3://bucket": false, "https://h": false, "http://localhost": false, "x": false} {
+	for address, want := range map[string]bool{"dir:x": true, "s3://bucket": false, "oci://h.example/a": false, "https://h": false, "http://localhost": false, "x": false} {
 		if Near(address) != want {
 			t.Errorf("%s: near is not %v", address, want)
 		}

@@ -350,7 +350,7 @@ func TestParseURL(t *testing.T) {
 	if err != nil || repo != "registry.example:5000/a/b" || !o.Insecure || o.CAFile != "/ca.pem" || o.Connections != 7 {
 		t.Errorf("%q, %+v, %v", repo, o, err)
 	}
-	for _, bad := range []string{"oci://", "oci://h", "oci://h.example/a:tag", "oci://h.example/a?x=y", "oci://h.example/a?insecure=yes", "oci://user:secret@h.example/a"} {
+	for _, bad := range []string{"oci:h.example/a", "oci://", "oci://h", "oci://h.example/a:tag", "oci://h.example/a?x=y", "oci://h.example/a?insecure=yes", "oci://user:secret@h.example/a"} {
 		_, _, err := ParseURL(bad)
 		if err == nil {
 			t.Errorf("%s is taken", bad)

@@ -97,7 +97,11 @@ var (
 // ParseURL reads oci://REGISTRY/REPOSITORY[?NAME=VALUE&…] with the names ca,
 // insecure and connections. The result is for Open.
 func ParseURL(address string) (repository string, opts Options, err error) {
-	repository, query, _ := strings.Cut(strings.TrimPrefix(address, Scheme), "?")
+	rest, ok := strings.CutPrefix(address, Scheme)
+	if !ok {
+		return "", opts, errors.New("want oci://REGISTRY/REPOSITORY")
+	}
+	repository, query, _ := strings.Cut(rest, "?")
 	err = link.Parameters(query, map[string]func(string) error{
 		"ca":          link.Text(&opts.CAFile),
 		"insecure":    link.Bool(&opts.Insecure),
