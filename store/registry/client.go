@@ -252,9 +252,11 @@ func (c *client) connectError(err error) error {
 	var t *transport.Error
 	if !errors.As(err, &t) {
 		permanent := c.repo.Scheme() == "https" && link.Permanent(err) // others are asked both ways
+		hint := link.Hint(err, c.repo.RegistryStr())
 		if strings.Contains(err.Error(), "HTTP response to HTTPS client") {
-			err = errors.New("it speaks plain HTTP, which has to be allowed for registries that are not on this machine")
-		} else if hint := link.Hint(err, c.repo.RegistryStr()); hint != "" {
+			hint = "it speaks plain HTTP, which insecure=true allows"
+		}
+		if err = c.scrub(err); hint != "" {
 			err = fmt.Errorf("%w: %s", err, hint)
 		}
 		if permanent {

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -379,7 +382,22 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := Open(ctx, strings.TrimPrefix(closed.URL, "http://")+"/a", Options{}); err == nil {
-		t.Error("a registry that is not there is opened")
+	if _, err := Open(ctx, strings.TrimPrefix(closed.URL, "http://")+"/a", Options{}); err == nil || !strings.Contains(err.Error(), "cannot be reached") {
+		t.Errorf("Open of a registry that is not there: %v", err)
+	}
+	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	defer secure.Close()
+	plain, err := link.New(link.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Any name leads to the server, which this machine does not trust.
+	plain.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, secure.Listener.Addr().String())
+	}
+	if _, err := Open(context.Background(), "www.example.com/a", Options{Transport: plain}); err == nil || !strings.Contains(err.Error(), "ca=FILE") {
+		t.Errorf("Open with a certificate of a stranger: %v", err)
 	}
 }

@@ -127,7 +127,7 @@ func (c *client) list(ctx context.Context, m *v1.Manifest, desc v1.Descriptor) e
 			c.api.Store(referrersYes)
 		case unsupported(err):
 			c.api.Store(referrersNo)
-			c.opts.Log.Info("the registry has no referrers API: using the tag schema", "registry", c.repo.RegistryStr())
+			c.opts.Log.Debug("the registry has no referrers API: using the tag schema", "registry", c.repo.RegistryStr())
 		default:
 			return err
 		}
