@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
+	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/origintest"
@@ -107,6 +108,29 @@ func TestMountingNeedsBothRepositories(t *testing.T) {
 	for _, scope := range []string{to.client.repo.Scope("push,pull"), from.client.repo.Scope("pull")} {
 		if !a.Asked(scope) {
 			t.Errorf("no token was asked for with scope %s", scope)
+		}
+	}
+}
+
+// TestMountIsRefused lets a registry answer a mount by an error instead of
+// beginning an upload.
+func TestMountIsRefused(t *testing.T) {
+	host := registrytest.Memory(t, true, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Query().Get("mount") != "" {
+				w.WriteHeader(http.StatusNotFound)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	from, to := hasty(t, host, Options{}), hasty(t, host, Options{})
+	list := small(1, 2)
+	putAll(t, from.Generation(1), list)
+	flush(t, from.Generation(1))
+	for range 2 { // the second time it is not even asked
+		if _, err := to.generation(1).Adopt(context.Background(), list[0].ID, from.generation(1)); !errors.Is(err, ErrNotMounted) || errors.Is(err, chunk.ErrNotFound) {
+			t.Errorf("Adopt: %v; want ErrNotMounted", err)
 		}
 	}
 }

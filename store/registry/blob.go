@@ -34,9 +34,13 @@ func (c *client) readRange(ctx context.Context, d origin.Digest, size, off int64
 	if end := off + int64(len(dst)); off < 0 || end > size {
 		return fmt.Errorf("read blob %v: bytes %d to %d of %d", d, off, end, size)
 	}
+	awaits := int64(len(dst))
+	if c.noRanges.Load() {
+		awaits += off
+	}
 	return c.do(ctx, &request{
 		op: "read blob " + d.String(), method: http.MethodGet, url: c.url("blobs/%v", d), blob: d.String(),
-		header: http.Header{"Range": {byterange.Header(off, len(dst))}}, awaits: size,
+		header: http.Header{"Range": {byterange.Header(off, len(dst))}}, awaits: awaits,
 		want: []int{http.StatusPartialContent, http.StatusOK},
 		read: func(resp *http.Response) error {
 			a, from := &byterange.Answer{Status: resp.StatusCode, Header: resp.Header, Body: resp.Body}, off
@@ -215,7 +219,12 @@ func (c *client) mount(ctx context.Context, d origin.Digest, from *client) error
 	op := fmt.Sprintf("mount blob %v of %s", d, from.repo.RepositoryStr())
 	query := "?" + url.Values{"mount": {d.String()}, "from": {from.repo.RepositoryStr()}}.Encode()
 	var up upload
-	if err := c.do(ctx, c.beginUpload(op, query, &up)); err != nil || up.mounted {
+	err := c.do(ctx, c.beginUpload(op, query, &up))
+	var answer *Error
+	if errors.As(err, &answer) && answer.Status >= 400 && answer.Status < 500 && !errors.Is(err, ErrUnauthorized) && !errors.Is(err, ErrTooMany) {
+		return fmt.Errorf("%w: %w", ErrNotMounted, err) // instead of beginning an upload
+	}
+	if err != nil || up.mounted {
 		return err
 	}
 	// It opened an upload instead, which we do not need.

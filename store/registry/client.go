@@ -86,13 +86,16 @@ func (c *client) do(ctx context.Context, r *request) error {
 func (c *client) try(ctx context.Context, op string, size int64, ask func(ctx context.Context) error) error {
 	renewed := false
 	err := c.again.Do(ctx, func(ctx context.Context) error {
-		ctx, cancel := link.Limit(ctx, size)
+		limited, cancel := link.Limit(ctx, size)
 		defer cancel()
-		err := ask(ctx)
+		err := ask(limited)
 		if errors.Is(err, ErrUnauthorized) && !renewed {
 			renewed = true
 			c.forgetCredentials()
-			err = ask(ctx)
+			err = ask(limited)
+		}
+		if err != nil && limited.Err() != nil && ctx.Err() == nil {
+			return retry.Again(fmt.Errorf("it took too long: %w", err))
 		}
 		return err
 	})

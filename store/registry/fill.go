@@ -290,7 +290,7 @@ func (s *Store) adopt(ctx context.Context, id chunk.ID, src *Store) (bool, error
 	if err := s.load(ctx); err != nil {
 		return false, err
 	}
-	if l, ok := s.known(id); ok && l.valid() {
+	if l, ok := s.known(id); ok && s.probe(ctx, l.blob) == nil {
 		return false, nil
 	}
 	l, err := src.find(ctx, id)

@@ -77,13 +77,17 @@ func (s *Store) reset() {
 	s.blobs = make(map[origin.Digest]*blob)
 	s.objects = make(map[origin.Digest]v1.Descriptor)
 	s.pending = make(map[chunk.ID]*filling)
+	s.seal()
 	for _, f := range s.waiting {
-		f.drop()
+		select {
+		case f.turn <- struct{}{}:
+			f.done = true
+			f.drop()
+			<-f.turn
+		default: // whoever uploads it gives it back
+		}
 	}
-	if s.filling != nil {
-		s.filling.drop()
-	}
-	s.filling, s.waiting = nil, nil
+	s.waiting = nil
 }
 
 // known returns the location of a chunk, if it is known.
