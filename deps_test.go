@@ -47,7 +47,9 @@ store/http         std: chunk origin origin/place store/internal/byterange store
 store/internal/byterange std: chunk store/internal/retry
 store/internal/link      std: store/internal/retry
 store/internal/retry     std
-store              any: origin store/dir store/http store/s3
+store              any: origin store/dir store/http store/registry store/s3
+store/registry     any: blockmap chunk origin store/internal/byterange store/internal/link store/internal/retry
+store/registry/registrytest any
 frontend/nbd       any: blockdev frontend/nbd/internal/wire internal/loglimit
 frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
 frontend/nbd/internal/wire std

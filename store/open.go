@@ -16,6 +16,7 @@ import (
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/store/dir"
 	"github.com/rivuletfs/rivulet/store/http"
+	"github.com/rivuletfs/rivulet/store/registry"
 	"github.com/rivuletfs/rivulet/store/s3"
 )
 
@@ -37,6 +38,7 @@ type kind struct {
 var kinds = []kind{
 	{"dir", "dir:PATH", true, openDir, nil},
 	{"s3", "s3://BUCKET/PREFIX?endpoint=https://HOST", false, openS3, onlyError(s3.ParseURL)},
+	{"oci", "oci://REGISTRY/REPOSITORY", false, openRegistry, checkRegistry},
 	{"https", "https://HOST/PATH", false, openHTTP, onlyError(http.ParseURL)},
 	{"http", "", false, openHTTP, onlyError(http.ParseURL)}, // to this machine
 }
@@ -156,6 +158,22 @@ func openS3(ctx context.Context, address string, o Options) (origin.Origin, erro
 	}
 	c.Logger = o.Logger
 	return notNil(s3.Open(ctx, c, o.Create))
+}
+
+func checkRegistry(address string) error {
+	_, _, err := registry.ParseURL(address)
+	return err
+}
+
+// openRegistry opens a repository, which is an empty origin until something is
+// published there.
+func openRegistry(ctx context.Context, address string, o Options) (origin.Origin, error) {
+	repository, c, err := registry.ParseURL(address)
+	if err != nil {
+		return nil, &URLError{address, err.Error()}
+	}
+	c.Log = o.Logger
+	return notNil(registry.Open(ctx, repository, c))
 }
 
 func openHTTP(ctx context.Context, address string, o Options) (origin.Origin, error) {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/registry/registrytest"
 	"github.com/rivuletfs/rivulet/store/s3/s3test"
 )
 
@@ -21,9 +22,15 @@ var ctx = context.Background()
 func TestOpen(t *testing.T) {
 	folder := t.TempDir()
 	server := s3test.Start(t)
-	for name, address := range map[string]string{"dir": "dir:" + folder, "s3": server.URL(server.NewBucket(t), "p")} {
+	repository := "oci://" + registrytest.Memory(t, true, nil) + "/a/b"
+	for name, address := range map[string]string{"dir": "dir:" + folder, "s3": server.URL(server.NewBucket(t), "p"), "registry": repository} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := Open(ctx, address, Options{}); !errors.Is(err, origin.ErrNoStore) || !strings.Contains(err.Error(), address) {
+			_, err := Open(ctx, address, Options{})
+			if name == "registry" { // an empty origin, until something is published there
+				if err != nil {
+					t.Errorf("a repository that is not there: %v", err)
+				}
+			} else if !errors.Is(err, origin.ErrNoStore) || !strings.Contains(err.Error(), address) {
 				t.Errorf("what is not there: %v; want ErrNoStore", err)
 			}
 			o, err := Open(ctx, address, Options{Create: true})
@@ -56,7 +63,7 @@ func wantPointer(t *testing.T, address string) {
 }
 
 func TestBadAddress(t *testing.T) {
-	for _, bad := range []string{"", "dir", "dir:", "x:y", "/path", "s3://", "s3:bucket", "s3://bucket?x=y", "https://", "https://h?x=y", "http://example.com"} {
+	for _, bad := range []string{"", "dir", "dir:", "x:y", "/path", "s3://", "s3:bucket", "oci:layout", "oci://h", "oci://h.example/a:tag", "s3://bucket?x=y", "https://", "https://h?x=y", "http://example.com"} {
 		_, err := Open(ctx, bad, Options{})
 		var wrong *URLError
 		if !errors.As(err, &wrong) || wrong.URL != bad {
@@ -87,7 +94,7 @@ func TestAddressWithPassword(t *testing.T) {
 }
 
 func TestNear(t *testing.T) {
-	for address, want := range map[string]bool{"dir:x": true, "s3://bucket": false, "https://h": false, "http://localhost": false, "x": false} {
+	for address, want := range map[string]bool{"dir:x": true, "s3://bucket": false, "oci://h.example/a": false, "https://h": false, "http://localhost": false, "x": false} {
 		if Near(address) != want {
 			t.Errorf("%s: near is not %v", address, want)
 		}

@@ -27,6 +27,9 @@ func benchmarkRead(b *testing.B, s chunk.Sink, read readFunc) {
 		}
 		objects = append(objects, o)
 	}
+	if err := s.Flush(context.Background()); err != nil {
+		b.Fatal(err)
+	}
 	h := &objects[0].Header
 	b.Run("Object", func(b *testing.B) { benchmarkRange(b, objects, read, 0, h.StoredSize()) })
 	b.Run("Frame", func(b *testing.B) {

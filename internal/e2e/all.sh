@@ -26,5 +26,6 @@ run nbd.sh "$images"
 run fuse.sh "$images"
 run faults.sh "$images"
 run stores.sh "$images" "${names[@]}"
+run registries.sh "$images" "${names[@]}"
 [ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}"; exit 1; }
 echo "all checks passed or were skipped as said"

@@ -1,0 +1,169 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+// attachmentWindow is how many attachments are read before they are told of.
+const attachmentWindow = 8
+
+func (s *Store) subjectTag(d origin.Digest) string { return s.prefix + "a-" + hashOf(d).Hex }
+
+// Attach implements [origin.Attachments] by a manifest that has the object's
+// for a subject or, if the object is not there, one that stands for it.
+func (s *Store) Attach(ctx context.Context, subject origin.Digest, kind string, data []byte) error {
+	err := origin.CheckAttachment(kind, data)
+	if err == nil {
+		err = s.attach(ctx, subject, kind, data)
+	}
+	if err != nil {
+		return fmt.Errorf("attach %s to %v: %w", kind, subject, err)
+	}
+	return nil
+}
+
+func (s *Store) attach(ctx context.Context, d origin.Digest, kind string, data []byte) error {
+	subject, there, err := s.artifact(ctx, d)
+	if err == nil && !there {
+		subject, err = s.putPlaceholder(ctx, d)
+	}
+	if err != nil {
+		return err
+	}
+	m := newManifest(typeAttachment+kind, descriptor(mediaBytes, data))
+	subject.ArtifactType = ""
+	m.Subject = &subject
+	m.Annotations[noteGeneration], m.Annotations[noteObject] = s.id.String(), d.String()
+	_, desc := encodeManifest(m)
+	// Nothing would need the tag, but registries are told to throw away what has none.
+	tag := s.prefix + "t-" + desc.Digest.Hex
+	have, err := s.client.statManifest(ctx, tag)
+	if err == nil && have.Digest == desc.Digest {
+		return s.client.list(ctx, m, desc)
+	}
+	if err = unlessMissing(err); err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.client.ensureEmpty(gctx) })
+	g.Go(func() error { return s.client.ensureBlob(gctx, data) })
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	_, err = s.client.writeReferrer(ctx, tag, m)
+	return err
+}
+
+// artifact returns the descriptor of an object's manifest, and whether there
+// is one.
+func (s *Store) artifact(ctx context.Context, d origin.Digest) (v1.Descriptor, bool, error) {
+	s.mu.Lock()
+	desc, ok := s.objects[d]
+	s.mu.Unlock()
+	if ok {
+		return desc, true, nil
+	}
+	m, err := s.client.readManifest(ctx, s.objectTag(d), typeObject, typeBlockMap)
+	if errors.Is(err, chunk.ErrNotFound) {
+		return v1.Descriptor{}, false, nil
+	}
+	if err != nil {
+		return v1.Descriptor{}, false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.objects[d] = m.desc
+	return m.desc, true, nil
+}
+
+// putPlaceholder writes the manifest that stands for an object that is not
+// there.
+func (s *Store) putPlaceholder(ctx context.Context, d origin.Digest) (v1.Descriptor, error) {
+	if err := s.client.ensureEmpty(ctx); err != nil {
+		return v1.Descriptor{}, err
+	}
+	m := placeholder(s.id, d)
+	b, desc := encodeManifest(m)
+	return desc, s.client.writeManifest(ctx, s.subjectTag(d), m.MediaType, b)
+}
+
+// ListAttachments implements [origin.Attachments].
+func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind string, fn func(data []byte) error) error {
+	if err := origin.ValidKind(kind); err != nil {
+		return err
+	}
+	fail := func(err error) error { return fmt.Errorf("attachments %s of %v: %w", kind, subject, err) }
+	all, err := s.attachments(ctx, subject, kind)
+	if err != nil {
+		return fail(err)
+	}
+	if len(all) > origin.MaxAttachments {
+		return fail(fmt.Errorf("more than %d", origin.MaxAttachments))
+	}
+	seen := make(map[origin.Digest]bool, len(all))
+	for len(all) > 0 {
+		some := all[:min(len(all), attachmentWindow)]
+		all = all[len(some):]
+		data := make([][]byte, len(some))
+		err := each(ctx, len(some), func(ctx context.Context, i int) error {
+			var err error
+			data[i], err = s.readAttachment(ctx, some[i], kind)
+			return err
+		})
+		if err != nil {
+			return fail(err)
+		}
+		for _, b := range data {
+			if b == nil || seen[origin.Sum(b)] {
+				continue
+			}
+			seen[origin.Sum(b)] = true
+			if err := fn(b); err != nil {
+				return err
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+// attachments returns the manifests of an object's attachments of a kind:
+// those of its own, and those of what stands for it.
+func (s *Store) attachments(ctx context.Context, d origin.Digest, kind string) ([]v1.Descriptor, error) {
+	var before, after []v1.Descriptor
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		_, desc := encodeManifest(placeholder(s.id, d))
+		before, err = s.client.referrers(ctx, desc.Digest, typeAttachment+kind)
+		return err
+	})
+	g.Go(func() error {
+		desc, there, err := s.artifact(ctx, d)
+		if err == nil && there {
+			after, err = s.client.referrers(ctx, desc.Digest, typeAttachment+kind)
+		}
+		return err
+	})
+	err := g.Wait()
+	return append(before, after...), err
+}
+
+// readAttachment returns an attachment, nil if it is gone.
+func (s *Store) readAttachment(ctx context.Context, desc v1.Descriptor, kind string) ([]byte, error) {
+	m, err := s.client.readManifest(ctx, desc.Digest.String(), typeAttachment+kind)
+	if err != nil {
+		return nil, unlessMissing(err)
+	}
+	b, err := s.client.readBlob(ctx, m.Layers[0], origin.MaxAttachmentBytes)
+	if err == nil && b == nil {
+		b = []byte{}
+	}
+	return b, err
+}

@@ -1,0 +1,195 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+// Whether a registry has the referrers API, as far as we know.
+const (
+	referrersUnknown int32 = iota
+	referrersYes
+	referrersNo
+)
+
+// maxChanges is how often a list of referrers is written until it stays.
+const maxChanges = 6
+
+var errNoReferrers = errors.New("the registry has no referrers API")
+
+// referrersTag is the tag that stands for the referrers of a manifest in
+// registries without that API (OCI distribution specification 1.1, referrers
+// tag schema).
+func referrersTag(subject v1.Hash) string { return subject.Algorithm + "-" + subject.Hex }
+
+// referrers returns what refers to subject and is of that artifact type.
+func (c *client) referrers(ctx context.Context, subject v1.Hash, artifact string) ([]v1.Descriptor, error) {
+	var all []v1.Descriptor
+	var err error
+	if c.api.Load() != referrersNo {
+		all, err = c.askReferrers(ctx, subject, artifact)
+		if err == nil {
+			c.api.Store(referrersYes)
+		}
+	}
+	if c.api.Load() == referrersNo || unsupported(err) {
+		var is bool
+		all, is, err = c.readReferrersTag(ctx, subject)
+		if is {
+			c.api.Store(referrersNo)
+		}
+	}
+	return slices.DeleteFunc(all, func(d v1.Descriptor) bool { return d.ArtifactType != artifact }), err
+}
+
+func (c *client) askReferrers(ctx context.Context, subject v1.Hash, artifact string) ([]v1.Descriptor, error) {
+	op := "list referrers of " + subject.String()
+	at := c.url("referrers/%v", subject)
+	if artifact != "" {
+		at = withQuery(at, "artifactType", artifact)
+	}
+	var all []v1.Descriptor
+	for at != "" {
+		var page v1.IndexManifest
+		next, err := c.page(ctx, op, at, string(types.OCIImageIndex), &page)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Manifests...)
+		if len(all) > maxReferrers {
+			return nil, fmt.Errorf("%s: more than %d", op, maxReferrers)
+		}
+		at = next
+	}
+	return all, nil
+}
+
+// unsupported reports whether err is how registries without the API answer.
+// One that has it says so of an unknown repository only.
+func unsupported(err error) bool {
+	var e *Error
+	if errors.As(err, &e) {
+		switch e.Status {
+		case http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
+			return true
+		}
+	}
+	return errors.Is(err, errNoReferrers)
+}
+
+// readReferrersTag returns what the tag lists, and whether it is there.
+func (c *client) readReferrersTag(ctx context.Context, subject v1.Hash) ([]v1.Descriptor, bool, error) {
+	tag := referrersTag(subject)
+	b, _, err := c.readRaw(ctx, tag)
+	if errors.Is(err, chunk.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	var list v1.IndexManifest
+	if err := json.Unmarshal(b, &list); err != nil {
+		return nil, true, fmt.Errorf("%w %s: %w", ErrArtifact, tag, err)
+	}
+	return list.Manifests, true, nil
+}
+
+// writeReferrer writes a manifest that may have a subject, and sees to it that
+// it can be found by that.
+func (c *client) writeReferrer(ctx context.Context, tag string, m *v1.Manifest) (v1.Descriptor, error) {
+	b, desc := encodeManifest(m)
+	if err := c.writeManifest(ctx, tag, m.MediaType, b); err != nil {
+		return desc, err
+	}
+	return desc, c.list(ctx, m, desc)
+}
+
+// list puts a manifest, which is there, on the list of its subject's referrers,
+// where the registry does not keep that itself.
+func (c *client) list(ctx context.Context, m *v1.Manifest, desc v1.Descriptor) error {
+	if m.Subject == nil {
+		return nil
+	}
+	if c.api.Load() == referrersUnknown {
+		_, err := c.askReferrers(ctx, m.Subject.Digest, m.ArtifactType)
+		switch { // the repository is there, so the answer says what the registry can
+		case err == nil:
+			c.api.Store(referrersYes)
+		case unsupported(err):
+			c.api.Store(referrersNo)
+			c.opts.Log.Debug("the registry has no referrers API: using the tag schema", "registry", c.repo.RegistryStr())
+		default:
+			return err
+		}
+	}
+	if c.api.Load() == referrersYes {
+		return nil
+	}
+	desc.Annotations = m.Annotations
+	return c.changeReferrersTag(ctx, m.Subject.Digest, func(list []v1.Descriptor) []v1.Descriptor {
+		if slices.ContainsFunc(list, func(d v1.Descriptor) bool { return d.Digest == desc.Digest }) {
+			return list
+		}
+		return append(list, desc)
+	})
+}
+
+// changeReferrersTag changes what the tag of a subject lists. Tags have no
+// compare-and-swap: it reads back until the change is there, so that of two
+// that change one tag at once, the one that lost does it again.
+func (c *client) changeReferrersTag(ctx context.Context, subject v1.Hash, change func([]v1.Descriptor) []v1.Descriptor) error {
+	tag := referrersTag(subject)
+	unlock, err := c.locks.lock(ctx, c.repo.Name()+":"+tag)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for range maxChanges {
+		list, _, err := c.readReferrersTag(ctx, subject)
+		if err != nil {
+			return err
+		}
+		n := len(list)
+		list = change(list)
+		if len(list) == n {
+			return nil
+		}
+		b, err := json.Marshal(v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: list})
+		if err != nil {
+			return err
+		}
+		if err := c.writeManifest(ctx, tag, types.OCIImageIndex, b); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("write %s: others change it all the time", tag)
+}
+
+// unlist takes a manifest, which is about to be deleted or is, off the list of
+// its subject's referrers, where the registry does not keep that itself.
+func (c *client) unlist(ctx context.Context, m *storedManifest) error {
+	if m.Subject == nil || c.api.Load() == referrersYes {
+		return nil
+	}
+	return c.changeReferrersTag(ctx, m.Subject.Digest, func(list []v1.Descriptor) []v1.Descriptor {
+		return slices.DeleteFunc(list, func(d v1.Descriptor) bool { return d.Digest == m.desc.Digest })
+	})
+}
+
+// A subject for what is said of an object that is not there. It is a function
+// of the object's digest and the generation.
+func placeholder(generation origin.GenerationID, d origin.Digest) *v1.Manifest {
+	m := newManifest(typeSubject)
+	m.Annotations[noteGeneration], m.Annotations[noteObject] = generation.String(), d.String()
+	return m
+}
