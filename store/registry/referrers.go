@@ -144,9 +144,10 @@ func (c *client) list(ctx context.Context, m *v1.Manifest, desc v1.Descriptor) e
 	})
 }
 
-// changeReferrersTag changes what the tag of a subject lists. Tags have no
-// compare-and-swap: it reads back until the change is there, so that of two
-// that change one tag at once, the one that lost does it again.
+// changeReferrersTag changes what the tag of a subject lists, and reads back
+// until the change is there. Tags have no compare-and-swap: of two processes that
+// change one list at the very same time, one may still lose its change. Writing
+// the referrer again puts it back.
 func (c *client) changeReferrersTag(ctx context.Context, subject v1.Hash, change func([]v1.Descriptor) []v1.Descriptor) error {
 	tag := referrersTag(subject)
 	unlock, err := c.locks.lock(ctx, c.repo.Name()+":"+tag)
