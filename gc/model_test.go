@@ -199,25 +199,24 @@ func (w *world) publish(name string, i *image) {
 
 // publishInto is a publisher, as package publish is one.
 func (w *world) publishInto(o origin.Origin, name string, i *image) error {
-	f := generation.Forwarder{Origin: o, Copies: 1}
-	for {
+	if w.faults.skipSettle {
 		g, err := generation.Active(ctx, o)
-		if err != nil {
-			return err
+		if err == nil {
+			err = put(o.Generation(g), i)
 		}
-		if err := put(o.Generation(g), name, i); err != nil {
-			return err
+		if err == nil {
+			_, err = catalog.SetName(ctx, o.Generation(g), name, i.digest)
 		}
-		if w.faults.skipSettle {
-			return nil
-		}
-		if _, err = f.Settle(ctx, name, i.digest, g); !errors.Is(err, generation.ErrDeleted) {
-			return err
-		}
+		return err
 	}
+	f := generation.Forwarder{Origin: o, Copies: 1}
+	_, _, err := f.Publish(ctx, name, func(_ context.Context, g origin.GenerationID) (origin.Digest, error) {
+		return i.digest, put(o.Generation(g), i)
+	})
+	return err
 }
 
-func put(s origin.Store, name string, i *image) error {
+func put(s origin.Store, i *image) error {
 	_, err := s.GetObject(ctx, i.digest, 1<<20)
 	if errors.Is(err, chunk.ErrNotFound) { // else the generation has the image, chunks and all
 		for _, c := range i.chunks {
@@ -233,9 +232,6 @@ func put(s origin.Store, name string, i *image) error {
 			return err
 		}
 		_, err = s.PutObject(ctx, i.bytes)
-	}
-	if err == nil {
-		_, err = catalog.SetName(ctx, s, name, i.digest)
 	}
 	return err
 }

@@ -47,7 +47,7 @@ func (f *Forwarder) Forward(ctx context.Context, d origin.Digest, from, to origi
 		err = f.attachments(ctx, d, src, dst)
 	}
 	if err == nil {
-		err = shortcuts(ctx, m, src, dst)
+		err = Shortcuts(ctx, m, src, dst)
 	}
 	if err != nil {
 		return copied, fmt.Errorf("carry image %v from generation %v to %v: %w", d, from, to, err)
@@ -134,10 +134,10 @@ func (f *Forwarder) attachments(ctx context.Context, d origin.Digest, src, dst o
 	return nil
 }
 
-// shortcuts carries the pointers that lead to an image from its digests and its
+// Shortcuts copies the pointers that lead to an image from its digests and its
 // chain ID, where there are none yet. Those of segments are left behind: which
 // chunks a segment needs only a publisher can read, who carries what it can use.
-func shortcuts(ctx context.Context, m *blockmap.Map, src, dst origin.Store) error {
+func Shortcuts(ctx context.Context, m *blockmap.Map, src, dst origin.Store) error {
 	info, d := m.Info(), m.Digest()
 	keys := []string{catalog.DigestKey(info.Source), catalog.DigestKey(info.Disk)}
 	err := src.ListPointers(ctx, catalog.ChainPrefix(info.ChainID), func(key string) error {
@@ -266,6 +266,30 @@ func (f *Forwarder) Settle(ctx context.Context, name string, d origin.Digest, g 
 			return 0, fmt.Errorf("publish %s: %w", name, err)
 		}
 		g = to
+	}
+}
+
+// Publish publishes an image under a name, whatever becomes of generations
+// meanwhile. put puts the image into generation g, complete but for its name, and
+// returns its block map; it is called again if g was deleted before all was done.
+// Publish returns that block map and the generation in which the image is.
+func (f *Forwarder) Publish(ctx context.Context, name string, put func(ctx context.Context, g origin.GenerationID) (origin.Digest, error)) (origin.Digest, origin.GenerationID, error) {
+	for {
+		g, err := Active(ctx, f.Origin)
+		if err != nil {
+			return origin.Digest{}, 0, err
+		}
+		d, err := put(ctx, g)
+		if err != nil {
+			return d, 0, err
+		}
+		if _, err := catalog.SetName(ctx, f.Origin.Generation(g), name, d); err != nil {
+			return d, 0, fmt.Errorf("publish %s: %w", name, err)
+		}
+		g, err = f.Settle(ctx, name, d, g)
+		if !errors.Is(err, ErrDeleted) {
+			return d, g, err
+		}
 	}
 }
 

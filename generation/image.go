@@ -45,6 +45,9 @@ func (v *View) image(ctx context.Context, m *blockmap.Map, g origin.GenerationID
 // Generation returns the generation that the image is read from at present.
 func (i *Image) Generation() origin.GenerationID { return origin.GenerationID(i.at.Load()) }
 
+// Store returns that generation's store.
+func (i *Image) Store() origin.Store { return i.view.origin.Generation(i.Generation()) }
+
 // Fetch implements [chunk.Source].
 func (i *Image) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (n int, err error) {
 	err = i.follow(ctx, func(s origin.Store) error {
@@ -66,7 +69,7 @@ func (i *Image) Stat(ctx context.Context, id chunk.ID) (size int64, err error) {
 // ListAttachments calls fn for each attachment of that kind that the image has;
 // see origin.Attachments.
 func (i *Image) ListAttachments(ctx context.Context, kind string, fn func(data []byte) error) error {
-	return i.view.origin.Generation(i.Generation()).ListAttachments(ctx, i.Map.Digest(), kind, fn)
+	return i.Store().ListAttachments(ctx, i.Map.Digest(), kind, fn)
 }
 
 // follow calls fn with the generation that has the image; with another one, if
