@@ -128,7 +128,7 @@ func (c *copier) put(ctx context.Context, g origin.GenerationID) (origin.Digest,
 
 // putChunks sends the chunks that dst lacks.
 func (c *copier) putChunks(ctx context.Context, dst origin.Store) error {
-	m := c.img.Map
+	m, info := c.img.Map, c.img.Map.Info()
 	first := make(map[chunk.ID]bool, m.Len())
 	var list []blockmap.Chunk
 	for i := range m.Len() {
@@ -139,16 +139,16 @@ func (c *copier) putChunks(ctx context.Context, dst origin.Store) error {
 	}
 	c.distinct, c.done = len(list), 0
 	next := atomic.Int64{}
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	for range min(c.opt.Workers, len(list)) {
 		g.Go(func() error {
-			buf := make([]byte, blockmap.MaxStored(int(m.Info().ChunkSize()))+1)
+			buf := make([]byte, blockmap.MaxStored(int(info.ChunkSize()))+1)
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= len(list) || ctx.Err() != nil {
-					return context.Cause(ctx)
+				if i >= len(list) || gctx.Err() != nil {
+					return context.Cause(gctx)
 				}
-				if err := c.putChunk(ctx, dst, &list[i], buf); err != nil {
+				if err := c.putChunk(gctx, dst, &list[i], buf); err != nil {
 					return err
 				}
 				c.tell()

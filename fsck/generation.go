@@ -21,12 +21,12 @@ type one struct {
 	*checker
 	id      origin.GenerationID
 	store   origin.Store
-	donors  []origin.Store           // other places with good bytes
-	led     map[origin.Digest]string // object → a pointer that leads to it
-	objects map[origin.Digest]bool   // those that are there and whole
-	images  []*blockmap.Map          // of them, the block maps
-	needed  map[chunk.ID]need        // chunks that the images need
-	held    map[chunk.ID]int64       // chunks that are there, stored bytes
+	donors  []origin.Store             // other places with good bytes
+	led     map[origin.Digest][]string // object → pointers that lead to it
+	objects map[origin.Digest]bool     // those that are there and whole
+	images  []*blockmap.Map            // of them, the block maps
+	needed  map[chunk.ID]need          // chunks that the images need
+	held    map[chunk.ID]int64         // chunks that are there, stored bytes
 }
 
 // need is what an image says of a chunk.
@@ -38,7 +38,7 @@ type need struct {
 // generation checks one generation, and adds the images that it has to found.
 func (c *checker) generation(ctx context.Context, id origin.GenerationID, found map[origin.Digest]bool) error {
 	g := &one{
-		checker: c, id: id, store: c.origin.Generation(id), led: map[origin.Digest]string{}, objects: map[origin.Digest]bool{},
+		checker: c, id: id, store: c.origin.Generation(id), led: map[origin.Digest][]string{}, objects: map[origin.Digest]bool{},
 		needed: map[chunk.ID]need{}, held: map[chunk.ID]int64{},
 	}
 	l, err := generation.Load(ctx, c.origin)
@@ -85,9 +85,7 @@ func (g *one) pointers(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		if g.led[d] == "" || kind == "names" {
-			g.led[d] = name
-		}
+		g.led[d] = append(g.led[d], name)
 		return nil
 	})
 }
@@ -119,14 +117,14 @@ func (g *one) object(d origin.Digest, b []byte) {
 	g.objects[d] = true
 	m, err := blockmap.Parse(b)
 	if err != nil {
-		if g.led[d] == "" {
+		if len(g.led[d]) == 0 {
 			g.report.OrphanObjects = append(g.report.OrphanObjects, d.String())
 		}
 		return
 	}
 	g.report.Images++
 	g.images = append(g.images, m)
-	if g.led[d] == "" && !g.claims[d] {
+	if len(g.led[d]) == 0 && !g.claims[d] {
 		g.report.OrphanObjects = append(g.report.OrphanObjects, d.String())
 	}
 	for i := range m.Len() {
@@ -139,26 +137,34 @@ func (g *one) object(d origin.Digest, b []byte) {
 
 // leads checks that what pointers and block maps lead to is there.
 func (g *one) leads(ctx context.Context) error {
-	for d, name := range g.led {
-		if !g.objects[d] {
-			g.missingObject(ctx, d, Problem{Generation: g.id, Kind: Dangling, What: "pointer", Name: name, Reason: "no object " + d.String()})
+	for d, names := range g.led {
+		if g.objects[d] {
+			continue
+		}
+		mended := g.bringObject(ctx, d)
+		for _, name := range names {
+			p := Problem{Generation: g.id, Kind: Dangling, What: "pointer", Name: name, Reason: "no object " + d.String()}
+			p.Repaired = mended || g.dropShortcut(ctx, name, d)
+			g.problem(p)
 		}
 	}
 	for _, m := range g.images {
 		if meta := m.Info().Metadata; meta != (origin.Digest{}) && !g.objects[meta] {
-			g.missingObject(ctx, meta, Problem{Generation: g.id, Kind: Missing, What: "object", Name: meta.String(), Needed: m.Digest().String()})
+			p := Problem{Generation: g.id, Kind: Missing, What: "object", Name: meta.String(), Needed: m.Digest().String()}
+			p.Repaired = g.bringObject(ctx, meta)
+			g.problem(p)
 		}
 	}
 	return ctx.Err()
 }
 
-// missingObject reports p, whose reason is that object d is missing.
-func (g *one) missingObject(ctx context.Context, d origin.Digest, p Problem) {
-	var b []byte
-	if b, p.Repaired = g.mendObject(ctx, d, false); p.Repaired {
+// bringObject brings an object that is missing, if it can.
+func (g *one) bringObject(ctx context.Context, d origin.Digest) bool {
+	b, ok := g.mendObject(ctx, d, false)
+	if ok {
 		g.object(d, b)
 	}
-	g.problem(p)
+	return ok
 }
 
 // attachments reads what is said of the objects. An attachment of something

@@ -2,8 +2,10 @@ package fsck
 
 import (
 	"context"
+	"strings"
 
 	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
 )
@@ -48,6 +50,12 @@ func (g *one) mendObject(ctx context.Context, d origin.Digest, there bool) ([]by
 		return b, err == nil
 	}
 	return nil, false
+}
+
+// dropShortcut removes a pointer that leads nowhere and that publishing makes
+// again: any but a name.
+func (g *one) dropShortcut(ctx context.Context, name string, d origin.Digest) bool {
+	return g.opt.Repair && !strings.HasPrefix(name, catalog.NameKey("")) && g.store.SwapPointer(ctx, name, catalog.Value(d), nil) == nil
 }
 
 // mendAttachments attaches what other places say of an object, and reports
