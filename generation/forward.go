@@ -256,11 +256,8 @@ func (f *Forwarder) Settle(ctx context.Context, name string, d origin.Digest, g 
 		if err == nil {
 			_, err = catalog.SetName(ctx, f.Origin.Generation(to), name, d)
 		}
-		if errors.Is(err, chunk.ErrNotFound) { // erased while it was copied
-			l, loadErr := Load(ctx, f.Origin)
-			if loadErr == nil && !l.State(g).Readable() {
-				err = errors.Join(ErrDeleted, err)
-			}
+		if err != nil && ctx.Err() == nil && f.closed(ctx, g) { // while it was copied
+			err = errors.Join(ErrDeleted, err)
 		}
 		if err != nil {
 			return 0, fmt.Errorf("publish %s: %w", name, err)
@@ -280,17 +277,24 @@ func (f *Forwarder) Publish(ctx context.Context, name string, put func(ctx conte
 			return origin.Digest{}, 0, err
 		}
 		d, err := put(ctx, g)
-		if err != nil {
-			return d, 0, err
+		if err == nil {
+			_, err = catalog.SetName(ctx, f.Origin.Generation(g), name, d)
 		}
-		if _, err := catalog.SetName(ctx, f.Origin.Generation(g), name, d); err != nil {
-			return d, 0, fmt.Errorf("publish %s: %w", name, err)
+		now := g
+		if err == nil {
+			now, err = f.Settle(ctx, name, d, g)
 		}
-		g, err = f.Settle(ctx, name, d, g)
-		if !errors.Is(err, ErrDeleted) {
-			return d, g, err
+		if err == nil || ctx.Err() != nil || !f.closed(ctx, g) {
+			return d, now, err
 		}
 	}
+}
+
+// closed reports whether generation g cannot be read any more; then anything may
+// fail there.
+func (f *Forwarder) closed(ctx context.Context, g origin.GenerationID) bool {
+	l, err := Load(ctx, f.Origin)
+	return err == nil && !l.State(g).Readable()
 }
 
 // Attach adds an attachment to an image wherever it is, and is carried to
