@@ -57,6 +57,7 @@ frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
 chunk/chunktest        std: chunk
 store/s3/s3test        std
+blockmap/blockmaptest  std: blockmap chunk origin chunk/chunktest
 origin/origintest      std: chunk origin chunk/chunktest
 blockdev/blockdevtest  std: blockdev
 `

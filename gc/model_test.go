@@ -3,7 +3,6 @@ package gc_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,7 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/blockmap/blockmaptest"
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
@@ -26,39 +25,16 @@ import (
 
 var ctx = context.Background()
 
-// An image of the model: some chunks of a few that all images share.
-type image struct {
-	digest origin.Digest
-	bytes  []byte // of the block map
-	chunks []chunktest.Object
-}
-
+// The images of the model: of some chunks that they share.
 var images = makeImages(5)
 
-func makeImages(n int) []*image {
-	list := make([]*image, n)
+func makeImages(n int) []*blockmaptest.Image {
+	list := make([]*blockmaptest.Image, n)
 	for i := range list {
-		list[i] = makeImage(i, chunktest.Random(uint64(i), 100, chunk.FrameSize),
+		list[i] = blockmaptest.New(uint64(i), chunktest.Random(uint64(i), 100, chunk.FrameSize),
 			chunktest.Random(uint64((i+1)%n), 100, chunk.FrameSize))
 	}
 	return list
-}
-
-// makeImage makes an image of chunks of one frame.
-func makeImage(seed int, chunks ...chunktest.Object) *image {
-	info := &blockmap.Info{
-		Layout: 1, Size: int64(len(chunks)) * chunk.Size, ChunkLog2: 19, FrameLog2: 16,
-		Disk: sha256.Sum256([]byte{byte(seed), 1}), Source: sha256.Sum256([]byte{byte(seed), 2}), ChainID: sha256.Sum256([]byte{byte(seed), 3}),
-	}
-	var list []blockmap.Chunk
-	for k, c := range chunks {
-		list = append(list, blockmap.Chunk{Index: uint32(k), Stored: uint32(len(c.Bytes)), Size: c.Header.Size, ID: c.ID})
-	}
-	b, err := blockmap.Encode(info, list)
-	if err != nil {
-		panic(err)
-	}
-	return &image{digest: origin.Sum(b), bytes: b, chunks: chunks}
 }
 
 var imageNames = []string{"a", "b", "c"}
@@ -116,7 +92,7 @@ type pinState struct {
 
 // reading is an attached reader, or one that is about to be.
 type reading struct {
-	image  *image // nil until attached
+	image  *blockmaptest.Image // nil until attached
 	marked time.Time
 }
 
@@ -130,7 +106,7 @@ func newWorld(draw func(int) int, f faults) *world {
 		w.names[n] = &nameState{may: map[origin.Digest]bool{}, running: map[*int]origin.Digest{}, mustNot: true}
 	}
 	for _, i := range images {
-		w.pins[i.digest] = &pinState{}
+		w.pins[i.Digest()] = &pinState{}
 	}
 	return w
 }
@@ -164,16 +140,16 @@ func view(o origin.Origin, clock func() time.Time) *generation.View {
 }
 
 // publish begins a publication of an image under a name.
-func (w *world) publish(name string, i *image) {
+func (w *world) publish(name string, i *blockmaptest.Image) {
 	s, token := w.names[name], new(int)
 	removals := s.removals
 	s.mustNot = false
-	overlap := map[origin.Digest]bool{i.digest: true}
-	s.running[token] = i.digest
+	overlap := map[origin.Digest]bool{i.Digest(): true}
+	s.running[token] = i.Digest()
 	for _, d := range s.running {
 		overlap[d] = true
 	}
-	s.may[i.digest] = true
+	s.may[i.Digest()] = true
 	begun := s.started
 	s.started++
 	w.add("publish "+name, func(a *actor) error {
@@ -198,28 +174,28 @@ func (w *world) publish(name string, i *image) {
 }
 
 // publishInto is a publisher, as package publish is one.
-func (w *world) publishInto(o origin.Origin, name string, i *image) error {
+func (w *world) publishInto(o origin.Origin, name string, i *blockmaptest.Image) error {
 	if w.faults.skipSettle {
 		g, err := generation.Active(ctx, o)
 		if err == nil {
 			err = put(o.Generation(g), i)
 		}
 		if err == nil {
-			_, err = catalog.SetName(ctx, o.Generation(g), name, i.digest)
+			_, err = catalog.SetName(ctx, o.Generation(g), name, i.Digest())
 		}
 		return err
 	}
 	f := generation.Forwarder{Origin: o, Copies: 1}
 	_, _, err := f.Publish(ctx, name, func(_ context.Context, g origin.GenerationID) (origin.Digest, error) {
-		return i.digest, put(o.Generation(g), i)
+		return i.Digest(), put(o.Generation(g), i)
 	})
 	return err
 }
 
-func put(s origin.Store, i *image) error {
-	_, err := s.GetObject(ctx, i.digest, 1<<20)
+func put(s origin.Store, i *blockmaptest.Image) error {
+	_, err := s.GetObject(ctx, i.Digest(), 1<<20)
 	if errors.Is(err, chunk.ErrNotFound) { // else the generation has the image, chunks and all
-		for _, c := range i.chunks {
+		for _, c := range i.Chunks {
 			_, err := s.Stat(ctx, c.ID)
 			if errors.Is(err, chunk.ErrNotFound) {
 				_, err = s.Put(ctx, c.ID, c.Bytes)
@@ -228,10 +204,10 @@ func put(s origin.Store, i *image) error {
 				return err
 			}
 		}
-		if err := s.Attach(ctx, i.digest, "age", []byte("key")); err != nil {
+		if err := s.Attach(ctx, i.Digest(), "age", []byte("key")); err != nil {
 			return err
 		}
-		_, err = s.PutObject(ctx, i.bytes)
+		_, err = s.PutObject(ctx, i.Map.Bytes())
 	}
 	return err
 }
@@ -291,10 +267,10 @@ func (w *world) read(ref string) {
 		}
 		r.image = i
 		for k := range n {
-			if err := readOne(img, i.chunks[(first+k)%len(i.chunks)]); err != nil {
+			if err := readOne(img, i.Chunks[(first+k)%len(i.Chunks)]); err != nil {
 				return err
 			}
-			if err := generation.Mark(ctx, v.Origin(), i.digest, w.now); err != nil {
+			if err := generation.Mark(ctx, v.Origin(), i.Digest(), w.now); err != nil {
 				return err
 			}
 			r.marked = w.now
@@ -332,9 +308,9 @@ func readOne(src chunk.Source, c chunktest.Object) error {
 	return nil
 }
 
-func imageOf(d origin.Digest) *image {
+func imageOf(d origin.Digest) *blockmaptest.Image {
 	for _, i := range images {
-		if i.digest == d {
+		if i.Digest() == d {
 			return i
 		}
 	}
@@ -366,13 +342,13 @@ func (w *world) pin(ref string) {
 	})
 }
 
-func (w *world) unpin(i *image) {
-	p := w.pins[i.digest]
+func (w *world) unpin(i *blockmaptest.Image) {
+	p := w.pins[i.Digest()]
 	p.must = false
 	p.changes++
 	p.busy++
 	w.add("unpin", func(a *actor) error {
-		return generation.Unpin(ctx, gate(a, w.origin, nil), i.digest)
+		return generation.Unpin(ctx, gate(a, w.origin, nil), i.Digest())
 	}, func(err error) {
 		p.busy--
 		p.changes++
@@ -386,7 +362,7 @@ func (w *world) unpin(i *image) {
 func (w *world) grant() {
 	data := fmt.Appendf(nil, "grant %d", w.steps)
 	w.add("grant", func(a *actor) error {
-		return generation.Attach(ctx, gate(a, w.origin, nil), images[0].digest, "age", data)
+		return generation.Attach(ctx, gate(a, w.origin, nil), images[0].Digest(), "age", data)
 	}, func(err error) {
 		switch {
 		case err == nil:
@@ -493,7 +469,7 @@ func (w *world) event() {
 	case 5:
 		w.read(name)
 	case 6:
-		w.read(i.digest.String())
+		w.read(i.Digest().String())
 	case 7:
 		w.pin(name)
 	case 8:
