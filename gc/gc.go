@@ -120,7 +120,7 @@ func (c *Collector) tell(p Progress) {
 }
 
 func (c *Collector) report() *Report {
-	tell := func(_ origin.Digest, n int) { c.tell(Progress{Copied: n}) }
+	tell := func(n int) { c.tell(Progress{Copied: n}) }
 	return &Report{forwarder: generation.Forwarder{Origin: c.Origin, Copies: c.Copies, Tell: tell}}
 }
 

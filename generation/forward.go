@@ -27,8 +27,8 @@ const DefaultCopies = 32
 // another could not go on with. The zero value, with an Origin, is usable.
 type Forwarder struct {
 	Origin origin.Origin
-	Copies int                              // chunks copied at one time; 0: DefaultCopies
-	Tell   func(image origin.Digest, n int) // told of chunks that were copied, by several goroutines; nil: nobody
+	Copies int         // chunks copied at one time; 0: DefaultCopies
+	Tell   func(n int) // told of n more chunks copied, by several goroutines; nil: nobody
 }
 
 // Forward carries image d from one generation to another, sealed bytes and block
@@ -62,7 +62,11 @@ func (f *Forwarder) image(ctx context.Context, m *blockmap.Map, from, to origin.
 	if !errors.Is(err, chunk.ErrNotFound) {
 		return 0, err
 	}
-	if copied, err = f.chunks(ctx, m, from, to); err != nil {
+	ids := make([]chunk.ID, m.Len())
+	for i := range ids {
+		ids[i] = m.Chunk(i).ID
+	}
+	if copied, err = f.Chunks(ctx, ids, from, to); err != nil {
 		return copied, err
 	}
 	if meta := m.Info().Metadata; meta != (origin.Digest{}) {
@@ -81,14 +85,16 @@ func (f *Forwarder) image(ctx context.Context, m *blockmap.Map, from, to origin.
 	return copied, err
 }
 
-// chunks copies the chunks of m, each once.
-func (f *Forwarder) chunks(ctx context.Context, m *blockmap.Map, from, to origin.GenerationID) (int, error) {
+// Chunks copies chunks, each once, from one generation to another, and returns
+// how many were not there yet. They are durable there when it returns. A publisher
+// carries a segment so that it remembers from an older generation, before the
+// record: which chunks that needs is locked, so a collector cannot.
+func (f *Forwarder) Chunks(ctx context.Context, ids []chunk.ID, from, to origin.GenerationID) (int, error) {
 	var copied atomic.Int64
-	seen := make(map[chunk.ID]bool, m.Len())
+	seen := make(map[chunk.ID]bool, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(f.copies())
-	for i := range m.Len() {
-		id := m.Chunk(i).ID
+	for _, id := range ids {
 		if seen[id] {
 			continue
 		}
@@ -101,7 +107,7 @@ func (f *Forwarder) chunks(ctx context.Context, m *blockmap.Map, from, to origin
 			if added {
 				copied.Add(1)
 				if f.Tell != nil {
-					f.Tell(m.Digest(), 1)
+					f.Tell(1)
 				}
 			}
 			return err

@@ -37,7 +37,7 @@ func TestForward(t *testing.T) {
 	}
 	g2 := renew(t, o)
 	var told atomic.Int64
-	f := Forwarder{Origin: o, Tell: func(origin.Digest, int) { told.Add(1) }}
+	f := Forwarder{Origin: o, Tell: func(n int) { told.Add(int64(n)) }}
 	for i := range 2 {
 		n, err := f.Forward(ctx, img.Digest(), 1, g2)
 		if want := []int{len(img.Chunks), 0}[i]; n != want || err != nil {
