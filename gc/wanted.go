@@ -106,8 +106,10 @@ func (c *Collector) carryImage(ctx context.Context, w *wanted, d origin.Digest, 
 	active := w.list.Active()
 	holders, err := c.holders(ctx, w.list, d)
 	if errors.Is(err, chunk.ErrNotFound) {
-		r.Lost = append(r.Lost, d.String())
-		c.log().Error("an image is wanted and in no generation", "image", d, "names", w.images[d].Names)
+		if i := w.images[d]; len(i.Names) > 0 || i.Pinned { // a mark may be of one that was gone when it came
+			r.Lost = append(r.Lost, d.String())
+			c.log().Error("an image is wanted and in no generation", "image", d, "names", i.Names, "pinned", i.Pinned)
+		}
 		return nil
 	}
 	if err != nil {

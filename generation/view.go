@@ -143,7 +143,7 @@ func (v *View) open(ctx context.Context, ref string) (*Image, error) {
 
 // openDigest opens what a digest means in the newest generation that has it.
 func (v *View) openDigest(ctx context.Context, l List, ref string) (*blockmap.Map, origin.GenerationID, error) {
-	missing := error(chunk.ErrNotFound)
+	missing := chunk.ErrNotFound
 	for _, g := range l.Readable() {
 		m, err := catalog.Open(ctx, v.origin.Generation(g), ref)
 		if !errors.Is(err, chunk.ErrNotFound) {
