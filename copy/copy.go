@@ -72,7 +72,7 @@ func Image(ctx context.Context, from *generation.View, to origin.Origin, ref str
 	keeping.Go(func() { img.Keep(ctx) })
 	defer keeping.Wait()
 	defer cancel()
-	c := &copier{img: img, to: to, opt: o}
+	c := &copier{img: img, from: from.Origin(), to: to, opt: o, chunks: distinct(img.Map)}
 	f := generation.Forwarder{Origin: to}
 	d, g, err := f.Publish(ctx, o.Name, c.put)
 	if err != nil {
@@ -80,18 +80,19 @@ func Image(ctx context.Context, from *generation.View, to origin.Origin, ref str
 	}
 	return &Result{
 		Name: o.Name, BlockMap: d.String(), Generation: g,
-		Chunks: c.distinct, NewChunks: c.chunks.Load(), NewBytes: c.bytes.Load(),
+		Chunks: len(c.chunks), NewChunks: c.sent.Load(), NewBytes: c.bytes.Load(),
 	}, nil
 }
 
 // copier is one image on its way.
 type copier struct {
-	img *generation.Image
-	to  origin.Origin
-	opt Options
+	img    *generation.Image
+	from   origin.Origin
+	to     origin.Origin
+	opt    Options
+	chunks []blockmap.Chunk // of the image, each once
 
-	distinct      int
-	chunks, bytes atomic.Int64 // sent
+	sent, bytes atomic.Int64 // chunks, and their bytes
 
 	mu   sync.Mutex // guards done
 	done int
@@ -100,35 +101,13 @@ type copier struct {
 // put puts all but the name into generation g.
 func (c *copier) put(ctx context.Context, g origin.GenerationID) (origin.Digest, error) {
 	m, dst := c.img.Map, c.to.Generation(g)
-	d := m.Digest()
-	if err := c.putChunks(ctx, dst); err != nil {
-		return d, err
-	}
-	src := c.img.Store()
-	if meta := m.Info().Metadata; meta != (origin.Digest{}) {
-		b, err := src.GetObject(ctx, meta, origin.MaxObjectBytes)
-		if err == nil {
-			_, err = dst.PutObject(ctx, b)
-		}
-		if err != nil {
-			return d, fmt.Errorf("object %v: %w", meta, err)
-		}
-	}
-	for _, kind := range generation.Kinds {
-		err := c.img.ListAttachments(ctx, kind, func(data []byte) error { return dst.Attach(ctx, d, kind, data) })
-		if err != nil {
-			return d, err
-		}
-	}
-	if _, err := dst.PutObject(ctx, m.Bytes()); err != nil {
-		return d, err
-	}
-	return d, generation.Shortcuts(ctx, m, src, dst)
+	return m.Digest(), generation.Bring(ctx, m, c.from, c.img.Generation(), dst, func(ctx context.Context) error {
+		return c.putChunks(ctx, dst)
+	})
 }
 
-// putChunks sends the chunks that dst lacks.
-func (c *copier) putChunks(ctx context.Context, dst origin.Store) error {
-	m, info := c.img.Map, c.img.Map.Info()
+// distinct returns the chunks of a block map, each once.
+func distinct(m *blockmap.Map) []blockmap.Chunk {
 	first := make(map[chunk.ID]bool, m.Len())
 	var list []blockmap.Chunk
 	for i := range m.Len() {
@@ -137,7 +116,13 @@ func (c *copier) putChunks(ctx context.Context, dst origin.Store) error {
 			list = append(list, k)
 		}
 	}
-	c.distinct, c.done = len(list), 0
+	return list
+}
+
+// putChunks sends the chunks that dst lacks.
+func (c *copier) putChunks(ctx context.Context, dst origin.Store) error {
+	info, list := c.img.Map.Info(), c.chunks
+	c.done = 0
 	next := atomic.Int64{}
 	g, gctx := errgroup.WithContext(ctx)
 	for range min(c.opt.Workers, len(list)) {
@@ -183,7 +168,7 @@ func (c *copier) putChunk(ctx context.Context, dst origin.Store, k *blockmap.Chu
 	if _, err := dst.Put(ctx, k.ID, buf[:n]); err != nil {
 		return err
 	}
-	c.chunks.Add(1)
+	c.sent.Add(1)
 	c.bytes.Add(int64(n))
 	return nil
 }
@@ -193,6 +178,6 @@ func (c *copier) tell() {
 	defer c.mu.Unlock()
 	c.done++
 	if c.opt.Tell != nil {
-		c.opt.Tell(Progress{Done: c.done, Total: c.distinct, Sent: c.bytes.Load()})
+		c.opt.Tell(Progress{Done: c.done, Total: len(c.chunks), Sent: c.bytes.Load()})
 	}
 }

@@ -32,22 +32,19 @@ type Forwarder struct {
 }
 
 // Forward carries image d from one generation to another, sealed bytes and block
-// map unchanged: chunks, attachments, block map, and what leads to it but names.
-// The block map comes after all that it needs; attachments once more after it,
-// so that one that was added meanwhile is seen here, or its writer has seen the
-// block map (see Attach). It returns how many chunks were copied. What from lacks
-// is chunk.ErrNotFound.
+// map unchanged, and all that leads to it but names. It returns how many chunks
+// were copied. What from lacks is chunk.ErrNotFound.
 func (f *Forwarder) Forward(ctx context.Context, d origin.Digest, from, to origin.GenerationID) (copied int, err error) {
-	src, dst := f.Origin.Generation(from), f.Origin.Generation(to)
-	m, err := catalog.Load(ctx, src, d)
+	m, err := catalog.Load(ctx, f.Origin.Generation(from), d)
 	if err == nil {
-		copied, err = f.image(ctx, m, from, to)
-	}
-	if err == nil {
-		err = f.attachments(ctx, d, src, dst)
-	}
-	if err == nil {
-		err = Shortcuts(ctx, m, src, dst)
+		err = Bring(ctx, m, f.Origin, from, f.Origin.Generation(to), func(ctx context.Context) (err error) {
+			ids := make([]chunk.ID, m.Len())
+			for i := range ids {
+				ids[i] = m.Chunk(i).ID
+			}
+			copied, err = f.Chunks(ctx, ids, from, to)
+			return err
+		})
 	}
 	if err != nil {
 		return copied, fmt.Errorf("carry image %v from generation %v to %v: %w", d, from, to, err)
@@ -55,34 +52,54 @@ func (f *Forwarder) Forward(ctx context.Context, d origin.Digest, from, to origi
 	return copied, nil
 }
 
-// image carries block map and chunks, unless they are there.
-func (f *Forwarder) image(ctx context.Context, m *blockmap.Map, from, to origin.GenerationID) (copied int, err error) {
-	src, dst := f.Origin.Generation(from), f.Origin.Generation(to)
-	_, err = dst.GetObject(ctx, m.Digest(), catalog.MaxBlockMapBytes)
-	if !errors.Is(err, chunk.ErrNotFound) {
-		return 0, err
+// Bring makes image m, which generation from of o has, complete in dst but for its
+// names. If dst has not got its block map, it calls chunks to bring the chunks, and
+// then brings what else the image needs, its attachments, and the block map last.
+// Attachments are brought once more after it, so that one that was added meanwhile
+// is seen here, or its writer has seen the block map; see Attach.
+func Bring(ctx context.Context, m *blockmap.Map, o origin.Origin, from origin.GenerationID, dst origin.Store, chunks func(ctx context.Context) error) error {
+	src := o.Generation(from)
+	_, err := dst.GetObject(ctx, m.Digest(), catalog.MaxBlockMapBytes)
+	if errors.Is(err, chunk.ErrNotFound) {
+		if err = chunks(ctx); err == nil {
+			err = bringMap(ctx, m, o, from, dst)
+		}
 	}
-	ids := make([]chunk.ID, m.Len())
-	for i := range ids {
-		ids[i] = m.Chunk(i).ID
+	if err == nil {
+		err = bringAttachments(ctx, m.Digest(), src, dst)
 	}
-	if copied, err = f.Chunks(ctx, ids, from, to); err != nil {
-		return copied, err
+	if err == nil {
+		err = shortcuts(ctx, m, src, dst)
 	}
+	return err
+}
+
+// bringMap brings the block map, after all but chunks that it needs. Of a
+// generation that is being erased, attachments may be missing already, so it looks
+// at its state after that.
+func bringMap(ctx context.Context, m *blockmap.Map, o origin.Origin, from origin.GenerationID, dst origin.Store) error {
+	src := o.Generation(from)
 	if meta := m.Info().Metadata; meta != (origin.Digest{}) {
 		b, err := src.GetObject(ctx, meta, origin.MaxObjectBytes)
 		if err == nil {
 			_, err = dst.PutObject(ctx, b)
 		}
 		if err != nil {
-			return copied, fmt.Errorf("object %v: %w", meta, err)
+			return fmt.Errorf("object %v: %w", meta, err)
 		}
 	}
-	if err := f.attachments(ctx, m.Digest(), src, dst); err != nil {
-		return copied, err
+	if err := bringAttachments(ctx, m.Digest(), src, dst); err != nil {
+		return err
+	}
+	l, err := Load(ctx, o)
+	if err != nil {
+		return err
+	}
+	if l.State(from) == StateErased {
+		return fmt.Errorf("generation %v is erased: %w", from, chunk.ErrNotFound)
 	}
 	_, err = dst.PutObject(ctx, m.Bytes())
-	return copied, err
+	return err
 }
 
 // Chunks copies chunks, each once, from one generation to another, and returns
@@ -130,7 +147,7 @@ func (f *Forwarder) copies() int {
 	return f.Copies
 }
 
-func (f *Forwarder) attachments(ctx context.Context, d origin.Digest, src, dst origin.Store) error {
+func bringAttachments(ctx context.Context, d origin.Digest, src, dst origin.Store) error {
 	for _, kind := range Kinds {
 		err := src.ListAttachments(ctx, d, kind, func(data []byte) error { return dst.Attach(ctx, d, kind, data) })
 		if err != nil {
@@ -140,10 +157,10 @@ func (f *Forwarder) attachments(ctx context.Context, d origin.Digest, src, dst o
 	return nil
 }
 
-// Shortcuts copies the pointers that lead to an image from its digests and its
+// shortcuts copies the pointers that lead to an image from its digests and its
 // chain ID, where there are none yet. Those of segments are left behind: which
 // chunks a segment needs only a publisher can read, who carries what it can use.
-func Shortcuts(ctx context.Context, m *blockmap.Map, src, dst origin.Store) error {
+func shortcuts(ctx context.Context, m *blockmap.Map, src, dst origin.Store) error {
 	info, d := m.Info(), m.Digest()
 	keys := []string{catalog.DigestKey(info.Source), catalog.DigestKey(info.Disk)}
 	err := src.ListPointers(ctx, catalog.ChainPrefix(info.ChainID), func(key string) error {
@@ -304,7 +321,7 @@ func (f *Forwarder) closed(ctx context.Context, g origin.GenerationID) bool {
 }
 
 // Attach adds an attachment to an image wherever it is, and is carried to
-// meanwhile; see Forwarder.Forward.
+// meanwhile; see Bring.
 func Attach(ctx context.Context, o origin.Origin, d origin.Digest, kind string, data []byte) error {
 	done := make(map[origin.GenerationID]bool)
 	for {
@@ -314,8 +331,11 @@ func Attach(ctx context.Context, o origin.Origin, d origin.Digest, kind string, 
 		}
 		more := false
 		for _, g := range l.newestFirst(StateDeleted) {
+			if done[g] {
+				continue
+			}
 			_, err := o.Generation(g).GetObject(ctx, d, catalog.MaxBlockMapBytes)
-			if errors.Is(err, chunk.ErrNotFound) || done[g] {
+			if errors.Is(err, chunk.ErrNotFound) {
 				continue
 			}
 			if err == nil {

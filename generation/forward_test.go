@@ -96,6 +96,26 @@ func TestForwardIncomplete(t *testing.T) {
 	}
 }
 
+// TestForwardFromErased erases a generation while an image is carried out of it:
+// what was there last might be without its attachments.
+func TestForwardFromErased(t *testing.T) {
+	o := memory.New()
+	img := blockmaptest.Small(1, 2)
+	publish(t, o, 1, "x", img)
+	g2 := renew(t, o)
+	f := Forwarder{Origin: o, Copies: 1, Tell: func(int) {
+		if mustLoad(t, o).State(1) == StateRetired {
+			advance(t, o, 1, StateExpired, StateDeleted, StateErased)
+		}
+	}}
+	if _, err := f.Forward(ctx, img.Digest(), 1, g2); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("Forward: %v", err)
+	}
+	if _, err := o.Generation(g2).GetObject(ctx, img.Digest(), 1<<20); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("block map: %v", err)
+	}
+}
+
 func TestForwardName(t *testing.T) {
 	a, b := blockmaptest.Small(1, 2), blockmaptest.Small(2, 2)
 	key := catalog.NameKey("x")

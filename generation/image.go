@@ -69,7 +69,20 @@ func (i *Image) Stat(ctx context.Context, id chunk.ID) (size int64, err error) {
 // ListAttachments calls fn for each attachment of that kind that the image has;
 // see origin.Attachments.
 func (i *Image) ListAttachments(ctx context.Context, kind string, fn func(data []byte) error) error {
-	return i.Store().ListAttachments(ctx, i.Map.Digest(), kind, fn)
+	for {
+		g, found := i.Generation(), false
+		err := i.view.origin.Generation(g).ListAttachments(ctx, i.Map.Digest(), kind, func(data []byte) error {
+			found = true
+			return fn(data)
+		})
+		if found || err != nil {
+			return err
+		}
+		// None: or the image lies elsewhere by now.
+		if h, err := i.look(ctx, g); h == g || err != nil {
+			return err
+		}
+	}
 }
 
 // follow calls fn with the generation that has the image; with another one, if

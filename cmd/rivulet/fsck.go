@@ -62,6 +62,7 @@ The exit status is 1 if something is wrong that was not repaired.`,
 }
 
 func (a *app) printChecked(r *fsck.Report, asJSON bool) error {
+	a.clearLine()
 	var err error
 	if !r.Sound() {
 		err = errUnsound

@@ -88,6 +88,7 @@ While there is an alarm nothing is deleted, and the exit status is 1: see
 
 // reportCollected prints what a collector has done, also if it failed then.
 func (a *app) reportCollected(r *gc.Report, err error, asJSON bool) error {
+	a.clearLine()
 	if asJSON {
 		return errors.Join(err, a.printJSON(r))
 	}
@@ -95,7 +96,7 @@ func (a *app) reportCollected(r *gc.Report, err error, asJSON bool) error {
 		a.printf("generation %v is new and active\n", g)
 	}
 	if r.Carried > 0 {
-		a.printf("%d images are in the active generation too; %d chunks were copied for that\n", r.Carried, r.Copied)
+		a.printf("images carried to the active generation: %d, chunks copied for that: %d\n", r.Carried, r.Copied)
 	}
 	for _, g := range r.Expired {
 		a.printf("generation %v is expired\n", g)

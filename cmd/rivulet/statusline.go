@@ -15,17 +15,17 @@ type statusLine struct {
 
 func newStatusLine(a *app) *statusLine { return &statusLine{app: a} }
 
+// clearLine takes the line away, so that what follows stands in its place.
+func (a *app) clearLine() {
+	if isTerminal(a.err) {
+		fmt.Fprint(a.err, "\r\x1b[K")
+	}
+}
+
 // show draws the line, unless it was drawn a moment ago.
 func (l *statusLine) show(format string, args ...any) {
 	if now := time.Now(); now.Sub(l.last) >= drawEvery {
 		l.last = now
 		fmt.Fprintf(l.app.err, "\r\x1b[K"+format+"\r", args...)
-	}
-}
-
-// clearLine takes the line away, so that what follows stands in its place.
-func (a *app) clearLine() {
-	if isTerminal(a.err) {
-		fmt.Fprint(a.err, "\r\x1b[K")
 	}
 }
