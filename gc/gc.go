@@ -98,6 +98,13 @@ func (c *Collector) now() time.Time {
 	return c.Now()
 }
 
+func (c *Collector) copies() int {
+	if c.Copies == 0 {
+		return generation.DefaultCopies
+	}
+	return c.Copies
+}
+
 func (c *Collector) log() *slog.Logger {
 	if c.Logger == nil {
 		return slog.New(slog.DiscardHandler)

@@ -19,6 +19,10 @@ import (
 // the rule at the version of a List before adding one.
 var Kinds = []string{"age", "aws-kms", "recipient", "minisign", "profile"}
 
+// carriedPrefix begins the names of pointers that say of an image that it was
+// carried from a generation, attachments and all.
+const carriedPrefix = "carried/"
+
 // DefaultCopies is how many chunks are copied at one time.
 const DefaultCopies = 32
 
@@ -33,23 +37,39 @@ type Forwarder struct {
 
 // Forward carries image d from one generation to another, sealed bytes and block
 // map unchanged, and all that leads to it but names. It returns how many chunks
-// were copied. What from lacks is chunk.ErrNotFound.
+// were copied. What from lacks is chunk.ErrNotFound. When it is done it says so in
+// to, so that it need not look again.
 func (f *Forwarder) Forward(ctx context.Context, d origin.Digest, from, to origin.GenerationID) (copied int, err error) {
-	m, err := catalog.Load(ctx, f.Origin.Generation(from), d)
-	if err == nil {
-		err = Bring(ctx, m, f.Origin, from, f.Origin.Generation(to), func(ctx context.Context) (err error) {
-			ids := make([]chunk.ID, m.Len())
-			for i := range ids {
-				ids[i] = m.Chunk(i).ID
-			}
-			copied, err = f.Chunks(ctx, ids, from, to)
-			return err
-		})
-	}
-	if err != nil {
+	if copied, err = f.forward(ctx, d, from, to); err != nil {
 		return copied, fmt.Errorf("carry image %v from generation %v to %v: %w", d, from, to, err)
 	}
 	return copied, nil
+}
+
+func (f *Forwarder) forward(ctx context.Context, d origin.Digest, from, to origin.GenerationID) (copied int, err error) {
+	src, dst, done := f.Origin.Generation(from), f.Origin.Generation(to), claimKey(carriedPrefix+from.String()+"/", d)
+	if _, err := dst.GetPointer(ctx, done); !errors.Is(err, chunk.ErrNotFound) {
+		return 0, err
+	}
+	m, err := catalog.Load(ctx, src, d)
+	if err != nil {
+		return 0, err
+	}
+	err = Bring(ctx, m, f.Origin, from, dst, func(ctx context.Context) (err error) {
+		ids := make([]chunk.ID, m.Len())
+		for i := range ids {
+			ids[i] = m.Chunk(i).ID
+		}
+		copied, err = f.Chunks(ctx, ids, from, to)
+		return err
+	})
+	if err == nil {
+		err = dst.SwapPointer(ctx, done, nil, []byte("complete\n"))
+	}
+	if errors.Is(err, origin.ErrConflict) {
+		err = nil // another one was here too
+	}
+	return copied, err
 }
 
 // Bring makes image m, which generation from of o has, complete in dst but for its
@@ -307,7 +327,7 @@ func (f *Forwarder) Publish(ctx context.Context, name string, put func(ctx conte
 		if err == nil {
 			now, err = f.Settle(ctx, name, d, g)
 		}
-		if err == nil || ctx.Err() != nil || !f.closed(ctx, g) {
+		if err == nil || ctx.Err() != nil || !errors.Is(err, ErrDeleted) && !f.closed(ctx, g) {
 			return d, now, err
 		}
 	}
