@@ -74,6 +74,57 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// killed is an origin that fails from the n-th change of a pointer on.
+type killed struct {
+	origin.Origin
+	left int
+}
+
+type killedStore struct {
+	origin.Store
+	o *killed
+}
+
+var errKilled = errors.New("killed")
+
+func (k *killed) Generation(id origin.GenerationID) origin.Store {
+	return killedStore{k.Origin.Generation(id), k}
+}
+
+func (s killedStore) SwapPointer(ctx context.Context, name string, old, new []byte) error {
+	if s.o.left == 0 {
+		return errKilled
+	}
+	s.o.left--
+	return s.Store.SwapPointer(ctx, name, old, new)
+}
+
+// TestForwardIsFinished kills whoever carries an image after each change of a
+// pointer: the next one makes up for what is missing, but only once.
+func TestForwardIsFinished(t *testing.T) {
+	img := blockmaptest.Small(1, 2)
+	for n := range 5 {
+		o := memory.New()
+		publish(t, o, 1, "x", img)
+		g2 := renew(t, o)
+		dying := Forwarder{Origin: &killed{o, n}}
+		if _, err := dying.Forward(ctx, img.Digest(), 1, g2); (err == nil) != (n == 4) { // digests, chain, the last word
+			t.Fatalf("with %d changes: %v", n, err)
+		}
+		check(t, o.Generation(1).Attach(ctx, img.Digest(), "age", []byte("added")))
+		f := Forwarder{Origin: o}
+		_, err := f.Forward(ctx, img.Digest(), 1, g2)
+		check(t, err)
+		s := o.Generation(g2)
+		if got, err := catalog.Get(ctx, s, catalog.ChainPrefix(img.Map.Info().ChainID)+"1/0/default"); err != nil || got != img.Digest() {
+			t.Errorf("with %d changes: chain leads to %v, %v", n, got, err)
+		}
+		if got := attachments(t, s, img.Digest(), "age"); (len(got) == 1) != (n < 4) {
+			t.Errorf("with %d changes: attachments %q", n, got)
+		}
+	}
+}
+
 // TestForwardIncomplete has a chunk missing: no block map may appear.
 func TestForwardIncomplete(t *testing.T) {
 	o := memory.New()
