@@ -141,7 +141,7 @@ var damages = []damage{
 		}},
 	{name: "attachment altered", want: "attachments age of " + img.Digest().String() + ": damaged",
 		do: func(_ origin.Store, path string) error {
-			list, err := filepath.Glob(filepath.Join(path, "generations/1/attachments/*/age/*"))
+			list, err := filepath.Glob(filepath.Join(path, "generations/1/attachments/*/age/[0-9a-f][0-9a-f][0-9a-f]*"))
 			if err != nil || len(list) != 1 {
 				return fmt.Errorf("%q, %v", list, err)
 			}
