@@ -23,11 +23,12 @@ func (w *world) check() {
 		return
 	}
 	readable := l.Readable()
-	held := map[origin.Digest]bool{}
-	for _, g := range readable {
+	held, whole := map[origin.Digest]bool{}, map[origin.Digest]bool{} // can be found; is there
+	for _, e := range l {
 		for _, i := range images {
-			if w.holds(g, i) {
-				held[i.Digest()] = true
+			if e.State <= generation.StateDeleted && w.holds(e.ID, i) {
+				whole[i.Digest()] = true
+				held[i.Digest()] = held[i.Digest()] || e.State.Readable()
 			}
 		}
 	}
@@ -49,12 +50,12 @@ func (w *world) check() {
 		}
 	}
 	for d, p := range w.pins {
-		if p.must && !held[d] {
+		if p.must && !whole[d] {
 			w.fail("pinned image %v is in no generation", d)
 		}
 	}
 	for _, r := range w.reads {
-		if r.image != nil && !held[r.image.Digest()] {
+		if r.image != nil && !whole[r.image.Digest()] {
 			w.fail("attached image %v is in no generation", r.image.Digest())
 		}
 	}

@@ -144,7 +144,7 @@ func (i *Image) look(ctx context.Context, seen origin.GenerationID) (origin.Gene
 }
 
 // holder returns the newest generation of l that has the image; at is known to
-// have had it.
+// have had it, and has it still while it is closed and looked through.
 func (i *Image) holder(ctx context.Context, l List, at origin.GenerationID) (origin.GenerationID, error) {
 	d := i.Map.Digest()
 	for _, g := range l.Readable() {
@@ -156,12 +156,16 @@ func (i *Image) holder(ctx context.Context, l List, at origin.GenerationID) (ori
 			return g, err
 		}
 	}
+	if l.State(at) == StateDeleted {
+		return at, nil
+	}
 	return 0, fmt.Errorf("image %v: no generation has it: %w", d, chunk.ErrNotFound)
 }
 
-// noteState raises the alarm if the image is read from an expired generation.
+// noteState raises the alarm if the image is read from a generation that is
+// expired, or closed since.
 func (i *Image) noteState(ctx context.Context, g origin.GenerationID, l List) {
-	if l.State(g) == StateExpired {
+	if l.State(g) >= StateExpired {
 		i.view.raise(ctx, i.Map.Digest(), g, ReasonExpired)
 	}
 }

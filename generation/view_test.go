@@ -262,6 +262,24 @@ func TestReadingExpiredRaisesAlarm(t *testing.T) {
 	}
 }
 
+// TestImageInAClosedGeneration is read on while the collector takes its last
+// look, which the alarm ends.
+func TestImageInAClosedGeneration(t *testing.T) {
+	o, now := memory.New(), t0
+	img := blockmaptest.Small(1, 3)
+	publish(t, o, 1, "x", img)
+	var r recorder
+	i, err := NewView(o, r.options(&now)).Open(ctx, "x")
+	check(t, err)
+	renew(t, o)
+	advance(t, o, 1, StateExpired, StateDeleted)
+	now = now.Add(time.Hour)
+	check(t, readAll(i, img))
+	if alarms, err := Alarms(ctx, o); err != nil || len(alarms) != 1 || alarms[0].Reason != ReasonExpired {
+		t.Errorf("alarms %+v, %v", alarms, err)
+	}
+}
+
 func TestImageThatIsGone(t *testing.T) {
 	o, now := memory.New(), t0
 	img := blockmaptest.Small(1, 1)
