@@ -19,7 +19,9 @@ import (
 	"github.com/rivuletfs/rivulet/fsck"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store"
 	"github.com/rivuletfs/rivulet/store/memory"
+	"github.com/rivuletfs/rivulet/store/s3/s3test"
 )
 
 var ctx = context.Background()
@@ -96,6 +98,23 @@ func TestImage(t *testing.T) {
 	}))
 	if !slices.Equal(keys, []string{"key of a"}) {
 		t.Errorf("attachments %q", keys)
+	}
+}
+
+// TestThroughABucket copies an image into a bucket, and from there on.
+func TestThroughABucket(t *testing.T) {
+	server := s3test.Start(t)
+	bucket, err := store.Open(ctx, server.URL(server.NewBucket(t), ""), store.Options{Create: true})
+	ok(t, err)
+	to := memory.New()
+	for _, c := range []struct{ from, to origin.Origin }{{source(t), bucket}, {bucket, to}} {
+		r, err := copy.Image(ctx, generation.NewView(c.from, generation.Options{}), c.to, "a", copy.Options{})
+		if err != nil || r.NewChunks != 3 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if r, err := fsck.Check(ctx, c.to, fsck.Options{Deep: true}); err != nil || !r.Sound() || r.Images != 1 || r.Attachments != 1 {
+			t.Errorf("%+v, %v", r, err)
+		}
 	}
 }
 

@@ -11,10 +11,13 @@ import (
 	"github.com/rivuletfs/rivulet/blockmap/blockmaptest"
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/fsck"
 	"github.com/rivuletfs/rivulet/gc"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store"
 	"github.com/rivuletfs/rivulet/store/memory"
+	"github.com/rivuletfs/rivulet/store/s3/s3test"
 )
 
 const day = 24 * time.Hour
@@ -22,13 +25,15 @@ const day = 24 * time.Hour
 // lab is an origin with a collector whose clock is set by hand.
 type lab struct {
 	t   *testing.T
-	o   *memory.Origin
+	o   origin.Origin
 	now time.Time
 	gc.Collector
 }
 
-func newLab(t *testing.T) *lab {
-	l := &lab{t: t, o: memory.New(), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+func newLab(t *testing.T) *lab { return newLabOn(t, memory.New()) }
+
+func newLabOn(t *testing.T, o origin.Origin) *lab {
+	l := &lab{t: t, o: o, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 	l.Collector = gc.Collector{Origin: l.o, Policy: gc.DefaultPolicy, Who: "test", Now: func() time.Time { return l.now }}
 	_, err := generation.New(ctx, l.o, 0, l.now)
 	l.ok(err)
@@ -85,9 +90,32 @@ func (l *lab) chunks(g origin.GenerationID) (n int) {
 	return n
 }
 
-// TestCycle takes one generation through its life by age.
+// TestCycle takes one generation through its life by age, in every kind of store
+// that can be written.
 func TestCycle(t *testing.T) {
-	l := newLab(t)
+	for name, url := range map[string]func(t *testing.T) string{
+		"directory": func(t *testing.T) string { return "dir:" + t.TempDir() },
+		"bucket": func(t *testing.T) string {
+			server := s3test.Start(t)
+			return server.URL(server.NewBucket(t), "prefix")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, err := store.Open(ctx, url(t), store.Options{Create: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			cycle(newLabOn(t, o))
+			if r, err := fsck.Check(ctx, o, fsck.Options{Deep: true}); err != nil || !r.Sound() || r.Images != 1 || len(r.Leftovers) > 0 {
+				t.Errorf("in the end: %+v, %v", r, err)
+			}
+		})
+	}
+	t.Run("memory", func(t *testing.T) { cycle(newLab(t)) })
+}
+
+func cycle(l *lab) {
+	t := l.t
 	kept, dropped := blockmaptest.Small(1, 3), blockmaptest.Small(2, 4)
 	l.publish("kept", kept)
 	l.publish("dropped", dropped)
