@@ -78,17 +78,16 @@ type Progress struct {
 
 // A Report tells what a run did.
 type Report struct {
-	Active    origin.GenerationID   `json:"active"`
-	Made      []origin.GenerationID `json:"made,omitempty"`    // became active
-	Expired   []origin.GenerationID `json:"expired,omitempty"` // became expired
-	Deleted   []origin.GenerationID `json:"deleted,omitempty"` // was erased
-	Images    int                   `json:"images"`            // that are wanted
-	Carried   int                   `json:"carried"`           // images looked after in other generations than the active
-	Copied    int                   `json:"copied"`            // chunks copied for that
-	Lost      []string              `json:"lost,omitempty"`    // wanted, and in no generation
-	Unmarked  int                   `json:"unmarked"`          // marks too old to matter, removed
-	Alarms    []generation.Alarm    `json:"alarms,omitempty"`  // that stop deletion
-	forwarder generation.Forwarder
+	Active   origin.GenerationID   `json:"active"`
+	Made     []origin.GenerationID `json:"made,omitempty"`    // became active
+	Expired  []origin.GenerationID `json:"expired,omitempty"` // became expired
+	Deleted  []origin.GenerationID `json:"deleted,omitempty"` // was erased
+	Images   int                   `json:"images"`            // that are wanted
+	Carried  int                   `json:"carried"`           // images looked after in other generations than the active
+	Copied   int                   `json:"copied"`            // chunks copied for that
+	Lost     []string              `json:"lost,omitempty"`    // wanted, and in no generation
+	Unmarked int                   `json:"unmarked"`          // marks too old to matter, removed
+	Alarms   []generation.Alarm    `json:"alarms,omitempty"`  // that stop deletion
 }
 
 func (c *Collector) now() time.Time {
@@ -126,28 +125,29 @@ func (c *Collector) tell(p Progress) {
 	}
 }
 
-func (c *Collector) report() *Report {
+func (c *Collector) forwarder() *generation.Forwarder {
 	tell := func(n int) { c.tell(Progress{Copied: n}) }
-	return &Report{forwarder: generation.Forwarder{Origin: c.Origin, Copies: c.Copies, Tell: tell}}
+	return &generation.Forwarder{Origin: c.Origin, Copies: c.Copies, Tell: tell}
 }
 
 // Run takes every generation one step further whose time has come. The report is
 // returned with an error too, of what was done until then.
 func (c *Collector) Run(ctx context.Context) (*Report, error) {
-	r := c.report()
-	steps := []func(context.Context, *Report) error{
-		c.resume, c.renew, c.carry, c.expire, c.delete, c.tidy,
+	r := &Report{}
+	err := c.resume(ctx, r)
+	var full error // that there is no room for a new generation must not keep old ones from going
+	if err == nil {
+		full = c.renew(ctx, r)
 	}
-	var err error
-	for _, step := range steps {
-		if err = step(ctx, r); err != nil {
-			break
+	for _, step := range []func(context.Context, *Report) error{c.carry, c.expire, c.delete, c.tidy} {
+		if err == nil {
+			err = step(ctx, r)
 		}
 	}
 	if l, loadErr := generation.Load(ctx, c.Origin); loadErr == nil {
 		r.Active = l.Active()
 	}
-	if err != nil {
+	if err = errors.Join(full, err); err != nil {
 		return r, fmt.Errorf("collect: %w", err)
 	}
 	return r, nil
@@ -292,7 +292,7 @@ func (c *Collector) tidy(ctx context.Context, r *Report) error {
 // Retire makes generation id retired, by a new active one if need be, and
 // carries what is wanted out of all but the active generation.
 func (c *Collector) Retire(ctx context.Context, id origin.GenerationID) (*Report, error) {
-	r := c.report()
+	r := &Report{}
 	l, err := generation.Load(ctx, c.Origin)
 	if err == nil && l.Active() == id {
 		r.Active, err = generation.New(ctx, c.Origin, id, c.now())
@@ -309,7 +309,7 @@ func (c *Collector) Retire(ctx context.Context, id origin.GenerationID) (*Report
 // Expire makes generation id expired, when all that is wanted has been carried
 // to the active one.
 func (c *Collector) Expire(ctx context.Context, id origin.GenerationID) (*Report, error) {
-	r := c.report()
+	r := &Report{}
 	err := c.carry(ctx, r)
 	if err == nil {
 		err = c.expireOne(ctx, id, r)
@@ -320,7 +320,7 @@ func (c *Collector) Expire(ctx context.Context, id origin.GenerationID) (*Report
 // Delete removes generation id, which must be expired, at whatever age. The error
 // is ErrAlarm or ErrWanted if there are reasons not to.
 func (c *Collector) Delete(ctx context.Context, id origin.GenerationID) (*Report, error) {
-	r := c.report()
+	r := &Report{}
 	err := c.carry(ctx, r)
 	if err == nil {
 		err = c.deleteOne(ctx, id, r)

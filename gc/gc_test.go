@@ -318,6 +318,30 @@ func TestLateWrites(t *testing.T) {
 	}
 }
 
+// TestFullList has as many generations as can be listed: runs make room.
+func TestFullList(t *testing.T) {
+	l := newLab(t)
+	l.publish("x", blockmaptest.Small(1, 3))
+	for id := origin.GenerationID(1); id < generation.MaxListed; id++ {
+		_, err := generation.New(ctx, l.o, id, l.now)
+		l.ok(err)
+	}
+	l.now = l.now.Add(40 * day)
+	if r, err := l.Run(ctx); err == nil || len(r.Expired) != generation.MaxListed-1 {
+		t.Errorf("%d expired, %v", len(r.Expired), err)
+	}
+	l.now = l.now.Add(8 * day)
+	if r, err := l.Run(ctx); err == nil || len(r.Deleted) != generation.MaxListed-1 {
+		t.Errorf("%d deleted, %v", len(r.Deleted), err)
+	}
+	if r := l.run(0); !slices.Equal(r.Made, []origin.GenerationID{generation.MaxListed + 1}) {
+		t.Errorf("when there is room: %+v", r)
+	}
+	if _, err := l.view().Open(ctx, "x"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestByHand(t *testing.T) {
 	l := newLab(t)
 	l.publish("x", blockmaptest.Small(1, 3))

@@ -95,13 +95,14 @@ func (c *Collector) carry(ctx context.Context, r *Report) error {
 	if err != nil {
 		return err
 	}
+	f := c.forwarder()
 	var mu sync.Mutex // guards faults and r
 	var faults []error
 	var g errgroup.Group
 	g.SetLimit(min(imagesAtOnce, c.copies()))
 	for _, d := range w.sorted() {
 		g.Go(func() error {
-			n, err := c.carryImage(ctx, w, held, d, &r.forwarder)
+			n, err := c.carryImage(ctx, w, held, d, f)
 			mu.Lock()
 			defer mu.Unlock()
 			r.note(w.images[d], d, n, err)
