@@ -139,10 +139,11 @@ func (c *Collector) Run(ctx context.Context) (*Report, error) {
 	if err == nil {
 		full = c.renew(ctx, r)
 	}
-	for _, step := range []func(context.Context, *Report) error{c.carry, c.expire, c.delete, c.tidy} {
-		if err == nil {
-			err = step(ctx, r)
-		}
+	if err == nil {
+		err = c.advance(ctx, r)
+	}
+	if err == nil {
+		err = c.tidy(ctx, r)
 	}
 	if l, loadErr := generation.Load(ctx, c.Origin); loadErr == nil {
 		r.Active = l.Active()
@@ -228,24 +229,21 @@ func (c *Collector) renew(ctx context.Context, r *Report) error {
 	return nil
 }
 
-// due returns the generations that have been in state s for at least age, oldest
-// first.
-func (c *Collector) due(ctx context.Context, s generation.State, age time.Duration) ([]origin.GenerationID, error) {
-	l, err := generation.Load(ctx, c.Origin)
-	var ids []origin.GenerationID
-	for _, e := range l {
-		if e.State == s && c.now().Sub(e.Since) >= age {
-			ids = append(ids, e.ID)
+// advance carries what is wanted, and then lets generations expire and be deleted
+// whose time has come. It does so by the states that were read before that: what
+// became retired or expired since was perhaps not looked at.
+func (c *Collector) advance(ctx context.Context, r *Report) error {
+	l, err := c.carry(ctx, r)
+	for _, e := range l { // oldest first
+		if err != nil {
+			break
 		}
-	}
-	return ids, err
-}
-
-func (c *Collector) expire(ctx context.Context, r *Report) error {
-	ids, err := c.due(ctx, generation.StateRetired, c.Policy.Retired)
-	for _, id := range ids {
-		if err == nil {
-			err = c.stopped(r, c.expireOne(ctx, id, r))
+		age := c.now().Sub(e.Since)
+		switch {
+		case e.State == generation.StateRetired && age >= c.Policy.Retired:
+			err = c.stopped(r, c.expireOne(ctx, e.ID, r))
+		case e.State == generation.StateExpired && age >= c.Policy.Soak:
+			err = c.stopped(r, c.deleteOne(ctx, e.ID, r))
 		}
 	}
 	return err
@@ -259,17 +257,6 @@ func (c *Collector) expireOne(ctx context.Context, id origin.GenerationID, r *Re
 	c.log().Info("generation expired", "generation", id)
 	r.Expired = append(r.Expired, id)
 	return nil
-}
-
-func (c *Collector) delete(ctx context.Context, r *Report) error {
-	ids, err := c.due(ctx, generation.StateExpired, c.Policy.Soak)
-	for _, id := range ids {
-		if err != nil || slices.Contains(r.Expired, id) {
-			break // one step a run
-		}
-		err = c.stopped(r, c.deleteOne(ctx, id, r))
-	}
-	return err
 }
 
 // tidy removes marks that are too old to matter, and forgets generations that
@@ -301,7 +288,7 @@ func (c *Collector) Retire(ctx context.Context, id origin.GenerationID) (*Report
 		err = fmt.Errorf("retire generation %v: it is %v: %w", id, l.State(id), generation.ErrState)
 	}
 	if err == nil {
-		err = c.carry(ctx, r)
+		_, err = c.carry(ctx, r)
 	}
 	return r, err
 }
@@ -309,21 +296,25 @@ func (c *Collector) Retire(ctx context.Context, id origin.GenerationID) (*Report
 // Expire makes generation id expired, when all that is wanted has been carried
 // to the active one.
 func (c *Collector) Expire(ctx context.Context, id origin.GenerationID) (*Report, error) {
-	r := &Report{}
-	err := c.carry(ctx, r)
-	if err == nil {
-		err = c.expireOne(ctx, id, r)
-	}
-	return r, err
+	return c.one(ctx, id, generation.StateRetired, c.expireOne)
 }
 
 // Delete removes generation id, which must be expired, at whatever age. The error
 // is ErrAlarm or ErrWanted if there are reasons not to.
 func (c *Collector) Delete(ctx context.Context, id origin.GenerationID) (*Report, error) {
+	return c.one(ctx, id, generation.StateExpired, c.deleteOne)
+}
+
+// one takes a generation that is in state s a step further, when all that is
+// wanted has been carried.
+func (c *Collector) one(ctx context.Context, id origin.GenerationID, s generation.State, step func(context.Context, origin.GenerationID, *Report) error) (*Report, error) {
 	r := &Report{}
-	err := c.carry(ctx, r)
+	l, err := c.carry(ctx, r)
+	if err == nil && l.State(id) != s {
+		err = fmt.Errorf("generation %v is %v, not %v: %w", id, l.State(id), s, generation.ErrState)
+	}
 	if err == nil {
-		err = c.deleteOne(ctx, id, r)
+		err = step(ctx, id, r)
 	}
 	return r, err
 }

@@ -80,20 +80,20 @@ func (w *wanted) sorted() []origin.Digest {
 }
 
 // carry copies everything that is wanted to the active generation, unless it is
-// there. An image that cannot be carried hinders no other, but is an error in
-// the end, so that nothing is deleted.
-func (c *Collector) carry(ctx context.Context, r *Report) error {
+// there, and returns the states from before that. An image that cannot be carried
+// hinders no other, but is an error in the end, so that nothing is deleted.
+func (c *Collector) carry(ctx context.Context, r *Report) (generation.List, error) {
 	w, err := c.scan(ctx, generation.StateExpired)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.Images, r.Active = len(w.images), w.list.Active()
 	if len(w.list.Readable()) == 1 {
-		return nil
+		return w.list, nil
 	}
 	held, err := c.held(ctx, w.list.Readable())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	f := c.forwarder()
 	var mu sync.Mutex // guards faults and r
@@ -114,9 +114,9 @@ func (c *Collector) carry(ctx context.Context, r *Report) error {
 	}
 	_ = g.Wait() // faults has them
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
-	return errors.Join(faults...)
+	return w.list, errors.Join(faults...)
 }
 
 // imagesAtOnce is how many images are looked after at one time; each may have
