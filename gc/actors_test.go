@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap/blockmaptest"
@@ -256,13 +254,6 @@ func (w *world) collector(a *actor, clock func() time.Time) *gc.Collector {
 	b := w.faults.collector
 	if w.faults.stale {
 		b = &bend{believe: map[string][]byte{}}
-	}
-	if w.faults.noLastLook {
-		b = &bend{hide: func(_ origin.GenerationID, name string) bool {
-			l, err := generation.Load(ctx, w.origin)
-			closed := func(e generation.Entry) bool { return e.State == generation.StateDeleted }
-			return err == nil && slices.ContainsFunc(l, closed) && !strings.HasPrefix(name, "alarms/")
-		}}
 	}
 	return &gc.Collector{Origin: gate(a, w.origin, b), Policy: policy, Copies: 1, Who: "model", Now: clock}
 }

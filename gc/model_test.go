@@ -52,7 +52,6 @@ type faults struct {
 	newestFirst bool  // names are removed from new generations before old ones
 	collector   *bend // what collectors see wrongly
 	stale       bool  // collectors do not look at a name a second time
-	noLastLook  bool  // collectors see nothing in their last look at a closed generation
 
 	// What makes a mistake show sooner.
 	slow string // actors that are seldom let go on, by the beginning of what they do
@@ -328,7 +327,6 @@ func TestModelNotices(t *testing.T) {
 		{"a reader that does not read the states again", faults{skipClaim: true, slow: "read", mix: muchRead}},
 		{"names removed from new generations first", faults{newestFirst: true}},
 		{"a name that is not looked at again", faults{stale: true}},
-		{"a collector that skips the last look", faults{noLastLook: true, mix: []int{0, 3, 6, 6, 6, 10, 11, 11, 11, 13, 13, 15, 15, 15}}},
 		{"a collector that sees no names", faults{collector: &bend{hide: hasPrefix("names/")}}},
 		{"a collector that sees no marks", faults{collector: &bend{hide: hasPrefix("marks/")}, mix: muchRead}},
 		{"a collector that sees no pins", faults{collector: &bend{hide: hasPrefix("pins/")}}},
