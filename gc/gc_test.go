@@ -299,6 +299,59 @@ func TestLastLook(t *testing.T) {
 	}
 }
 
+// overtaken is an origin in which something happens while objects are listed.
+type overtaken struct {
+	origin.Origin
+	happens func()
+}
+
+type overtakenStore struct {
+	origin.Store
+	happens func()
+}
+
+func (o overtaken) Generation(g origin.GenerationID) origin.Store {
+	return overtakenStore{o.Origin.Generation(g), o.happens}
+}
+
+func (s overtakenStore) ListObjects(ctx context.Context, fn func(origin.Digest, int64) error) error {
+	s.happens()
+	return s.Store.ListObjects(ctx, fn)
+}
+
+// TestStaleLook has others make a new generation while a collector carries images
+// to the one before: that must not expire by this run, which has not looked for
+// what it has.
+func TestStaleLook(t *testing.T) {
+	l := newLab(t)
+	l.publish("x", blockmaptest.Small(1, 3))
+	l.Policy.New, l.Policy.Retired, l.Policy.Soak = day, 0, 0
+	_, err := generation.New(ctx, l.o, 1, l.now)
+	l.ok(err)
+	late := blockmaptest.Small(2, 3)
+	l.publish("late", late)
+	l.Origin = overtaken{l.o, func() { // by many, each a new one
+		list, err := generation.Load(ctx, l.o)
+		l.ok(err)
+		_, err = generation.New(ctx, l.o, list.Active(), l.now)
+		l.ok(err)
+	}}
+	r := l.run(0)
+	if !slices.Equal(r.Expired, []origin.GenerationID{1}) {
+		t.Errorf("expired: %v", r.Expired)
+	}
+	list, err := generation.Load(ctx, l.o)
+	if err != nil || list.State(2) != generation.StateRetired {
+		t.Errorf("the generation that became retired meanwhile is %v, %v", list.State(2), err)
+	}
+	if _, err := l.view().Open(ctx, "late"); err != nil {
+		t.Error(err)
+	}
+	if alarms, err := generation.Alarms(ctx, l.o); err != nil || len(alarms) > 0 {
+		t.Errorf("alarms %+v, %v", alarms, err)
+	}
+}
+
 // TestIncompleteImage has a chunk missing: nothing may expire.
 func TestIncompleteImage(t *testing.T) {
 	l := newLab(t)
