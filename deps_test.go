@@ -38,6 +38,8 @@ domain             any: blockmap catalog chunk origin seal
 keyring            any: blockmap catalog seal seal/agewrap sign
 publish            any: blockmap catalog chunk flatten flatten/source generation layout origin seal sign verify
 gc                 any: blockmap catalog chunk generation origin
+fsck               any: blockmap catalog chunk generation origin
+copy               any: blockmap catalog chunk generation origin
 disk               any: blockdev blockmap chunk seal internal/loglimit
 verify             any: blockmap chunk seal
 store/dir          any: chunk origin origin/place
@@ -57,6 +59,7 @@ frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
 chunk/chunktest        std: chunk
 store/s3/s3test        std
+blockmap/blockmaptest  std: blockmap chunk origin chunk/chunktest
 origin/origintest      std: chunk origin chunk/chunktest
 blockdev/blockdevtest  std: blockdev
 `

@@ -83,30 +83,21 @@ func (c *Collector) needed(ctx context.Context, w *wanted, id origin.GenerationI
 			return c.alarm(ctx, n.BlockMap, id)
 		}
 	}
+	stays := slices.DeleteFunc(w.list.Readable(), func(g origin.GenerationID) bool {
+		return w.list.State(g) == generation.StateExpired // it may go as well
+	})
+	held, err := c.held(ctx, append(stays, id))
+	if err != nil {
+		return err
+	}
 	for _, d := range w.sorted() {
-		only, err := c.only(ctx, w.list, id, d)
-		if err != nil {
-			return err
-		}
-		if only {
+		size, here := held[id][d]
+		there := func(g origin.GenerationID) bool { n, ok := held[g][d]; return ok && n == size }
+		if here && !slices.ContainsFunc(stays, there) {
 			return c.alarm(ctx, d, id)
 		}
 	}
 	return nil
-}
-
-// only reports whether generation id has image d and no generation that stays
-// has.
-func (c *Collector) only(ctx context.Context, l generation.List, id origin.GenerationID, d origin.Digest) (bool, error) {
-	for _, g := range l.Readable() {
-		if l.State(g) == generation.StateExpired {
-			break // it may go as well
-		}
-		if has, err := c.has(ctx, g, d); has || err != nil {
-			return false, err
-		}
-	}
-	return c.has(ctx, id, d)
 }
 
 func (c *Collector) alarm(ctx context.Context, d origin.Digest, id origin.GenerationID) error {

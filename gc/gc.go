@@ -78,17 +78,16 @@ type Progress struct {
 
 // A Report tells what a run did.
 type Report struct {
-	Active    origin.GenerationID   `json:"active"`
-	Made      []origin.GenerationID `json:"made,omitempty"`    // became active
-	Expired   []origin.GenerationID `json:"expired,omitempty"` // became expired
-	Deleted   []origin.GenerationID `json:"deleted,omitempty"` // was erased
-	Images    int                   `json:"images"`            // that are wanted
-	Carried   int                   `json:"carried"`           // images looked after in other generations than the active
-	Copied    int                   `json:"copied"`            // chunks copied for that
-	Lost      []string              `json:"lost,omitempty"`    // wanted, and in no generation
-	Unmarked  int                   `json:"unmarked"`          // marks too old to matter, removed
-	Alarms    []generation.Alarm    `json:"alarms,omitempty"`  // that stop deletion
-	forwarder generation.Forwarder
+	Active   origin.GenerationID   `json:"active"`
+	Made     []origin.GenerationID `json:"made,omitempty"`    // became active
+	Expired  []origin.GenerationID `json:"expired,omitempty"` // became expired
+	Deleted  []origin.GenerationID `json:"deleted,omitempty"` // was erased
+	Images   int                   `json:"images"`            // that are wanted
+	Carried  int                   `json:"carried"`           // images looked after in other generations than the active
+	Copied   int                   `json:"copied"`            // chunks copied for that
+	Lost     []string              `json:"lost,omitempty"`    // wanted, and in no generation
+	Unmarked int                   `json:"unmarked"`          // marks too old to matter, removed
+	Alarms   []generation.Alarm    `json:"alarms,omitempty"`  // that stop deletion
 }
 
 func (c *Collector) now() time.Time {
@@ -96,6 +95,13 @@ func (c *Collector) now() time.Time {
 		return time.Now()
 	}
 	return c.Now()
+}
+
+func (c *Collector) copies() int {
+	if c.Copies == 0 {
+		return generation.DefaultCopies
+	}
+	return c.Copies
 }
 
 func (c *Collector) log() *slog.Logger {
@@ -119,28 +125,30 @@ func (c *Collector) tell(p Progress) {
 	}
 }
 
-func (c *Collector) report() *Report {
-	tell := func(_ origin.Digest, n int) { c.tell(Progress{Copied: n}) }
-	return &Report{forwarder: generation.Forwarder{Origin: c.Origin, Copies: c.Copies, Tell: tell}}
+func (c *Collector) forwarder() *generation.Forwarder {
+	tell := func(n int) { c.tell(Progress{Copied: n}) }
+	return &generation.Forwarder{Origin: c.Origin, Copies: c.Copies, Tell: tell}
 }
 
 // Run takes every generation one step further whose time has come. The report is
 // returned with an error too, of what was done until then.
 func (c *Collector) Run(ctx context.Context) (*Report, error) {
-	r := c.report()
-	steps := []func(context.Context, *Report) error{
-		c.resume, c.renew, c.carry, c.expire, c.delete, c.tidy,
+	r := &Report{}
+	err := c.resume(ctx, r)
+	var full error // that there is no room for a new generation must not keep old ones from going
+	if err == nil {
+		full = c.renew(ctx, r)
 	}
-	var err error
-	for _, step := range steps {
-		if err = step(ctx, r); err != nil {
-			break
-		}
+	if err == nil {
+		err = c.advance(ctx, r)
+	}
+	if err == nil {
+		err = c.tidy(ctx, r)
 	}
 	if l, loadErr := generation.Load(ctx, c.Origin); loadErr == nil {
 		r.Active = l.Active()
 	}
-	if err != nil {
+	if err = errors.Join(full, err); err != nil {
 		return r, fmt.Errorf("collect: %w", err)
 	}
 	return r, nil
@@ -221,24 +229,21 @@ func (c *Collector) renew(ctx context.Context, r *Report) error {
 	return nil
 }
 
-// due returns the generations that have been in state s for at least age, oldest
-// first.
-func (c *Collector) due(ctx context.Context, s generation.State, age time.Duration) ([]origin.GenerationID, error) {
-	l, err := generation.Load(ctx, c.Origin)
-	var ids []origin.GenerationID
-	for _, e := range l {
-		if e.State == s && c.now().Sub(e.Since) >= age {
-			ids = append(ids, e.ID)
+// advance carries what is wanted, and then lets generations expire and be deleted
+// whose time has come. It does so by the states that were read before that: what
+// became retired or expired since was perhaps not looked at.
+func (c *Collector) advance(ctx context.Context, r *Report) error {
+	l, err := c.carry(ctx, r)
+	for _, e := range l { // oldest first
+		if err != nil {
+			break
 		}
-	}
-	return ids, err
-}
-
-func (c *Collector) expire(ctx context.Context, r *Report) error {
-	ids, err := c.due(ctx, generation.StateRetired, c.Policy.Retired)
-	for _, id := range ids {
-		if err == nil {
-			err = c.stopped(r, c.expireOne(ctx, id, r))
+		age := c.now().Sub(e.Since)
+		switch {
+		case e.State == generation.StateRetired && age >= c.Policy.Retired:
+			err = c.stopped(r, c.expireOne(ctx, e.ID, r))
+		case e.State == generation.StateExpired && age >= c.Policy.Soak:
+			err = c.stopped(r, c.deleteOne(ctx, e.ID, r))
 		}
 	}
 	return err
@@ -252,17 +257,6 @@ func (c *Collector) expireOne(ctx context.Context, id origin.GenerationID, r *Re
 	c.log().Info("generation expired", "generation", id)
 	r.Expired = append(r.Expired, id)
 	return nil
-}
-
-func (c *Collector) delete(ctx context.Context, r *Report) error {
-	ids, err := c.due(ctx, generation.StateExpired, c.Policy.Soak)
-	for _, id := range ids {
-		if err != nil || slices.Contains(r.Expired, id) {
-			break // one step a run
-		}
-		err = c.stopped(r, c.deleteOne(ctx, id, r))
-	}
-	return err
 }
 
 // tidy removes marks that are too old to matter, and forgets generations that
@@ -285,7 +279,7 @@ func (c *Collector) tidy(ctx context.Context, r *Report) error {
 // Retire makes generation id retired, by a new active one if need be, and
 // carries what is wanted out of all but the active generation.
 func (c *Collector) Retire(ctx context.Context, id origin.GenerationID) (*Report, error) {
-	r := c.report()
+	r := &Report{}
 	l, err := generation.Load(ctx, c.Origin)
 	if err == nil && l.Active() == id {
 		r.Active, err = generation.New(ctx, c.Origin, id, c.now())
@@ -294,7 +288,7 @@ func (c *Collector) Retire(ctx context.Context, id origin.GenerationID) (*Report
 		err = fmt.Errorf("retire generation %v: it is %v: %w", id, l.State(id), generation.ErrState)
 	}
 	if err == nil {
-		err = c.carry(ctx, r)
+		_, err = c.carry(ctx, r)
 	}
 	return r, err
 }
@@ -302,21 +296,25 @@ func (c *Collector) Retire(ctx context.Context, id origin.GenerationID) (*Report
 // Expire makes generation id expired, when all that is wanted has been carried
 // to the active one.
 func (c *Collector) Expire(ctx context.Context, id origin.GenerationID) (*Report, error) {
-	r := c.report()
-	err := c.carry(ctx, r)
-	if err == nil {
-		err = c.expireOne(ctx, id, r)
-	}
-	return r, err
+	return c.one(ctx, id, generation.StateRetired, c.expireOne)
 }
 
 // Delete removes generation id, which must be expired, at whatever age. The error
 // is ErrAlarm or ErrWanted if there are reasons not to.
 func (c *Collector) Delete(ctx context.Context, id origin.GenerationID) (*Report, error) {
-	r := c.report()
-	err := c.carry(ctx, r)
+	return c.one(ctx, id, generation.StateExpired, c.deleteOne)
+}
+
+// one takes a generation that is in state s a step further, when all that is
+// wanted has been carried.
+func (c *Collector) one(ctx context.Context, id origin.GenerationID, s generation.State, step func(context.Context, origin.GenerationID, *Report) error) (*Report, error) {
+	r := &Report{}
+	l, err := c.carry(ctx, r)
+	if err == nil && l.State(id) != s {
+		err = fmt.Errorf("generation %v is %v, not %v: %w", id, l.State(id), s, generation.ErrState)
+	}
 	if err == nil {
-		err = c.deleteOne(ctx, id, r)
+		err = step(ctx, id, r)
 	}
 	return r, err
 }

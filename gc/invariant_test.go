@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rivuletfs/rivulet/blockmap/blockmaptest"
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/gc"
@@ -22,11 +23,12 @@ func (w *world) check() {
 		return
 	}
 	readable := l.Readable()
-	held := map[origin.Digest]bool{}
-	for _, g := range readable {
+	held, whole := map[origin.Digest]bool{}, map[origin.Digest]bool{} // can be found; is there
+	for _, e := range l {
 		for _, i := range images {
-			if w.holds(g, i) {
-				held[i.digest] = true
+			if e.State <= generation.StateDeleted && w.holds(e.ID, i) {
+				whole[i.Digest()] = true
+				held[i.Digest()] = held[i.Digest()] || e.State.Readable()
 			}
 		}
 	}
@@ -48,27 +50,27 @@ func (w *world) check() {
 		}
 	}
 	for d, p := range w.pins {
-		if p.must && !held[d] {
+		if p.must && !whole[d] {
 			w.fail("pinned image %v is in no generation", d)
 		}
 	}
 	for _, r := range w.reads {
-		if r.image != nil && !held[r.image.digest] {
-			w.fail("attached image %v is in no generation", r.image.digest)
+		if r.image != nil && !whole[r.image.Digest()] {
+			w.fail("attached image %v is in no generation", r.image.Digest())
 		}
 	}
 }
 
 // holds reports whether a generation has an image, and fails if it has the block
 // map and not all chunks.
-func (w *world) holds(g origin.GenerationID, i *image) bool {
+func (w *world) holds(g origin.GenerationID, i *blockmaptest.Image) bool {
 	s := w.origin.Generation(g)
-	if _, err := s.GetObject(ctx, i.digest, 1<<20); errors.Is(err, chunk.ErrNotFound) {
+	if _, err := s.GetObject(ctx, i.Digest(), 1<<20); errors.Is(err, chunk.ErrNotFound) {
 		return false
 	}
-	for _, c := range i.chunks {
+	for _, c := range i.Chunks {
 		if _, err := s.Stat(ctx, c.ID); err != nil {
-			w.fail("generation %v has image %v and not its chunk: %v", g, i.digest, err)
+			w.fail("generation %v has image %v and not its chunk: %v", g, i.Digest(), err)
 		}
 	}
 	return true
@@ -149,7 +151,7 @@ func (w *world) exactly(g origin.GenerationID, wanted map[origin.Digest]bool) {
 		if !w.holds(g, i) {
 			w.fail("image %v is not in generation %v", d, g)
 		}
-		for _, c := range i.chunks {
+		for _, c := range i.Chunks {
 			want[c.ID] = true
 		}
 	}
@@ -177,7 +179,7 @@ func (w *world) exactly(g origin.GenerationID, wanted map[origin.Digest]bool) {
 // granted checks that every attachment that was made is there.
 func (w *world) granted(g origin.GenerationID) {
 	var got [][]byte
-	err := w.origin.Generation(g).ListAttachments(ctx, images[0].digest, "age", func(b []byte) error {
+	err := w.origin.Generation(g).ListAttachments(ctx, images[0].Digest(), "age", func(b []byte) error {
 		got = append(got, b)
 		return nil
 	})

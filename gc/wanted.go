@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/catalog"
-	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 )
@@ -48,7 +50,7 @@ func (c *Collector) scan(ctx context.Context, upTo generation.State) (*wanted, e
 		return nil, err
 	}
 	w := &wanted{list: l, images: make(map[origin.Digest]*Want)}
-	if w.names, w.broken, err = generation.Names(ctx, c.Origin, l, upTo); err != nil {
+	if w.names, w.broken, err = generation.Names(ctx, c.Origin, l, upTo, c.copies()); err != nil {
 		return nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.names)) {
@@ -78,93 +80,116 @@ func (w *wanted) sorted() []origin.Digest {
 }
 
 // carry copies everything that is wanted to the active generation, unless it is
-// there. An image that cannot be carried hinders no other, but is an error in
-// the end, so that nothing is deleted.
-func (c *Collector) carry(ctx context.Context, r *Report) error {
+// there, and returns the states from before that. An image that cannot be carried
+// hinders no other, but is an error in the end, so that nothing is deleted.
+func (c *Collector) carry(ctx context.Context, r *Report) (generation.List, error) {
 	w, err := c.scan(ctx, generation.StateExpired)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.Images, r.Active = len(w.images), w.list.Active()
 	if len(w.list.Readable()) == 1 {
-		return nil
+		return w.list, nil
 	}
+	held, err := c.held(ctx, w.list.Readable())
+	if err != nil {
+		return nil, err
+	}
+	f := c.forwarder()
+	var mu sync.Mutex // guards faults and r
 	var faults []error
+	var g errgroup.Group
+	g.SetLimit(min(imagesAtOnce, c.copies()))
 	for _, d := range w.sorted() {
-		if err := c.carryImage(ctx, w, d, r); err != nil {
-			faults = append(faults, err)
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
+		g.Go(func() error {
+			n, err := c.carryImage(ctx, w, held, d, f)
+			mu.Lock()
+			defer mu.Unlock()
+			r.note(w.images[d], d, n, err)
+			if err != nil && !errors.Is(err, errLost) {
+				faults = append(faults, err)
+			}
+			return nil
+		})
 	}
-	return errors.Join(faults...)
+	_ = g.Wait() // faults has them
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return w.list, errors.Join(faults...)
 }
 
-// carryImage carries an image and its names.
-func (c *Collector) carryImage(ctx context.Context, w *wanted, d origin.Digest, r *Report) error {
-	active := w.list.Active()
-	holders, err := c.holders(ctx, w.list, d)
-	if errors.Is(err, chunk.ErrNotFound) {
-		r.Lost = append(r.Lost, d.String())
-		c.log().Error("an image is wanted and in no generation", "image", d, "names", w.images[d].Names)
-		return nil
+// imagesAtOnce is how many images are looked after at one time; each may have
+// many chunks under way.
+const imagesAtOnce = 4
+
+// errLost is the error of an image that is wanted and in no generation.
+var errLost = errors.New("the image is in no generation")
+
+// note reports what became of an image: how many chunks were copied, or -1 if it
+// is in the active generation alone.
+func (r *Report) note(i *Want, d origin.Digest, copied int, err error) {
+	r.Copied += max(0, copied)
+	switch {
+	case errors.Is(err, errLost):
+		if len(i.Names) > 0 || i.Pinned { // a mark may be of one that was gone when it came
+			r.Lost = append(r.Lost, d.String())
+		}
+	case err == nil && copied >= 0:
+		r.Carried++
 	}
-	if err != nil {
-		return err
-	}
-	for _, from := range holders { // chunks are copied from the first; each may have attachments of its own
-		n, err := r.forwarder.Forward(ctx, d, from, active)
-		r.Copied += n
-		if err != nil {
-			return err
+}
+
+// carryImage carries an image and its names out of all generations but the
+// active one, and returns how many chunks were copied for that; -1 if it is in no
+// other. Chunks are copied from the first; each may have attachments of its own.
+func (c *Collector) carryImage(ctx context.Context, w *wanted, held holdings, d origin.Digest, f *generation.Forwarder) (copied int, err error) {
+	active, found := w.list.Active(), false
+	copied = -1
+	for _, g := range w.list.Readable() {
+		if _, has := held[g][d]; !has {
+			continue
+		}
+		if found = true; g == active {
+			continue
+		}
+		n, err := f.Forward(ctx, d, g, active)
+		if copied = max(0, copied) + n; err != nil {
+			return copied, err
 		}
 	}
-	if len(holders) > 0 {
-		r.Carried++
+	if !found {
+		return 0, errLost
 	}
 	for _, name := range w.images[d].Names {
 		if g := w.names[name].Generation; g != active {
-			if err := r.forwarder.ForwardName(ctx, name, g, active); err != nil {
-				return err
+			if err := f.ForwardName(ctx, name, g, active); err != nil {
+				return copied, err
 			}
 		}
 	}
-	return nil
+	return copied, nil
 }
 
-// holders returns the generations other than the active one that have image d,
-// newest first. chunk.ErrNotFound: none has, nor has the active one.
-func (c *Collector) holders(ctx context.Context, l generation.List, d origin.Digest) ([]origin.GenerationID, error) {
-	var holders []origin.GenerationID
-	found := false
-	for _, g := range l.Readable() {
-		has, err := c.has(ctx, g, d)
+// holdings are the objects of generations, with their sizes in bytes. A
+// generation that has an image's block map has all that the image needs.
+type holdings map[origin.GenerationID]map[origin.Digest]int64
+
+// held lists the objects of generations, given the newest first; it begins with
+// the oldest, as images go from those to newer ones.
+func (c *Collector) held(ctx context.Context, ids []origin.GenerationID) (holdings, error) {
+	h := make(holdings, len(ids))
+	for _, g := range slices.Backward(ids) {
+		h[g] = make(map[origin.Digest]int64)
+		err := c.Origin.Generation(g).ListObjects(ctx, func(d origin.Digest, size int64) error {
+			h[g][d] = size
+			return nil
+		})
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("generation %v: %w", g, err)
 		}
-		if has && g != l.Active() {
-			holders = append(holders, g)
-		}
-		found = found || has
 	}
-	if !found {
-		return nil, fmt.Errorf("image %v: %w", d, chunk.ErrNotFound)
-	}
-	return holders, nil
-}
-
-// has reports whether a generation has an image: its block map, and so all that
-// it needs.
-func (c *Collector) has(ctx context.Context, g origin.GenerationID, d origin.Digest) (bool, error) {
-	_, err := c.Origin.Generation(g).GetObject(ctx, d, catalog.MaxBlockMapBytes)
-	if errors.Is(err, chunk.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("generation %v: %w", g, err)
-	}
-	return true, nil
+	return h, nil
 }
 
 // maps calls fn for each block map that lies in a generation.

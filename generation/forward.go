@@ -19,6 +19,10 @@ import (
 // the rule at the version of a List before adding one.
 var Kinds = []string{"age", "aws-kms", "recipient", "minisign", "profile"}
 
+// carriedPrefix begins the names of pointers that say of an image that it was
+// carried from a generation, attachments and all.
+const carriedPrefix = "carried/"
+
 // DefaultCopies is how many chunks are copied at one time.
 const DefaultCopies = 32
 
@@ -27,68 +31,107 @@ const DefaultCopies = 32
 // another could not go on with. The zero value, with an Origin, is usable.
 type Forwarder struct {
 	Origin origin.Origin
-	Copies int                              // chunks copied at one time; 0: DefaultCopies
-	Tell   func(image origin.Digest, n int) // told of chunks that were copied, by several goroutines; nil: nobody
+	Copies int         // chunks copied at one time; 0: DefaultCopies
+	Tell   func(n int) // told of n more chunks copied, by several goroutines; nil: nobody
 }
 
 // Forward carries image d from one generation to another, sealed bytes and block
-// map unchanged: chunks, attachments, block map, and what leads to it but names.
-// The block map comes after all that it needs; attachments once more after it,
-// so that one that was added meanwhile is seen here, or its writer has seen the
-// block map (see Attach). It returns how many chunks were copied. What from lacks
-// is chunk.ErrNotFound.
+// map unchanged, and all that leads to it but names. It returns how many chunks
+// were copied. What from lacks is chunk.ErrNotFound. When it is done it says so in
+// to, so that it need not look again.
 func (f *Forwarder) Forward(ctx context.Context, d origin.Digest, from, to origin.GenerationID) (copied int, err error) {
-	src, dst := f.Origin.Generation(from), f.Origin.Generation(to)
-	m, err := catalog.Load(ctx, src, d)
-	if err == nil {
-		copied, err = f.image(ctx, m, from, to)
-	}
-	if err == nil {
-		err = f.attachments(ctx, d, src, dst)
-	}
-	if err == nil {
-		err = shortcuts(ctx, m, src, dst)
-	}
-	if err != nil {
+	if copied, err = f.forward(ctx, d, from, to); err != nil {
 		return copied, fmt.Errorf("carry image %v from generation %v to %v: %w", d, from, to, err)
 	}
 	return copied, nil
 }
 
-// image carries block map and chunks, unless they are there.
-func (f *Forwarder) image(ctx context.Context, m *blockmap.Map, from, to origin.GenerationID) (copied int, err error) {
-	src, dst := f.Origin.Generation(from), f.Origin.Generation(to)
-	_, err = dst.GetObject(ctx, m.Digest(), catalog.MaxBlockMapBytes)
-	if !errors.Is(err, chunk.ErrNotFound) {
+func (f *Forwarder) forward(ctx context.Context, d origin.Digest, from, to origin.GenerationID) (copied int, err error) {
+	src, dst, done := f.Origin.Generation(from), f.Origin.Generation(to), claimKey(carriedPrefix+from.String()+"/", d)
+	if _, err := dst.GetPointer(ctx, done); !errors.Is(err, chunk.ErrNotFound) {
 		return 0, err
 	}
-	if copied, err = f.chunks(ctx, m, from, to); err != nil {
-		return copied, err
+	m, err := catalog.Load(ctx, src, d)
+	if err != nil {
+		return 0, err
 	}
+	err = Bring(ctx, m, f.Origin, from, dst, func(ctx context.Context) (err error) {
+		ids := make([]chunk.ID, m.Len())
+		for i := range ids {
+			ids[i] = m.Chunk(i).ID
+		}
+		copied, err = f.Chunks(ctx, ids, from, to)
+		return err
+	})
+	if err == nil {
+		err = dst.SwapPointer(ctx, done, nil, []byte("complete\n"))
+	}
+	if errors.Is(err, origin.ErrConflict) {
+		err = nil // another one was here too
+	}
+	return copied, err
+}
+
+// Bring makes image m, which generation from of o has, complete in dst but for its
+// names. If dst has not got its block map, it calls chunks to bring the chunks, and
+// then brings what else the image needs, its attachments, and the block map last.
+// Attachments are brought once more after it, so that one that was added meanwhile
+// is seen here, or its writer has seen the block map; see Attach.
+func Bring(ctx context.Context, m *blockmap.Map, o origin.Origin, from origin.GenerationID, dst origin.Store, chunks func(ctx context.Context) error) error {
+	src := o.Generation(from)
+	_, err := dst.GetObject(ctx, m.Digest(), catalog.MaxBlockMapBytes)
+	if errors.Is(err, chunk.ErrNotFound) {
+		if err = chunks(ctx); err == nil {
+			err = bringMap(ctx, m, o, from, dst)
+		}
+	}
+	if err == nil {
+		err = bringAttachments(ctx, m.Digest(), src, dst)
+	}
+	if err == nil {
+		err = shortcuts(ctx, m, src, dst)
+	}
+	return err
+}
+
+// bringMap brings the block map, after all but chunks that it needs. Of a
+// generation that is being erased, attachments may be missing already, so it looks
+// at its state after that.
+func bringMap(ctx context.Context, m *blockmap.Map, o origin.Origin, from origin.GenerationID, dst origin.Store) error {
+	src := o.Generation(from)
 	if meta := m.Info().Metadata; meta != (origin.Digest{}) {
 		b, err := src.GetObject(ctx, meta, origin.MaxObjectBytes)
 		if err == nil {
 			_, err = dst.PutObject(ctx, b)
 		}
 		if err != nil {
-			return copied, fmt.Errorf("object %v: %w", meta, err)
+			return fmt.Errorf("object %v: %w", meta, err)
 		}
 	}
-	if err := f.attachments(ctx, m.Digest(), src, dst); err != nil {
-		return copied, err
+	if err := bringAttachments(ctx, m.Digest(), src, dst); err != nil {
+		return err
+	}
+	l, err := Load(ctx, o)
+	if err != nil {
+		return err
+	}
+	if l.State(from) == StateErased {
+		return fmt.Errorf("generation %v is erased: %w", from, chunk.ErrNotFound)
 	}
 	_, err = dst.PutObject(ctx, m.Bytes())
-	return copied, err
+	return err
 }
 
-// chunks copies the chunks of m, each once.
-func (f *Forwarder) chunks(ctx context.Context, m *blockmap.Map, from, to origin.GenerationID) (int, error) {
+// Chunks copies chunks, each once, from one generation to another, and returns
+// how many were not there yet. They are durable there when it returns. A publisher
+// carries a segment so that it remembers from an older generation, before the
+// record: which chunks that needs is locked, so a collector cannot.
+func (f *Forwarder) Chunks(ctx context.Context, ids []chunk.ID, from, to origin.GenerationID) (int, error) {
 	var copied atomic.Int64
-	seen := make(map[chunk.ID]bool, m.Len())
+	seen := make(map[chunk.ID]bool, len(ids))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(f.copies())
-	for i := range m.Len() {
-		id := m.Chunk(i).ID
+	for _, id := range ids {
 		if seen[id] {
 			continue
 		}
@@ -101,7 +144,7 @@ func (f *Forwarder) chunks(ctx context.Context, m *blockmap.Map, from, to origin
 			if added {
 				copied.Add(1)
 				if f.Tell != nil {
-					f.Tell(m.Digest(), 1)
+					f.Tell(1)
 				}
 			}
 			return err
@@ -124,7 +167,7 @@ func (f *Forwarder) copies() int {
 	return f.Copies
 }
 
-func (f *Forwarder) attachments(ctx context.Context, d origin.Digest, src, dst origin.Store) error {
+func bringAttachments(ctx context.Context, d origin.Digest, src, dst origin.Store) error {
 	for _, kind := range Kinds {
 		err := src.ListAttachments(ctx, d, kind, func(data []byte) error { return dst.Attach(ctx, d, kind, data) })
 		if err != nil {
@@ -134,7 +177,7 @@ func (f *Forwarder) attachments(ctx context.Context, d origin.Digest, src, dst o
 	return nil
 }
 
-// shortcuts carries the pointers that lead to an image from its digests and its
+// shortcuts copies the pointers that lead to an image from its digests and its
 // chain ID, where there are none yet. Those of segments are left behind: which
 // chunks a segment needs only a publisher can read, who carries what it can use.
 func shortcuts(ctx context.Context, m *blockmap.Map, src, dst origin.Store) error {
@@ -256,11 +299,8 @@ func (f *Forwarder) Settle(ctx context.Context, name string, d origin.Digest, g 
 		if err == nil {
 			_, err = catalog.SetName(ctx, f.Origin.Generation(to), name, d)
 		}
-		if errors.Is(err, chunk.ErrNotFound) { // erased while it was copied
-			l, loadErr := Load(ctx, f.Origin)
-			if loadErr == nil && !l.State(g).Readable() {
-				err = errors.Join(ErrDeleted, err)
-			}
+		if err != nil && ctx.Err() == nil && f.closed(ctx, g) { // while it was copied
+			err = errors.Join(ErrDeleted, err)
 		}
 		if err != nil {
 			return 0, fmt.Errorf("publish %s: %w", name, err)
@@ -269,8 +309,39 @@ func (f *Forwarder) Settle(ctx context.Context, name string, d origin.Digest, g 
 	}
 }
 
+// Publish publishes an image under a name, whatever becomes of generations
+// meanwhile. put puts the image into generation g, complete but for its name, and
+// returns its block map; it is called again if g was deleted before all was done.
+// Publish returns that block map and the generation in which the image is.
+func (f *Forwarder) Publish(ctx context.Context, name string, put func(ctx context.Context, g origin.GenerationID) (origin.Digest, error)) (origin.Digest, origin.GenerationID, error) {
+	for {
+		g, err := Active(ctx, f.Origin)
+		if err != nil {
+			return origin.Digest{}, 0, err
+		}
+		d, err := put(ctx, g)
+		if err == nil {
+			_, err = catalog.SetName(ctx, f.Origin.Generation(g), name, d)
+		}
+		now := g
+		if err == nil {
+			now, err = f.Settle(ctx, name, d, g)
+		}
+		if err == nil || ctx.Err() != nil || !errors.Is(err, ErrDeleted) && !f.closed(ctx, g) {
+			return d, now, err
+		}
+	}
+}
+
+// closed reports whether generation g cannot be read any more; then anything may
+// fail there.
+func (f *Forwarder) closed(ctx context.Context, g origin.GenerationID) bool {
+	l, err := Load(ctx, f.Origin)
+	return err == nil && !l.State(g).Readable()
+}
+
 // Attach adds an attachment to an image wherever it is, and is carried to
-// meanwhile; see Forwarder.Forward.
+// meanwhile; see Bring.
 func Attach(ctx context.Context, o origin.Origin, d origin.Digest, kind string, data []byte) error {
 	done := make(map[origin.GenerationID]bool)
 	for {
@@ -280,8 +351,11 @@ func Attach(ctx context.Context, o origin.Origin, d origin.Digest, kind string, 
 		}
 		more := false
 		for _, g := range l.newestFirst(StateDeleted) {
+			if done[g] {
+				continue
+			}
 			_, err := o.Generation(g).GetObject(ctx, d, catalog.MaxBlockMapBytes)
-			if errors.Is(err, chunk.ErrNotFound) || done[g] {
+			if errors.Is(err, chunk.ErrNotFound) {
 				continue
 			}
 			if err == nil {

@@ -45,6 +45,9 @@ func (v *View) image(ctx context.Context, m *blockmap.Map, g origin.GenerationID
 // Generation returns the generation that the image is read from at present.
 func (i *Image) Generation() origin.GenerationID { return origin.GenerationID(i.at.Load()) }
 
+// Store returns that generation's store.
+func (i *Image) Store() origin.Store { return i.view.origin.Generation(i.Generation()) }
+
 // Fetch implements [chunk.Source].
 func (i *Image) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (n int, err error) {
 	err = i.follow(ctx, func(s origin.Store) error {
@@ -66,7 +69,20 @@ func (i *Image) Stat(ctx context.Context, id chunk.ID) (size int64, err error) {
 // ListAttachments calls fn for each attachment of that kind that the image has;
 // see origin.Attachments.
 func (i *Image) ListAttachments(ctx context.Context, kind string, fn func(data []byte) error) error {
-	return i.view.origin.Generation(i.Generation()).ListAttachments(ctx, i.Map.Digest(), kind, fn)
+	for {
+		g, found := i.Generation(), false
+		err := i.view.origin.Generation(g).ListAttachments(ctx, i.Map.Digest(), kind, func(data []byte) error {
+			found = true
+			return fn(data)
+		})
+		if found || err != nil {
+			return err
+		}
+		// None: or the image lies elsewhere by now.
+		if h, err := i.look(ctx, g); h == g || err != nil {
+			return err
+		}
+	}
 }
 
 // follow calls fn with the generation that has the image; with another one, if
@@ -128,7 +144,7 @@ func (i *Image) look(ctx context.Context, seen origin.GenerationID) (origin.Gene
 }
 
 // holder returns the newest generation of l that has the image; at is known to
-// have had it.
+// have had it, and has it still while it is closed and looked through.
 func (i *Image) holder(ctx context.Context, l List, at origin.GenerationID) (origin.GenerationID, error) {
 	d := i.Map.Digest()
 	for _, g := range l.Readable() {
@@ -140,12 +156,16 @@ func (i *Image) holder(ctx context.Context, l List, at origin.GenerationID) (ori
 			return g, err
 		}
 	}
+	if l.State(at) == StateDeleted {
+		return at, nil
+	}
 	return 0, fmt.Errorf("image %v: no generation has it: %w", d, chunk.ErrNotFound)
 }
 
-// noteState raises the alarm if the image is read from an expired generation.
+// noteState raises the alarm if the image is read from a generation that is
+// expired, or closed since.
 func (i *Image) noteState(ctx context.Context, g origin.GenerationID, l List) {
-	if l.State(g) == StateExpired {
+	if l.State(g) >= StateExpired {
 		i.view.raise(ctx, i.Map.Digest(), g, ReasonExpired)
 	}
 }

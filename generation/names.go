@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
@@ -19,21 +22,44 @@ type Named struct {
 }
 
 // Names returns the names that the generations of l up to state upTo have, with
-// what the newest of them says. It reads old generations before new ones, as
-// names are carried from those to these: so none is missed that is there all the
-// time. Pointers that hold no digest are returned as broken, by name.
-func Names(ctx context.Context, o origin.Origin, l List, upTo State) (names map[string]Named, broken map[string]error, err error) {
+// what the newest of them says. It reads old generations before new ones, as names
+// are carried from those to these: so none is missed that is there all the time.
+// Names whose pointers hold no digest are returned as broken. It has at most
+// atOnce requests under way.
+func Names(ctx context.Context, o origin.Origin, l List, upTo State, atOnce int) (names map[string]Named, broken map[string]error, err error) {
 	names, broken = make(map[string]Named), make(map[string]error)
 	ids := l.newestFirst(upTo)
 	slices.Reverse(ids)
 	for _, g := range ids {
-		store := o.Generation(g)
-		err := store.ListPointers(ctx, catalog.NameKey(""), func(key string) error {
+		if err := namesOf(ctx, o.Generation(g), g, atOnce, names, broken); err != nil {
+			return nil, nil, fmt.Errorf("names of generation %v: %w", g, err)
+		}
+	}
+	return names, broken, nil
+}
+
+// namesOf puts the names of a generation in the place of older ones.
+func namesOf(ctx context.Context, store origin.Pointers, id origin.GenerationID, atOnce int, names map[string]Named, broken map[string]error) error {
+	var keys []string
+	err := store.ListPointers(ctx, catalog.NameKey(""), func(key string) error {
+		keys = append(keys, key)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex // guards names and broken
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	for _, key := range keys {
+		g.Go(func() error {
+			d, err := catalog.Get(gctx, store, key)
 			name := key[len(catalog.NameKey("")):]
-			d, err := catalog.Get(ctx, store, key)
+			mu.Lock()
+			defer mu.Unlock()
 			switch {
-			case errors.Is(err, chunk.ErrNotFound):
-				return nil // removed meanwhile, or only reserved
+			case errors.Is(err, chunk.ErrNotFound): // removed meanwhile, or only reserved
+				return nil
 			case errors.Is(err, catalog.ErrPointer):
 				delete(names, name)
 				broken[name] = err
@@ -42,14 +68,11 @@ func Names(ctx context.Context, o origin.Origin, l List, upTo State) (names map[
 				return err
 			}
 			delete(broken, name)
-			names[name] = Named{BlockMap: d, Generation: g}
+			names[name] = Named{BlockMap: d, Generation: id}
 			return nil
 		})
-		if err != nil {
-			return nil, nil, fmt.Errorf("names of generation %v: %w", g, err)
-		}
 	}
-	return names, broken, nil
+	return g.Wait()
 }
 
 // Names calls fn for each name of the origin, in the order of their bytes, with
@@ -58,7 +81,7 @@ func Names(ctx context.Context, o origin.Origin, l List, upTo State) (names map[
 func (v *View) Names(ctx context.Context, fn func(name string, blockMap origin.Digest) error) error {
 	l, err := Load(ctx, v.origin)
 	for err == nil {
-		names, broken, err := Names(ctx, v.origin, l, StateExpired)
+		names, broken, err := Names(ctx, v.origin, l, StateExpired, DefaultCopies)
 		if err != nil {
 			return err
 		}

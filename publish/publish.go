@@ -127,6 +127,9 @@ func Image(ctx context.Context, place origin.Origin, srcs []string, o Options) (
 		if err == nil {
 			return p.result(m), nil
 		}
+		if errors.Is(err, generation.ErrDeleted) {
+			continue
+		}
 		if gone, stateErr := p.gone(ctx); stateErr != nil || !gone {
 			return nil, err
 		}

@@ -108,7 +108,9 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 	root.AddCommand(
 		a.publishCommand(), a.lsCommand(), a.inspectCommand(), a.diffCommand(), a.dfCommand(),
 		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(),
-		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.keysCommand(), a.grantCommand(), a.saltCommand(), a.doctorCommand(), a.versionCommand(), a.manCommand(),
+		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.pinCommand(), a.unpinCommand(), a.copyCommand(),
+		a.keysCommand(), a.grantCommand(), a.saltCommand(),
+		a.generationCommand(), a.gcCommand(), a.fsckCommand(), a.doctorCommand(), a.versionCommand(), a.manCommand(),
 	)
 	root.CompletionOptions.HiddenDefaultCmd = false
 	strictUsage(root)

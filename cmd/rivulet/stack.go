@@ -25,6 +25,11 @@ func (a *app) openOrigin(ctx context.Context, create bool) (origin.Origin, error
 	if err != nil {
 		return nil, err
 	}
+	return a.openURL(ctx, url, create)
+}
+
+// openURL opens the origin at a URL.
+func (a *app) openURL(ctx context.Context, url string, create bool) (origin.Origin, error) {
 	o, err := store.Open(ctx, url, store.Options{Create: create, Logger: a.logger()})
 	return o, addressMistake(err)
 }
@@ -188,7 +193,7 @@ func (a *app) logger() *slog.Logger { return slog.New(slog.NewTextHandler(a.err,
 
 // openRef opens what ref means: a name or a digest, or an image reference in any
 // of its spellings.
-func openRef(ctx context.Context, open func(context.Context, string) (*generation.Image, error), ref string) (*generation.Image, error) {
+func openRef[T any](ctx context.Context, open func(context.Context, string) (T, error), ref string) (T, error) {
 	i, err := open(ctx, ref)
 	if err == nil || !errors.Is(err, chunk.ErrNotFound) {
 		return i, err
@@ -198,5 +203,5 @@ func openRef(ctx context.Context, open func(context.Context, string) (*generatio
 			return i, otherErr
 		}
 	}
-	return nil, err
+	return i, err
 }

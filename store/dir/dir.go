@@ -148,7 +148,7 @@ func (o *Origin) init() error {
 	}
 	for _, e := range list {
 		switch e.Name() {
-		case place.Generations, place.Pointers, tempDir, place.Version, "lost+found":
+		case place.Generations, place.Pointers, tempDir, place.Version, lockFile, "lost+found":
 		default:
 			return fmt.Errorf("%w, and not empty: it has %q", origin.ErrNoStore, e.Name())
 		}

@@ -1,0 +1,261 @@
+package fsck_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rivuletfs/rivulet/blockmap/blockmaptest"
+	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
+	"github.com/rivuletfs/rivulet/fsck"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/dir"
+	"github.com/rivuletfs/rivulet/store/memory"
+)
+
+var ctx = context.Background()
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// publish puts an image under a name into generation g.
+func publish(t *testing.T, o origin.Origin, g origin.GenerationID, name string, i *blockmaptest.Image) {
+	t.Helper()
+	s := o.Generation(g)
+	ok(t, i.Put(ctx, s))
+	ok(t, s.Attach(ctx, i.Digest(), "age", []byte("key")))
+	_, err := catalog.Set(ctx, s, catalog.DigestKey(i.Map.Info().Disk), i.Digest())
+	ok(t, err)
+	_, err = catalog.SetName(ctx, s, name, i.Digest())
+	ok(t, err)
+}
+
+var img = blockmaptest.New(1, chunktest.Random(1, 1000, chunk.FrameSize), chunktest.Random(2, 200_000, chunk.FrameSize),
+	chunktest.Random(3, 1, chunk.FrameSize))
+
+func run(t *testing.T, o origin.Origin, opt fsck.Options) *fsck.Report {
+	t.Helper()
+	r, err := fsck.Check(ctx, o, opt)
+	ok(t, err)
+	if _, err := json.Marshal(r); err != nil {
+		t.Error(err)
+	}
+	return r
+}
+
+func TestSound(t *testing.T) {
+	o := memory.New()
+	publish(t, o, 1, "x", img)
+	other := blockmaptest.Small(5, 2)
+	publish(t, o, 1, "y", other)
+	told := 0
+	r := run(t, o, fsck.Options{Deep: true, Tell: func(n int) { told = n }})
+	if !r.Sound() || len(r.Problems) != 0 || r.Images != 2 || r.Objects != 2 || r.Chunks != 5 || r.Read != 5 || r.Attachments != 2 ||
+		r.OrphanChunks != 0 || len(r.OrphanObjects) != 0 || !slices.Equal(r.Generations, []origin.GenerationID{1}) || told != 5 {
+		t.Errorf("%+v, told of %d", r, told)
+	}
+	empty := run(t, memory.New(), fsck.Options{Deep: true})
+	if !empty.Sound() || empty.Images != 0 {
+		t.Errorf("an empty origin: %+v", empty)
+	}
+}
+
+// TestOrphans has what nobody needs, and what is not listed.
+func TestOrphans(t *testing.T) {
+	o := memory.New()
+	publish(t, o, 1, "x", img)
+	s := o.Generation(1)
+	alone := chunktest.Random(99, 10, chunk.FrameSize)
+	_, err := s.Put(ctx, alone.ID, alone.Bytes)
+	ok(t, err)
+	forgotten, marked := blockmaptest.Small(5, 1), blockmaptest.Small(6, 1)
+	ok(t, forgotten.Put(ctx, s))
+	ok(t, s.Attach(ctx, forgotten.Digest(), "age", []byte("key")))
+	ok(t, marked.Put(ctx, s))
+	ok(t, generation.Mark(ctx, o, marked.Digest(), time.Now()))
+	note, err := s.PutObject(ctx, []byte("no block map"))
+	ok(t, err)
+	ok(t, forgotten.Put(ctx, o.Generation(8)))
+	r := run(t, o, fsck.Options{})
+	slices.Sort(r.OrphanObjects)
+	want := []string{forgotten.Digest().String(), note.String()}
+	slices.Sort(want)
+	if !r.Sound() || r.OrphanChunks != 1 || r.OrphanBytes != int64(len(alone.Bytes)) || !slices.Equal(r.OrphanObjects, want) ||
+		r.OrphanNotes != 1 || !slices.Equal(r.Leftovers, []origin.GenerationID{8}) {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A damage is something that is done to a store in a directory.
+type damage struct {
+	name string
+	do   func(s origin.Store, path string) error
+	want string // a part of the problem's description
+	deep bool   // only reading finds it
+	own  bool   // another generation cannot mend it
+}
+
+func file(path, kind string, id fmt.Stringer) string {
+	hex := strings.TrimPrefix(id.String(), "sha256:")
+	return filepath.Join(path, "generations/1", kind, hex[:2], hex)
+}
+
+func overwrite(name string, b []byte) error {
+	if err := os.Remove(name); err != nil {
+		return err
+	}
+	return os.WriteFile(name, b, 0o644)
+}
+
+var damages = []damage{
+	{name: "chunk missing", want: "chunk " + img.Chunks[0].ID.String() + ": missing; needed by image " + img.Digest().String(),
+		do: func(s origin.Store, _ string) error { return s.Remove(ctx, img.Chunks[0].ID) }},
+	{name: "chunk cut short", want: "damaged: 7 bytes instead of",
+		do: func(_ origin.Store, path string) error {
+			return overwrite(file(path, "chunks", img.Chunks[1].ID), make([]byte, 7))
+		}},
+	{name: "chunk altered", want: "corrupt", deep: true,
+		do: func(_ origin.Store, path string) error {
+			b := slices.Clone(img.Chunks[1].Bytes)
+			b[len(b)-1] ^= 1
+			return overwrite(file(path, "chunks", img.Chunks[1].ID), b)
+		}},
+	{name: "block map missing", want: "pointer names/x: dangling",
+		do: func(s origin.Store, _ string) error { return s.RemoveObject(ctx, img.Digest()) }},
+	{name: "block map altered", want: "object " + img.Digest().String() + ": damaged",
+		do: func(_ origin.Store, path string) error {
+			return overwrite(file(path, "objects/sha256", img.Digest()), make([]byte, len(img.Map.Bytes())))
+		}},
+	{name: "attachment altered", want: "attachments age of " + img.Digest().String() + ": damaged",
+		do: func(_ origin.Store, path string) error {
+			list, err := filepath.Glob(filepath.Join(path, "generations/1/attachments/*/age/[0-9a-f][0-9a-f][0-9a-f]*"))
+			if err != nil || len(list) != 1 {
+				return fmt.Errorf("%q, %v", list, err)
+			}
+			return overwrite(list[0], []byte("other"))
+		}},
+	{name: "name leads nowhere", want: "pointer names/lost: dangling", own: true,
+		do: func(s origin.Store, _ string) error {
+			_, err := catalog.SetName(ctx, s, "lost", origin.Sum(nil))
+			return err
+		}},
+	{name: "name holds nonsense", want: "pointer names/bad: damaged", own: true,
+		do: func(s origin.Store, _ string) error {
+			return s.SwapPointer(ctx, catalog.NameKey("bad"), nil, []byte("nonsense"))
+		}},
+}
+
+// TestDamage does one damage at a time, looks for it, and has it mended from
+// another generation, and from another origin.
+func TestDamage(t *testing.T) {
+	for _, d := range damages {
+		for _, donor := range []string{"generation", "origin"} {
+			t.Run(d.name+" "+donor, func(t *testing.T) {
+				path := t.TempDir()
+				o, err := dir.Open(path, true)
+				ok(t, err)
+				publish(t, o, 1, "x", img)
+				opt := fsck.Options{Deep: d.deep, Repair: true}
+				if donor == "origin" {
+					from := memory.New()
+					publish(t, from, 1, "else", img)
+					opt.From = from
+				} else {
+					g2, err := generation.New(ctx, o, 1, time.Now())
+					ok(t, err)
+					_, err = (&generation.Forwarder{Origin: o}).Forward(ctx, img.Digest(), 1, g2)
+					ok(t, err)
+				}
+				ok(t, d.do(o.Generation(1), path))
+				d.found(t, o)
+				r := run(t, o, opt)
+				if r.Sound() == d.own {
+					t.Errorf("after repair: %+v", r.Problems)
+				}
+				if again := run(t, o, fsck.Options{Deep: true}); again.Sound() == d.own {
+					t.Errorf("when repaired: %+v", again.Problems)
+				}
+			})
+		}
+	}
+}
+
+// found checks that the damage is found, and by reading alone if so.
+func (d *damage) found(t *testing.T, o origin.Origin) {
+	t.Helper()
+	if r := run(t, o, fsck.Options{}); r.Sound() != d.deep {
+		t.Errorf("without reading: %+v", r.Problems)
+	}
+	r := run(t, o, fsck.Options{Deep: true})
+	if r.Sound() || !slices.ContainsFunc(r.Problems, func(p fsck.Problem) bool { return strings.Contains(p.String(), d.want) }) {
+		t.Errorf("%+v; want %q", r.Problems, d.want)
+	}
+}
+
+// TestRepairWithoutGoodBytes leaves what it cannot mend as it is.
+func TestRepairWithoutGoodBytes(t *testing.T) {
+	path := t.TempDir()
+	o, err := dir.Open(path, true)
+	ok(t, err)
+	publish(t, o, 1, "x", img)
+	bad := memory.New() // has the chunk's name, and not its bytes
+	publish(t, bad, 1, "x", blockmaptest.Small(9, 1))
+	name := file(path, "chunks", img.Chunks[1].ID)
+	ok(t, overwrite(name, []byte("short")))
+	if r := run(t, o, fsck.Options{Repair: true, From: bad}); r.Sound() {
+		t.Errorf("repaired out of nothing: %+v", r)
+	}
+	if b, err := os.ReadFile(name); err != nil || string(b) != "short" {
+		t.Errorf("what was there: %q, %v", b, err)
+	}
+}
+
+// TestShortcutsAreDropped has short cuts that lead nowhere: a repair removes
+// them, as publishing makes them again.
+func TestShortcutsAreDropped(t *testing.T) {
+	o := memory.New()
+	s := o.Generation(1)
+	for _, key := range []string{catalog.DigestKey(origin.Sum(nil)), "segments/x/1", "chains/x/1"} {
+		_, err := catalog.Set(ctx, s, key, origin.Sum(nil))
+		ok(t, err)
+	}
+	ok(t, s.SwapPointer(ctx, catalog.NameKey("moving"), nil, catalog.Reserved(origin.Sum(nil), 1, 1)))
+	if r := run(t, o, fsck.Options{}); len(r.Problems) != 3 || r.Sound() {
+		t.Errorf("%+v", r.Problems)
+	}
+	if r := run(t, o, fsck.Options{Repair: true}); len(r.Problems) != 3 || !r.Sound() {
+		t.Errorf("%+v", r.Problems)
+	}
+	if r := run(t, o, fsck.Options{}); len(r.Problems) != 0 {
+		t.Errorf("%+v", r.Problems)
+	}
+}
+
+func TestPinOfNothing(t *testing.T) {
+	o := memory.New()
+	publish(t, o, 1, "x", img)
+	_, err := generation.NewView(o, generation.Options{}).Pin(ctx, "x")
+	ok(t, err)
+	if r := run(t, o, fsck.Options{}); !r.Sound() {
+		t.Errorf("%+v", r.Problems)
+	}
+	ok(t, generation.NewView(o, generation.Options{}).Remove(ctx, "x"))
+	ok(t, o.Generation(1).RemoveObject(ctx, img.Digest()))
+	r := run(t, o, fsck.Options{})
+	if r.Sound() || !slices.ContainsFunc(r.Problems, func(p fsck.Problem) bool { return p.What == "pin" }) {
+		t.Errorf("%+v", r.Problems)
+	}
+}
