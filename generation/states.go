@@ -41,10 +41,15 @@ func load(ctx context.Context, o origin.Pointers) (List, []byte, error) {
 	return l, value, nil
 }
 
-// Active returns the generation to publish into. An origin that has no list
-// gets one.
+// Enter reads the states for somebody who is going to write: an origin that has
+// no list gets one.
+func Enter(ctx context.Context, o origin.Pointers) (List, error) {
+	return change(ctx, o, time.Now(), func(List) (List, error) { return nil, nil })
+}
+
+// Active returns the generation to publish into; see Enter.
 func Active(ctx context.Context, o origin.Pointers) (origin.GenerationID, error) {
-	l, err := change(ctx, o, time.Now(), func(List) (List, error) { return nil, nil })
+	l, err := Enter(ctx, o)
 	if err != nil {
 		return 0, err
 	}

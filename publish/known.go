@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,7 @@ type knownMap struct {
 	*blockmap.Map               // unlocked
 	key           seal.ImageKey // zeros if it was never locked
 	at            origin.GenerationID
+	signer        sign.PublicKey
 }
 
 // known returns the block map of an image with these layers, in the generation
@@ -61,21 +63,35 @@ func (p *publisher) knownBy(ctx context.Context, g origin.GenerationID, signer s
 	if info := m.Info(); info.SaltID != p.opts.Salt.ID() || info.ChainID != p.chainID() || len(info.Layers) != len(p.img.Layers) || info.Layout != layout.Version || p.opts.Size != 0 && info.Size != p.opts.Size {
 		return nil, nil // a pointer that leads astray
 	}
-	if _, err := sign.Require(ctx, m, store, signer); err != nil {
-		return nil, context.Cause(ctx)
-	}
-	open, key, err := seal.UnlockKey(ctx, m, store, p.opts.Unwrappers...)
-	if err != nil {
-		return nil, context.Cause(ctx)
-	}
-	ok, err := p.present(ctx, store, open.Len(), p.opts.Sample*len(p.img.Layers), func(i int) (chunk.ID, uint32) {
-		c := open.Chunk(i)
-		return c.ID, c.Stored
+	return p.usable(ctx, &knownMap{Map: m, at: g, signer: signer})
+}
+
+// usable returns k, unlocked, if its signer vouches for it, this publisher can
+// open it and its chunks are there; or nil. It asks for all of that at once: a
+// far origin answers late.
+func (p *publisher) usable(ctx context.Context, k *knownMap) (*knownMap, error) {
+	store, m := p.place.Generation(k.at), k.Map
+	var signed, unlocked, missing error
+	var there bool
+	var wg sync.WaitGroup
+	wg.Go(func() { _, signed = sign.Require(ctx, m, store, k.signer) })
+	wg.Go(func() {
+		var open *blockmap.Map
+		if open, k.key, unlocked = seal.UnlockKey(ctx, m, store, p.opts.Unwrappers...); unlocked == nil {
+			k.Map = open
+		}
 	})
-	if err != nil || !ok {
-		return nil, err
+	wg.Go(func() {
+		there, missing = p.present(ctx, store, m.Len(), p.opts.Sample*len(p.img.Layers), func(i int) (chunk.ID, uint32) {
+			c := m.Chunk(i)
+			return c.ID, c.Stored
+		})
+	})
+	wg.Wait()
+	if signed != nil || unlocked != nil || missing != nil || !there {
+		return nil, errors.Join(context.Cause(ctx), missing)
 	}
-	return &knownMap{open, key, g}, nil
+	return k, nil
 }
 
 // adopt makes a known image one of the generation that is published into, for
@@ -113,6 +129,9 @@ func (p *publisher) adopt(ctx context.Context, k *knownMap, err error) (*blockma
 		if _, err := seal.Grant(ctx, k.Map, k.key, p.opts.Recipients, p.store); err != nil {
 			return nil, err
 		}
+	}
+	if k.signer.String() == p.opts.Signer.Public().String() {
+		return k.Map, nil
 	}
 	return k.Map, p.sign(ctx, k.Map)
 }

@@ -35,6 +35,7 @@ import (
 	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/catalog"
@@ -163,14 +164,11 @@ func (p *publisher) publish(ctx context.Context) (*blockmap.Map, error) {
 
 // enter chooses the generation to publish into.
 func (p *publisher) enter(ctx context.Context) error {
-	var err error
-	if p.gen, err = generation.Active(ctx, p.place); err != nil {
-		return err
-	}
-	l, err := generation.Load(ctx, p.place)
+	l, err := generation.Enter(ctx, p.place)
 	if err != nil {
 		return err
 	}
+	p.gen = l.Active()
 	p.store = p.place.Generation(p.gen)
 	p.from = []origin.GenerationID{p.gen}
 	for _, g := range l.Readable() {
@@ -308,10 +306,15 @@ func (p *publisher) point(ctx context.Context, m *blockmap.Map) error {
 	if p.opts.standard() {
 		keys = append(keys, p.chainKey(p.opts.Signer.Public()))
 	}
+	g, gctx := errgroup.WithContext(ctx)
 	for _, key := range keys {
-		if _, err := catalog.Set(ctx, p.store, key, d); err != nil {
-			return fmt.Errorf("publish %s: %w", p.name, err)
-		}
+		g.Go(func() error {
+			_, err := catalog.Set(gctx, p.store, key, d)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("publish %s: %w", p.name, err)
 	}
 	if _, err := catalog.SetName(ctx, p.store, p.name, d); err != nil {
 		return fmt.Errorf("publish %s: %w", p.name, err)

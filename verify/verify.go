@@ -119,10 +119,24 @@ func Scan(ctx context.Context, m *blockmap.Map, src chunk.Source, fn func(i int,
 	return g.Wait()
 }
 
+// readTries is how often a chunk is read that arrives damaged: it may have been
+// damaged on the way.
+const readTries = 3
+
 // ReadChunk reads chunk c from src into object (room for one byte more than
 // blockmap.MaxStored), checks it, and decodes it into plain, of one chunk's
-// size. It returns the bytes of plaintext.
-func ReadChunk(ctx context.Context, src chunk.Source, o *seal.Opener, c *blockmap.Chunk, object, plain []byte) (int, error) {
+// size. It returns the bytes of plaintext. One that arrives damaged is read again.
+func ReadChunk(ctx context.Context, src chunk.Source, o *seal.Opener, c *blockmap.Chunk, object, plain []byte) (n int, err error) {
+	for range readTries {
+		var corrupt *chunk.CorruptError
+		if n, err = readOnce(ctx, src, o, c, object, plain); !errors.As(err, &corrupt) {
+			break
+		}
+	}
+	return n, err
+}
+
+func readOnce(ctx context.Context, src chunk.Source, o *seal.Opener, c *blockmap.Chunk, object, plain []byte) (int, error) {
 	n, err := src.Fetch(ctx, c.ID, object, 0)
 	if err != nil {
 		return 0, fmt.Errorf("chunk %v: %w", c.ID, err)
