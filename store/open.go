@@ -73,7 +73,7 @@ var withUser = regexp.MustCompile(`//[^/?#]*@`)
 func find(address string) (kind, error) {
 	plain, err := url.QueryUnescape(address)
 	if !strings.HasPrefix(address, "dir:") && (withUser.MatchString(address) || err == nil && withUser.MatchString(plain)) {
-		return kind{}, &URLError{address, "a user or password does not belong into an address"}
+		return kind{}, &URLError{address, "a user or password does not belong into an address: registries take those of docker login, S3 those of its profiles and environment"}
 	}
 	scheme, _, _ := strings.Cut(address, ":")
 	i := slices.IndexFunc(kinds, func(k kind) bool { return k.scheme == scheme && scheme != address })

@@ -83,5 +83,5 @@ done
 step "refusals"
 refuses "cannot be reached" --store "oci://127.0.0.1:1/a" ls
 refuses "leave out the tag" --store "oci://$REGISTRY/a:tag" ls
-refuses "log in with docker login" --store "oci://user:password@$REGISTRY/a" ls
+refuses "docker login" --store "oci://user:password@$REGISTRY/a" ls
 echo "registries: passed"
