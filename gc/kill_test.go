@@ -113,8 +113,8 @@ func makeTrees(t *testing.T, path string) {
 func TestKill(t *testing.T) {
 	const stores = 4
 	kills := 25 // of both, a store
-	if testing.Short() {
-		kills = 2
+	if testing.Short() || underRace {
+		kills = 4
 	}
 	var total atomic.Int64
 	t.Run("stores", func(t *testing.T) {
@@ -136,8 +136,9 @@ func killOften(t *testing.T, rng *rand.Rand, kills int) (total int64) {
 	path := t.TempDir()
 	makeTrees(t, path)
 	published := map[string]bool{}
+	within := 2 * firstTime(t, path)
 	for range kills {
-		said := killBoth(t, path, rng)
+		said := killBoth(t, path, rng, within)
 		for line := range strings.Lines(said) {
 			name, digest, ok := strings.Cut(line, " ")
 			if ok && strings.HasSuffix(digest, "\n") {
@@ -150,9 +151,33 @@ func killOften(t *testing.T, rng *rand.Rand, kills int) (total int64) {
 	return total
 }
 
-// killBoth runs a publisher and a collector, kills them, and returns what the
-// publisher said.
-func killBoth(t *testing.T, path string, rng *rand.Rand) string {
+// firstTime returns how long a publisher takes from its start to its first
+// publication, on this machine as it is today, and kills it.
+func firstTime(t *testing.T, path string) time.Duration {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "publish")
+	cmd.Env = append(os.Environ(), killDir+"="+path)
+	out, err := cmd.StdoutPipe()
+	begun := time.Now()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = out.Read(make([]byte, 1))
+	took := time.Since(begun)
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // it was killed
+	if err != nil {
+		t.Fatalf("the first publisher published nothing: %v", err)
+	}
+	return took
+}
+
+// killBoth runs a publisher and a collector, kills them within the given time, and
+// returns what the publisher said.
+func killBoth(t *testing.T, path string, rng *rand.Rand, within time.Duration) string {
 	t.Helper()
 	var said, stderr bytes.Buffer
 	var cmds []*exec.Cmd
@@ -171,7 +196,7 @@ func killBoth(t *testing.T, path string, rng *rand.Rand) string {
 		cmds = append(cmds, cmd)
 	}
 	for _, cmd := range cmds {
-		after := time.Duration(rng.Int64N(int64(400 * time.Millisecond)))
+		after := time.Duration(rng.Int64N(int64(within)))
 		defer time.AfterFunc(after, func() { _ = cmd.Process.Kill() }).Stop()
 	}
 	for _, cmd := range cmds {
