@@ -17,7 +17,7 @@ func (c *collection) printFrames(w io.Writer, n int) error {
 	fmt.Fprintf(w, "\n### Frames\n\nStored: one of %d chunks of the default layout, chosen by digest, coded and sealed.\n\n", n)
 	head := []string{"frame", "chunks coded", "MB", "stored MB", "stored"}
 	for _, s := range c.starts {
-		head = append(head, s.label)
+		head = append(head, s.Label)
 	}
 	fmt.Fprintf(w, "| %s |\n|%s\n", strings.Join(head, " | "), strings.Repeat(" ---: |", len(head)))
 	for _, kib := range []int{16, 32, 64, 128, 256} {

@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/rivuletfs/rivulet/bench/touched"
 	"github.com/rivuletfs/rivulet/layout"
 )
 
@@ -55,7 +56,7 @@ func run(ctx context.Context, o options) error {
 	}
 	defer set.close()
 	if o.touched != "" {
-		if set.starts, err = readStarts(o.touched); err != nil {
+		if set.starts, err = touched.Read(o.touched); err != nil {
 			return err
 		}
 	}

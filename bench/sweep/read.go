@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/rivuletfs/rivulet/bench/touched"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/ext4"
 	"github.com/rivuletfs/rivulet/flatten"
@@ -43,7 +44,7 @@ type collection struct {
 	images []string            // sorted
 	layers map[string][]string // image -> diff IDs, lowest first
 	byID   map[string]*layer
-	starts []start
+	starts []touched.Start
 }
 
 func (c *collection) close() {
