@@ -12,29 +12,34 @@ import (
 
 // A pool is what all layers of a publication share:
 //
-//	take ─► sealer: fill ─► put: seal ─► object: store
-//	        Workers                      Puts
+//	take ─► buffer: fill ─► sealer: seal ─► object: store
+//	        Buffers         Workers         Puts
 //
 // Sealers keep the processors busy, and objects the way to the origin: so a far
-// origin, or one that syncs, holds up no processor. Together they bound the
-// chunks in memory: a buffer and a sealed chunk for each sealer, a sealed chunk
-// for each object. What was put is let go of in this order, so that whoever has
-// a sealer waits for an object, and never the other way.
+// origin, or one that syncs, holds up no processor. Buffers are filled while
+// others are sealed. Together they bound the chunks in memory: one of plaintext
+// for each buffer, a sealed one for each sealer and each object. What was put is
+// let go of in this order: whoever has one thing waits for the next alone.
 type pool struct {
-	free     chan *sealer // those that nobody uses
-	objects  chan []byte  // buffers for sealed chunks under way
+	buffers  chan []byte // of one chunk of plaintext, that nobody uses
+	sealers  chan *seal.Sealer
+	objects  chan []byte // buffers for sealed chunks under way
 	sink     chunk.Sink
 	counters *counters
 }
 
-// A sealer belongs to whoever took it from the pool.
-type sealer struct {
-	buf  []byte // one chunk of plaintext
-	seal *seal.Sealer
-}
+// buffersPerWorker is how many chunks of plaintext there are for each sealer.
+const buffersPerWorker = 4
 
 func newPool(o *Options, sink chunk.Sink, c *counters) (*pool, error) {
-	p := &pool{free: make(chan *sealer, o.Workers), objects: make(chan []byte, o.Puts), sink: sink, counters: c}
+	n := buffersPerWorker * o.Workers
+	p := &pool{
+		buffers: make(chan []byte, n), sealers: make(chan *seal.Sealer, o.Workers), objects: make(chan []byte, o.Puts),
+		sink: sink, counters: c,
+	}
+	for range n {
+		p.buffers <- make([]byte, o.Params.Chunk)
+	}
 	for range o.Workers {
 		s, err := seal.NewSealer(seal.Options{
 			ChunkSize: o.Params.Chunk, FrameSize: o.Frame, Salt: o.Salt, Policy: o.Policy, Level: o.Level,
@@ -42,7 +47,7 @@ func newPool(o *Options, sink chunk.Sink, c *counters) (*pool, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.free <- &sealer{buf: make([]byte, o.Params.Chunk), seal: s}
+		p.sealers <- s
 	}
 	for range o.Puts {
 		p.objects <- nil // grown when used
@@ -50,8 +55,8 @@ func newPool(o *Options, sink chunk.Sink, c *counters) (*pool, error) {
 	return p, nil
 }
 
-// take waits for a sealer that nobody uses.
-func (p *pool) take(ctx context.Context) (*sealer, error) { return take(ctx, p.free) }
+// take waits for a buffer that nobody uses.
+func (p *pool) take(ctx context.Context) ([]byte, error) { return take(ctx, p.buffers) }
 
 func take[T any](ctx context.Context, from chan T) (t T, err error) {
 	if ctx.Err() != nil {
@@ -65,7 +70,7 @@ func take[T any](ctx context.Context, from chan T) (t T, err error) {
 	}
 }
 
-func (p *pool) give(s *sealer) { p.free <- s }
+func (p *pool) give(buf []byte) { p.buffers <- buf }
 
 // store seals and stores n chunks: fill puts chunk i into a buffer. The result
 // has a hole for each chunk of zeros.
@@ -73,18 +78,18 @@ func (p *pool) store(ctx context.Context, n int, fill func(ctx context.Context, 
 	out := make([]stored, n)
 	g, gctx := errgroup.WithContext(ctx)
 	for i := range n {
-		s, err := p.take(gctx)
+		buf, err := p.take(gctx)
 		if err != nil {
 			break
 		}
 		g.Go(func() error {
-			if err := fill(gctx, i, s.buf); err != nil {
-				p.give(s)
+			if err := fill(gctx, i, buf); err != nil {
+				p.give(buf)
 				return err
 			}
-			size := len(s.buf)
+			size := len(buf)
 			var err error
-			out[i], err = p.put(gctx, s)
+			out[i], err = p.put(gctx, buf)
 			done(size)
 			return err
 		})
@@ -95,10 +100,10 @@ func (p *pool) store(ctx context.Context, n int, fill func(ctx context.Context, 
 	return out, ctx.Err()
 }
 
-// put seals the chunk in s.buf, gives s back and stores what was sealed.
-func (p *pool) put(ctx context.Context, s *sealer) (stored, error) {
-	st, object, err := p.seal(ctx, s)
-	p.give(s)
+// put seals the chunk in buf, gives that back and stores what was sealed.
+func (p *pool) put(ctx context.Context, buf []byte) (stored, error) {
+	st, object, err := p.seal(ctx, chunk.Trim(buf))
+	p.give(buf)
 	if err != nil || st.hole() {
 		return stored{}, err
 	}
@@ -114,14 +119,18 @@ func (p *pool) put(ctx context.Context, s *sealer) (stored, error) {
 	return st, nil
 }
 
-// seal returns the chunk in s.buf as it is stored. object is one of the pool's,
-// unless the chunk is a hole.
-func (p *pool) seal(ctx context.Context, s *sealer) (st stored, object []byte, err error) {
-	plain := chunk.Trim(s.buf)
+// seal returns a chunk as it is stored. object is one of the pool's, unless the
+// chunk is a hole.
+func (p *pool) seal(ctx context.Context, plain []byte) (st stored, object []byte, err error) {
 	if len(plain) == 0 {
 		return stored{}, nil, nil
 	}
-	c, err := s.seal.Seal(plain)
+	s, err := take(ctx, p.sealers)
+	if err != nil {
+		return stored{}, nil, err
+	}
+	defer func() { p.sealers <- s }()
+	c, err := s.Seal(plain)
 	if err != nil {
 		return stored{}, nil, err
 	}

@@ -68,7 +68,7 @@ type Options struct {
 	Params   layout.Params  // zero: layout.Default
 	Frame    int            // frame size in bytes; 0: chunk.FrameSize
 	TempDir  string         // for layers while they are cut; "": the system's
-	Workers  int            // sealers; 0: two for each processor
+	Workers  int            // sealers; 0: one for each processor
 	Puts     int            // sealed chunks under way to the origin; 0: DefaultPuts
 	Sample   int            // chunks of each known layer whose presence is asked for; 0: all of them
 	Progress func(Event)    // told of progress, from one goroutine at a time
@@ -209,7 +209,7 @@ func (o *Options) complete() error {
 		o.Frame = min(chunk.FrameSize, o.Params.Chunk)
 	}
 	if o.Workers == 0 {
-		o.Workers = 2 * runtime.GOMAXPROCS(0)
+		o.Workers = runtime.GOMAXPROCS(0)
 	}
 	if o.Puts == 0 {
 		o.Puts = DefaultPuts

@@ -150,21 +150,21 @@ func (c *piece) read(data io.Reader, at, n int) error {
 // store gives the first size bytes of c to a sealer, as a chunk. What lies
 // behind them becomes the beginning of c.
 func (s *stream) store(c *piece, index uint32, size int) error {
-	w, err := s.pool.take(s.ctx)
+	next, err := s.pool.take(s.ctx)
 	if err != nil {
 		return err
 	}
-	w.buf, c.buf = c.buf, w.buf
+	full := c.buf
 	end := min(size, c.fill) // a file ends within its last block
-	c.fill = copy(c.buf, w.buf[end:c.fill])
-	clear(w.buf[end:])
+	c.buf, c.fill = next, copy(next, full[end:c.fill])
+	clear(full[end:])
 	s.mu.Lock()
 	for len(s.sealed) <= int(index) {
 		s.sealed = append(s.sealed, stored{})
 	}
 	s.mu.Unlock()
 	s.group.Go(func() error {
-		sealed, err := s.pool.put(s.ctx, w)
+		sealed, err := s.pool.put(s.ctx, full)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.sealed[index] = sealed

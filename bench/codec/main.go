@@ -1,3 +1,5 @@
+//go:build linux
+
 // Codec measures what the chunk codec costs and saves, at every level that a
 // salt domain may choose.
 //
