@@ -46,6 +46,9 @@ one by one.`,
 			if reads < 0 {
 				return usagef("--reads %d: want 0 or more", reads)
 			}
+			if !cmd.Flags().Changed("seed") {
+				seed = uint64(time.Now().UnixNano())
+			}
 			view, err := a.openView(cmd.Context())
 			if err != nil {
 				return err
@@ -72,7 +75,7 @@ one by one.`,
 	f := cmd.Flags()
 	f.StringVar(&against, "against", "", "a raw image file, or the URL of another store, to compare reads with")
 	f.IntVar(&reads, "reads", 1000, "how many random reads to compare")
-	f.Uint64Var(&seed, "seed", uint64(time.Now().UnixNano()), "where the random reads begin; one seed, one sequence")
+	f.Uint64Var(&seed, "seed", 0, "where the random reads begin; one seed, one sequence (default: the clock says)")
 	f.BoolVar(&asJSON, "json", false, "print a JSON object")
 	return cmd
 }
