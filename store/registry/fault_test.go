@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -292,14 +293,14 @@ func TestStalled(t *testing.T) {
 
 func TestHostileAnswers(t *testing.T) {
 	huge := strings.Repeat("x", 1<<16)
-	answer := ""
+	var current atomic.Value // the answer; handlers of given-up requests may still run
 	host := registrytest.Memory(t, true, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/v2/" {
 				h.ServeHTTP(w, r)
 				return
 			}
-			switch answer {
+			switch answer, _ := current.Load().(string); answer {
 			case "endless":
 				for range maxManifestBytes/len(huge) + 10 {
 					_, _ = w.Write([]byte(huge))
@@ -316,12 +317,13 @@ func TestHostileAnswers(t *testing.T) {
 			}
 		})
 	})
-	for _, answer = range []string{"endless", "long", "loop", "nowhere", "", "{}", "[]", `{"config":{"mediaType":"` + typePointer + `"}}`,
+	for _, answer := range []string{"endless", "long", "loop", "nowhere", "", "{}", "[]", `{"config":{"mediaType":"` + typePointer + `"}}`,
 		`{"config":{"mediaType":"` + typePointer + `"},"layers":[{}],"annotations":{"` + noteName + `":"p","` + noteValue + `":"?"}}`,
 		`{"config":{"mediaType":"` + typePointer + `"},"layers":[{}],"annotations":{"` + noteName + `":"other","` + noteValue + `":""}}`,
 		`{"config":{"mediaType":"` + typePacks + `"},"layers":[{"mediaType":"` + mediaIndex + `","size":-1}]}`,
 		`{"tags":["rivulet-g1-k-00"],"layers":[{"mediaType":"` + mediaIndex + `","size":1099511627776}],"config":{"mediaType":"` + typePacks + `"}}`,
 	} {
+		current.Store(answer)
 		o := hasty(t, host, Options{})
 		s := o.Generation(1)
 		if _, err := o.GetPointer(context.Background(), "p"); err == nil || errors.Is(err, chunk.ErrNotFound) {
