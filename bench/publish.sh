@@ -17,7 +17,7 @@ mapfile -t layers < <(blobs "$image")
 mapfile -t known < <(blobs "$image" | grep -Fx -f <(blobs "$below"))
 export -f reference
 
-# stock: each of the three steps, and their sum in time, their largest in memory.
+# stock: each of the three steps, and their sums in time, their largest in memory.
 stock() {
 	local tree=$WORK/stock/tree disk=$WORK/stock/disk
 	mkdir "$WORK/stock"
@@ -28,17 +28,18 @@ stock() {
 	} >"$WORK/steps"
 	rm -r "$WORK/stock"
 	cat "$WORK/steps" >&2
-	awk '{ s += $1; if ($2 > m) m = $2 } END { print s, m }' "$WORK/steps"
+	awk '{ s += $1; c += $3; if ($2 > m) m = $2 } END { print s, m, c }' "$WORK/steps"
 }
 
-# measure CASE SUBJECT CMD...: notes time and memory.
+# measure CASE SUBJECT CMD...: notes time, memory and CPU time.
 measure() {
-	local what=$1 subject=$2 seconds mib
+	local what=$1 subject=$2 seconds mib cpu
 	shift 2
-	read -r seconds mib < <("$@")
-	[ -n "${mib:-}" ] || fail "$what by $subject"
+	read -r seconds mib cpu < <("$@")
+	[ -n "${cpu:-}" ] || fail "$what by $subject"
 	note "$what" "$subject" "$seconds" >>"$WORK/seconds"
 	note "$what" "$subject" "$mib" >>"$WORK/mib"
+	note "$what" "$subject" "$cpu" >>"$WORK/cpu"
 }
 
 # only_top: publishing an image on a published one must read only the layers that it
@@ -65,5 +66,7 @@ done
 rm -rf "$WORK/fresh"
 printf '\n### Publishing %s (%d layers, %d MB compressed)\n\n' "$image" ${#layers[@]} $(($(cat "${layers[@]}" | wc -c) / 1000000))
 median -unit seconds -digits 2 <"$WORK/seconds"
+echo
+median -unit 'CPU seconds' -digits 2 <"$WORK/cpu"
 echo
 median -unit 'peak RSS, MiB' <"$WORK/mib"

@@ -25,10 +25,11 @@ for tool in "$BENCH"/*/main.go; do
 	(cd "$ROOT" && go build -o "$WORK/bin/" "./bench/$(basename "$(dirname "$tool")")")
 done
 
-# timed CMD...: runs CMD; prints seconds and MiB of the largest process of it.
+# timed CMD...: runs CMD; prints seconds, MiB of the largest process of it, and CPU
+# seconds.
 timed() {
-	/usr/bin/time -o "$WORK/time" -f '%e %M' "$@" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "$*"; }
-	awk 'END { printf "%s %.0f\n", $1, $2 / 1024 }' "$WORK/time"
+	/usr/bin/time -o "$WORK/time" -f '%e %M %U %S' "$@" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "$*"; }
+	awk 'END { printf "%s %.0f %.2f\n", $1, $2 / 1024, $3 + $4 }' "$WORK/time"
 }
 
 # note CASE SUBJECT VALUE: one measurement, for median.

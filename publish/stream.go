@@ -26,10 +26,10 @@ var errUnordered = errors.New("files are not in order")
 //
 // Data go from the decompressor straight into the chunk that they are a part
 // of. At most two of a layer are begun at one time: the open bin, and that of
-// the large file being read. One that is complete is swapped for the buffer of
-// a free sealer; what lies behind a bin's end, less than half of it, is copied
-// to the next. Reading waits for a sealer, and holds none while it waits for
-// data, so layers cannot block one another. The stream's context ends with the
+// the large file being read. One that is complete is swapped for a free
+// buffer of the pool; what lies behind a bin's end, less than half of it, is copied
+// to the next. Reading waits for a buffer, and holds none of the pool's while it
+// waits for data, so layers cannot block one another. The stream's context ends with the
 // first error of either side, and convert returns when all of its goroutines
 // have.
 //
@@ -147,7 +147,7 @@ func (c *piece) read(data io.Reader, at, n int) error {
 	return err
 }
 
-// store gives the first size bytes of c to a sealer, as a chunk. What lies
+// store gives the first size bytes of c to the pool, as a chunk. What lies
 // behind them becomes the beginning of c.
 func (s *stream) store(c *piece, index uint32, size int) error {
 	next, err := s.pool.take(s.ctx)

@@ -193,7 +193,7 @@ func sameConversion(t *testing.T, src string) (fetched int64, streamed error) {
 		t.Error("streaming gives another segment than reading first")
 	}
 	if len(p.pool.buffers) != cap(p.pool.buffers) {
-		t.Error("a sealer was not given back")
+		t.Error("a buffer was not given back")
 	}
 	return p.layerRead[0].Load(), streamed
 }
@@ -356,8 +356,8 @@ func TestCancelWhileStreaming(t *testing.T) {
 		if _, err := p.convert(ctx, 0); !errors.Is(err, context.Canceled) {
 			t.Errorf("cancelled at chunk %d: %v", n, err)
 		}
-		if len(p.pool.buffers) != cap(p.pool.buffers) || len(p.pool.objects) != cap(p.pool.objects) {
-			t.Errorf("cancelled at chunk %d: a sealer or an object is missing", n)
+		if len(p.pool.buffers) != cap(p.pool.buffers) || len(p.pool.sealers) != cap(p.pool.sealers) || len(p.pool.objects) != cap(p.pool.objects) {
+			t.Errorf("cancelled at chunk %d: a buffer, a sealer or an object is missing", n)
 		}
 	}
 	if after := runtime.NumGoroutine(); after > before+2 {
