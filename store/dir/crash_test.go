@@ -65,9 +65,6 @@ func crashStep(s *Store, seed, g, i uint64) error {
 	if _, err := s.Put(ctx, o.ID, o.Bytes); err != nil {
 		return err
 	}
-	if err := s.Flush(ctx); err != nil {
-		return err
-	}
 	fmt.Println("chunk", o.ID)
 	d, err := s.PutObject(ctx, fmt.Append(nil, seed))
 	if err != nil {

@@ -12,9 +12,9 @@
 //	  pointers/…                 as above, those of the generation
 //
 // doc/format/origin.md has the rules. Every file is written under tmp,
-// synced, and renamed to its place, whose directory is then synced (of chunks,
-// by Flush): so a name that can be seen is a whole file, whenever the writer was
-// killed, and a finished call survives a power cut. Any number of processes may use one
+// synced, and renamed to its place, whose directory is then synced: so a name
+// that can be seen is a whole file, whenever the writer was killed, and a
+// finished call survives a power cut. Any number of processes may use one
 // directory. A file that was damaged later and kept its size passes for whole until
 // it is read, also with Put: rivulet verify finds it, and removing it lets Put
 // store it anew.
@@ -70,10 +70,8 @@ type Origin struct {
 // A Store is one generation of an [Origin].
 type Store struct {
 	tree
-	chunks   [256]atomic.Bool // fan-out folders known to be there
-	object   [256]atomic.Bool
-	unsynced [256]atomic.Bool // folders of chunks with names that are not durable yet
-	flushing sync.Mutex       // held by Flush: what one has begun to sync, another waits for
+	chunks [256]atomic.Bool // fan-out folders known to be there
+	object [256]atomic.Bool
 }
 
 var (
@@ -184,20 +182,20 @@ func (s *Store) place(kind string, id [32]byte) (path, dir string) {
 // put stores data at its place unless a file of the same size is there. Whether
 // that one's bytes are right is not looked at: that would read the whole store
 // on each publishing, and whoever reads an object checks it.
-//
-// The name is durable once the file's folder is synced, which is the caller's to
-// do unless settled.
-func (s *Store) put(kind string, known *[256]atomic.Bool, id [32]byte, data []byte) (added, settled bool, err error) {
+func (s *Store) put(kind string, known *[256]atomic.Bool, id [32]byte, data []byte) (added bool, err error) {
 	path, dir := s.place(kind, id)
 	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() == int64(len(data)) {
-		return false, time.Since(info.ModTime()) >= fresh, nil
+		if time.Since(info.ModTime()) < fresh {
+			return false, syncDir(dir)
+		}
+		return false, nil
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, false, err
+		return false, err
 	}
 	if err := s.folder(known, id, dir); err != nil {
-		return false, false, err
+		return false, err
 	}
-	return true, false, s.replace(path, data)
+	return true, s.writeFile(path, data)
 }
 
 // folder makes the fan-out folder of id, unless it is known to be there.
@@ -241,35 +239,15 @@ func (s *Store) Put(ctx context.Context, id chunk.ID, object []byte) (bool, erro
 	if _, err := chunk.Verify(id, object); err != nil {
 		return false, err
 	}
-	added, settled, err := s.put(place.Chunks, &s.chunks, id, object)
+	added, err := s.put(place.Chunks, &s.chunks, id, object)
 	if err != nil {
 		return false, fmt.Errorf("put chunk %v: %w", id, err)
-	}
-	if !settled {
-		s.unsynced[id[0]].Store(true)
 	}
 	return added, nil
 }
 
-// Flush implements [chunk.Sink]: it syncs each folder that has got chunks, once
-// for all of them.
-func (s *Store) Flush(ctx context.Context) error {
-	s.flushing.Lock()
-	defer s.flushing.Unlock()
-	for i := range s.unsynced {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if !s.unsynced[i].Swap(false) {
-			continue
-		}
-		if err := syncDir(fmt.Sprintf("%s/%s/%02x", s.root, place.Chunks, i)); err != nil {
-			s.unsynced[i].Store(true)
-			return fmt.Errorf("flush chunks: %w", err)
-		}
-	}
-	return nil
-}
+// Flush implements [chunk.Sink]: Put leaves nothing to do.
+func (s *Store) Flush(ctx context.Context) error { return ctx.Err() }
 
 // Remove implements [chunk.Remover].
 func (s *Store) Remove(ctx context.Context, id chunk.ID) error {

@@ -40,15 +40,6 @@ func randomName() string {
 // writeFile makes data the content of path, durably: at any moment path has the
 // old content or the new.
 func (t *tree) writeFile(path string, data []byte) error {
-	if err := t.replace(path, data); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// replace is writeFile without what makes the new name durable: after a power cut
-// path may have the old content again.
-func (t *tree) replace(path string, data []byte) error {
 	f, err := t.create(filepath.Join(t.top, tempDir))
 	if err != nil {
 		return err
@@ -60,7 +51,7 @@ func (t *tree) replace(path string, data []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return nil
+	return syncDir(filepath.Dir(path))
 }
 
 // fill writes data to f, syncs it and closes it.

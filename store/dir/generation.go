@@ -104,7 +104,7 @@ func (s *Store) link(id chunk.ID, src *Store) (added bool, err error) {
 		return false, srcErr
 	case err == nil && have.Size() == want.Size():
 		if time.Since(have.ModTime()) < fresh {
-			s.unsynced[id[0]].Store(true)
+			return false, syncDir(dir)
 		}
 		return false, nil
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
@@ -120,8 +120,7 @@ func (s *Store) link(id chunk.ID, src *Store) (added bool, err error) {
 	if err := os.Rename(temp, path); err != nil {
 		return false, errors.Join(err, os.Remove(temp))
 	}
-	s.unsynced[id[0]].Store(true)
-	return true, removeLink(temp)
+	return true, errors.Join(removeLink(temp), syncDir(dir))
 }
 
 // linkTemporary gives a file a second, unused name in dir.

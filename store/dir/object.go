@@ -20,12 +20,7 @@ func (s *Store) PutObject(ctx context.Context, data []byte) (origin.Digest, erro
 		return origin.Digest{}, fmt.Errorf("put object: %d bytes, at most %d are allowed", len(data), origin.MaxObjectBytes)
 	}
 	d := origin.Sum(data)
-	_, settled, err := s.put(place.Objects, &s.object, d, data)
-	if err == nil && !settled {
-		_, dir := s.place(place.Objects, d)
-		err = syncDir(dir)
-	}
-	if err != nil {
+	if _, err := s.put(place.Objects, &s.object, d, data); err != nil {
 		return origin.Digest{}, fmt.Errorf("put object %v: %w", d, err)
 	}
 	return d, nil
