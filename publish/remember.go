@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/catalog"
@@ -194,26 +193,16 @@ func (p *publisher) recall(ctx context.Context, h hint, diffID v1.Hash, salt *se
 // carry copies the chunks of a segment from an older generation, or returns nil
 // if one is missing after all.
 func (p *publisher) carry(ctx context.Context, h hint, diffID v1.Hash, s *segment) (*segment, error) {
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(generation.DefaultCopies)
+	var ids []chunk.ID
 	for i := range s.Chunks {
-		if gctx.Err() != nil {
-			break
+		if !s.Chunks[i].hole() {
+			ids = append(ids, s.Chunks[i].ID)
 		}
-		if s.Chunks[i].hole() {
-			continue
-		}
-		g.Go(func() error {
-			_, err := p.place.CopyChunk(gctx, s.Chunks[i].ID, h.at, p.gen)
-			return err
-		})
 	}
-	err := g.Wait()
+	forward := generation.Forwarder{Origin: p.place}
+	_, err := forward.Chunks(ctx, ids, h.at, p.gen)
 	if errors.Is(err, chunk.ErrNotFound) {
 		return nil, context.Cause(ctx)
-	}
-	if err == nil {
-		err = ctx.Err()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("carry layer %v from generation %v: %w", diffID, h.at, err)
