@@ -61,11 +61,22 @@ func ParseDigest(s string) (Digest, error) {
 // Sum returns the digest of data.
 func Sum(data []byte) Digest { return sha256.Sum256(data) }
 
+// Check returns nil if d is the digest of data, and else ErrCorrupt.
+func (d Digest) Check(data []byte) error {
+	if Sum(data) != d {
+		return ErrCorrupt
+	}
+	return nil
+}
+
 // ErrConflict is returned (wrapped) by SwapPointer when the pointer's value is
 // no longer the one that the caller saw.
 var ErrConflict = errors.New("changed meanwhile")
 
 var (
+	// ErrCorrupt is returned (wrapped) for an object, an attachment or a pointer
+	// that is not as it was put, however often it was read.
+	ErrCorrupt = errors.New("corrupt: its bytes have another SHA-256")
 	// ErrReadOnly is returned (wrapped) by whatever writes, of a place that can
 	// only be read: a plain web server, say.
 	ErrReadOnly = errors.New("this place can only be read")
@@ -85,7 +96,7 @@ type Objects interface {
 	// size, and returns the digest. Durable and whole on return, as Sink.Put.
 	PutObject(ctx context.Context, data []byte) (Digest, error)
 	// GetObject returns the object, checked against d, or chunk.ErrNotFound,
-	// or an error that names d when the bytes differ. An object larger than
+	// or ErrCorrupt, with d's name, when the bytes differ. An object larger than
 	// max bytes is refused unread. The caller owns the result.
 	GetObject(ctx context.Context, d Digest, max int64) ([]byte, error)
 	// ListObjects calls fn for each object held, in no particular order, until
@@ -115,7 +126,8 @@ type Attachments interface {
 // Names are slash-separated, of 1 to MaxPointerName bytes; ValidName has the
 // grammar. A store may encode them as it needs, and must keep their case.
 type Pointers interface {
-	// GetPointer returns the value, or chunk.ErrNotFound.
+	// GetPointer returns the value, or chunk.ErrNotFound, or ErrCorrupt where
+	// bytes are stored that SwapPointer did not write for that name.
 	GetPointer(ctx context.Context, name string) ([]byte, error)
 	// SwapPointer replaces old by new, atomically and durably. A nil old means
 	// that the pointer must not exist, a nil new removes it; an empty one is a

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"regexp"
@@ -12,10 +13,28 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/rivuletfs/rivulet/origin/place"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"rivulet": main})
+	testscript.Main(m, map[string]func(){"rivulet": main, "cell": cell})
+}
+
+// cell PLACE writes what is stored at a place that changes, for the value on its
+// standard input.
+func cell() {
+	value, err := io.ReadAll(os.Stdin)
+	if err == nil && len(os.Args) != 2 {
+		err = errors.New("usage: cell PLACE")
+	}
+	if err == nil {
+		_, err = os.Stdout.Write(place.AppendCell(nil, os.Args[1], value))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // TestScripts runs the command lines of testdata/script, each in a folder and

@@ -18,7 +18,7 @@ import (
 // Places of an origin.
 const (
 	Version     = "version"           // says that this is an origin, and of which format
-	VersionText = "rivulet store 2\n" // the content of Version
+	VersionText = "rivulet store 3\n" // the content of Version
 	Generations = "generations"       // has a folder for each generation
 	Pointers    = "pointers"          // those of the origin, and in a generation its own
 )
@@ -31,11 +31,11 @@ const (
 )
 
 // Index is the file beside attachments of a kind that lists them, for readers
-// that cannot list.
+// that cannot list. It is a cell, whose value AppendIndex makes.
 const Index = "index"
 
-// MaxIndexBytes is the size of the largest index.
-const MaxIndexBytes = origin.MaxAttachments * indexLine
+// MaxIndexBytes is the size of the largest index as it is stored, a cell.
+const MaxIndexBytes = origin.MaxAttachments*indexLine + CellBytes
 
 const indexLine = 2*sha256.Size + 1
 
@@ -82,7 +82,7 @@ func AppendIndex(dst []byte, list []origin.Digest) []byte {
 // ParseIndex is the inverse of AppendIndex. It refuses more than
 // origin.MaxAttachments digests.
 func ParseIndex(data []byte) ([]origin.Digest, error) {
-	if len(data)%indexLine != 0 || len(data) > MaxIndexBytes {
+	if len(data)%indexLine != 0 || len(data)/indexLine > origin.MaxAttachments {
 		return nil, fmt.Errorf("index of attachments: %d bytes, want lines of %d, at most %d", len(data), indexLine, origin.MaxAttachments)
 	}
 	list := make([]origin.Digest, 0, len(data)/indexLine)

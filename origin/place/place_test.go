@@ -38,7 +38,7 @@ func TestCheckVersion(t *testing.T) {
 	if err := CheckVersion([]byte(VersionText)); err != nil {
 		t.Error(err)
 	}
-	for _, bad := range []string{"", "rivulet store 3\n", VersionText + "\n"} {
+	for _, bad := range []string{"", "rivulet store 2\n", VersionText + "\n"} {
 		if err := CheckVersion([]byte(bad)); !errors.Is(err, origin.ErrVersion) {
 			t.Errorf("%q: %v; want ErrVersion", bad, err)
 		}

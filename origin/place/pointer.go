@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
 )
 
@@ -95,18 +96,31 @@ func ParsePointer(path string) (name string, ok bool) {
 	return name, origin.ValidName(name) == nil
 }
 
-// TombstoneBytes is the size of a tombstone: one more than a pointer can have.
-const TombstoneBytes = origin.MaxPointerBytes + 1
+// TombstoneBytes is the size of a tombstone as it is stored, a cell: one more
+// than that of any pointer.
+const TombstoneBytes = origin.MaxPointerBytes + 1 + CellBytes
 
-// Tombstone returns what stands in the place of a pointer that was removed, in
-// stores that can replace under a condition but not remove under one.
+// Tombstone returns the value that stands in the place of a pointer that was
+// removed, in stores that can replace under a condition but not remove under one.
 func Tombstone() []byte {
-	return append([]byte(tombstoneText), make([]byte, TombstoneBytes-len(tombstoneText))...)
+	return append([]byte(tombstoneText), make([]byte, TombstoneBytes-CellBytes-len(tombstoneText))...)
 }
 
 const tombstoneText = "removed\n"
 
-// IsTombstone reports whether the content of a pointer says that there is none.
-func IsTombstone(content []byte) bool {
-	return len(content) == TombstoneBytes && string(content) == string(Tombstone())
+// IsTombstone reports whether the value of a pointer says that there is none.
+func IsTombstone(value []byte) bool {
+	return len(value) == TombstoneBytes-CellBytes && string(value) == string(Tombstone())
+}
+
+// PointerValue returns v, the value of a pointer's cell, if it is one that a
+// pointer can have. For a tombstone it returns chunk.ErrNotFound.
+func PointerValue(v []byte) ([]byte, error) {
+	switch {
+	case IsTombstone(v):
+		return nil, chunk.ErrNotFound
+	case len(v) > origin.MaxPointerBytes:
+		return nil, fmt.Errorf("value of more than %d bytes", origin.MaxPointerBytes)
+	}
+	return v, nil
 }

@@ -57,15 +57,15 @@ func (s *Store) attach(ctx context.Context, folder string, data []byte) error {
 	}
 	defer unlock()
 	path = filepath.Join(folder, place.Index)
-	index, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	index, err := s.readCell(path, place.MaxIndexBytes)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, origin.ErrCorrupt) {
 		return err
 	}
 	index, added, err := place.AddToIndex(index, d)
 	if err != nil || !added {
 		return err
 	}
-	return s.writeFile(path, index)
+	return s.writeCell(path, index)
 }
 
 // ListAttachments implements [origin.Attachments]. A file whose bytes are not
@@ -89,8 +89,8 @@ func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind
 		if err != nil {
 			return err
 		}
-		if origin.Sum(data) != origin.Digest(id) {
-			return fmt.Errorf("%v is corrupt: its bytes have another SHA-256", id)
+		if err := origin.Digest(id).Check(data); err != nil {
+			return fmt.Errorf("%v: %w", id, err)
 		}
 		return fn(data)
 	})

@@ -1,7 +1,7 @@
 // Package dir keeps an origin in a directory of a local file system, under the
 // names of package place:
 //
-//	version                      "rivulet store 2\n"; written last when a store is made
+//	version                      "rivulet store 3\n"; written last when a store is made
 //	pointers/…                   a pointer
 //	pointers.lock                locked (flock) by whoever changes a pointer
 //	tmp/…                        files being written, and what is being removed

@@ -58,7 +58,7 @@ func TestOpen(t *testing.T) {
 		}
 	}
 	version := filepath.Join(empty, place.Version)
-	for _, text := range []string{"rivulet store 1\n", "rivulet store 2", "other\n", ""} {
+	for _, text := range []string{"rivulet store 1\n", "rivulet store 2\n", "rivulet store 3", "other\n", ""} {
 		if err := os.WriteFile(version, []byte(text), 0o666); err != nil {
 			t.Fatal(err)
 		}
@@ -343,11 +343,13 @@ func TestStrangers(t *testing.T) {
 	if err != nil || len(names) != 1 || names[0] != "a/b" {
 		t.Errorf("ListPointers: %q, %v; want a/b", names, err)
 	}
-	if err := os.WriteFile(s.pointerPath("long"), make([]byte, origin.MaxPointerBytes+1), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.GetPointer(ctx, "long"); err == nil || errors.Is(err, chunk.ErrNotFound) {
-		t.Errorf("a pointer file that is too long: %v; want an error", err)
+	for _, size := range []int{1, 100} {
+		if err := s.writeCell(s.pointerPath("long"), make([]byte, origin.MaxPointerBytes+size)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.GetPointer(ctx, "long"); err == nil || errors.Is(err, chunk.ErrNotFound) {
+			t.Errorf("a pointer file that is too long: %v; want an error", err)
+		}
 	}
 }
 
@@ -394,7 +396,7 @@ func TestIndex(t *testing.T) {
 	file := filepath.Join(s.attachmentFolder(subject, "note"), place.Index)
 	check := func(want int) {
 		t.Helper()
-		b, err := os.ReadFile(file)
+		b, err := s.readCell(file, place.MaxIndexBytes)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -405,6 +407,14 @@ func TestIndex(t *testing.T) {
 	check(10)
 	// A process was killed before it came to the index: attaching again mends it.
 	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Attach(ctx, subject, "note", []byte{3}); err != nil {
+		t.Fatal(err)
+	}
+	check(1)
+	// Nor does damage last.
+	if err := os.WriteFile(file, []byte("damaged"), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Attach(ctx, subject, "note", []byte{3}); err != nil {

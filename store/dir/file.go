@@ -8,6 +8,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"github.com/rivuletfs/rivulet/origin/place"
 )
 
 // A file is what writing takes of an *os.File, so that a test can put one in
@@ -85,4 +88,28 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// readCell returns the value of the file at path, below t.root, which changes in
+// place and has at most most bytes.
+func (t *tree) readCell(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err != nil {
+		return nil, err
+	}
+	return place.ParseCell(t.placeOf(path), b)
+}
+
+func (t *tree) writeCell(path string, value []byte) error {
+	return t.writeFile(path, place.AppendCell(nil, t.placeOf(path), value))
+}
+
+// placeOf returns the place, in the origin, of a path below its directory.
+func (t *tree) placeOf(path string) string {
+	return strings.TrimLeft(filepath.ToSlash(path[len(t.top):]), "/")
 }

@@ -48,8 +48,8 @@ func (s *Store) GetObject(ctx context.Context, d origin.Digest, max int64) ([]by
 	if _, err := io.ReadFull(f, b); err != nil {
 		return nil, failed("get object", d, err)
 	}
-	if origin.Sum(b) != d {
-		return nil, fmt.Errorf("get object %v: corrupt: its bytes have another SHA-256", d)
+	if err := d.Check(b); err != nil {
+		return nil, fmt.Errorf("get object %v: %w", d, err)
 	}
 	return b, nil
 }

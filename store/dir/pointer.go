@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/place"
 )
@@ -36,19 +36,14 @@ func (t *tree) GetPointer(ctx context.Context, name string) ([]byte, error) {
 }
 
 func (t *tree) readPointer(name string) ([]byte, error) {
-	f, err := os.Open(t.pointerPath(name))
+	v, err := t.readCell(t.pointerPath(name), place.TombstoneBytes)
 	if errors.Is(err, syscall.ENAMETOOLONG) {
 		return nil, fmt.Errorf("the store's own path is too long for this name: %w", err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	v, err := io.ReadAll(io.LimitReader(f, origin.MaxPointerBytes+1))
-	if err == nil && len(v) > origin.MaxPointerBytes {
-		return nil, fmt.Errorf("value of more than %d bytes", origin.MaxPointerBytes)
-	}
-	return v, err
+	return place.PointerValue(v)
 }
 
 // SwapPointer implements [origin.Pointers].
@@ -66,7 +61,7 @@ func (t *tree) SwapPointer(ctx context.Context, name string, old, new []byte) er
 	defer unlock()
 	present, err := t.readPointer(name)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, chunk.ErrNotFound):
 		present, err = nil, nil
 	case err != nil:
 		return fmt.Errorf("swap pointer %s: %w", name, err)
@@ -91,7 +86,7 @@ func (t *tree) writePointer(name string, value []byte) error {
 	if err := makeDir(filepath.Dir(path)); err != nil {
 		return err
 	}
-	return t.writeFile(path, value)
+	return t.writeCell(path, value)
 }
 
 // removePointer removes the file and the directories that this empties. Nobody

@@ -50,10 +50,10 @@ func checkRedirect(r *http.Request, via []*http.Request) error {
 // always is the header that has caches ask the server before they answer.
 var always = http.Header{"Cache-Control": {"no-cache"}}
 
-// ask makes a request for a place below root.
+// ask makes a request for a place in t.
 func (t *tree) ask(ctx context.Context, method, place string, header http.Header) (*http.Response, error) {
 	u := *t.root
-	u.Path += place
+	u.Path += t.at + place
 	r, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, err

@@ -13,7 +13,8 @@
 // changes.
 //
 // Answers are taken only if they are exactly what was asked for; package
-// byterange says what else there is. Redirects are followed a few times, and
+// byterange says what else there is. What was read as a whole and is not what it
+// should be is read again before that is believed, past all caches. Redirects are followed a few times, and
 // never from https to http.
 package http
 
@@ -33,6 +34,9 @@ import (
 
 // maxRedirects is how many redirects of one request are followed.
 const maxRedirects = 5
+
+// maxVersionBytes is more than any version file has.
+const maxVersionBytes = 64
 
 // A Config says where an origin is.
 type Config struct {
@@ -89,7 +93,8 @@ var (
 // generations.
 type tree struct {
 	*client
-	root *url.URL
+	root *url.URL // of the origin; ends in a slash
+	at   string   // the part's place in it: "", or a generation's with a slash
 }
 
 // Open opens the origin that c names. What it asks of the server is one small
@@ -104,13 +109,10 @@ func Open(ctx context.Context, c Config) (*Origin, error) {
 	}
 	root := *c.Base
 	root.Path = strings.TrimSuffix(root.Path, "/") + "/"
-	o := &Origin{tree{cl, &root}}
-	b, err := o.read(ctx, place.Version, 64, always)
+	o := &Origin{tree{client: cl, root: &root}}
+	_, err = o.readChecked(ctx, place.Version, maxVersionBytes, always, place.CheckVersion)
 	if errors.Is(err, chunk.ErrNotFound) {
 		err = origin.ErrNoStore
-	}
-	if err == nil {
-		err = place.CheckVersion(b)
 	}
 	if err != nil {
 		o.Close()
@@ -124,7 +126,5 @@ func (o *Origin) Close() { o.connect.CloseIdleConnections() }
 
 // Generation implements [origin.Origin].
 func (o *Origin) Generation(id origin.GenerationID) origin.Store {
-	root := *o.root
-	root.Path += place.Generation(id) + "/"
-	return &Store{tree{o.client, &root}}
+	return &Store{tree{o.client, o.root, place.Generation(id) + "/"}}
 }

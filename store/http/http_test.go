@@ -174,7 +174,8 @@ func TestRefuses(t *testing.T) {
 func TestTombstone(t *testing.T) {
 	p := publish(t)
 	for name, content := range map[string][]byte{"removed": place.Tombstone(), "long": make([]byte, origin.MaxPointerBytes+1), "empty": {}} {
-		if err := os.WriteFile(filepath.Join(p.path, place.Pointer(name)), content, 0o666); err != nil {
+		cell := place.AppendCell(nil, place.Pointer(name), content)
+		if err := os.WriteFile(filepath.Join(p.path, place.Pointer(name)), cell, 0o666); err != nil {
 			t.Fatal(err)
 		}
 	}

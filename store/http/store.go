@@ -50,21 +50,36 @@ func (s *Store) Stat(ctx context.Context, id chunk.ID) (n int64, err error) {
 
 // GetObject implements [origin.Objects].
 func (s *Store) GetObject(ctx context.Context, d origin.Digest, max int64) ([]byte, error) {
-	b, err := s.readChecked(ctx, place.Hashed(place.Objects, d), d, min(max, origin.MaxObjectBytes))
+	b, err := s.readNamed(ctx, place.Hashed(place.Objects, d), d, min(max, origin.MaxObjectBytes))
 	if err != nil {
 		return nil, fmt.Errorf("get object %v: %w", d, err)
 	}
 	return b, nil
 }
 
-// readChecked reads what is named by d.
-func (t *tree) readChecked(ctx context.Context, at string, d origin.Digest, most int64) ([]byte, error) {
-	return byterange.Checked(d, func(again bool) ([]byte, error) {
-		if again { // a cache on the way may have it damaged
+// readChecked reads what is at a place until check finds nothing wrong with it,
+// and asks caches to look at it again if they have it damaged.
+func (t *tree) readChecked(ctx context.Context, at string, most int64, header http.Header, check func([]byte) error) ([]byte, error) {
+	return byterange.Checked(ctx, &t.policy, func(ctx context.Context, again bool) ([]byte, error) {
+		if again {
 			return t.read(ctx, at, most, always)
 		}
-		return t.read(ctx, at, most, nil)
+		return t.read(ctx, at, most, header)
+	}, check)
+}
+
+// readNamed reads what is named by d.
+func (t *tree) readNamed(ctx context.Context, at string, d origin.Digest, most int64) ([]byte, error) {
+	return t.readChecked(ctx, at, most, nil, d.Check)
+}
+
+// readCell returns the value of what changes in place.
+func (t *tree) readCell(ctx context.Context, at string, most int64) (value []byte, err error) {
+	_, err = t.readChecked(ctx, at, most, always, func(b []byte) (err error) {
+		value, err = place.ParseCell(t.at+at, b)
+		return err
 	})
+	return value, err
 }
 
 // ListAttachments implements [origin.Attachments], by the index.
@@ -74,19 +89,19 @@ func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind
 	}
 	folder := place.Attached(subject, kind) + "/"
 	fail := func(err error) error { return fmt.Errorf("attachments %s of %v: %w", kind, subject, err) }
-	index, err := s.read(ctx, folder+place.Index, place.MaxIndexBytes, always)
+	index, err := s.readCell(ctx, folder+place.Index, place.MaxIndexBytes)
 	if errors.Is(err, chunk.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
-		return fail(err)
+		return fail(fmt.Errorf("index: %w", err))
 	}
 	list, err := place.ParseIndex(index)
 	if err != nil {
 		return fail(err)
 	}
 	for _, d := range list {
-		data, err := s.readChecked(ctx, folder+hex.EncodeToString(d[:]), d, origin.MaxAttachmentBytes)
+		data, err := s.readNamed(ctx, folder+hex.EncodeToString(d[:]), d, origin.MaxAttachmentBytes)
 		if errors.Is(err, chunk.ErrNotFound) {
 			continue // removed since
 		}
@@ -105,20 +120,14 @@ func (t *tree) GetPointer(ctx context.Context, name string) ([]byte, error) {
 	if err := origin.ValidName(name); err != nil {
 		return nil, err
 	}
-	b, err := t.read(ctx, place.Pointer(name), place.TombstoneBytes, always)
-	switch {
-	case err != nil:
-	case place.IsTombstone(b):
-		err = chunk.ErrNotFound
-	case len(b) > origin.MaxPointerBytes:
-		err = fmt.Errorf("value of more than %d bytes", origin.MaxPointerBytes)
-	case b == nil:
-		b = []byte{}
+	value, err := t.readCell(ctx, place.Pointer(name), place.TombstoneBytes)
+	if err == nil {
+		value, err = place.PointerValue(value)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("get pointer %s: %w", name, err)
 	}
-	return b, nil
+	return value, nil
 }
 
 func refuse(op string, subject any, why error) error {

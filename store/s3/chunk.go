@@ -180,16 +180,16 @@ func (s *Store) List(ctx context.Context, fn func(id chunk.ID, size int64) error
 
 // listHashed calls fn for what lies in folder under the name of a SHA-256.
 func (t *tree) listHashed(ctx context.Context, folder string, fn func(id [32]byte, size int64) error) error {
-	err := t.list(ctx, t.root+folder+"/", func(page []minio.ObjectInfo) error {
+	err := t.list(ctx, t.root+folder+"/", func(page []entry) error {
 		for _, o := range page {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			id, ok := place.ParseHashed(o.Key)
+			id, ok := place.ParseHashed(o.key)
 			if !ok {
 				continue
 			}
-			if err := fn(id, o.Size); err != nil {
+			if err := fn(id, o.size); err != nil {
 				return callback{err}
 			}
 		}

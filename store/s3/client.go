@@ -115,6 +115,16 @@ func (c *client) read(ctx context.Context, key string, most int64) (data []byte,
 	return data, header, err
 }
 
+// readChecked is read, until check finds nothing wrong with what was read. The
+// headers are returned also if it always does.
+func (c *client) readChecked(ctx context.Context, key string, most int64, check func([]byte) error) (data []byte, header http.Header, err error) {
+	data, err = byterange.Checked(ctx, &c.policy, func(ctx context.Context, _ bool) (b []byte, err error) {
+		b, header, err = c.read(ctx, key, most)
+		return b, err
+	}, check)
+	return data, header, err
+}
+
 // head tells of an object.
 func (c *client) head(ctx context.Context, key string) (minio.ObjectInfo, error) {
 	ctx, n := withNote(ctx)
@@ -183,11 +193,11 @@ func (c *client) remove(ctx context.Context, key string) error {
 }
 
 // removeAll removes up to pageKeys objects by one request.
-func (c *client) removeAll(ctx context.Context, list []minio.ObjectInfo) error {
+func (c *client) removeAll(ctx context.Context, list []entry) error {
 	ctx, n := withNote(ctx)
 	results, err := c.core.RemoveObjectsWithIter(ctx, c.config.Bucket, func(yield func(minio.ObjectInfo) bool) {
 		for _, o := range list {
-			if !yield(minio.ObjectInfo{Key: o.Key}) {
+			if !yield(minio.ObjectInfo{Key: o.key}) {
 				return
 			}
 		}
@@ -221,52 +231,6 @@ func (c *client) copy(ctx context.Context, from, to string) error {
 		return retry.Again(errors.New("unexpected answer to a copy: no ETag"))
 	}
 	return c.judge(n, err)
-}
-
-// pageKeys is how many objects are listed, and removed, by one request.
-const pageKeys = 1000
-
-// page lists up to pageKeys objects whose keys begin with prefix and come after
-// after. With folders, what lies in folders below prefix is listed as those.
-func (c *client) page(ctx context.Context, prefix, after string, folders bool) (list []minio.ObjectInfo, err error) {
-	ctx, n := withNote(ctx)
-	owner := false
-	o := minio.ListObjectsOptions{Prefix: prefix, StartAfter: after, Recursive: !folders, MaxKeys: pageKeys, FetchOwner: &owner}
-	for info := range c.core.ListObjectsIter(ctx, c.config.Bucket, o) {
-		if info.Err != nil {
-			return nil, c.judge(n, info.Err)
-		}
-		list = append(list, info)
-		if len(list) == pageKeys && !folders {
-			break
-		}
-	}
-	return list, ctx.Err() // the library says nothing when it ended
-}
-
-// list calls fn for pages of the objects whose keys begin with prefix, in the
-// order of keys.
-func (c *client) list(ctx context.Context, prefix string, fn func(page []minio.ObjectInfo) error) error {
-	after := ""
-	for {
-		var page []minio.ObjectInfo
-		err := c.do(ctx, 0, func(ctx context.Context) (err error) {
-			page, err = c.page(ctx, prefix, after, false)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		for _, o := range page {
-			if o.Key <= after || len(o.Key) < len(prefix) || o.Key[:len(prefix)] != prefix {
-				return fmt.Errorf("unexpected answer: %.100q is listed after %.100q", o.Key, after)
-			}
-			after = o.Key
-		}
-		if err := fn(page); err != nil || len(page) < pageKeys {
-			return err
-		}
-	}
 }
 
 // A note is what a request leaves behind that the library does not tell.

@@ -177,7 +177,12 @@ func TestAttachTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	index, err := os.ReadFile(filepath.Join(server.Dir, bucket, place.Generation(1), place.Attached(subject, "note"), place.Index))
+	at := place.Generation(1) + "/" + place.Attached(subject, "note") + "/" + place.Index
+	b, err := os.ReadFile(filepath.Join(server.Dir, bucket, at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := place.ParseCell(at, b)
 	if err != nil {
 		t.Fatal(err)
 	}

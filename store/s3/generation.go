@@ -16,17 +16,13 @@ import (
 
 // ListGenerations implements [origin.Origin].
 func (o *Origin) ListGenerations(ctx context.Context, fn func(id origin.GenerationID) error) error {
-	var folders []minio.ObjectInfo
 	prefix := o.root + place.Generations + "/"
-	err := o.do(ctx, 0, func(ctx context.Context) (err error) {
-		folders, err = o.page(ctx, prefix, "", true)
-		return err
-	})
+	folders, _, err := o.page(ctx, prefix, "", true)
 	if err != nil {
 		return fmt.Errorf("list generations: %w", err)
 	}
 	for _, f := range folders {
-		name, isFolder := strings.CutSuffix(strings.TrimPrefix(f.Key, prefix), "/")
+		name, isFolder := strings.CutSuffix(strings.TrimPrefix(f.key, prefix), "/")
 		id, err := origin.ParseGenerationID(name)
 		if !isFolder || err != nil {
 			continue
@@ -43,7 +39,7 @@ func (o *Origin) ListGenerations(ctx context.Context, fn func(id origin.Generati
 func (o *Origin) DeleteGeneration(ctx context.Context, id origin.GenerationID, tell func(removed int)) error {
 	root, removed := o.generation(id).root, 0
 	for _, prefix := range []string{root + place.Pointers + "/", root} {
-		err := o.list(ctx, prefix, func(page []minio.ObjectInfo) error {
+		err := o.list(ctx, prefix, func(page []entry) error {
 			if len(page) == 0 {
 				return nil
 			}

@@ -7,12 +7,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/minio/minio-go/v7"
-
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/place"
-	"github.com/rivuletfs/rivulet/store/internal/byterange"
 )
 
 func (s *Store) objectKey(d origin.Digest) string { return s.root + place.Hashed(place.Objects, d) }
@@ -36,19 +33,17 @@ func (s *Store) PutObject(ctx context.Context, data []byte) (origin.Digest, erro
 
 // GetObject implements [origin.Objects].
 func (s *Store) GetObject(ctx context.Context, d origin.Digest, max int64) ([]byte, error) {
-	b, err := s.readChecked(ctx, s.objectKey(d), d, min(max, origin.MaxObjectBytes))
+	b, err := s.readNamed(ctx, s.objectKey(d), d, min(max, origin.MaxObjectBytes))
 	if err != nil {
 		return nil, fmt.Errorf("get object %v: %w", d, err)
 	}
 	return b, nil
 }
 
-// readChecked reads what is named by d.
-func (t *tree) readChecked(ctx context.Context, key string, d origin.Digest, most int64) ([]byte, error) {
-	return byterange.Checked(d, func(bool) ([]byte, error) {
-		b, _, err := t.read(ctx, key, most)
-		return b, err
-	})
+// readNamed reads what is named by d.
+func (t *tree) readNamed(ctx context.Context, key string, d origin.Digest, most int64) ([]byte, error) {
+	b, _, err := t.readChecked(ctx, key, most, d.Check)
+	return b, err
 }
 
 // ListObjects implements [origin.Objects].
@@ -85,7 +80,7 @@ func (s *Store) attach(ctx context.Context, folder string, data []byte) error {
 	}
 	for n := 0; ; n++ {
 		old, err := s.readCell(ctx, folder+place.Index, place.MaxIndexBytes)
-		if err != nil {
+		if err != nil && !errors.Is(err, origin.ErrCorrupt) {
 			return err
 		}
 		index, added, err := place.AddToIndex(old.value, u.sum)
@@ -125,16 +120,16 @@ func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind
 		return err
 	}
 	n := 0
-	err := s.list(ctx, s.root+place.Attached(subject, kind)+"/", func(page []minio.ObjectInfo) error {
+	err := s.list(ctx, s.root+place.Attached(subject, kind)+"/", func(page []entry) error {
 		for _, o := range page {
-			id, ok := place.ParseHashed(o.Key)
+			id, ok := place.ParseHashed(o.key)
 			if !ok {
 				continue
 			}
 			if n++; n > origin.MaxAttachments {
 				return fmt.Errorf("more than %d", origin.MaxAttachments)
 			}
-			data, err := s.readChecked(ctx, o.Key, id, origin.MaxAttachmentBytes)
+			data, err := s.readNamed(ctx, o.key, id, origin.MaxAttachmentBytes)
 			if errors.Is(err, chunk.ErrNotFound) {
 				continue // removed meanwhile
 			}

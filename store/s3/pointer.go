@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/minio/minio-go/v7"
-
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/place"
@@ -33,22 +31,24 @@ type cell struct {
 	writer string // of whoever put it
 }
 
-// readCell reads a cell of at most most bytes.
+// readCell reads a cell that has at most most bytes as it is stored. Of one
+// whose bytes prove wrong it returns origin.ErrCorrupt and all but the value.
 func (t *tree) readCell(ctx context.Context, key string, most int64) (cell, error) {
-	b, header, err := t.read(ctx, key, most)
+	var value []byte
+	_, header, err := t.readChecked(ctx, key, most, func(b []byte) (err error) {
+		value, err = place.ParseCell(t.placeOf(key), b)
+		return err
+	})
 	if errors.Is(err, chunk.ErrNotFound) {
 		return cell{}, nil
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, origin.ErrCorrupt) {
 		return cell{}, err
 	}
-	c := cell{value: b, etag: strings.Trim(header.Get("ETag"), `"`), writer: header.Get(writerHeader)}
-	if place.IsTombstone(b) {
-		c.value = nil
-	} else if c.value == nil {
-		c.value = []byte{}
+	if place.IsTombstone(value) {
+		value = nil
 	}
-	return c, nil
+	return cell{value: value, etag: strings.Trim(header.Get("ETag"), `"`), writer: header.Get(writerHeader)}, err
 }
 
 // writeCell replaces old, as it was read, by value; nil removes it. It returns
@@ -61,7 +61,7 @@ func (t *tree) writeCell(ctx context.Context, key string, old cell, value []byte
 	if value == nil {
 		value = place.Tombstone()
 	}
-	u := newUpload(key, value, cacheNever)
+	u := newUpload(key, place.AppendCell(nil, t.placeOf(key), value), cacheNever)
 	u.checksum, u.writer = f.checksum, rand.Text()
 	when := condition{absent: old.etag == "", etag: old.etag}
 	if !f.swap || !f.putIfAbsent {
@@ -71,7 +71,7 @@ func (t *tree) writeCell(ctx context.Context, key string, old cell, value []byte
 		when = condition{}
 	}
 	sent := 0
-	err = t.do(ctx, int64(len(value)), func(ctx context.Context) error {
+	err = t.do(ctx, int64(len(u.data)), func(ctx context.Context) error {
 		n, err := t.put(ctx, u, when)
 		sent += n
 		return err
@@ -110,8 +110,8 @@ func (t *tree) GetPointer(ctx context.Context, name string) ([]byte, error) {
 
 func (t *tree) readPointer(ctx context.Context, name string) (cell, error) {
 	c, err := t.readCell(ctx, t.root+place.Pointer(name), place.TombstoneBytes)
-	if err == nil && len(c.value) > origin.MaxPointerBytes {
-		err = fmt.Errorf("value of more than %d bytes", origin.MaxPointerBytes)
+	if err == nil && c.value != nil {
+		_, err = place.PointerValue(c.value)
 	}
 	return c, err
 }
@@ -150,10 +150,10 @@ func (t *tree) ListPointers(ctx context.Context, prefix string, fn func(name str
 		return ctx.Err()
 	}
 	var names []string
-	err := t.list(ctx, t.root+folder+"/", func(page []minio.ObjectInfo) error {
+	err := t.list(ctx, t.root+folder+"/", func(page []entry) error {
 		for _, o := range page {
-			name, ok := place.ParsePointer(o.Key[len(t.root):])
-			if ok && strings.HasPrefix(name, prefix) && o.Size != place.TombstoneBytes {
+			name, ok := place.ParsePointer(o.key[len(t.root):])
+			if ok && strings.HasPrefix(name, prefix) && o.size != place.TombstoneBytes {
 				names = append(names, name)
 			}
 		}

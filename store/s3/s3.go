@@ -44,6 +44,9 @@ const (
 	cacheNever   = "no-cache"
 )
 
+// maxVersionBytes is more than any version object has.
+const maxVersionBytes = 64
+
 // An Origin is an origin in a bucket. Any number of calls may run at once.
 type Origin struct {
 	tree
@@ -116,35 +119,25 @@ func Open(ctx context.Context, c Config, create bool) (*Origin, error) {
 func (o *Origin) Close() { o.connect.CloseIdleConnections() }
 
 func (o *Origin) checkVersion(ctx context.Context) error {
-	b, _, err := o.read(ctx, o.root+place.Version, 64)
+	_, _, err := o.readChecked(ctx, o.root+place.Version, maxVersionBytes, place.CheckVersion)
 	if errors.Is(err, chunk.ErrNotFound) {
 		return origin.ErrNoStore
 	}
-	if err != nil {
-		return err
-	}
-	return place.CheckVersion(b)
+	return err
 }
 
 // init makes an empty origin. Two processes may do so at once.
 func (o *Origin) init(ctx context.Context) error {
-	var found string
-	err := o.do(ctx, 0, func(ctx context.Context) error {
-		page, err := o.page(ctx, o.root, "", true)
-		if len(page) > 0 {
-			found = page[0].Key
-		}
-		return err
-	})
+	page, _, err := o.page(ctx, o.root, "", true)
 	if err != nil {
 		return err
 	}
-	if found != "" {
+	if len(page) > 0 {
 		// Somebody may have made it since.
 		if err := o.checkVersion(ctx); !errors.Is(err, origin.ErrNoStore) {
 			return err
 		}
-		return fmt.Errorf("%w, and not empty: it has %.100q", origin.ErrNoStore, found)
+		return fmt.Errorf("%w, and not empty: it has %.100q", origin.ErrNoStore, page[0].key)
 	}
 	return o.do(ctx, 0, func(ctx context.Context) error {
 		_, err := o.put(ctx, o.versionUpload(), condition{})
@@ -155,6 +148,9 @@ func (o *Origin) init(ctx context.Context) error {
 func (s *server) versionUpload() *upload {
 	return newUpload(s.config.key(place.Version), []byte(place.VersionText), cacheNever)
 }
+
+// placeOf returns the place, in the origin, of what has that key.
+func (s *server) placeOf(key string) string { return key[len(s.config.key("")):] }
 
 func newUpload(key string, data []byte, cache string) *upload {
 	return &upload{key: key, data: data, sum: origin.Sum(data), cache: cache}

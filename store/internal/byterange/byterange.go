@@ -6,8 +6,6 @@ package byterange
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -146,20 +144,34 @@ func Whole(ctx context.Context, p *retry.Policy, limit int64, get func(ctx conte
 	return w.Bytes(), nil
 }
 
-// Checked returns what read returns, if sum is its SHA-256. If not, it calls read
-// once more, with again set: what was damaged on the way, or by a cache, may be
-// whole where it lies.
-func Checked(sum [sha256.Size]byte, read func(again bool) ([]byte, error)) ([]byte, error) {
-	for _, again := range []bool{false, true} {
-		b, err := read(again)
-		if err != nil {
-			return nil, err
+// tries is how often Checked reads. Of answers of which one in a hundred is
+// damaged, so many in a row are hardly ever.
+const tries = 4
+
+// Checked returns what read returns, if check finds nothing wrong with it. If it
+// does, Checked reads again, some times and as p allows, with again set: what was
+// damaged on the way, or by a cache, may be whole where it lies. The last
+// error of check is returned, wrapped. One of read, which makes its own
+// retries, ends it.
+func Checked(ctx context.Context, p *retry.Policy, read func(ctx context.Context, again bool) ([]byte, error), check func([]byte) error) ([]byte, error) {
+	few := *p
+	few.Attempts = min(few.Attempts, tries)
+	var b []byte
+	again := false
+	err := few.Do(ctx, func(ctx context.Context) (err error) {
+		if b, err = read(ctx, again); err != nil {
+			return err
 		}
-		if sha256.Sum256(b) == sum {
-			return b, nil
+		again = true
+		if err := check(b); err != nil {
+			return retry.Again(err)
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil, errors.New("corrupt: its bytes have another SHA-256")
+	return b, nil
 }
 
 // whole is what Whole has read so far.

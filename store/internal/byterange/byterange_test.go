@@ -3,7 +3,6 @@ package byterange
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -225,27 +224,36 @@ func TestWholeRefuses(t *testing.T) {
 	}
 }
 
+// TestChecked reads until the answer is good, as often as is allowed.
 func TestChecked(t *testing.T) {
-	good, bad := []byte("good"), []byte("bad")
-	sum := sha256.Sum256(good)
+	errBad := errors.New("bad")
 	for _, c := range []struct {
-		answers [2][]byte
-		want    bool
-		reads   int
-	}{{[2][]byte{good, bad}, true, 1}, {[2][]byte{bad, good}, true, 2}, {[2][]byte{bad, bad}, false, 2}} {
-		n := 0
-		got, err := Checked(sum, func(again bool) ([]byte, error) {
-			if again != (n == 1) {
+		bad, attempts int // answers, and what the policy allows
+		reads         int
+	}{{0, 6, 1}, {1, 6, 2}, {3, 6, 4}, {4, 6, 4}, {9, 6, 4}, {1, 2, 2}, {2, 2, 2}} {
+		p, n := policy(), 0
+		p.Attempts = c.attempts
+		got, err := Checked(context.Background(), p, func(_ context.Context, again bool) ([]byte, error) {
+			if again != (n > 0) {
 				t.Errorf("read %d: again is %v", n, again)
 			}
 			n++
-			return c.answers[n-1], nil
+			if n <= c.bad {
+				return []byte("bad"), nil
+			}
+			return []byte("good"), nil
+		}, func(b []byte) error {
+			if string(b) == "bad" {
+				return errBad
+			}
+			return nil
 		})
-		if (err == nil) != c.want || c.want && string(got) != "good" || n != c.reads {
-			t.Errorf("%q after %d reads, %v", got, n, err)
+		if good := c.bad < c.reads; good && (err != nil || string(got) != "good") || !good && (got != nil || !errors.Is(err, errBad)) || n != c.reads {
+			t.Errorf("%d bad of %d allowed: %q after %d reads, %v", c.bad, c.attempts, got, n, err)
 		}
 	}
-	if _, err := Checked(sum, func(bool) ([]byte, error) { return nil, io.EOF }); err != io.EOF {
+	read := func(context.Context, bool) ([]byte, error) { return nil, io.EOF }
+	if _, err := Checked(context.Background(), policy(), read, func([]byte) error { return nil }); err != io.EOF {
 		t.Errorf("%v; want read's error", err)
 	}
 }
