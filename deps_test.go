@@ -44,13 +44,14 @@ disk               any: blockdev blockmap chunk seal internal/loglimit
 verify             any: blockmap chunk seal
 store/dir          any: chunk origin origin/place
 store/memory       std: chunk origin
-store/s3           any: chunk origin origin/place store/internal/byterange store/internal/link store/internal/retry
+store/s3           any: chunk origin origin/place store/internal/agree store/internal/byterange store/internal/link store/internal/retry
 store/http         std: chunk origin origin/place store/internal/byterange store/internal/link store/internal/retry
 store/internal/byterange std: chunk store/internal/retry
 store/internal/link      std: store/internal/retry
 store/internal/retry     std
+store/internal/agree     std
 store              any: origin store/dir store/http store/registry store/s3
-store/registry     any: blockmap chunk origin store/internal/byterange store/internal/link store/internal/retry
+store/registry     any: blockmap chunk origin store/internal/agree store/internal/byterange store/internal/link store/internal/retry
 store/registry/registrytest any
 frontend/nbd       any: blockdev frontend/nbd/internal/wire internal/loglimit
 frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
@@ -60,7 +61,7 @@ frontend/loopmount any: blockdev
 chunk/chunktest        std: chunk
 store/s3/s3test        std
 blockmap/blockmaptest  std: blockmap chunk origin chunk/chunktest
-origin/origintest      std: chunk origin chunk/chunktest
+origin/origintest      std: chunk origin origin/place chunk/chunktest
 blockdev/blockdevtest  std: blockdev
 `
 

@@ -14,7 +14,7 @@ import (
 const (
 	firstBackoff   = 10 * time.Millisecond // mean pause after the first failure; doubles
 	lastBackoff    = 2 * time.Second       // longest mean pause
-	corruptTries   = 3                     // attempts while the answers are corrupt
+	corruptTries   = 4                     // attempts while the answers are corrupt
 	attemptsInTime = 2                     // a hung attempt ends after Timeout over this
 )
 

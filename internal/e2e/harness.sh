@@ -18,6 +18,7 @@ WORK=$(mktemp -d)
 export RIVULET_STORE=dir:$WORK/store RIVULET_KEYS=$WORK/keys
 CACHE=${RIVULET_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rivulet-e2e}
 PIDS=()
+LOGS=()
 LATER=()
 
 step() { printf '== %s\n' "$*"; }
@@ -43,12 +44,14 @@ need_root() { [ "$(id -u)" = 0 ] || skip "root"; }
 # later CMD...: runs CMD at the end, last registered first, failures ignored.
 later() { LATER+=("$(printf '%q ' "$@")"); }
 
-# start LOG CMD...: runs CMD in the background; $! and the last of PIDS are its id.
+# start LOG CMD...: runs CMD in the background; $! and the last of PIDS are its id. The
+# end of LOG is shown if the script fails.
 start() {
 	local log=$1
 	shift
 	"$@" >"$log" 2>&1 &
 	PIDS+=($!)
+	LOGS+=("$log")
 }
 
 # stop PID: ends a process begun by start and waits for it.
@@ -79,8 +82,12 @@ ours() {
 }
 
 cleanup() {
-	local status=$? i pid
+	local status=$? i pid log
 	set +e
+	case $status in
+	0 | 77 | 130) ;;
+	*) for log in "${LOGS[@]}"; do [ ! -s "$log" ] || { printf -- '-- %s\n' "${log##*/}"; tail -n 20 "$log"; } >&2; done ;;
+	esac
 	for ((i = ${#LATER[@]} - 1; i >= 0; i--)); do eval "${LATER[i]}" >/dev/null 2>&1; done
 	for pid in "${PIDS[@]}"; do stop "$pid"; done
 	for pid in $(ours); do kill -9 "$pid" 2>/dev/null; done
@@ -120,7 +127,7 @@ serving() {
 	log=$(mktemp "$WORK/serve.XXXX")
 	start "$log" "$WORK/bin/rivulet" serve "$@"
 	SERVER=$!
-	await 30 grep -q '^ready ' "$log" || { cat "$log" >&2; fail "rivulet serve $*: not ready after 30 s"; }
+	await 30 grep -q '^ready ' "$log" || fail "rivulet serve $*: not ready after 30 s"
 	URI=$(sed -n 's/^ready //p;T;q' "$log")
 }
 
@@ -137,7 +144,7 @@ s3_server() {
 	mkdir -p "$S3_DIR/bucket"
 	ROOT_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID ROOT_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY \
 		start "$WORK/s3.log" "$program" --port "$S3_ADDR" --quiet --keep-alive --health /health posix "$S3_DIR"
-	await 20 curl -sf -o /dev/null "http://$S3_ADDR/health" || { cat "$WORK/s3.log" >&2; fail "versitygw: not ready after 20 s"; }
+	await 20 curl -sf -o /dev/null "http://$S3_ADDR/health" || fail "versitygw: not ready after 20 s"
 }
 
 # free_port: a TCP port of this machine that was free just now.
@@ -149,7 +156,7 @@ fault_proxy() {
 	log=$(mktemp "$WORK/proxy.XXXX")
 	[ -x "$WORK/bin/faultproxy" ] || (cd "$ROOT" && go build -o "$WORK/bin/faultproxy" ./internal/e2e/faultproxy)
 	start "$log" "$WORK/bin/faultproxy" "$@"
-	await 10 grep -q '^ready ' "$log" || { cat "$log" >&2; fail "faultproxy $*: not ready after 10 s"; }
+	await 10 grep -q '^ready ' "$log" || fail "faultproxy $*: not ready after 10 s"
 	PROXY=$(sed -n 's/^ready //p;T;q' "$log")
 }
 

@@ -65,7 +65,7 @@ for server in distribution oci; do
 	await 20 curl -sf -o /dev/null "http://$REGISTRY/v2/" || fail "registry $server: not ready after 20 s"
 	fault_proxy -latency 2ms -fault reset=0.01 -fault lost-answer=0.01 -fault truncate=0.01 -fault half-close=0.01 -fault 503=0.01 "$REGISTRY"
 	write=oci://$PROXY/lab/images
-	fault_proxy -latency 2ms -fault reset=0.01 -fault truncate=0.01 -fault short=0.005 -fault flip=0.005 -fault 429=0.01 "$REGISTRY"
+	fault_proxy -latency 2ms -fault reset=0.01 -fault truncate=0.01 -fault short=0.01 -fault flip=0.02 -fault 429=0.01 "$REGISTRY"
 	read=oci://$PROXY/lab/images
 	for name; do
 		step "$server: $name"

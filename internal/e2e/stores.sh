@@ -52,7 +52,7 @@ web_server() {
 # same NAME STORE: the image read over NBD from STORE has the bytes of the one on disk.
 same() {
 	RIVULET_STORE=$2 serving "$1"
-	nbdcopy "$URI" "$WORK/got" || { tail -n 20 "$WORK"/serve.* >&2; fail "$1 from $2: nbdcopy"; }
+	nbdcopy "$URI" "$WORK/got" || fail "$1 from $2: nbdcopy"
 	tr '\0' ' ' <"/proc/$SERVER/cmdline" >>"$WORK/output"
 	stop "$SERVER"
 	cat "$WORK"/serve.* >>"$WORK/output"
@@ -62,13 +62,13 @@ same() {
 
 fault_proxy -latency 2ms -fault reset=0.01 -fault lost-answer=0.01 -fault truncate=0.01 -fault half-close=0.01 -fault 503=0.01 "$S3_ADDR"
 WRITE="s3://bucket/images?endpoint=http://$PROXY"
-fault_proxy -latency 2ms -fault reset=0.01 -fault truncate=0.01 -fault short=0.005 -fault flip=0.005 -fault 429=0.01 "$S3_ADDR"
+fault_proxy -latency 2ms -fault reset=0.01 -fault truncate=0.01 -fault short=0.01 -fault flip=0.02 -fault 429=0.01 "$S3_ADDR"
 READ="s3://bucket/images?endpoint=http://$PROXY"
 for name; do noted --store "dir:$WORK/near" publish "oci:$IMAGES:$name" --name "$name" >/dev/null; done
 web_server ranges
 RANGES=$WEB
 web_server plain
-fault_proxy -fault reset=0.01 -fault truncate=0.01 -fault flip=0.005 "$RANGES"
+fault_proxy -fault reset=0.01 -fault truncate=0.01 -fault short=0.01 -fault flip=0.02 "$RANGES"
 
 for name; do
 	step "$name"

@@ -256,3 +256,28 @@ func TestLinkPasses(t *testing.T) {
 		t.Error("a link to nobody sends something")
 	}
 }
+
+// TestSingle damages one answer, which is counted from when it is said.
+func TestSingle(t *testing.T) {
+	addr, _ := serve(t)
+	s := start(t, addr, nil)
+	c := client(t, true)
+	for range 2 {
+		if _, body, err := get(context.Background(), c, s.Addr()); err != nil || !bytes.Equal(body, content) {
+			t.Fatalf("undamaged: %d bytes, %v", len(body), err)
+		}
+	}
+	s.Single(2, Flip, 8*5+1)
+	for i := range 3 {
+		_, body, err := get(context.Background(), c, s.Addr())
+		if err != nil || len(body) != len(content) {
+			t.Fatalf("%d bytes, %v", len(body), err)
+		}
+		if i == 1 {
+			body[5] ^= 2
+		}
+		if !bytes.Equal(body, content) {
+			t.Errorf("answer %d has other bytes", i+1)
+		}
+	}
+}

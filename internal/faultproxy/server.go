@@ -29,6 +29,14 @@ type Server struct {
 	faults     Faults
 	retryAfter time.Duration
 	counts     map[Kind]int
+	one        single
+}
+
+// A single is a fault of one request.
+type single struct {
+	request uint64 // its number; 0: none
+	kind    Kind
+	random  uint64
 }
 
 // NewServer forwards the requests that it takes at a free port of the loopback
@@ -65,6 +73,15 @@ func (s *Server) Set(f Faults, retryAfter time.Duration) error {
 	return nil
 }
 
+// Single has one request meet with a fault, besides those that Set is for: the
+// nth from now on, n > 0. It replaces the one of the last call. random says where
+// a body is cut or which bit is flipped.
+func (s *Server) Single(n int, kind Kind, random uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.one = single{s.requests.Load() + uint64(n), kind, random}
+}
+
 // Requests returns how many requests there were, and how many of them met with
 // each kind of fault.
 func (s *Server) Requests() (all int, faults map[Kind]int) {
@@ -87,10 +104,14 @@ func (s *Server) Close() error {
 
 // choose picks what happens to the next request.
 func (s *Server) choose() (kind Kind, r uint64, retryAfter time.Duration) {
-	chance, r := roll(s.seed, s.requests.Add(1))
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	n := s.requests.Add(1)
+	chance, r := roll(s.seed, n)
 	kind = s.faults.pick(chance)
+	if n == s.one.request {
+		kind, r = s.one.kind, s.one.random
+	}
 	if kind != "" {
 		s.counts[kind]++
 	}

@@ -27,6 +27,12 @@ func TestOrigin(t *testing.T) {
 	origintest.TestOrigin(t, func(t *testing.T) origin.Origin { return openOrigin(t, t.TempDir()) })
 }
 
+func TestCorruptPointers(t *testing.T) {
+	path := t.TempDir()
+	o := openOrigin(t, path)
+	origintest.TestCorruptPointers(t, o, o, path)
+}
+
 // TestTwoStores is about two processes with one directory: flock treats two
 // open files of one process as it does those of two.
 func TestTwoStores(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -421,4 +422,52 @@ func TestIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(1)
+}
+
+// TestCheckCells runs doc/format/check-cells.sh on a store, and on one with a
+// damaged pointer or index.
+func TestCheckCells(t *testing.T) {
+	for _, tool := range []string{"sh", "sha256sum", "head", "tail", "find"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("needs %s", tool)
+		}
+	}
+	path := t.TempDir()
+	s := open(t, path)
+	subject := origin.Sum([]byte("subject"))
+	if err := s.Attach(ctx, subject, "note", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"names/A%b", "empty", strings.Repeat("long", 60)} {
+		if err := s.SwapPointer(ctx, name, nil, bytes.Repeat([]byte("\x00\n"), len(name)-5)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func() (string, error) {
+		out, err := exec.Command("sh", filepath.Join("..", "..", "doc", "format", "check-cells.sh"), path).CombinedOutput()
+		return string(out), err
+	}
+	if out, err := check(); err != nil || out != "4 cells are right\n" {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, file := range []string{place.Pointer("names/A%b"), place.Pointer("empty"), place.Attached(subject, "note") + "/" + place.Index} {
+		at := place.Generation(1) + "/" + file
+		good, err := os.ReadFile(filepath.Join(path, at))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad := bytes.Clone(good)
+		bad[0] ^= 4
+		for _, b := range [][]byte{bad, good[1:], {}} {
+			if err := os.WriteFile(filepath.Join(path, at), b, 0o666); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := check(); err == nil || !strings.Contains(out, at+": corrupt") {
+				t.Errorf("%s is damaged: %v: %s", at, err, out)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(path, at), good, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -136,8 +136,8 @@ func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind
 
 // attachments returns the manifests of an object's attachments of a kind:
 // those of its own, and those of what stands for it.
-func (s *Store) attachments(ctx context.Context, d origin.Digest, kind string) ([]v1.Descriptor, error) {
-	var before, after []v1.Descriptor
+func (s *Store) attachments(ctx context.Context, d origin.Digest, kind string) ([]v1.Hash, error) {
+	var before, after []v1.Hash
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		_, desc := encodeManifest(placeholder(s.id, d))
@@ -156,8 +156,8 @@ func (s *Store) attachments(ctx context.Context, d origin.Digest, kind string) (
 }
 
 // readAttachment returns an attachment, nil if it is gone.
-func (s *Store) readAttachment(ctx context.Context, desc v1.Descriptor, kind string) ([]byte, error) {
-	m, err := s.client.readManifest(ctx, desc.Digest.String(), typeAttachment+kind)
+func (s *Store) readAttachment(ctx context.Context, manifest v1.Hash, kind string) ([]byte, error) {
+	m, err := s.client.readManifest(ctx, manifest.String(), typeAttachment+kind)
 	if err != nil {
 		return nil, unlessMissing(err)
 	}

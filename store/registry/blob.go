@@ -97,16 +97,18 @@ func (c *client) readBlob(ctx context.Context, desc v1.Descriptor, max int64) ([
 		return desc.Data, nil
 	}
 	var b []byte
+	header := make(http.Header)
 	err = c.do(ctx, &request{
 		op: "read blob " + d.String(), method: http.MethodGet, url: c.url("blobs/%v", d), blob: d.String(),
-		awaits: desc.Size, want: []int{http.StatusOK},
+		header: header, awaits: desc.Size, want: []int{http.StatusOK},
 		read: func(resp *http.Response) error {
 			var err error
 			if b, err = readAll(resp.Body, desc.Size); err != nil {
 				return err
 			}
-			if origin.Sum(b) != d {
-				return retry.Again(errors.New("corrupt: its bytes have another SHA-256"))
+			if err := d.Check(b); err != nil {
+				header["Cache-Control"] = noCache // it may be a cache that has it damaged
+				return retry.Again(err)
 			}
 			return nil
 		},

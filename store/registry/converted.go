@@ -148,7 +148,7 @@ func (c *client) checkRef(ref string) error {
 // imageManifests returns what an image index would list of an image: itself,
 // with its platform, or what it lists if it is one.
 func (c *client) imageManifests(ctx context.Context, ref string) ([]v1.Descriptor, error) {
-	b, media, err := c.readRaw(ctx, ref)
+	b, media, err := c.readRaw(ctx, ref, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -233,8 +233,8 @@ func (o *Origin) BlockMaps(ctx context.Context, image origin.Digest, fn func(gen
 	if err != nil {
 		return fmt.Errorf("block maps of %v: %w", image, err)
 	}
-	for _, desc := range list {
-		m, err := o.client.readManifest(ctx, desc.Digest.String(), typeBlockMap)
+	for _, h := range list {
+		m, err := o.client.readManifest(ctx, h.String(), typeBlockMap)
 		if errors.Is(err, chunk.ErrNotFound) {
 			continue // deleted meanwhile
 		}
@@ -244,7 +244,7 @@ func (o *Origin) BlockMaps(ctx context.Context, image origin.Digest, fn func(gen
 		generation, err := origin.ParseGenerationID(m.note(noteGeneration))
 		d, err2 := digestOf(m.Layers[0].Digest)
 		if err = errors.Join(err, err2); err != nil {
-			return fmt.Errorf("block maps of %v: %w %v: %w", image, ErrArtifact, desc.Digest, err)
+			return fmt.Errorf("block maps of %v: %w %v: %w", image, ErrArtifact, h, err)
 		}
 		if err := fn(generation, d); err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/internal/agree"
 	"github.com/rivuletfs/rivulet/store/internal/retry"
 )
 
@@ -108,13 +109,42 @@ func (c *client) writeManifest(ctx context.Context, ref string, media types.Medi
 	})
 }
 
-// readRaw returns the bytes of the manifest at a tag or digest, checked as far
-// as that can be done.
-func (c *client) readRaw(ctx context.Context, ref string) (b []byte, media types.MediaType, err error) {
+// manifestHeader is sent with a question for a manifest. What a tag leads to may
+// change, so caches are to ask the registry.
+func manifestHeader(ref string) http.Header {
+	h := http.Header{"Accept": {strings.Join([]string{
+		string(types.OCIManifestSchema1), string(types.OCIImageIndex), string(types.DockerManifestSchema2), string(types.DockerManifestList)}, ",")}}
+	if _, err := origin.ParseDigest(ref); err != nil {
+		h["Cache-Control"] = noCache
+	}
+	return h
+}
+
+var noCache = []string{"no-cache"}
+
+// sameAnswers is how many answers readRaw takes to have two that are the same.
+const sameAnswers = 4
+
+// readRaw returns the bytes of the manifest at a tag or digest. A digest proves
+// them. What is at a tag the registry says the digest of; if it does not, two
+// answers have to be the same. If accept returns an error, for bytes that a tag
+// cannot lead to, they are asked for again; it may be nil.
+func (c *client) readRaw(ctx context.Context, ref string, accept func(b []byte, media types.MediaType) error) ([]byte, types.MediaType, error) {
+	var before origin.Digest
+	for range sameAnswers {
+		b, media, proved, err := c.askRaw(ctx, ref, accept)
+		if err != nil || proved || origin.Sum(b) == before {
+			return b, media, err
+		}
+		before = origin.Sum(b)
+	}
+	return nil, "", fmt.Errorf("read manifest %s: %w: no two answers are the same", ref, origin.ErrCorrupt)
+}
+
+// askRaw is readRaw for one answer, and tells whether a digest proves it.
+func (c *client) askRaw(ctx context.Context, ref string, accept func([]byte, types.MediaType) error) (b []byte, media types.MediaType, proved bool, err error) {
 	err = c.do(ctx, &request{
-		op: "read manifest " + ref, method: http.MethodGet, url: c.url("manifests/%s", ref),
-		header: http.Header{"Accept": {strings.Join([]string{
-			string(types.OCIManifestSchema1), string(types.OCIImageIndex), string(types.DockerManifestSchema2), string(types.DockerManifestList)}, ",")}},
+		op: "read manifest " + ref, method: http.MethodGet, url: c.url("manifests/%s", ref), header: manifestHeader(ref),
 		want: []int{http.StatusOK},
 		read: func(resp *http.Response) error {
 			media = types.MediaType(resp.Header.Get("Content-Type"))
@@ -125,25 +155,55 @@ func (c *client) readRaw(ctx context.Context, ref string) (b []byte, media types
 			if err != nil { // a tag: the registry says what it leads to, if it does
 				want, err = origin.ParseDigest(resp.Header.Get("Docker-Content-Digest"))
 			}
-			if err == nil && origin.Sum(b) != want || !json.Valid(b) {
-				return retry.Again(errors.New("corrupt: its bytes have another SHA-256, or are no JSON"))
+			if proved = err == nil; proved && want.Check(b) != nil || !json.Valid(b) {
+				return retry.Again(origin.ErrCorrupt)
+			}
+			if accept == nil {
+				return nil
+			}
+			if err := accept(b, media); err != nil {
+				return retry.Again(err)
 			}
 			return nil
 		},
 	})
-	return b, media, err
+	return b, media, proved, err
 }
 
 // readManifest returns the artifact at a tag or digest, which has to be of one
 // of the given types.
 func (c *client) readManifest(ctx context.Context, ref string, artifacts ...string) (*storedManifest, error) {
-	b, media, err := c.readRaw(ctx, ref)
-	if err != nil {
-		return nil, err
+	return c.readMatching(ctx, ref, func(*storedManifest) error { return nil }, artifacts...)
+}
+
+// readMatching is readManifest for what only some artifacts can be: one in which
+// match finds an error is none.
+func (c *client) readMatching(ctx context.Context, ref string, match func(m *storedManifest) error, artifacts ...string) (*storedManifest, error) {
+	var m *storedManifest
+	accept := func(b []byte, media types.MediaType) (err error) {
+		if m, err = parseManifest(b, media, artifacts); err == nil {
+			err = match(m)
+		}
+		if err != nil {
+			return fmt.Errorf("%w %s: %w", ErrArtifact, ref, err)
+		}
+		return nil
 	}
+	if _, err := origin.ParseDigest(ref); err == nil { // no answer can be better
+		b, media, err := c.readRaw(ctx, ref, nil)
+		if err == nil {
+			err = accept(b, media)
+		}
+		return m, err
+	}
+	_, _, err := c.readRaw(ctx, ref, accept)
+	return m, err
+}
+
+func parseManifest(b []byte, media types.MediaType, artifacts []string) (*storedManifest, error) {
 	m := &storedManifest{bytes: b, desc: v1.Descriptor{MediaType: media, Digest: hashOf(origin.Sum(b)), Size: int64(len(b))}}
 	if err := json.Unmarshal(b, &m.Manifest); err != nil {
-		return nil, fmt.Errorf("%w %s: %w", ErrArtifact, ref, err)
+		return nil, err
 	}
 	if m.MediaType != "" {
 		m.desc.MediaType = m.MediaType
@@ -154,7 +214,7 @@ func (c *client) readManifest(ctx context.Context, ref string, artifacts ...stri
 			return m, nil
 		}
 	}
-	return nil, fmt.Errorf("%w %s: its type is %.60q", ErrArtifact, ref, m.Config.MediaType)
+	return nil, fmt.Errorf("its type is %.60q", m.Config.MediaType)
 }
 
 // readUpTo reads a body of at most max bytes.
@@ -182,9 +242,8 @@ func readUpTo(resp *http.Response, max int64) ([]byte, error) {
 func (c *client) statManifest(ctx context.Context, ref string) (desc v1.Descriptor, err error) {
 	err = c.do(ctx, &request{
 		op: "look for manifest " + ref, method: http.MethodHead, url: c.url("manifests/%s", ref),
-		header: http.Header{"Accept": {strings.Join([]string{
-			string(types.OCIManifestSchema1), string(types.OCIImageIndex), string(types.DockerManifestSchema2), string(types.DockerManifestList)}, ",")}},
-		want: []int{http.StatusOK},
+		header: manifestHeader(ref),
+		want:   []int{http.StatusOK},
 		read: func(resp *http.Response) error {
 			desc = v1.Descriptor{MediaType: types.MediaType(resp.Header.Get("Content-Type")), Size: resp.ContentLength}
 			desc.Digest, _ = v1.NewHash(resp.Header.Get("Docker-Content-Digest"))
@@ -194,7 +253,7 @@ func (c *client) statManifest(ctx context.Context, ref string) (desc v1.Descript
 	if err != nil || desc.Digest.Algorithm == "sha256" && desc.Size > 0 {
 		return desc, err
 	}
-	b, media, err := c.readRaw(ctx, ref) // not all registries say
+	b, media, err := c.readRaw(ctx, ref, nil) // not all registries say
 	return v1.Descriptor{MediaType: media, Digest: hashOf(origin.Sum(b)), Size: int64(len(b))}, err
 }
 
@@ -239,15 +298,14 @@ func (c *client) deleteTagged(ctx context.Context, tag string) (bool, error) {
 	return true, nil
 }
 
-// tags calls fn for each tag of the repository that begins with prefix.
+// tags calls fn for each tag of the repository that begins with prefix. Nothing
+// proves the names in an answer, so two have to agree.
 func (c *client) tags(ctx context.Context, prefix string, fn func(tag string)) error {
 	seen := make(map[string]bool)
 	at := c.url("tags/list?n=%d", tagsAtOnce)
 	for range maxListPages {
-		var page struct {
-			Tags []string `json:"tags"`
-		}
-		next, err := c.page(ctx, "list tags", at, "", &page)
+		page, err := agree.List(ctx, func(ctx context.Context) (agree.Answer[string], error) { return c.tagPage(ctx, at) },
+			func(tag string) string { return tag })
 		if errors.Is(err, chunk.ErrNotFound) {
 			return nil // nothing was ever pushed
 		}
@@ -255,7 +313,7 @@ func (c *client) tags(ctx context.Context, prefix string, fn func(tag string)) e
 			return err
 		}
 		fresh := 0
-		for _, tag := range page.Tags {
+		for _, tag := range page.Items {
 			if !seen[tag] {
 				seen[tag] = true
 				fresh++
@@ -264,25 +322,31 @@ func (c *client) tags(ctx context.Context, prefix string, fn func(tag string)) e
 				}
 			}
 		}
-		switch {
-		case fresh == 0:
+		if fresh == 0 || page.Next == "" {
 			return nil
-		case next != "":
-			at = next
-		case len(page.Tags) < tagsAtOnce:
-			return nil
-		default: // a full page, and no word of the next one
-			at = withQuery(c.url("tags/list?n=%d", tagsAtOnce), "last", page.Tags[len(page.Tags)-1])
 		}
+		at = page.Next
 	}
 	return fmt.Errorf("list tags: more than %d pages", maxListPages)
 }
 
-// page reads a page of a list into v, and returns where the next one is. If
-// media is not "", a page of another type is errNoReferrers.
-func (c *client) page(ctx context.Context, op, at, media string, v any) (next string, err error) {
+// tagPage asks for a page of tags. If that is full and the registry does not say
+// where the list goes on, it is after the last one.
+func (c *client) tagPage(ctx context.Context, at string) (agree.Answer[string], error) {
+	page, next, err := readPage[struct {
+		Tags []string `json:"tags"`
+	}](ctx, c, "list tags", at, "")
+	if err == nil && next == "" && len(page.Tags) >= tagsAtOnce {
+		next = withQuery(c.url("tags/list?n=%d", tagsAtOnce), "last", page.Tags[len(page.Tags)-1])
+	}
+	return agree.Answer[string]{Items: page.Tags, Next: next}, err
+}
+
+// readPage reads a page of a list, and returns where the next one is. If media is
+// not "", a page of another type is errNoReferrers.
+func readPage[T any](ctx context.Context, c *client, op, at, media string) (page T, next string, err error) {
 	err = c.do(ctx, &request{
-		op: op, method: http.MethodGet, url: at, want: []int{http.StatusOK},
+		op: op, method: http.MethodGet, url: at, header: http.Header{"Cache-Control": noCache}, want: []int{http.StatusOK},
 		read: func(resp *http.Response) error {
 			if kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); media != "" && kind != media {
 				return errNoReferrers
@@ -292,13 +356,14 @@ func (c *client) page(ctx context.Context, op, at, media string, v any) (next st
 				return err
 			}
 			next = nextPage(resp)
-			if err := json.Unmarshal(b, v); err != nil {
+			page = *new(T) // nothing of an answer before
+			if err := json.Unmarshal(b, &page); err != nil {
 				return retry.Again(errors.New("the answer is no list"))
 			}
 			return nil
 		},
 	})
-	return next, err
+	return page, next, err
 }
 
 // nextPage returns the URL that a Link header gives for the next page (RFC

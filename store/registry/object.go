@@ -227,7 +227,12 @@ func (s *Store) getObject(ctx context.Context, d origin.Digest, max int64) ([]by
 	var object, packs *storedManifest
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		object, err = s.client.readManifest(gctx, s.objectTag(d), typeObject, typeBlockMap)
+		object, err = s.client.readMatching(gctx, s.objectTag(d), func(m *storedManifest) error {
+			if listed := m.Layers[0].Digest; listed != hashOf(d) {
+				return fmt.Errorf("it lists %v", listed)
+			}
+			return nil
+		}, typeObject, typeBlockMap)
 		return err
 	})
 	g.Go(func() (err error) {
@@ -238,9 +243,6 @@ func (s *Store) getObject(ctx context.Context, d origin.Digest, max int64) ([]by
 		return nil, err
 	}
 	layer := object.Layers[0]
-	if layer.Digest != hashOf(d) {
-		return nil, fmt.Errorf("%w %s: it lists %v", ErrArtifact, s.objectTag(d), layer.Digest)
-	}
 	var data []byte
 	g, gctx = errgroup.WithContext(ctx)
 	g.Go(func() (err error) {

@@ -85,13 +85,16 @@ func (p *pointers) GetPointer(ctx context.Context, name string) ([]byte, error) 
 
 // read returns the value of a pointer and the digest of its manifest.
 func (p *pointers) read(ctx context.Context, name string) ([]byte, v1.Hash, error) {
-	m, err := p.client.readManifest(ctx, pointerTag(p.prefix, name), typePointer)
+	var value []byte
+	m, err := p.client.readMatching(ctx, pointerTag(p.prefix, name), func(m *storedManifest) (err error) {
+		value, err = base64.StdEncoding.DecodeString(m.note(noteValue))
+		if err != nil || m.note(noteName) != name || m.note(noteGeneration) != p.generation || len(value) > origin.MaxPointerBytes {
+			return fmt.Errorf("%v is no pointer of that name", m.desc.Digest)
+		}
+		return nil
+	}, typePointer)
 	if err != nil {
 		return nil, v1.Hash{}, err
-	}
-	value, err := base64.StdEncoding.DecodeString(m.note(noteValue))
-	if err != nil || m.note(noteName) != name || len(value) > origin.MaxPointerBytes {
-		return nil, v1.Hash{}, fmt.Errorf("%w %v: it is no pointer of that name", ErrArtifact, m.desc.Digest)
 	}
 	return value, m.desc.Digest, nil
 }

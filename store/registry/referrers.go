@@ -13,6 +13,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/internal/agree"
 )
 
 // Whether a registry has the referrers API, as far as we know.
@@ -32,9 +33,10 @@ var errNoReferrers = errors.New("the registry has no referrers API")
 // tag schema).
 func referrersTag(subject v1.Hash) string { return subject.Algorithm + "-" + subject.Hex }
 
-// referrers returns what refers to subject and is of that artifact type.
-func (c *client) referrers(ctx context.Context, subject v1.Hash, artifact string) ([]v1.Descriptor, error) {
-	var all []v1.Descriptor
+// referrers returns the manifests that refer to subject and are of that artifact
+// type.
+func (c *client) referrers(ctx context.Context, subject v1.Hash, artifact string) ([]v1.Hash, error) {
+	var all []referrer
 	var err error
 	if c.api.Load() != referrersNo {
 		all, err = c.askReferrers(ctx, subject, artifact)
@@ -44,32 +46,58 @@ func (c *client) referrers(ctx context.Context, subject v1.Hash, artifact string
 	}
 	if c.api.Load() == referrersNo || unsupported(err) {
 		var is bool
-		all, is, err = c.readReferrersTag(ctx, subject)
+		var list []v1.Descriptor
+		list, is, err = c.readReferrersTag(ctx, subject)
 		if is {
 			c.api.Store(referrersNo)
 		}
+		all = referrersOf(list)
 	}
-	return slices.DeleteFunc(all, func(d v1.Descriptor) bool { return d.ArtifactType != artifact }), err
+	var found []v1.Hash
+	for _, r := range all {
+		if r.artifact == artifact {
+			found = append(found, r.digest)
+		}
+	}
+	return found, err
 }
 
-func (c *client) askReferrers(ctx context.Context, subject v1.Hash, artifact string) ([]v1.Descriptor, error) {
+// A referrer is what a list says of a manifest.
+type referrer struct {
+	digest   v1.Hash
+	artifact string // its type
+}
+
+func referrersOf(list []v1.Descriptor) []referrer {
+	out := make([]referrer, len(list))
+	for i, d := range list {
+		out[i] = referrer{d.Digest, d.ArtifactType}
+	}
+	return out
+}
+
+// askReferrers asks the API. Nothing proves what is in an answer, so two have to
+// agree.
+func (c *client) askReferrers(ctx context.Context, subject v1.Hash, artifact string) ([]referrer, error) {
 	op := "list referrers of " + subject.String()
 	at := c.url("referrers/%v", subject)
 	if artifact != "" {
 		at = withQuery(at, "artifactType", artifact)
 	}
-	var all []v1.Descriptor
+	var all []referrer
 	for at != "" {
-		var page v1.IndexManifest
-		next, err := c.page(ctx, op, at, string(types.OCIImageIndex), &page)
+		page, err := agree.List(ctx, func(ctx context.Context) (agree.Answer[referrer], error) {
+			page, next, err := readPage[v1.IndexManifest](ctx, c, op, at, string(types.OCIImageIndex))
+			return agree.Answer[referrer]{Items: referrersOf(page.Manifests), Next: next}, err
+		}, func(r referrer) string { return r.digest.Hex })
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, page.Manifests...)
+		all = append(all, page.Items...)
 		if len(all) > maxReferrers {
 			return nil, fmt.Errorf("%s: more than %d", op, maxReferrers)
 		}
-		at = next
+		at = page.Next
 	}
 	return all, nil
 }
@@ -90,7 +118,7 @@ func unsupported(err error) bool {
 // readReferrersTag returns what the tag lists, and whether it is there.
 func (c *client) readReferrersTag(ctx context.Context, subject v1.Hash) ([]v1.Descriptor, bool, error) {
 	tag := referrersTag(subject)
-	b, _, err := c.readRaw(ctx, tag)
+	b, _, err := c.readRaw(ctx, tag, nil)
 	if errors.Is(err, chunk.ErrNotFound) {
 		return nil, false, nil
 	}

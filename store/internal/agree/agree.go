@@ -27,7 +27,7 @@ type Answer[T comparable] struct {
 const most = 6
 
 // List returns what two answers of ask have, by name, which is what an item is
-// known by: the rest of it may change. One error of ask is overlooked, the next
+// known by: the rest of it may change. They come in the order of names. One error of ask is overlooked, the next
 // is returned. ask is called from several goroutines.
 func List[T comparable](ctx context.Context, ask func(context.Context) (Answer[T], error), name func(T) string) (Answer[T], error) {
 	var both [2]Answer[T]
@@ -39,8 +39,10 @@ func List[T comparable](ctx context.Context, ask func(context.Context) (Answer[T
 	wg.Wait()
 	var all []Answer[T]
 	failed := 0
+	byName := func(x, y T) int { return strings.Compare(name(x), name(y)) }
 	add := func(a Answer[T], err error) error {
 		if err == nil {
+			slices.SortFunc(a.Items, byName) // servers need not have an order
 			all = append(all, a)
 		} else if failed++; failed > 1 || ctx.Err() != nil {
 			return err

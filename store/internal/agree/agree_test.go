@@ -54,6 +54,7 @@ func TestList(t *testing.T) {
 		"went meanwhile":    {[]string{"a1 b2 c3", "a1 c3"}, "a1 c3", 3},
 		"sizes change":      {[]string{"a1", "a2", "a3"}, "a3", 3},
 		"said twice":        {[]string{"a1", "b1 b1", "a1"}, "a1", 3},
+		"another order":     {[]string{"a1 b2", "b2 a1"}, "a1 b2", 2},
 		"goes on elsewhere": {[]string{"a1/x", "a1/y", "a1/x"}, "a1/x", 3},
 		"thrice elsewhere":  {[]string{"a1/x", "a1/y", "a1/z", "a1/y"}, "a1/y", 4},
 		"one error":         {[]string{"!", "a1"}, "a1", 3},

@@ -1,0 +1,81 @@
+package origintest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/place"
+)
+
+// TestCorruptPointers damages pointers where they are stored, in files below dir
+// at their places: whoever reads them gets an error with their name, and never a
+// value. fill is empty; read is the same origin, perhaps read in another way.
+func TestCorruptPointers(t *testing.T, fill, read origin.Origin, dir string) {
+	const name = "names/Some/image"
+	for _, p := range []origin.Pointers{fill, fill.Generation(1)} {
+		mustSwap(t, p, name, nil, []byte("right"))
+		mustSwap(t, p, "names/Other", nil, []byte("right"))
+	}
+	for in, p := range map[origin.GenerationID]origin.Pointers{0: read, 1: read.Generation(1)} {
+		file := filepath.Join(dir, pointerPlace(in, name))
+		good := load(t, file)
+		bad := map[string][]byte{
+			"empty": {}, "cut": good[:len(good)-1], "its end": good[len(good)/2:], "longer": append(bytes.Clone(good), '\n'),
+			"a line more": append([]byte("\n"), good...), "very long": bytes.Repeat(good, 2+origin.MaxPointerBytes/len(good)),
+			"another pointer": load(t, filepath.Join(dir, pointerPlace(in, "names/Other"))), "of another generation": load(t, filepath.Join(dir, pointerPlace(1-in, name))),
+		}
+		for i := range good {
+			flipped := bytes.Clone(good)
+			flipped[i] ^= 1 << (i % 8)
+			bad[fmt.Sprint("a bit of byte ", i)] = flipped
+		}
+		for what, b := range bad {
+			save(t, file, b)
+			v, err := p.GetPointer(context.Background(), name)
+			if err == nil || !strings.Contains(err.Error(), name) || what != "very long" && !errors.Is(err, origin.ErrCorrupt) {
+				t.Errorf("%s: %q, %v; want ErrCorrupt and the name", what, v, err)
+			}
+			err = p.SwapPointer(context.Background(), name, []byte("right"), []byte("new"))
+			if !errors.Is(err, origin.ErrCorrupt) && !errors.Is(err, origin.ErrReadOnly) && what != "very long" {
+				t.Errorf("%s: SwapPointer: %v; want ErrCorrupt", what, err)
+			}
+			if now := load(t, file); !bytes.Equal(now, b) {
+				t.Errorf("%s: it has changed to %q", what, now)
+			}
+		}
+		save(t, file, good)
+		wantPointer(t, p, name, []byte("right"))
+	}
+}
+
+// pointerPlace returns the place of a pointer of a generation, or of the origin
+// if in is 0.
+func pointerPlace(in origin.GenerationID, name string) string {
+	if in == 0 {
+		return place.Pointer(name)
+	}
+	return place.Generation(in) + "/" + place.Pointer(name)
+}
+
+func load(t *testing.T, file string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func save(t *testing.T, file string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(file, b, 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
