@@ -2,7 +2,7 @@
 // names of package place:
 //
 //	version                      "rivulet store 3\n"; written last when a store is made
-//	pointers/…                   a pointer
+//	pointers/…                   a pointer, with a line that proves its bytes
 //	pointers.lock                locked (flock) by whoever changes a pointer
 //	tmp/…                        files being written, and what is being removed
 //	generations/N/               one generation:
