@@ -14,8 +14,8 @@
 //
 // Answers are taken only if they are exactly what was asked for; package
 // byterange says what else there is. What was read as a whole and is not what it
-// should be is read again before that is believed, past all caches. Redirects are followed a few times, and
-// never from https to http.
+// should be is read again before that is believed, past all caches. Redirects
+// are followed a few times, and never from https to http.
 package http
 
 import (

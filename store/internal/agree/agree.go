@@ -27,8 +27,9 @@ type Answer[T comparable] struct {
 const most = 6
 
 // List returns what two answers of ask have, by name, which is what an item is
-// known by: the rest of it may change. They come in the order of names. One error of ask is overlooked, the next
-// is returned. ask is called from several goroutines.
+// known by: the rest of it may change. The items come in the order of names. One
+// error of ask is overlooked, the next is returned. ask is called from several
+// goroutines.
 func List[T comparable](ctx context.Context, ask func(context.Context) (Answer[T], error), name func(T) string) (Answer[T], error) {
 	var both [2]Answer[T]
 	var errs [2]error

@@ -6,6 +6,7 @@ package byterange
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -144,26 +145,32 @@ func Whole(ctx context.Context, p *retry.Policy, limit int64, get func(ctx conte
 	return w.Bytes(), nil
 }
 
+var errTooLarge = errors.New("too large")
+
 // tries is how often Checked reads. Of answers of which one in a hundred is
 // damaged, so many in a row are hardly ever.
 const tries = 4
 
 // Checked returns what read returns, if check finds nothing wrong with it. If it
-// does, Checked reads again, some times and as p allows, with again set: what was
-// damaged on the way, or by a cache, may be whole where it lies. The last
-// error of check is returned, wrapped. One of read, which makes its own
-// retries, ends it.
+// does, or an answer is too large, Checked reads again, some times and as p allows,
+// with again set: what was damaged on the way, or by a cache, may be whole where
+// it lies. The last error of check is returned, wrapped. Another one of read,
+// which makes its own retries, ends it.
 func Checked(ctx context.Context, p *retry.Policy, read func(ctx context.Context, again bool) ([]byte, error), check func([]byte) error) ([]byte, error) {
 	few := *p
 	few.Attempts = min(few.Attempts, tries)
 	var b []byte
 	again := false
 	err := few.Do(ctx, func(ctx context.Context) (err error) {
-		if b, err = read(ctx, again); err != nil {
+		b, err = read(ctx, again)
+		switch {
+		case err == nil:
+			err = check(b)
+		case !errors.Is(err, errTooLarge): // which the answer to another question may be
 			return err
 		}
 		again = true
-		if err := check(b); err != nil {
+		if err != nil {
 			return retry.Again(err)
 		}
 		return nil
@@ -209,7 +216,7 @@ func (w *whole) add(a *Answer, off int64) error {
 		return unexpected("status %d", a.Status)
 	}
 	if total > w.limit {
-		return fmt.Errorf("%d bytes, at most %d are allowed", total, w.limit)
+		return fmt.Errorf("%w: %d bytes, at most %d are allowed", errTooLarge, total, w.limit)
 	}
 	w.etag = a.Header.Get("ETag")
 	if strings.HasPrefix(w.etag, "W/") {
@@ -220,7 +227,7 @@ func (w *whole) add(a *Answer, off int64) error {
 	}
 	_, err := w.ReadFrom(io.LimitReader(a.Body, w.limit+1-int64(w.Len())))
 	if got := int64(w.Len()); got > w.limit {
-		return fmt.Errorf("more than the %d bytes that are allowed", w.limit)
+		return fmt.Errorf("%w: more than the %d bytes that are allowed", errTooLarge, w.limit)
 	} else if err != nil || total >= 0 && got != total {
 		return cut(int(got), int(total), err)
 	}

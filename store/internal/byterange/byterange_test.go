@@ -252,6 +252,16 @@ func TestChecked(t *testing.T) {
 			t.Errorf("%d bad of %d allowed: %q after %d reads, %v", c.bad, c.attempts, got, n, err)
 		}
 	}
+	n := 0
+	swapped := func(ctx context.Context, _ bool) ([]byte, error) {
+		return Whole(ctx, policy(), 4, func(context.Context, int64, string) (*Answer, error) {
+			n++
+			return answer(200, strings.NewReader([]string{"", "too long", "good"}[n])), nil
+		})
+	}
+	if b, err := Checked(context.Background(), policy(), swapped, func([]byte) error { return nil }); err != nil || string(b) != "good" {
+		t.Errorf("after an answer that was too large: %q, %v", b, err)
+	}
 	read := func(context.Context, bool) ([]byte, error) { return nil, io.EOF }
 	if _, err := Checked(context.Background(), policy(), read, func([]byte) error { return nil }); err != io.EOF {
 		t.Errorf("%v; want read's error", err)
