@@ -27,7 +27,7 @@ type Wire struct {
 }
 
 // spoilings are how often each answer of a session is damaged in each way.
-var spoilings = map[string]uint64{"flip": 5, "short": 2, "truncate": 1}
+var spoilings = map[string]uint64{"flip": 4, "short": 1, "truncate": 1}
 
 // TestDamage reads all that an origin has, again and again, and each time another
 // single answer of the session is damaged: whichever that is, what is read is
