@@ -42,10 +42,9 @@ func TestDamage(t *testing.T) {
 		referrers bool
 		before    func(h http.Handler) http.Handler
 	}{
-		"referrers":    {true, nil},
-		"no referrers": {false, nil},
-		"no digests":   {true, silent},
-		"tokens":       {true, func(h http.Handler) http.Handler { auth.Handler = h; return auth }},
+		"referrers":            {true, nil},
+		"no digests":           {true, silent},
+		"tokens, no referrers": {false, func(h http.Handler) http.Handler { auth.Handler = h; return auth }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			host := registrytest.Memory(t, c.referrers, func(h http.Handler) http.Handler {
