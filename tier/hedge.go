@@ -18,8 +18,8 @@ const (
 	DefaultMinHedge      = time.Millisecond
 )
 
-// A Hedge sends a read a second time if it takes longer than most reads of that
-// size do, takes the answer that comes first and cancels the other. Second
+// A Hedge sends a demand read a second time if it takes longer than most reads
+// of that size do, takes the answer that comes first and cancels the other. Second
 // requests are paid for from a token bucket that each read adds a share of a
 // token to: when everything is slow, they add no more than that share to the
 // load, and none to speak of if the bucket is empty already.
@@ -107,8 +107,12 @@ func (h *Hedge) pay() bool {
 	return true
 }
 
-// Read implements [Layer]: both requests go to next.
+// Read implements [Layer]: both requests go to next. Reads that no guest waits
+// for are passed on.
 func (h *Hedge) Read(ctx context.Context, next Next, id chunk.ID, dst []byte, off int64) (int, error) {
+	if chunk.PriorityOf(ctx) != chunk.Demand {
+		return next(ctx, id, dst, off)
+	}
 	return h.race(ctx, next, nil, id, dst, off)
 }
 
@@ -137,7 +141,7 @@ func (h *Hedge) race(ctx context.Context, first, second Next, id chunk.ID, dst [
 	begun := time.Now()
 	h.send(ctx, r, first, id, len(dst), off, false)
 	var late <-chan time.Time
-	if after, ok := h.Delay(len(dst)); ok {
+	if after, ok := h.Delay(len(dst)); ok && chunk.PriorityOf(ctx) == chunk.Demand {
 		timer := time.NewTimer(after)
 		defer timer.Stop()
 		late = timer.C
@@ -158,7 +162,9 @@ func (h *Hedge) race(ctx context.Context, first, second Next, id chunk.ID, dst [
 				return a.n, nil
 			}
 			a.buf.free()
-			failed = worse(failed, a.err)
+			if failed = worse(failed, a.err); !failover && errors.Is(failed, chunk.ErrNotFound) {
+				return 0, failed // an answer
+			}
 			if failover && sent == 1 {
 				h.send(ctx, r, again, id, len(dst), off, true)
 				sent, waiting = 2, 1
