@@ -11,7 +11,7 @@ import (
 
 // Defaults of a Timeout.
 const (
-	DefaultMinTimeout = 100 * time.Millisecond
+	DefaultMinTimeout = time.Second
 	DefaultMaxTimeout = 15 * time.Second
 
 	timeoutQuantile = 0.99
