@@ -135,13 +135,15 @@ const (
 )
 
 func (p Pass) judge(err error) verdict {
-	var corrupt *chunk.CorruptError
-	switch {
-	case err == nil || errors.Is(err, chunk.ErrNotFound) || errors.As(err, &corrupt):
+	switch Classify(err) {
+	case OK, Missed, Damaged:
 		return good
-	case errors.Is(err, ErrOverloaded) || errors.Is(err, ErrOpen):
+	case Overloaded:
 		return nothing // nobody was asked
-	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+	case Cancelled, TimedOut:
+		if errors.Is(err, ErrTimeout) {
+			return bad
+		}
 		slow := p.b.Slow
 		if slow <= 0 {
 			slow = DefaultSlow

@@ -43,10 +43,11 @@ func (c Class) String() string {
 
 // Classify returns the class of a read's error.
 func Classify(err error) Class {
+	if err == nil {
+		return OK // allocates nothing
+	}
 	var corrupt *chunk.CorruptError
 	switch {
-	case err == nil:
-		return OK
 	case errors.Is(err, chunk.ErrNotFound):
 		return Missed
 	case errors.As(err, &corrupt):

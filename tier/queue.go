@@ -65,7 +65,7 @@ type class struct {
 func (q *queue) push(w *waiter, key string) {
 	c := &q.classes[w.priority]
 	if c.turn == nil {
-		c.pass = max(c.pass, q.passed) // time without work earns nothing
+		c.pass = max(c.pass, q.passed+strides[w.priority]) // time without work earns nothing
 	}
 	f := c.flows[key]
 	if f == nil {
@@ -138,7 +138,7 @@ func (q *queue) peek(may func(chunk.Priority) bool) *waiter {
 			continue
 		}
 		if !may(chunk.Priority(p)) {
-			c.pass = max(c.pass, q.passed) // nor does time spent at a bound
+			c.pass = max(c.pass, q.passed) // nor does time at a bound, but for one place
 			continue
 		}
 		if best < 0 || c.pass < q.classes[best].pass {
