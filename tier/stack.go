@@ -188,14 +188,15 @@ func storedSize(b []byte) int64 {
 // what tier from returns.
 func (s *Stack) runFill(id chunk.ID, object *buffer, from int, want wants) {
 	defer s.filling.Done()
-	filled := true
 	if object == nil {
-		object, filled = s.whole(id, from)
+		object = s.whole(id, from)
 	}
-	if filled {
+	filled := false
+	if object != nil {
 		for i := range s.caches {
 			if want&(1<<i) != 0 && s.ctx.Err() == nil {
 				s.caches[i].Fill(id, object.b)
+				filled = true
 			}
 		}
 		object.free()
@@ -211,27 +212,26 @@ func (s *Stack) runFill(id chunk.ID, object *buffer, from int, want wants) {
 // usualSize is longer than a stored chunk of the usual sizes.
 const usualSize = chunk.Size + 8<<10
 
-// whole reads a whole object from a tier.
-func (s *Stack) whole(id chunk.ID, from int) (*buffer, bool) {
+// whole reads a whole object from a tier; nil if that fails.
+func (s *Stack) whole(id chunk.ID, from int) *buffer {
 	r := s.origin
 	if from < len(s.caches) {
 		r = s.caches[from].Reader
 	}
-	for size := int64(usualSize); ; {
+	size := int64(usualSize)
+	for range 2 { // the header of the first answer is right, as it was checked
 		object := newBuffer(int(size))
 		n, err := r.ReadChunk(s.ctx, id, object.b, 0)
 		if err == nil {
-			switch need := storedSize(object.b[:n]); {
-			case need == int64(n):
+			if size = storedSize(object.b[:n]); n > 0 && size == int64(n) {
 				object.b = object.b[:n]
-				return object, true
-			case need > size: // once: of checked bytes the header is right
-				object.free()
-				size = need
-				continue
+				return object
 			}
 		}
 		object.free()
-		return nil, false
+		if err != nil {
+			break
+		}
 	}
+	return nil
 }
