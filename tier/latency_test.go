@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,11 +72,16 @@ func TestLatencyForgets(t *testing.T) {
 	}
 }
 
-// after is a Next that answers after a time of its choice, or with ctx.
+// after is a Next that answers after a time of its choice, or with ctx. It
+// chooses once at a time.
 func after(choose func() time.Duration) Next {
+	var mu sync.Mutex
 	return func(ctx context.Context, _ chunk.ID, dst []byte, _ int64) (int, error) {
+		mu.Lock()
+		takes := choose()
+		mu.Unlock()
 		select {
-		case <-time.After(choose()):
+		case <-time.After(takes):
 			return len(dst), nil
 		case <-ctx.Done():
 			return 0, ctx.Err()
@@ -181,11 +187,11 @@ func TestHedge(t *testing.T) {
 		if late > reads/500 {
 			t.Errorf("%d of %d reads were late", late, reads)
 		}
+		h.Wait()
 		s := h.Stats()
 		if extra := requests - reads; int64(extra) != s.Hedged || extra > reads*5/100+DefaultHedgeBurst || s.Won < reads/60 {
 			t.Errorf("%d requests for %d reads; %+v", requests, reads, s)
 		}
-		h.Wait()
 	})
 }
 
@@ -203,6 +209,7 @@ func TestHedgeBudget(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			h.Wait()
 			return requests
 		}
 		read(chunk.Demand, 100)
@@ -213,7 +220,6 @@ func TestHedgeBudget(t *testing.T) {
 		if got := read(chunk.Demand, 40); got > 40+2+DefaultHedgeBurst || got < 42 {
 			t.Errorf("%d requests for 40 late reads, want 52 at most", got)
 		}
-		h.Wait()
 	})
 }
 

@@ -21,6 +21,18 @@ func FlowOf(ctx context.Context) string {
 	return key
 }
 
+// Flow returns a Layer that has reads belong to a flow, for readers that do not
+// say so themselves: put before a disk's door, say, in front of the limit that
+// all disks share.
+func Flow(key string) Layer { return flowLayer(key) }
+
+type flowLayer string
+
+// Read implements [Layer].
+func (f flowLayer) Read(ctx context.Context, next Next, id chunk.ID, dst []byte, off int64) (int, error) {
+	return next(WithFlow(ctx, string(f)), id, dst, off)
+}
+
 // strides say how far a priority's pass moves when one of its reads is served;
 // the lowest pass is served next. So while reads of all priorities wait, demand
 // gets 12 of 16 places, prefetch 3 and fill 1.
