@@ -73,7 +73,8 @@ func (o *modelOrigin) Fetch(ctx context.Context, id chunk.ID, dst []byte, off in
 	host, _, _ := strings.Cut(tier.FlowOf(ctx), "/")
 	select {
 	case <-timer.C:
-		o.leave(true, host+" "+id.String())
+		// What comes when the last one has just left counts as not sent.
+		o.leave(ctx.Err() == nil, host+" "+id.String())
 		return o.objects.Fetch(ctx, id, dst, off)
 	case <-ctx.Done():
 		o.leave(false, "")

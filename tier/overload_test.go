@@ -15,11 +15,11 @@ import (
 const (
 	hosts        = 10
 	agentsOfHost = 50
-	images       = 30
-	chunksOf     = 80 // an image
-	demanded     = 24 // of them, by a guest that starts
+	images       = 24
+	chunksOf     = 60 // an image
+	demanded     = 18 // of them, by a guest that starts
 	guests       = 3  // reads of a guest's at once
-	background   = 10 // prefetches of an agent's at once, and as many fills
+	background   = 6  // prefetches of an agent's at once, and as many fills
 	attached     = time.Minute
 	patience     = 30 * time.Second // of a guest's read, with its retries
 
@@ -27,8 +27,8 @@ const (
 	originBurst = 50
 	capacity    = 100 // requests at once from which on the origin gets slower
 
-	slowestStart = 27 * time.Second // 500 at once while the origin has its trouble
-	recovered    = 0.97             // reads that caches serve once they are filled
+	slowestStart = 16 * time.Second // 500 at once while the origin has its trouble
+	recovered    = 0.98             // reads that caches serve once they are filled
 )
 
 // removed says what is taken out of what keeps the origin calm.
