@@ -105,8 +105,8 @@ func (l *Limit) Acquire(ctx context.Context, bytes int) (Grant, error) {
 	p := chunk.PriorityOf(ctx)
 	l.mu.Lock()
 	l.begin()
-	if l.queue.length == 0 && l.room(p) && l.tokens() == 0 {
-		l.take(p, bytes)
+	if now := l.clock(); l.queue.length == 0 && l.room(p) && l.tokens(now) == 0 {
+		l.take(now, p, bytes)
 		l.mu.Unlock()
 		return Grant{l, p, bytes}, nil
 	}
@@ -236,15 +236,18 @@ func (l *Limit) room(p chunk.Priority) bool {
 	return background < max(1, l.Concurrent/backgroundShare)
 }
 
+// clock returns the time, if a bucket needs it.
+func (l *Limit) clock() time.Time {
+	if l.Requests.PerSecond <= 0 && l.Bytes.PerSecond <= 0 {
+		return time.Time{}
+	}
+	return time.Now()
+}
+
 // tokens returns how long the next read must wait for its tokens. One request
 // is paid for before it begins; of bytes a read may overdraw the bucket, so
 // that one larger than the burst passes too.
-func (l *Limit) tokens() time.Duration {
-	if l.Requests.PerSecond <= 0 && l.Bytes.PerSecond <= 0 {
-		return 0
-	}
-	now := time.Now()
-	var wait time.Duration
+func (l *Limit) tokens(now time.Time) (wait time.Duration) {
 	if l.Requests.PerSecond > 0 {
 		wait = l.requests.Wait(now, 1)
 	}
@@ -255,14 +258,14 @@ func (l *Limit) tokens() time.Duration {
 }
 
 // take lets a read through.
-func (l *Limit) take(p chunk.Priority, bytes int) {
+func (l *Limit) take(now time.Time, p chunk.Priority, bytes int) {
 	l.held[p]++
 	l.stats.Passed++
 	if l.Requests.PerSecond > 0 {
-		l.requests.Take(time.Now(), 1)
+		l.requests.Take(now, 1)
 	}
 	if l.Bytes.PerSecond > 0 {
-		l.bytes.Take(time.Now(), float64(bytes))
+		l.bytes.Take(now, float64(bytes))
 	}
 }
 
@@ -282,12 +285,13 @@ func (l *Limit) dispatch() {
 		if w == nil {
 			break // whoever gives a place back comes here again
 		}
-		if wait := l.tokens(); wait > 0 {
+		now := l.clock()
+		if wait := l.tokens(now); wait > 0 {
 			l.arm(wait)
 			return
 		}
 		l.queue.pop(w)
-		l.take(w.priority, w.bytes)
+		l.take(now, w.priority, w.bytes)
 		w.granted = true
 		w.ready <- struct{}{}
 	}
