@@ -11,25 +11,26 @@ const (
 	minSamples = 16   // below, nothing is known
 	maxSamples = 1024 // then the past is halved, so that it is forgotten
 
-	subBits   = 3 // 8 buckets for each power of two: at most 1/8 too high
-	maxMicros = 1<<31 - 1
-	buckets   = (31 - subBits + 1) << subBits
+	subBits        = 3 // 8 buckets for each power of two: at most 1/8 too high
+	maxMicros      = 1<<31 - 1
+	latencyBuckets = (31 - subBits + 1) << subBits
 )
 
 // sizeClasses is how many sizes of reads are told apart: a page takes less time
 // than a chunk.
 const sizeClasses = 3
 
-// sizeClass returns the class of a read of so many bytes: up to 16 KiB, up to
-// 128 KiB, more.
+// classSize is the size in bytes of the largest read of a class; the last class
+// has the rest.
+var classSize = [sizeClasses]int{16 << 10, 128 << 10, 0}
+
+// sizeClass returns the class of a read of so many bytes.
 func sizeClass(bytes int) int {
-	switch {
-	case bytes <= 16<<10:
-		return 0
-	case bytes <= 128<<10:
-		return 1
+	class := 0
+	for class < sizeClasses-1 && bytes > classSize[class] {
+		class++
 	}
-	return 2
+	return class
 }
 
 // latencies is a histogram of durations that forgets. The zero value is empty.
@@ -37,7 +38,7 @@ func sizeClass(bytes int) int {
 type latencies struct {
 	mu     sync.Mutex
 	total  uint32
-	counts [buckets]uint32
+	counts [latencyBuckets]uint32
 }
 
 // bucketOf returns the bucket of so many microseconds.
@@ -77,7 +78,7 @@ func (l *latencies) quantile(q float64) (time.Duration, bool) {
 		return 0, false
 	}
 	above := uint32(float64(l.total) * (1 - q)) // how many may have taken longer
-	for i := buckets - 1; i >= 0; i-- {
+	for i := latencyBuckets - 1; i >= 0; i-- {
 		if l.counts[i] > above {
 			return upper(i), true
 		}

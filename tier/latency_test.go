@@ -21,13 +21,13 @@ func TestLatencyBuckets(t *testing.T) {
 	for micros := uint64(0); micros < maxMicros; micros += 1 + micros/50 {
 		i := bucketOf(micros)
 		d := time.Duration(micros) * time.Microsecond
-		if i < last || i >= buckets || upper(i) <= d || upper(i) > d+d/8+time.Microsecond {
+		if i < last || i >= latencyBuckets || upper(i) <= d || upper(i) > d+d/8+time.Microsecond {
 			t.Fatalf("%v is in bucket %d below %v; the last one was in %d", d, i, upper(i), last)
 		}
 		last = i
 	}
-	if i := bucketOf(1 << 60); i != buckets-1 {
-		t.Errorf("eternity is in bucket %d of %d", i, buckets)
+	if i := bucketOf(1 << 60); i != latencyBuckets-1 {
+		t.Errorf("eternity is in bucket %d of %d", i, latencyBuckets)
 	}
 }
 

@@ -110,7 +110,7 @@ func (l *Limit) Acquire(ctx context.Context, bytes int) (Grant, error) {
 		l.mu.Unlock()
 		return Grant{l, p, bytes}, nil
 	}
-	if p == chunk.Fill && l.queue.length >= l.Queue {
+	if p == chunk.Fill && l.long() {
 		waiting := l.queue.length
 		l.stats.Refused++
 		l.mu.Unlock()
@@ -193,16 +193,21 @@ func (g Grant) Release(n int) {
 	l.dispatch()
 }
 
-// begin fills in defaults. As all that follows, it wants mu held.
+// begin fills the buckets. As all that follows, it wants mu held.
 func (l *Limit) begin() {
 	if l.begun {
 		return
 	}
 	l.begun = true
 	l.requests, l.bytes = l.Requests.bucket(), l.Bytes.bucket()
+}
+
+// long reports whether the queue has no place for fills.
+func (l *Limit) long() bool {
 	if l.Queue <= 0 {
-		l.Queue = DefaultQueue
+		return l.queue.length >= DefaultQueue
 	}
+	return l.queue.length >= l.Queue
 }
 
 func (b Bucket) bucket() tokenbucket.Bucket {
