@@ -21,6 +21,7 @@ const imports = `
 chunk              std
 blockdev           std
 ext4               std
+tier               std: chunk internal/tokenbucket
 origin             std: chunk
 origin/place       std: chunk origin
 blockmap           std: chunk origin
@@ -48,7 +49,7 @@ store/s3           any: chunk origin origin/place store/internal/agree store/int
 store/http         std: chunk origin origin/place store/internal/byterange store/internal/link store/internal/retry
 store/internal/byterange std: chunk store/internal/retry
 store/internal/link      std: store/internal/retry
-store/internal/retry     std
+store/internal/retry     std: internal/tokenbucket
 store/internal/agree     std
 store              any: origin store/dir store/http store/registry store/s3
 store/registry     any: blockmap chunk origin store/internal/agree store/internal/byterange store/internal/link store/internal/retry
@@ -59,6 +60,7 @@ frontend/nbd/internal/wire std
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
 chunk/chunktest        std: chunk
+tier/tiertest          std: chunk chunk/chunktest tier
 store/s3/s3test        std
 blockmap/blockmaptest  std: blockmap chunk origin chunk/chunktest
 origin/origintest      std: chunk origin origin/place chunk/chunktest

@@ -31,8 +31,10 @@
 //     ends their context, fails what is queued and waits for them. The demand
 //     queue is bounded by the reads that wait, maxWaits units each.
 //   - A flight that was queued by Prefetch and is then demanded moves to the
-//     demand queue. Background flights start only while no read is queued and
-//     half of the window is free for reads to come.
+//     demand queue, and its fetch, wherever that waits, becomes a guest's
+//     (chunk.Urgency: locks of queues behind the reader are taken under mu).
+//     Background flights start only while no read is queued and half of the
+//     window is free for reads to come.
 package disk
 
 import (

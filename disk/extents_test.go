@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockdev"
+	"github.com/rivuletfs/rivulet/chunk"
 )
 
 // extents collects the runs of a range, and checks that they cover it.
@@ -206,4 +208,49 @@ func TestReadThatJoinsPrefetchLateHasItsOwnTime(t *testing.T) {
 		time.Sleep(29 * time.Second)
 		im.check(t, d, 0, 512)
 	})
+}
+
+// TestPriorities checks what a fetch tells of who waits for it.
+func TestPriorities(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				im := newImage(t, 6, 23)
+				r := im.reader()
+				var mu sync.Mutex
+				count := map[chunk.Priority]int{}
+				r.before = func(ctx context.Context, _ int) error {
+					time.Sleep(time.Second) // when it has waited in line
+					mu.Lock()
+					defer mu.Unlock()
+					count[chunk.PriorityOf(ctx)]++
+					return nil
+				}
+				d := im.open(t, r, Options{Mode: mode.mode})
+				check := func(what string, demand, prefetch bool) {
+					t.Helper()
+					time.Sleep(time.Minute)
+					mu.Lock()
+					defer mu.Unlock()
+					if count[chunk.Demand] > 0 != demand || count[chunk.Prefetch] > 0 != prefetch {
+						t.Errorf("%s: %v", what, count)
+					}
+					clear(count)
+				}
+				prefetch := func(chunk int64) {
+					if err := d.Prefetch(context.Background(), chunk*chunkSize, 512); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+				}
+				im.check(t, d, 0, 512)
+				check("read", true, false)
+				prefetch(4)
+				check("prefetch", false, true)
+				prefetch(2)
+				im.check(t, d, 2*chunkSize, 512) // joins it
+				check("prefetch that a read joins", true, false)
+			})
+		})
+	}
 }

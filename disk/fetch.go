@@ -21,7 +21,7 @@ const (
 // fetch runs a flight to its end: attempts until one succeeds, the error is
 // one that no retry mends, or the deadline passes.
 func (d *Disk) fetch(f *flight, deadline time.Time) error {
-	ctx, cancel := context.WithDeadline(d.ctx, deadline)
+	ctx, cancel := context.WithDeadline(f.context(d.ctx), deadline)
 	defer cancel()
 	backoff, corrupt := firstBackoff, 0
 	for try := 1; ; try++ {
@@ -52,6 +52,14 @@ func (d *Disk) fetch(f *flight, deadline time.Time) error {
 		backoff = min(2*backoff, lastBackoff)
 		d.stats.retries.Add(1)
 	}
+}
+
+// context returns ctx with the priority of f's reads.
+func (f *flight) context(ctx context.Context) context.Context {
+	if f.urgency == nil {
+		return ctx
+	}
+	return chunk.WithUrgency(ctx, f.urgency)
 }
 
 // failed says where on the disk a fetch failed for good.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/chunk"
 )
 
 // wholeChunk is the frame of a unit that is a whole chunk.
@@ -31,8 +32,9 @@ const (
 
 // A flight is one fetch of one unit, with its retries.
 type flight struct {
-	unit  unit
-	chunk blockmap.Chunk
+	unit    unit
+	chunk   blockmap.Chunk
+	urgency *chunk.Urgency // of what Prefetch queued; nil: demand
 
 	// Guarded by Disk.mu.
 	state    state
@@ -61,6 +63,9 @@ func (d *Disk) newFlight(u unit, c *blockmap.Chunk, s state) *flight {
 	f := &flight{unit: u, chunk: *c, state: s}
 	f.slots = make([]slot, d.frames(c))
 	f.changed.L = &d.mu
+	if s == inBackground {
+		f.urgency = chunk.NewUrgency(chunk.Prefetch)
+	}
 	d.flights[u] = f
 	return f
 }
@@ -100,6 +105,7 @@ func (d *Disk) join(p *piece) (*flight, *frame, error) {
 	}
 	if f.demanded.IsZero() {
 		f.demanded = time.Now()
+		f.urgency.Raise(chunk.Demand) // wherever it waits behind the reader
 	}
 	f.slots[p.frame].waits++
 	d.start()

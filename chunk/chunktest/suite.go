@@ -110,53 +110,71 @@ func TestReader(t *testing.T, r chunk.Reader, objects []Object) {
 }
 
 func testRanges(t *testing.T, read readFunc, objects []Object) {
-	t.Run("Ranges", func(t *testing.T) {
-		for i := range objects {
-			for _, r := range ranges(&objects[i]) {
-				checkRange(t, read, &objects[i], r[0], r[1])
-			}
-		}
-	})
-	t.Run("Absent", func(t *testing.T) {
-		for _, off := range []int64{0, 100} {
-			n, err := read(context.Background(), Absent, make([]byte, 400), off)
-			if n != 0 || !errors.Is(err, chunk.ErrNotFound) {
-				t.Errorf("at %d: %d, %v; want 0, ErrNotFound", off, n, err)
-			}
-		}
-	})
-	t.Run("NegativeOffset", func(t *testing.T) {
-		if n, err := read(context.Background(), objects[0].ID, make([]byte, 10), -1); n != 0 || err == nil {
-			t.Errorf("%d, %v; want an error", n, err)
-		}
-	})
-	t.Run("Cancelled", func(t *testing.T) {
-		ctx, cancel := context.WithCancel(context.Background())
-		cancel()
-		n, err := read(ctx, objects[0].ID, make([]byte, len(objects[0].Bytes)), 0)
-		if err != nil && (n != 0 || !errors.Is(err, context.Canceled)) {
-			t.Errorf("%d, %v; want 0 and the context's error, or success", n, err)
-		}
-	})
-	t.Run("Concurrent", func(t *testing.T) {
-		var wg sync.WaitGroup
-		for g := range 8 {
-			wg.Go(func() {
-				rng := rand.New(rand.NewPCG(uint64(g), 0))
-				for range 100 {
-					o := &objects[rng.IntN(len(objects))]
-					off := rng.Int64N(int64(len(o.Bytes)))
-					want := o.Bytes[off : off+rng.Int64N(int64(len(o.Bytes))-off+1)]
-					got := make([]byte, len(want))
-					n, err := read(context.Background(), o.ID, got, off)
-					if err != nil || n != len(want) || !bytes.Equal(got, want) {
-						t.Errorf("%d bytes at %d of %d: %d, %v, or they differ", len(want), off, len(o.Bytes), n, err)
-					}
+	for _, c := range ReadTests(read, objects) {
+		t.Run(c.Name, c.Run)
+	}
+}
+
+// A ReadTest is one test of a suite.
+type ReadTest struct {
+	Name string
+	Run  func(*testing.T)
+}
+
+// ReadTests returns the tests that TestSource and TestReader run, for whoever
+// runs each in a bubble of testing/synctest, where there are no subtests.
+func ReadTests(read func(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error), objects []Object) []ReadTest {
+	return []ReadTest{
+		{"Ranges", func(t *testing.T) {
+			for i := range objects {
+				for _, r := range ranges(&objects[i]) {
+					checkRange(t, read, &objects[i], r[0], r[1])
 				}
-			})
-		}
-		wg.Wait()
-	})
+			}
+		}},
+		{"Absent", func(t *testing.T) {
+			for _, off := range []int64{0, 100} {
+				n, err := read(context.Background(), Absent, make([]byte, 400), off)
+				if n != 0 || !errors.Is(err, chunk.ErrNotFound) {
+					t.Errorf("at %d: %d, %v; want 0, ErrNotFound", off, n, err)
+				}
+			}
+		}},
+		{"NegativeOffset", func(t *testing.T) {
+			if n, err := read(context.Background(), objects[0].ID, make([]byte, 10), -1); n != 0 || err == nil {
+				t.Errorf("%d, %v; want an error", n, err)
+			}
+		}},
+		{"Cancelled", func(t *testing.T) {
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			n, err := read(ctx, objects[0].ID, make([]byte, len(objects[0].Bytes)), 0)
+			if err != nil && (n != 0 || !errors.Is(err, context.Canceled)) {
+				t.Errorf("%d, %v; want 0 and the context's error, or success", n, err)
+			}
+		}},
+		{"Concurrent", func(t *testing.T) { testConcurrent(t, read, objects) }},
+	}
+}
+
+func testConcurrent(t *testing.T, read readFunc, objects []Object) {
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(g), 0))
+			for range 100 {
+				o := &objects[rng.IntN(len(objects))]
+				off := rng.Int64N(int64(len(o.Bytes)))
+				want := o.Bytes[off : off+rng.Int64N(int64(len(o.Bytes))-off+1)]
+				got := make([]byte, len(want))
+				n, err := read(context.Background(), o.ID, got, off)
+				if err != nil || n != len(want) || !bytes.Equal(got, want) {
+					t.Errorf("%d bytes at %d of %d: %d, %v, or they differ", len(want), off, len(o.Bytes), n, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func testSink(t *testing.T, s Store) {

@@ -55,6 +55,9 @@ needs no root.`,
 			if _, err := parseSize(o.memory); err != nil {
 				return err
 			}
+			if _, err := a.origin.parse(true); err != nil {
+				return err
+			}
 			if o.foreground {
 				err := a.mount(cmd.Context(), args[0], dir, &o)
 				removeIfEmpty(o.log)
@@ -67,6 +70,7 @@ needs no root.`,
 	f.BoolVar(&o.file, "file", false, "show the disk as a file instead of mounting it")
 	f.BoolVar(&o.foreground, "foreground", false, "serve in this process, and print \"ready DIR\" when mounted")
 	f.StringVar(&o.memory, "memory", "64M", "bound of what is kept decoded in memory; the kernel caches files beside it")
+	a.origin.addFlags(f)
 	f.StringVar(&o.log, "log", "", "file that standard error goes to; removed at the end if nothing was written")
 	_ = f.MarkHidden("log")
 	return cmd

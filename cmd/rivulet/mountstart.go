@@ -36,6 +36,7 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 	}
 	defer func() { _ = log.Close() }()
 	args := []string{"mount", "--foreground", "--store", store, "--memory", o.memory, "--log", log.Name()}
+	args = a.origin.forward(args)
 	if o.file {
 		args = append(args, "--file")
 	}

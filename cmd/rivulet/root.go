@@ -40,6 +40,7 @@ type app struct {
 	identities []string // files, or ARNs of KMS keys, that open what is locked
 	required   []string // public keys, or files of them: one must have signed what is read
 	profile    string   // file for a CPU profile
+	origin     originLimit
 }
 
 // run executes one command line and returns the exit status.

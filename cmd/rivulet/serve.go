@@ -58,6 +58,7 @@ opened for it.`,
 	f := cmd.Flags()
 	f.StringVar(&o.address, "nbd", "", "where to listen: unix:PATH or tcp:HOST:PORT (default: a socket in the user's runtime folder)")
 	f.StringVar(&o.memory, "memory", "256M", "bound of what is kept decoded in memory, for all disks together")
+	a.origin.addFlags(f)
 	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate file (PEM); clients must use TLS then")
 	f.StringVar(&o.tlsKey, "tls-key", "", "key file of the certificate (PEM)")
 	f.StringVar(&o.tlsClientCA, "tls-client-ca", "", "file of authorities (PEM) that client certificates must come from")

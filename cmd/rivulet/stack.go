@@ -152,14 +152,18 @@ type stack struct {
 }
 
 // openDisk puts the layers of reading together, nearest first: memory, then
-// the checking door, then the image's generation, which is read by the frame if
-// the store is near.
+// the checking door, the bound of what is asked of the store, then the image's
+// generation, which is read by the frame if the store is near.
 func (a *app) openDisk(image *openImage, ref string, memory *disk.Memory) (*stack, error) {
-	mode := disk.WholeChunks
-	if a.near() {
+	mode, near := disk.WholeChunks, a.near()
+	if near {
 		mode = disk.SingleFrames
 	}
-	d, err := disk.Open(image.unlocked, chunk.NewDoor(image), disk.Options{Memory: memory, Mode: mode, Logger: a.logger()})
+	src, err := a.origin.around(image, near, image.Map.Digest().String())
+	if err != nil {
+		return nil, err
+	}
+	d, err := disk.Open(image.unlocked, chunk.NewDoor(src), disk.Options{Memory: memory, Mode: mode, Logger: a.logger()})
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"strconv"
+
+	"github.com/spf13/pflag"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/tier"
+)
+
+// What a process asks of a store at most, unless told otherwise.
+const (
+	// originReads is reads at once, as many as a store has connections: then
+	// they wait where guests go before prefetches, and disks take turns.
+	originReads = 64
+	// originRequests is reads that begin in a second, of a far store: a few
+	// Gbit/s of whole chunks, and a third of what one prefix of S3 bears.
+	originRequests = 2000
+)
+
+// originLimit is the load on a store that flags allow, and the bound that all
+// disks of the process share.
+type originLimit struct {
+	requests, rate string // a second; "": the default
+	limit          *tier.Limit
+}
+
+func (o *originLimit) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.requests, "origin-requests", "", "chunks to ask the store for in a second, at most; 0: no bound (default: 2000, of a directory no bound)")
+	f.StringVar(&o.rate, "origin-rate", "", "bytes to ask the store for in a second, at most; 0: no bound (default: no bound)")
+}
+
+// forward appends the flags that were given.
+func (o *originLimit) forward(args []string) []string {
+	if o.requests != "" {
+		args = append(args, "--origin-requests", o.requests)
+	}
+	if o.rate != "" {
+		args = append(args, "--origin-rate", o.rate)
+	}
+	return args
+}
+
+// parse returns the bound, of a store that is near or far.
+func (o *originLimit) parse(near bool) (*tier.Limit, error) {
+	l := &tier.Limit{Concurrent: originReads}
+	if !near {
+		l.Requests.PerSecond = originRequests
+	}
+	if o.requests != "" {
+		n, err := strconv.ParseUint(o.requests, 10, 31)
+		if err != nil {
+			return nil, usagef("--origin-requests %q: want a number of requests in a second, 0 for no bound", o.requests)
+		}
+		l.Requests.PerSecond = float64(n)
+	}
+	if o.rate != "" {
+		n, err := parseSize(o.rate)
+		if err != nil {
+			return nil, usagef("--origin-rate: %w", err)
+		}
+		l.Bytes.PerSecond = float64(n)
+	}
+	return l, nil
+}
+
+// around puts the bound before a store, for one disk of several.
+func (o *originLimit) around(src chunk.Source, near bool, disk string) (chunk.Source, error) {
+	if o.limit == nil {
+		l, err := o.parse(near)
+		if err != nil {
+			return nil, err
+		}
+		o.limit = l
+	}
+	return tier.Source(src, tier.Flow(disk), o.limit), nil
+}

@@ -1,0 +1,53 @@
+package tier_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/rivuletfs/rivulet/tier"
+	"github.com/rivuletfs/rivulet/tier/tiertest"
+)
+
+// TestLayers runs the suite for every layer and for nestings in the order that
+// is recommended, and in others.
+func TestLayers(t *testing.T) {
+	var (
+		limit = func() tier.Layer { return &tier.Limit{Concurrent: 8, Queue: 10} }
+		rate  = func() tier.Layer {
+			return &tier.Limit{Requests: tier.Bucket{PerSecond: 2000}, Bytes: tier.Bucket{PerSecond: 1 << 30}}
+		}
+		breaker   = func() tier.Layer { return &tier.Breaker{} }
+		timeout   = func() tier.Layer { return &tier.Timeout{} }
+		hedge     = func() tier.Layer { return &tier.Hedge{Share: 0.5} }
+		coalesce  = func() tier.Layer { return &tier.Coalesce{} }
+		observe   = func() tier.Layer { return tier.Observe("test", func(context.Context, tier.Event) {}) }
+		impatient = func() tier.Layer { return &tier.Timeout{Min: 5 * time.Millisecond, Max: time.Second} }
+	)
+	for name, list := range map[string][]func() tier.Layer{
+		"None":             {},
+		"Limit":            {limit},
+		"Rate":             {rate},
+		"Breaker":          {breaker},
+		"Timeout":          {timeout},
+		"Hedge":            {hedge},
+		"Coalesce":         {coalesce},
+		"Observe":          {observe},
+		"CoalesceTwice":    {coalesce, coalesce},
+		"HedgeCoalesce":    {hedge, coalesce},
+		"Recommended":      {observe, coalesce, hedge, limit, breaker, timeout},
+		"RecommendedRate":  {observe, coalesce, hedge, rate, limit, breaker, impatient},
+		"Reverse":          {timeout, breaker, limit, hedge, coalesce, observe},
+		"LimitInsideHedge": {limit, hedge, limit, timeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tiertest.TestLayer(t, func() []tier.Layer {
+				var layers []tier.Layer
+				for _, open := range list {
+					layers = append(layers, open())
+				}
+				return layers
+			})
+		})
+	}
+}
