@@ -18,6 +18,11 @@ type Options struct {
 	// are no further apart are one. A start reads a chunk frame by frame; that
 	// is no reason to believe that the next start wants it.
 	Correlated time.Duration
+	// Recent ends that period early for the chunks that were referenced longest
+	// ago while those in it have more than this share of the bytes held, in per
+	// cent; 0 means 100. Otherwise a cache that turns over faster than the
+	// period knows no second references, and is an LRU.
+	Recent int
 	// Retained is the retained-information period: how long after its last
 	// reference a chunk that is gone is remembered; 0 means as long as History
 	// allows.
@@ -80,6 +85,9 @@ func NewLRUK(o Options) *LRUK {
 		o.K = 2
 	}
 	o.K = min(max(o.K, 1), MaxK)
+	if o.Recent == 0 {
+		o.Recent = 100
+	}
 	return &LRUK{options: o, known: make(map[chunk.ID]*knode), heap: kheap{k: o.K - 1}}
 }
 
@@ -101,10 +109,8 @@ func (p *LRUK) Insert(id chunk.ID, size int64, now time.Duration) {
 	} else {
 		p.ghosts.remove(n)
 	}
-	if n.last == never || now-n.last > p.options.Correlated {
-		n.shift(0)
-		n.hist[0] = now
-	}
+	n.shift(0)
+	n.hist[0] = now
 	n.size, n.last, n.gone = size, now, false
 	p.bytes += size
 	p.recent.pushBack(n)
@@ -126,8 +132,8 @@ func (p *LRUK) Access(id chunk.ID, now time.Duration) {
 	if n == nil || n.gone {
 		return
 	}
-	p.now = max(p.now, now)
-	if now-n.last > p.options.Correlated {
+	p.advance(now)
+	if n.index >= 0 {
 		n.shift(n.last - n.hist[0])
 		n.hist[0] = now
 	}
@@ -148,10 +154,6 @@ func (p *LRUK) leave(n *knode) {
 // Victim implements [Policy].
 func (p *LRUK) Victim(now time.Duration, evictable func(chunk.ID) bool) (id chunk.ID, ok bool) {
 	p.advance(now)
-	for n := p.recent.first; n != nil && p.now-n.last > p.options.Correlated; n = p.recent.first {
-		p.recent.remove(n)
-		p.push(n)
-	}
 	var passed []*knode
 	for !ok && len(p.heap.nodes) > 0 {
 		n := p.heap.nodes[0]
@@ -202,12 +204,22 @@ func (p *LRUK) Remove(id chunk.ID, evicted bool) {
 	}
 }
 
-// advance makes it now, and forgets what was gone too long.
+// advance makes it now: correlated periods end, and what was gone too long is
+// forgotten.
 func (p *LRUK) advance(now time.Duration) {
 	p.now = max(p.now, now)
+	for n := p.recent.first; n != nil && !p.correlated(n); n = p.recent.first {
+		p.recent.remove(n)
+		p.push(n)
+	}
 	for n := p.ghosts.first; n != nil && p.expired(n); n = p.ghosts.first {
 		p.forget(n)
 	}
+}
+
+// correlated reports whether n, the first in recent, may stay there.
+func (p *LRUK) correlated(n *knode) bool {
+	return p.now-n.last <= p.options.Correlated && p.recent.bytes*100 <= p.bytes*int64(p.options.Recent)
 }
 
 // expired reports whether the history of a chunk that is gone is too old.
