@@ -100,11 +100,39 @@ func (s *files) sync(f *os.File) error {
 	return f.Sync()
 }
 
+// dirMode returns the mode of directories.
+func (s *files) dirMode() os.FileMode {
+	if s.group {
+		return 0o750
+	}
+	return 0o700
+}
+
+// mkdir makes a directory, unless it is there.
+func (s *files) mkdir(path string) error {
+	err := os.Mkdir(path, s.dirMode())
+	if os.IsExist(err) {
+		return nil
+	}
+	if err == nil && s.group {
+		err = os.Chmod(path, s.dirMode()) // whatever the umask says
+	}
+	return err
+}
+
+// rename gives a file another name, in a folder that may be new.
 func (s *files) rename(from, to string) error {
 	if err := s.before(opRename, to); err != nil {
 		return err
 	}
-	return os.Rename(from, to)
+	err := os.Rename(from, to)
+	if os.IsNotExist(err) { // the first file of its folder
+		if err := s.mkdir(filepath.Dir(to)); err != nil {
+			return err
+		}
+		err = os.Rename(from, to)
+	}
+	return err
 }
 
 // remove unlinks a file. One that is not there is no error.

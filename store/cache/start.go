@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -118,17 +117,14 @@ func (c *Cache) start(ctx context.Context) error {
 
 // claimDir makes the directory and locks it.
 func (c *Cache) claimDir() error {
-	mode := os.FileMode(0o700)
-	if c.group {
-		mode = 0o750
-	}
+	mode := c.dirMode()
 	if err := os.MkdirAll(c.dir, mode); err != nil {
 		return err
 	}
-	if err := c.recognise(); err != nil {
+	marked, err := c.recognise()
+	if err != nil {
 		return err
 	}
-	var err error
 	if c.lock, err = os.OpenFile(c.path(versionFile), os.O_RDWR|os.O_CREATE, mode&0o640); err != nil {
 		return err
 	}
@@ -138,57 +134,47 @@ func (c *Cache) claimDir() error {
 		}
 		return os.NewSyscallError("flock", err)
 	}
-	if _, err := c.lock.WriteAt([]byte(version), 0); err != nil {
-		return err
+	if !marked { // before anything else is there to be taken for
+		if err := c.writeAt(c.lock, []byte(version), 0); err != nil {
+			return err
+		}
+		if err := errors.Join(c.sync(c.lock), c.syncDir()); err != nil {
+			return err
+		}
 	}
 	if err := os.Chmod(c.dir, mode); err != nil {
 		return err
 	}
-	for _, name := range append(folders(), tempDir) {
-		if err := os.MkdirAll(c.path(name), mode); err != nil {
+	for _, name := range []string{tempDir, chunksDir} {
+		if err := c.mkdir(c.path(name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// folders returns the folders of chunks.
-func folders() []string {
-	list := make([]string, 256)
-	for i := range list {
-		list[i] = filepath.Join(chunksDir, hex.EncodeToString([]byte{byte(i)}))
-	}
-	return list
-}
-
-// recognise fails unless the directory is empty or a cache's. A power cut may
-// have emptied the version file.
-func (c *Cache) recognise() error {
+// recognise fails unless the directory is empty or a cache's, and reports
+// whether it has its mark. A crash may have cut that.
+func (c *Cache) recognise() (marked bool, err error) {
 	list, err := os.ReadDir(c.dir)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, e := range list {
 		switch e.Name() {
 		case versionFile, chunksDir, tempDir, indexFile, pinsFile, "lost+found":
 		default:
-			return fmt.Errorf("%w: it has %s in it", ErrNoCache, e.Name())
+			return false, fmt.Errorf("%w: it has %s in it", ErrNoCache, e.Name())
 		}
 	}
 	text, err := c.readFile(c.path(versionFile), int64(len(version)))
-	if errors.Is(err, fs.ErrNotExist) && len(list) > 1 {
-		return nil // a crash before it was written: the names are ours
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case errors.Is(err, errTooLong), err == nil && !strings.HasPrefix(version, string(text)):
+		return false, fmt.Errorf("%w: its file %s is not %q", ErrNoCache, versionFile, version)
 	}
-	if err == nil && len(text) > 0 && string(text) != version {
-		return fmt.Errorf("%w: its %s file has %q", ErrNoCache, versionFile, text)
-	}
-	if errors.Is(err, errTooLong) {
-		return fmt.Errorf("%w: %s: %w", ErrNoCache, versionFile, err)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return string(text) == version, err
 }
 
 // clearTemp removes what deposits left that a crash interrupted.
@@ -227,32 +213,41 @@ func parseName(folder, name string) (id chunk.ID, size int64, ok bool) {
 // scan makes an entry for each file, by its name alone. What has no name of
 // ours is damage, and removed; so is a second file of one chunk.
 func (c *Cache) scan(ctx context.Context) error {
-	for _, folder := range folders() {
+	folders, err := readNames(c.path(chunksDir))
+	if err != nil {
+		return err
+	}
+	for _, folder := range folders {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		d, err := os.Open(c.path(folder))
-		if err != nil {
-			return err
-		}
-		names, err := d.Readdirnames(-1)
-		_ = d.Close() // it was only read
+		names, err := readNames(c.path(chunksDir, folder))
 		if err != nil {
 			return err
 		}
 		for _, name := range names {
-			id, size, ok := parseName(filepath.Base(folder), name)
+			id, size, ok := parseName(folder, name)
 			if ok && c.entries[id] == nil {
 				c.entries[id] = &entry{id: id, size: size}
 				c.used += Cost(size)
 				continue
 			}
 			c.stats.Damaged++
-			c.logger.Warn("cache: file without a chunk's name removed", "path", filepath.Join(folder, name))
-			if err := c.files.remove(c.path(folder, name)); err != nil {
+			c.logger.Warn("cache: file without a chunk's name removed", "folder", folder, "name", name)
+			if err := c.files.remove(c.path(chunksDir, folder, name)); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// readNames returns the names in a directory, in no order.
+func readNames(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.Readdirnames(-1)
 }

@@ -20,6 +20,9 @@
 package evict
 
 import (
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
@@ -75,5 +78,33 @@ type Record struct {
 	Times [MaxK + 1]time.Duration
 }
 
-// New returns the policy that is best for most.
-func New() Policy { return NewLRUK(Options{K: 2, Correlated: time.Minute, History: 100}) }
+// Defaults returns the parameters that did best: doc/benchmarks-eviction.md says
+// on what, and why not others.
+func Defaults() Options {
+	return Options{K: 3, Correlated: 10 * time.Second, Recent: 50, History: 50}
+}
+
+// New returns the policy that did best, an LRUK with the Defaults.
+func New() Policy { return NewLRUK(Defaults()) }
+
+// Parse returns the policy of a name, as for a flag: lru, sieve, s3fifo, or
+// lru-K for a K from 1 to MaxK, which has the other Defaults. The
+// empty name is New.
+func Parse(name string) (Policy, error) {
+	switch name {
+	case "":
+		return New(), nil
+	case "lru":
+		return NewLRU(), nil
+	case "sieve":
+		return NewSIEVE(), nil
+	case "s3fifo":
+		return NewS3FIFO(), nil
+	}
+	if k, err := strconv.Atoi(strings.TrimPrefix(name, "lru-")); err == nil && strings.HasPrefix(name, "lru-") && k >= 1 && k <= MaxK {
+		o := Defaults()
+		o.K = k
+		return NewLRUK(o), nil
+	}
+	return nil, fmt.Errorf("eviction policy %q: want lru, lru-1 to lru-%d, sieve or s3fifo", name, MaxK)
+}
