@@ -1,0 +1,293 @@
+package cache
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
+)
+
+// makeFiles makes n files that look like chunks, without the cost of making
+// chunks: their content is never looked at.
+func makeFiles(t testing.TB, c *Cache, n int) {
+	t.Helper()
+	for i := range n {
+		o := chunk.ID(bytes.Repeat(fmt.Appendf(nil, "%08x", uint32(i)*2654435761), 4))
+		path := c.place(o, 1000)
+		if err := errors.Join(c.mkdir(filepath.Dir(path)), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// benchmarkOpen opens and closes the cache in dir, which has n chunks.
+func benchmarkOpen(b *testing.B, dir string, n int, index bool) {
+	if !index {
+		if err := os.Remove(filepath.Join(dir, indexFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			b.Fatal(err)
+		}
+	}
+	c, err := Open(ctx, Config{Dir: dir, MaxBytes: 1 << 40})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if got := c.Stats().Chunks; got != n {
+		b.Fatalf("%d chunks, want %d", got, n)
+	}
+	b.StopTimer()
+	c.mu.Lock()
+	c.changes++
+	c.mu.Unlock()
+	if err := c.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.StartTimer()
+}
+
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	for _, config := range []Config{
+		{}, {Dir: dir}, {Dir: dir, MaxBytes: -1}, {Dir: dir, MaxBytes: 1, MinFree: -1}, {Dir: dir, MaxBytes: 1, ScrubRate: -1},
+	} {
+		if _, err := Open(ctx, config); err == nil {
+			t.Errorf("Open(%+v) succeeded", config)
+		}
+	}
+	if list, err := os.ReadDir(dir); err != nil || len(list) != 0 {
+		t.Errorf("it left %v, %v", list, err)
+	}
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("thesis.tex", "x")
+	if _, err := Open(ctx, Config{Dir: dir, MaxBytes: 1}); !errors.Is(err, ErrNoCache) || !strings.Contains(err.Error(), "thesis.tex") {
+		t.Errorf("a directory of something else: %v; want ErrNoCache with the name", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "thesis.tex")); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"rivulet cache 2\n", "rivulet store 2\n", strings.Repeat("x", 1000)} {
+		write(versionFile, text)
+		if _, err := Open(ctx, Config{Dir: dir, MaxBytes: 1}); !errors.Is(err, ErrNoCache) {
+			t.Errorf("version %.20q: %v; want ErrNoCache", text, err)
+		}
+	}
+	write(versionFile, "") // a power cut
+	c := open(t, Config{Dir: dir, MaxBytes: 1})
+	if _, err := Open(ctx, Config{Dir: dir, MaxBytes: 1}); !errors.Is(err, ErrLocked) {
+		t.Errorf("opened twice: %v; want ErrLocked", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, Config{Dir: dir, MaxBytes: 1})
+}
+
+func TestModes(t *testing.T) {
+	for _, group := range []bool{false, true} {
+		dir := filepath.Join(t.TempDir(), "cache")
+		c := open(t, Config{Dir: dir, Group: group})
+		o := small(1)
+		put(t, c, o)
+		dirMode, fileMode := os.FileMode(0o700), os.FileMode(0o600)
+		if group {
+			dirMode, fileMode = 0o750, 0o640
+		}
+		for path, want := range map[string]os.FileMode{
+			dir: dirMode, filepath.Dir(c.place(o.ID, 1)): dirMode, c.place(o.ID, int64(len(o.Bytes))): fileMode,
+		} {
+			info, err := os.Stat(path)
+			if err != nil || info.Mode().Perm() != want {
+				t.Errorf("group %v: %s has mode %v, %v; want %v", group, path, info.Mode(), err, want)
+			}
+		}
+	}
+}
+
+// TestStrayFiles: what a crash or rot left is removed at start, and counted.
+func TestStrayFiles(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, Config{Dir: dir})
+	o := small(1)
+	put(t, c, o)
+	size := int64(len(o.Bytes))
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	good := c.place(o.ID, size)
+	folder := filepath.Dir(good)
+	stray := []string{
+		c.path(tempDir, o.ID.String()), c.path(tempDir, "index"),
+		good + "0000000", good + "x", filepath.Join(folder, "x"),
+		filepath.Join(folder, small(2).ID.String()+".5000"), filepath.Join(folder, strings.ToUpper(filepath.Base(good))),
+		c.place(o.ID, 0), c.place(o.ID, -5), c.place(o.ID, chunk.MaxStoredSize+1),
+	}
+	for _, path := range stray {
+		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c = open(t, Config{Dir: dir})
+	for _, path := range stray {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", path, err)
+		}
+	}
+	if s := c.Stats(); s.Orphans != 2 || s.Damaged < 7 || s.Chunks != 1 {
+		t.Errorf("stats %+v", s)
+	}
+	if !holds(t, c, o) && c.Stats().Damaged < 8 {
+		t.Error("the good chunk is gone, and nobody says so")
+	}
+}
+
+// TestTwoSizes: two files of one chunk. Whichever is kept, the chunk is served
+// right or not at all, and can be put again.
+func TestTwoSizes(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, Config{Dir: dir})
+	o := small(1)
+	put(t, c, o)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int64{1, 700, 60_000} {
+		b, err := os.ReadFile(c.place(o.ID, int64(len(o.Bytes))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(c.place(o.ID, size), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c = open(t, Config{Dir: dir})
+		if !holds(t, c, o) {
+			put(t, c, o)
+		}
+		if s := c.Stats(); s.Chunks != 1 || s.Damaged == 0 || s.Bytes != Cost(int64(len(o.Bytes))) {
+			t.Errorf("stats %+v", s)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSmallerCap: a cache opened with a smaller cap evicts in the policy's
+// order at once; the order outlives the restart.
+func TestSmallerCap(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, Config{Dir: dir})
+	var objects []*chunktest.Object
+	for i := range uint64(10) {
+		objects = append(objects, small(i))
+		put(t, c, objects[i])
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, Config{Dir: dir, MaxBytes: 4 * Cost(int64(len(objects[0].Bytes)))})
+	for i, o := range objects {
+		if got, want := holds(t, c, o), i >= 6; got != want {
+			t.Errorf("chunk %d is held: %v, want %v", i, got, want)
+		}
+	}
+	if s := c.Stats(); s.Evictions != 6 || s.Bytes != s.MaxBytes {
+		t.Errorf("stats %+v", s)
+	}
+}
+
+// TestIndexDamage: an index that was cut, torn or flipped is not used, and
+// nothing else suffers.
+func TestIndexDamage(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, Config{Dir: dir})
+	objects := []*chunktest.Object{small(1), small(2), small(3)}
+	for _, o := range objects {
+		put(t, c, o)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(c.path(indexFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if records, err := checkIndex(whole); err != nil || len(records) != 3*recordLen {
+		t.Fatalf("the index has %d bytes of records, %v", len(records), err)
+	}
+	for at := range whole {
+		for _, b := range [][]byte{whole[:at], flip(whole, at)} {
+			if _, err := checkIndex(b); err == nil {
+				t.Fatalf("index damaged at byte %d is taken", at)
+			}
+		}
+	}
+	if err := os.WriteFile(c.path(indexFile), flip(whole, 60), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, Config{Dir: dir})
+	for _, o := range objects {
+		if !holds(t, c, o) {
+			t.Error("a chunk is lost with the index")
+		}
+	}
+}
+
+// flip returns b with one bit changed.
+func flip(b []byte, at int) []byte {
+	b = bytes.Clone(b)
+	b[at] ^= 1 << (at % 8)
+	return b
+}
+
+func FuzzIndex(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte(indexMagic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		records, err := checkIndex(b)
+		if err != nil {
+			return
+		}
+		var again []byte
+		for ; len(records) > 0; records = records[recordLen:] {
+			again = appendRecord(again, parseRecord(records))
+		}
+		if len(again) != len(b)-indexHead-4 {
+			t.Fatalf("%d bytes of records, want %d", len(again), len(b)-indexHead-4)
+		}
+	})
+}
+
+func FuzzPins(f *testing.F) {
+	f.Add([]byte(small(1).ID.String() + " 5000\n"))
+	f.Add([]byte("x 1\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		pins, err := parsePins(b)
+		if err != nil {
+			return
+		}
+		again, err := parsePins(appendPins(nil, pins))
+		if err != nil || len(again) != len(pins) {
+			t.Fatalf("%d pins become %d, %v", len(pins), len(again), err)
+		}
+	})
+}
+
+func FuzzName(f *testing.F) {
+	f.Add("ab", small(1).ID.String()+".5000")
+	f.Fuzz(func(t *testing.T, folder, name string) {
+		id, size, ok := parseName(folder, name)
+		if ok && (id.String()+"."+fmt.Sprint(size) != name || name[:2] != folder) {
+			t.Fatalf("%s in %s is taken for %v of %d bytes", name, folder, id, size)
+		}
+	})
+}
