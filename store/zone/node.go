@@ -17,8 +17,11 @@ import (
 
 // What a node's requests are bounded by besides [Config].
 const (
-	pause        = 250 * time.Millisecond // before a node that failed is tried again; doubled each time
-	longestPause = 10 * time.Second
+	// Before a node that failed is tried again, doubled each time. Trying costs
+	// little, as a read does not wait for it.
+	pause        = 100 * time.Millisecond
+	longestPause = time.Second
+
 	queueFactor  = 4                // reads that wait for a connection, times Connections
 	idleTime     = 30 * time.Second // a connection unused for longer is not used again
 )
@@ -183,10 +186,16 @@ func (n *node) judge(pass tier.Pass, err error) error {
 	return fmt.Errorf("node %s: %w", n.name, err)
 }
 
-// distrust counts a stripe that the node has forged as a failure.
+// forgeryWeight is how many failures a forged stripe counts for: the answer itself
+// has counted as a success, and so does its repair.
+const forgeryWeight = 3
+
+// distrust counts a stripe that the node has forged.
 func (n *node) distrust() {
-	if pass, err := n.breaker.Allow(); err == nil {
-		_ = n.judge(pass, errForged)
+	for range forgeryWeight {
+		if pass, err := n.breaker.Allow(); err == nil {
+			_ = n.judge(pass, errForged)
+		}
 	}
 }
 
