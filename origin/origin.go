@@ -134,6 +134,7 @@ type Store interface {
 	chunk.Prober
 	chunk.Lister
 	chunk.Remover
+	Requester
 	Objects
 	Attachments
 	Pointers // of this generation
