@@ -16,6 +16,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/rivuletfs/rivulet/internal/tokenbucket"
 )
 
 // A Failure is an error after which the same request may succeed. [Policy.Do]
@@ -40,27 +42,20 @@ type Budget struct {
 	Burst     float64 // retries that can be saved up; also what there is at first
 
 	mu     sync.Mutex
-	begun  bool
-	tokens float64   // at last; below 0: retries that are waiting for theirs
-	last   time.Time // monotonic
+	bucket tokenbucket.Bucket // below 0: retries that are waiting for theirs
 }
 
-// settle brings tokens up to date. b.mu is held.
-func (b *Budget) settle(now time.Time) {
-	if !b.begun {
-		b.begun, b.tokens = true, b.Burst
-	} else {
-		b.tokens = min(b.Burst, b.tokens+now.Sub(b.last).Seconds()*b.PerSecond)
-	}
-	b.last = now
+// filled returns the budget's bucket. b.mu is held.
+func (b *Budget) filled() *tokenbucket.Bucket {
+	b.bucket.PerSecond, b.bucket.Burst = b.PerSecond, b.Burst
+	return &b.bucket
 }
 
 // earn adds the share of one request.
 func (b *Budget) earn() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.settle(time.Now())
-	b.tokens = min(b.Burst, b.tokens+b.Share)
+	b.filled().Add(time.Now(), b.Share)
 }
 
 // reserve takes one retry and returns how long to wait for it. It takes none
@@ -68,17 +63,12 @@ func (b *Budget) earn() {
 func (b *Budget) reserve(most time.Duration) (wait time.Duration, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.settle(time.Now())
-	if b.tokens < 1 {
-		if b.PerSecond <= 0 {
-			return 0, false
-		}
-		wait = time.Duration((1 - b.tokens) / b.PerSecond * float64(time.Second))
-		if wait > most {
-			return 0, false
-		}
+	now := time.Now()
+	wait = b.filled().Wait(now, 1)
+	if wait > most || wait == tokenbucket.Forever {
+		return 0, false
 	}
-	b.tokens--
+	b.bucket.Take(now, 1)
 	return wait, true
 }
 
