@@ -97,7 +97,7 @@ func (d *Door) fetchHeader(ctx context.Context, id ID, k *desk, guess int) error
 			guess = need
 			continue
 		}
-		if err := k.header.parseAs(id, b[:n]); err != nil {
+		if err := k.header.ParseAs(id, b[:n]); err != nil {
 			return err
 		}
 		d.headers.put(id, &k.header)
@@ -123,7 +123,7 @@ func (d *Door) readFirst(ctx context.Context, id ID, k *desk, dst []byte) (int, 
 			return d.readKnown(ctx, id, k, dst, 0)
 		}
 	}
-	if err := k.header.parseAs(id, dst[:n]); err != nil {
+	if err := k.header.ParseAs(id, dst[:n]); err != nil {
 		return 0, err
 	}
 	size := k.header.StoredSize()

@@ -196,9 +196,9 @@ func (h *Header) Parse(b []byte) error {
 	return h.check()
 }
 
-// parseAs parses the header that b begins with, if it is the one that id names.
+// ParseAs parses the header that b begins with, if it is the one that id names.
 // Its error is a *CorruptError.
-func (h *Header) parseAs(id ID, b []byte) error {
+func (h *Header) ParseAs(id ID, b []byte) error {
 	if err := h.Parse(b); err != nil {
 		return &CorruptError{id, err.Error()}
 	}
@@ -224,7 +224,7 @@ func (h *Header) verifyFrame(id ID, i int, stored []byte) error {
 // its header. The error is a *CorruptError.
 func Verify(id ID, object []byte) (Header, error) {
 	var h Header
-	if err := h.parseAs(id, object); err != nil {
+	if err := h.ParseAs(id, object); err != nil {
 		return Header{}, err
 	}
 	if size := h.StoredSize(); int64(len(object)) != size {
