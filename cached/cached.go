@@ -70,6 +70,8 @@ const (
 	maxTries = 3
 	// greetTime is how long a client may take to say who it is.
 	greetTime = 5 * time.Second
+	// sendTime is how long a client may leave its answers unread.
+	sendTime = 5 * time.Second
 )
 
 // A Zone is a cache that many hosts share, asked before an origin. Fill offers

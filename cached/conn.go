@@ -41,7 +41,7 @@ type answer struct {
 
 func newConn(s *Server, socket *net.UnixConn, who peer) *conn {
 	return &conn{
-		server: s, wire: wire.NewConn(socket, false), who: who,
+		server: s, wire: wire.NewConn(socket, false, sendTime), who: who,
 		queue: make(chan answer, Outstanding), quit: make(chan struct{}), inflows: make(map[uint64]*inflow),
 		leases: make(map[uint64]*flight), waiters: make(map[*waiter]struct{}),
 	}

@@ -1,7 +1,6 @@
 package cached
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"time"

@@ -120,14 +120,17 @@ type Conn struct {
 	decoder decoder
 	oob     [64]byte // room for MaxFiles descriptors
 
+	patience time.Duration // that a write waits for the peer to read
+
 	mu  sync.Mutex // guards writing
 	out []byte
 }
 
 // NewConn returns the end of a connection that reads answers, or requests. It
-// owns socket.
-func NewConn(socket *net.UnixConn, answers bool) *Conn {
-	return &Conn{socket: socket, decoder: decoder{answers: answers}}
+// owns socket. patience is how long a peer that does not read may hold up a
+// writer.
+func NewConn(socket *net.UnixConn, answers bool, patience time.Duration) *Conn {
+	return &Conn{socket: socket, decoder: decoder{answers: answers}, patience: patience}
 }
 
 // Close closes the socket. Reading ends.
@@ -197,9 +200,6 @@ func rights(oob []byte) (files []int, err error) {
 	return files, err
 }
 
-// writeTime bounds how long a peer that does not read holds up a writer.
-const writeTime = 5 * time.Second
-
 // Write sends a message: what payload appends, and file unless it is nil. It
 // may be called by several goroutines at once. file stays the caller's. After an
 // error the connection is of no more use.
@@ -230,7 +230,7 @@ func (c *Conn) Write(t Type, request uint64, payload func(b []byte) []byte, file
 
 // send sends all of b, and oob with its first byte.
 func (c *Conn) send(b, oob []byte) error {
-	end := time.Now().Add(writeTime)
+	end := time.Now().Add(c.patience)
 	if err := c.socket.SetWriteDeadline(end); err != nil {
 		return err
 	}
