@@ -38,7 +38,7 @@ type Config struct {
 	MaxBytes int64  // cap: sum of Cost over the chunks held and on their way
 	MinFree  int64  // bytes that the cache leaves free on the file system
 
-	// Policy decides what goes; nil means evict.New(MaxBytes). It belongs to
+	// Policy decides what goes; nil means evict.New(). It belongs to
 	// the cache from Open on.
 	Policy evict.Policy
 	// Group lets members of the directory's group read: modes 0750 and 0640

@@ -76,7 +76,7 @@ func newCache(config Config) (*Cache, error) {
 	}
 	c.gone.L = &c.mu
 	if c.policy == nil {
-		c.policy = evict.New(config.MaxBytes)
+		c.policy = evict.New()
 	}
 	if c.logger == nil {
 		c.logger = slog.New(slog.DiscardHandler)

@@ -75,5 +75,5 @@ type Record struct {
 	Times [MaxK + 1]time.Duration
 }
 
-// New returns the policy that is best for most, for a cache of capacity bytes.
-func New(capacity int64) Policy { return NewLRU() }
+// New returns the policy that is best for most.
+func New() Policy { return NewLRUK(Options{K: 2, Correlated: time.Minute, History: 100}) }
