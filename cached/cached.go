@@ -75,7 +75,7 @@ const (
 )
 
 // A Zone is a cache that many hosts share, asked before an origin. Fill offers
-// it a chunk, which it then owns; it may drop it, and does not block.
+// it a chunk, which it may leave; it does not keep object, and does not block.
 type Zone interface {
 	chunk.Source
 	Fill(id chunk.ID, object []byte)

@@ -152,14 +152,15 @@ type stack struct {
 }
 
 // openDisk puts the layers of reading together, nearest first: memory, then
-// the checking door, then the image's generation, which is read by the frame if
-// the store is near.
-func (a *app) openDisk(image *openImage, ref string, memory *disk.Memory) (*stack, error) {
+// the host cache, if there is one, then the checking door, then the image's
+// generation. It is read by the frame if one of those is near.
+func (a *app) openDisk(ctx context.Context, image *openImage, ref string, memory *disk.Memory) (*stack, error) {
 	mode := disk.WholeChunks
-	if a.near() {
+	reader, cache := a.throughCache(ctx, image)
+	if cache != nil || a.near() {
 		mode = disk.SingleFrames
 	}
-	d, err := disk.Open(image.unlocked, chunk.NewDoor(image), disk.Options{Memory: memory, Mode: mode, Logger: a.logger()})
+	d, err := disk.Open(image.unlocked, reader, disk.Options{Memory: memory, Mode: mode, Logger: a.logger()})
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
@@ -173,7 +174,7 @@ func (a *app) attach(ctx context.Context, v *generation.View, ref string, memory
 	if err != nil {
 		return nil, nil, err
 	}
-	if s, err = a.openDisk(image, ref, memory); err != nil {
+	if s, err = a.openDisk(ctx, image, ref, memory); err != nil {
 		return nil, nil, err
 	}
 	ctx, stop := context.WithCancel(ctx)
