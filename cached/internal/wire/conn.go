@@ -168,15 +168,16 @@ func (c *Conn) receive() error {
 	if err := errors.Join(bad, c.decoder.arrived(max(n, 0), files)); err != nil {
 		return err
 	}
+	ended := errors.Is(err, io.EOF) || err == nil && n == 0
 	switch {
+	case ended && c.decoder.at == c.decoder.end:
+		return io.EOF
+	case ended:
+		return io.ErrUnexpectedEOF
 	case err != nil:
 		return err
 	case flags&syscall.MSG_CTRUNC != 0:
 		return malformed("more descriptors than there is room for")
-	case n == 0 && c.decoder.at == c.decoder.end:
-		return io.EOF
-	case n == 0:
-		return io.ErrUnexpectedEOF
 	}
 	return nil
 }
