@@ -64,8 +64,9 @@ const (
 	// Outstanding is how many requests of a connection may be unanswered.
 	Outstanding = 512
 
-	// maxHold is how long a lease can be kept by using and renewing it.
-	maxHold = 30 * time.Second
+	// maxHold is how many times its length a lease can be kept by using and
+	// renewing it.
+	maxHold = 15
 	// maxTries is how many leases of a flight may come to nothing.
 	maxTries = 3
 	// greetTime is how long a client may take to say who it is.

@@ -149,7 +149,7 @@ func (s *Server) offer(f *flight) {
 	s.forget(w)
 	s.lastLease++
 	f.stage, f.lease, f.holder = leased, s.lastLease, w.conn
-	f.hold = time.Now().Add(maxHold)
+	f.hold = time.Now().Add(maxHold * s.lease)
 	s.leases[f.lease] = f
 	w.conn.leases[f.lease] = f
 	lease := f.lease
@@ -248,10 +248,13 @@ func (s *Server) serve(f *flight, w *waiter) bool {
 		w.refuse(refusal(err))
 		return true
 	}
-	held := wire.Held{Size: uint32(d.Size()), Checked: uint32(checked)}
+	held, kind := wire.Held{Size: uint32(d.Size()), Checked: uint32(checked)}, wire.Part
+	if checked == d.Size() {
+		kind = wire.Hit
+	}
 	s.stats.parts.Add(1)
 	w.conn.later(answer{
-		request: w.request, kind: wire.Part, payload: held.Append,
+		request: w.request, kind: kind, payload: held.Append,
 		file: file, release: func() { _ = file.Close() },
 	})
 	return true
