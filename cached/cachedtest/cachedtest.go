@@ -33,6 +33,8 @@ type Daemon struct {
 	Socket string
 	Dir    string
 
+	disk     cache.Config
+	change   func(c *cached.Config)
 	download *download.Client
 	served   chan error
 	stopped  bool
@@ -45,21 +47,30 @@ func Start(t testing.TB, change func(c *cached.Config)) *Daemon {
 	return StartIn(t, t.TempDir(), cache.Config{MaxBytes: 1 << 30}, change)
 }
 
-// StartIn starts a daemon whose cache and socket lie in dir.
+// StartIn starts a daemon whose cache lies in dir.
 func StartIn(t testing.TB, dir string, disk cache.Config, change func(c *cached.Config)) *Daemon {
 	t.Helper()
-	d := &Daemon{Dir: dir, Socket: SocketIn(t), served: make(chan error, 1)}
-	disk.Dir = filepath.Join(dir, "cache")
+	d := &Daemon{Dir: filepath.Join(dir, "cache"), Socket: SocketIn(t), disk: disk, change: change, stopped: true}
+	d.disk.Dir = d.Dir
+	d.Restart(t)
+	t.Cleanup(func() { d.Stop(t) })
+	return d
+}
+
+// Restart ends the daemon, if it runs, and starts it again at the same place.
+func (d *Daemon) Restart(t testing.TB) {
+	t.Helper()
+	d.Stop(t)
 	var err error
-	if d.Cache, err = cache.Open(context.Background(), disk); err != nil {
+	if d.Cache, err = cache.Open(context.Background(), d.disk); err != nil {
 		t.Fatal(err)
 	}
 	if d.download, err = download.New(download.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	c := cached.Config{Cache: d.Cache, Download: d.download}
-	if change != nil {
-		change(&c)
+	if d.change != nil {
+		d.change(&c)
 	}
 	if d.Server, err = cached.New(c); err != nil {
 		t.Fatal(err)
@@ -68,9 +79,9 @@ func StartIn(t testing.TB, dir string, disk cache.Config, change func(c *cached.
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { d.served <- d.Server.Serve(l) }()
-	t.Cleanup(func() { d.Stop(t) })
-	return d
+	served := make(chan error, 1)
+	go func(s *cached.Server) { served <- s.Serve(l) }(d.Server)
+	d.served, d.stopped = served, false
 }
 
 // SocketIn returns the path of a socket in a folder of the test's whose name is
@@ -85,7 +96,7 @@ func SocketIn(t testing.TB) string {
 	return filepath.Join(dir, "s")
 }
 
-// Stop ends the daemon, once.
+// Stop ends the daemon, if it runs.
 func (d *Daemon) Stop(t testing.TB) {
 	t.Helper()
 	if d.stopped {
