@@ -106,6 +106,7 @@ func (c *conn) fetch(m *wire.Message) error {
 	if err != nil {
 		return err
 	}
+	clear(m.Payload) // which may be a secret
 	s := c.server
 	r := origin.Request{URL: e.URL, Header: make(map[string][]string), Offset: int64(e.Offset), Length: int64(e.Length)}
 	for _, f := range e.Fields {
