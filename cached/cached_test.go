@@ -175,7 +175,7 @@ func check(t testing.TB, m wire.Message, o *chunktest.Object) (checked int) {
 
 func full(seed uint64) chunktest.Object { return chunktest.Random(seed, chunk.Size, chunk.FrameSize) }
 
-func quick(c *cached.Config) { c.Lease = 100 * time.Millisecond }
+func quick(c *cached.Config) { c.Lease = 400 * time.Millisecond }
 
 // TestLeasePasses has the first asker do nothing, go, give its lease back or keep
 // it for ever: the next one gets it, and after its deposit both have the chunk.
