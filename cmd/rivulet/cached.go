@@ -23,6 +23,7 @@ import (
 	"github.com/rivuletfs/rivulet/store/cache"
 	"github.com/rivuletfs/rivulet/store/cache/evict"
 	"github.com/rivuletfs/rivulet/store/download"
+	"github.com/rivuletfs/rivulet/store/zone"
 	"github.com/rivuletfs/rivulet/tier"
 )
 
@@ -48,7 +49,7 @@ type cachedOptions struct {
 	requests                                         float64
 	downloads                                        int
 	hosts                                            []string
-	ca                                               string
+	ca, zone                                         string
 }
 
 func (a *app) cachedCommand() *cobra.Command {
@@ -77,6 +78,7 @@ for it. What it holds is served again by the next start.`,
 	f.StringVar(&o.minFree, "min-free", "5%", "what it leaves free on the file system: bytes, or per cent")
 	f.StringVar(&o.socket, "socket", "", "where to listen (default $RIVULET_CACHED, or cached.sock in the runtime folder)")
 	f.StringVar(&o.group, "group", "", "let the members of this group use the cache too, by name or number")
+	f.StringVar(&o.zone, "zone", "", "cache servers that hosts share, asked before the store: redis://HOST:PORT,redis://HOST:PORT?scheme=4of5, or memcached://…")
 	f.StringVar(&o.policy, "policy", "default", "which chunks go first when there is no room: "+strings.Join(policies(), ", "))
 	f.Float64Var(&o.requests, "origin-requests", 0, "requests a second to origins, at most; 0: no bound")
 	f.IntVar(&o.downloads, "downloads", cached.DefaultDownloads, "downloads at a time")
@@ -118,11 +120,30 @@ func (a *app) runCached(ctx context.Context, o *cachedOptions) (err error) {
 	}
 	defer d.Close()
 	limit := &tier.Limit{Concurrent: o.downloads, Requests: tier.Bucket{PerSecond: o.requests}}
-	server, err := cached.New(cached.Config{Cache: disk, Download: d, Limit: limit, Group: gid, Logger: a.logger()})
+	c := cached.Config{Cache: disk, Download: d, Limit: limit, Group: gid, Logger: a.logger()}
+	if o.zone != "" {
+		z, zoneErr := a.openZone(o.zone)
+		if zoneErr != nil {
+			return zoneErr
+		}
+		defer func() { err = errors.Join(err, z.Close()) }()
+		c.Zone = z
+	}
+	server, err := cached.New(c)
 	if err != nil {
 		return err
 	}
 	return a.serveCache(ctx, server, listeners)
+}
+
+// openZone opens the zone at an address.
+func (a *app) openZone(address string) (*zone.Zone, error) {
+	c, err := zone.ParseURL(address)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	c.Logger = a.logger()
+	return zone.Open(c)
 }
 
 // serveCache serves on the listeners until ctx ends, or one fails.
