@@ -160,7 +160,11 @@ func (a *app) openDisk(ctx context.Context, image *openImage, ref string, memory
 	if cache != nil || a.near() {
 		mode = disk.SingleFrames
 	}
-	d, err := disk.Open(image.unlocked, reader, disk.Options{Memory: memory, Mode: mode, Logger: a.logger()})
+	o := disk.Options{Memory: memory, Mode: mode, Logger: a.logger()}
+	if cache != nil {
+		o.Near = cache.Held()
+	}
+	d, err := disk.Open(image.unlocked, reader, o)
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
