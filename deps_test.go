@@ -26,10 +26,10 @@ origin             std: chunk
 origin/place       std: chunk origin
 blockmap           std: chunk origin
 seal               any: blockmap chunk origin
-seal/agewrap       any: seal internal/privatefile
+seal/agewrap       any: internal/privatefile seal
 seal/kmswrap       any: seal
 seal/wraptest      std: origin seal
-sign               any: blockmap origin internal/privatefile
+sign               any: blockmap internal/privatefile origin
 flatten            any
 flatten/source     any: flatten
 layout             std: ext4 flatten
@@ -41,16 +41,16 @@ publish            any: blockmap catalog chunk flatten flatten/source generation
 gc                 any: blockmap catalog chunk generation origin
 fsck               any: blockmap catalog chunk generation origin
 copy               any: blockmap catalog chunk generation origin
-disk               any: blockdev blockmap chunk seal internal/loglimit
+disk               any: blockdev blockmap chunk internal/loglimit seal
 verify             any: blockmap chunk seal
 store/dir          any: chunk origin origin/place
 store/memory       std: chunk origin
 store/s3           any: chunk origin origin/place store/internal/agree store/internal/byterange store/internal/link store/internal/retry
 store/http         std: chunk origin origin/place store/internal/byterange store/internal/link store/internal/retry
 store/internal/byterange std: chunk store/internal/retry
-store/internal/link      std: store/internal/retry
-store/internal/retry     std: internal/tokenbucket
-store/internal/agree     std
+store/internal/link std: store/internal/retry
+store/internal/retry std: internal/tokenbucket
+store/internal/agree std
 store              any: origin store/dir store/http store/registry store/s3
 store/registry     any: blockmap chunk origin store/internal/agree store/internal/byterange store/internal/link store/internal/retry
 store/registry/registrytest any
@@ -62,12 +62,21 @@ frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
 frontend/nbd/internal/wire std
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
-chunk/chunktest        std: chunk
-tier/tiertest          std: chunk chunk/chunktest tier
-store/s3/s3test        std
-blockmap/blockmaptest  std: blockmap chunk origin chunk/chunktest
-origin/origintest      std: chunk origin origin/place chunk/chunktest
-blockdev/blockdevtest  std: blockdev
+chunk/chunktest    std: chunk
+tier/tiertest      std: chunk chunk/chunktest tier
+store/s3/s3test    std
+blockmap/blockmaptest std: blockmap chunk chunk/chunktest origin
+origin/origintest  std: chunk chunk/chunktest origin origin/place
+blockdev/blockdevtest std: blockdev
+store/download     std: chunk origin store/internal/byterange store/internal/link store/internal/retry
+cached             any: cached/internal/wire chunk internal/loglimit origin store/cache store/download tier
+cached/internal/wire std: chunk
+cached/cachedclient std: cached/internal/wire chunk internal/loglimit origin
+cached/cachedtest  any: cached chunk chunk/chunktest origin store/cache store/download
+store/cache        any: chunk store/cache/evict
+store/cache/evict  std: chunk
+store/cache/evict/simulate std: chunk store/cache/evict
+store/cache/evict/evicttest any: chunk store/cache/evict
 `
 
 // free may import anything, and nothing else imports them.

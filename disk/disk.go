@@ -4,7 +4,9 @@
 // flight is joined or begun, all of them before the first is waited for. A
 // flight fetches one unit, by default a whole chunk in one request (its stored
 // length is in the block map, so header and frames come in one round trip),
-// and decodes the frames that somebody waits for before the others.
+// and decodes the frames that somebody waits for before the others. Where a
+// reader is near (a host cache whose files are at hand), frames that are stored
+// raw are read from there by the page, without a flight.
 //
 // # Concurrency
 //
@@ -84,6 +86,7 @@ type Options struct {
 	Memory  *Memory       // frames in memory, may be shared; nil: own, of DefaultMemory bytes
 	Opener  *seal.Opener  // opens sealed frames; shared, the caller's; nil: own
 	Mode    Mode          // what one request fetches
+	Near    chunk.Reader  // reads at once what is near at hand, of other chunks chunk.ErrNotFound; nil: nothing is
 	Fetches int           // fetches in flight; 0: DefaultFetches
 	Timeout time.Duration // bound of a fetch with its retries; 0: DefaultTimeout
 	Logger  *slog.Logger  // told once of each failed fetch, loglimit.PerSecond at most; nil: nobody

@@ -150,7 +150,7 @@ func (d *Disk) readBatch(b []byte, off int64) (n int, err error) {
 		w := wait{frame: p.frame, from: p.from, dst: b[n:][:p.n], at: n}
 		if p.hole {
 			clear(w.dst)
-		} else {
+		} else if !d.readNear(&p, w.dst) {
 			var f *frame
 			if w.flight, f, err = d.join(&p); err != nil {
 				break

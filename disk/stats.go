@@ -8,6 +8,7 @@ type Stats struct {
 	Bytes        int64 // bytes that they returned
 	Hits         int64 // frames that were in memory
 	Misses       int64 // frames that were not
+	Near         int64 // pieces of frames that were read from Options.Near instead
 	Waits        int64 // misses that joined a fetch already begun
 	Fetches      int64 // fetches begun: chunks or, in SingleFrames, frames
 	FetchedBytes int64 // stored bytes that the reader returned
@@ -20,7 +21,7 @@ type Stats struct {
 type counters struct {
 	reads, bytes, hits, misses, waits atomic.Int64
 	fetches, fetchedBytes, retries    atomic.Int64
-	prefetches, dropped, errors       atomic.Int64
+	prefetches, dropped, errors, near atomic.Int64
 }
 
 // Stats returns the counters. They are read one by one while others may rise.
@@ -28,7 +29,7 @@ func (d *Disk) Stats() Stats {
 	c := &d.stats
 	return Stats{
 		Reads: c.reads.Load(), Bytes: c.bytes.Load(),
-		Hits: c.hits.Load(), Misses: c.misses.Load(), Waits: c.waits.Load(),
+		Hits: c.hits.Load(), Misses: c.misses.Load(), Near: c.near.Load(), Waits: c.waits.Load(),
 		Fetches: c.fetches.Load(), FetchedBytes: c.fetchedBytes.Load(), Retries: c.retries.Load(),
 		Prefetches: c.prefetches.Load(), Dropped: c.dropped.Load(), Errors: c.errors.Load(),
 	}

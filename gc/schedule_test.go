@@ -175,6 +175,10 @@ func (s *gatedStore) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int
 	return s.store.Fetch(ctx, id, dst, off)
 }
 
+func (s *gatedStore) Request(ctx context.Context, id chunk.ID) (origin.Request, error) {
+	return s.store.Request(ctx, id)
+}
+
 func (s *gatedStore) Put(ctx context.Context, id chunk.ID, object []byte) (bool, error) {
 	if err := s.gate(ctx); err != nil {
 		return false, err

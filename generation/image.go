@@ -28,8 +28,9 @@ type Image struct {
 }
 
 var (
-	_ chunk.Source = (*Image)(nil)
-	_ chunk.Prober = (*Image)(nil)
+	_ chunk.Source     = (*Image)(nil)
+	_ chunk.Prober     = (*Image)(nil)
+	_ origin.Requester = (*Image)(nil)
 )
 
 // image returns the image of m that was found in g when the states were l.
@@ -55,6 +56,17 @@ func (i *Image) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (
 		return err
 	})
 	return n, err
+}
+
+// Request implements [origin.Requester]. A request names one generation, so the
+// chunk may not be found by it when the image has been carried to another: Fetch
+// finds that out.
+func (i *Image) Request(ctx context.Context, id chunk.ID) (r origin.Request, err error) {
+	err = i.follow(ctx, func(s origin.Store) error {
+		r, err = s.Request(ctx, id)
+		return err
+	})
+	return r, err
 }
 
 // Stat implements [chunk.Prober].

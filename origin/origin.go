@@ -146,6 +146,7 @@ type Store interface {
 	chunk.Prober
 	chunk.Lister
 	chunk.Remover
+	Requester
 	Objects
 	Attachments
 	Pointers // of this generation

@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) catCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:               "cat IMAGE PATH...",
 		Short:             "Print files of an image, fetching only what they need",
 		Example:           `  rivulet cat nginx /etc/nginx/nginx.conf`,
@@ -37,6 +37,8 @@ func (a *app) catCommand() *cobra.Command {
 			return nil
 		},
 	}
+	a.cacheFlag(cmd)
+	return cmd
 }
 
 func copyFile(w io.Writer, fsys *ext4.FS, name string) error {
@@ -63,7 +65,7 @@ func (a *app) openFiles(ctx context.Context, v *generation.View, ref string) (fs
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := a.openDisk(image, ref, disk.NewMemory(oneShotMemory))
+	s, err := a.openDisk(ctx, image, ref, disk.NewMemory(oneShotMemory))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) exportCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "export IMAGE FILE",
 		Short: "Write an image's disk to a raw, sparse image file",
 		Example: `  rivulet export nginx nginx.img
@@ -31,12 +31,18 @@ func (a *app) exportCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := exportTo(cmd.Context(), args[1], image.unlocked, image); err != nil {
+			var src chunk.Source = image
+			if reader, cache := a.throughCache(cmd.Context(), image, image); cache != nil {
+				src = checkedSource{reader}
+			}
+			if err := exportTo(cmd.Context(), args[1], image.unlocked, src); err != nil {
 				return fmt.Errorf("export %s: %w", args[0], err)
 			}
 			return nil
 		},
 	}
+	a.cacheFlag(cmd)
+	return cmd
 }
 
 // exportTo writes the disk under a temporary name and renames it when it is

@@ -71,6 +71,7 @@ needs no root.`,
 	f.BoolVar(&o.foreground, "foreground", false, "serve in this process, and print \"ready DIR\" when mounted")
 	f.StringVar(&o.memory, "memory", "64M", "bound of what is kept decoded in memory; the kernel caches files beside it")
 	a.origin.addFlags(f)
+	a.cacheFlag(cmd)
 	f.StringVar(&o.log, "log", "", "file that standard error goes to; removed at the end if nothing was written")
 	_ = f.MarkHidden("log")
 	return cmd

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/rivuletfs/rivulet/cached/cachedclient"
 )
 
 // startMount runs this program again as the process that serves the mount, and
@@ -39,6 +41,14 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 	args = a.origin.forward(args)
 	if o.file {
 		args = append(args, "--file")
+	}
+	if a.cache != "" && a.cache != cachedclient.None {
+		if a.cache, err = filepath.Abs(a.cache); err != nil {
+			return err
+		}
+	}
+	if a.cache != "" {
+		args = append(args, "--cache", a.cache)
 	}
 	if args, err = a.forwardKeys(args); err != nil {
 		return err

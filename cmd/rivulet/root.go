@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/rivuletfs/rivulet/cached/cachedclient"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/domain"
 	"github.com/rivuletfs/rivulet/seal"
@@ -41,6 +42,10 @@ type app struct {
 	required   []string // public keys, or files of them: one must have signed what is read
 	profile    string   // file for a CPU profile
 	origin     originLimit
+
+	cache  string               // socket of the host cache, or none
+	sought bool                 // client is what was found
+	client *cachedclient.Client // nil: no host cache
 }
 
 // run executes one command line and returns the exit status.
@@ -52,6 +57,9 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	root.SetErr(errOut)
 	cmd, err := root.ExecuteContextC(ctx)
 	pprof.StopCPUProfile()
+	if a.client != nil {
+		a.client.Close()
+	}
 	if err == nil {
 		return exitOK
 	}
@@ -109,6 +117,7 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 	root.AddCommand(
 		a.publishCommand(), a.lsCommand(), a.inspectCommand(), a.diffCommand(), a.dfCommand(),
 		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(),
+		a.cachedCommand(), a.cacheCommand(),
 		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.pinCommand(), a.unpinCommand(), a.copyCommand(),
 		a.keysCommand(), a.grantCommand(), a.saltCommand(),
 		a.generationCommand(), a.gcCommand(), a.fsckCommand(), a.doctorCommand(), a.versionCommand(), a.manCommand(),

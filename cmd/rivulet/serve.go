@@ -62,6 +62,7 @@ opened for it.`,
 	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate file (PEM); clients must use TLS then")
 	f.StringVar(&o.tlsKey, "tls-key", "", "key file of the certificate (PEM)")
 	f.StringVar(&o.tlsClientCA, "tls-client-ca", "", "file of authorities (PEM) that client certificates must come from")
+	a.cacheFlag(cmd)
 	f.BoolVar(&o.json, "json", false, "at the end, print what each disk did as a JSON object a line")
 	return cmd
 }

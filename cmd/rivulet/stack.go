@@ -152,18 +152,24 @@ type stack struct {
 }
 
 // openDisk puts the layers of reading together, nearest first: memory, then
-// the checking door, the bound of what is asked of the store, then the image's
-// generation, which is read by the frame if the store is near.
-func (a *app) openDisk(image *openImage, ref string, memory *disk.Memory) (*stack, error) {
+// the host cache, if there is one, then the checking door, the bound of what is
+// asked of the store, then the image's generation. It is read by the frame if
+// one of those is near.
+func (a *app) openDisk(ctx context.Context, image *openImage, ref string, memory *disk.Memory) (*stack, error) {
 	mode, near := disk.WholeChunks, a.near()
-	if near {
-		mode = disk.SingleFrames
-	}
 	src, err := a.origin.around(image, near, image.Map.Digest().String())
 	if err != nil {
 		return nil, err
 	}
-	d, err := disk.Open(image.unlocked, chunk.NewDoor(src), disk.Options{Memory: memory, Mode: mode, Logger: a.logger()})
+	reader, cache := a.throughCache(ctx, src, image)
+	if cache != nil || near {
+		mode = disk.SingleFrames
+	}
+	o := disk.Options{Memory: memory, Mode: mode, Logger: a.logger()}
+	if cache != nil {
+		o.Near = cache.Held()
+	}
+	d, err := disk.Open(image.unlocked, reader, o)
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
@@ -177,7 +183,7 @@ func (a *app) attach(ctx context.Context, v *generation.View, ref string, memory
 	if err != nil {
 		return nil, nil, err
 	}
-	if s, err = a.openDisk(image, ref, memory); err != nil {
+	if s, err = a.openDisk(ctx, image, ref, memory); err != nil {
 		return nil, nil, err
 	}
 	ctx, stop := context.WithCancel(ctx)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/rivuletfs/rivulet/cached/cachedclient"
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/verify"
 )
@@ -87,7 +88,8 @@ func (a *app) verifyReads(ctx context.Context, image *openImage, ref, against st
 		return err
 	}
 	defer func() { _ = reference.Close() }()
-	d, err := a.openDisk(image, ref, disk.NewMemory(oneShotMemory))
+	a.cache = cachedclient.None // the store is checked, and not what a cache has of it
+	d, err := a.openDisk(ctx, image, ref, disk.NewMemory(oneShotMemory))
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ func TestStore(t *testing.T, open func(t *testing.T) origin.Store) {
 	t.Run("Chunks", func(t *testing.T) {
 		chunktest.TestStore(t, func(t *testing.T) chunktest.Store { return open(t) })
 	})
+	t.Run("Request", func(t *testing.T) { testRequest(t, open(t)) })
 	t.Run("Objects", func(t *testing.T) { testObjects(t, open(t)) })
 	t.Run("ObjectLimit", func(t *testing.T) { testObjectLimit(t, open(t)) })
 	t.Run("ObjectList", func(t *testing.T) { testObjectList(t, open(t)) })

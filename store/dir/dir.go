@@ -210,6 +210,11 @@ func (s *Store) folder(known *[256]atomic.Bool, id [32]byte, dir string) error {
 	return nil
 }
 
+// Request implements [origin.Requester]: it fails with origin.ErrNoRequest.
+func (s *Store) Request(_ context.Context, id chunk.ID) (origin.Request, error) {
+	return origin.Request{}, fmt.Errorf("request for chunk %v: %w", id, origin.ErrNoRequest)
+}
+
 // Fetch implements [chunk.Source].
 func (s *Store) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
 	if err := ctx.Err(); err != nil {

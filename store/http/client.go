@@ -50,11 +50,16 @@ func checkRedirect(r *http.Request, via []*http.Request) error {
 // always is the header that has caches ask the server before they answer.
 var always = http.Header{"Cache-Control": {"no-cache"}}
 
-// ask makes a request for a place in t.
-func (t *tree) ask(ctx context.Context, method, place string, header http.Header) (*http.Response, error) {
+// url returns the address of a place in t.
+func (t *tree) url(place string) string {
 	u := *t.root
 	u.Path += t.at + place
-	r, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	return u.String()
+}
+
+// ask makes a request for a place in t.
+func (t *tree) ask(ctx context.Context, method, place string, header http.Header) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, method, t.url(place), nil)
 	if err != nil {
 		return nil, err
 	}

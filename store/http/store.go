@@ -36,6 +36,11 @@ func (s *Store) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (
 	return n, nil
 }
 
+// Request implements [origin.Requester]: the chunk's address.
+func (s *Store) Request(_ context.Context, id chunk.ID) (origin.Request, error) {
+	return origin.Request{URL: s.url(place.Hashed(place.Chunks, id))}, nil
+}
+
 // Stat implements [chunk.Prober].
 func (s *Store) Stat(ctx context.Context, id chunk.ID) (n int64, err error) {
 	err = s.do(ctx, 0, func(ctx context.Context) error {

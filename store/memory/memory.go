@@ -156,6 +156,11 @@ func (s *Store) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (
 	return copy(dst, b[min(off, int64(len(b))):]), nil
 }
 
+// Request implements [origin.Requester]: it fails with origin.ErrNoRequest.
+func (s *Store) Request(_ context.Context, id chunk.ID) (origin.Request, error) {
+	return origin.Request{}, fmt.Errorf("request for chunk %v: %w", id, origin.ErrNoRequest)
+}
+
 // Put implements [chunk.Sink].
 func (s *Store) Put(ctx context.Context, id chunk.ID, object []byte) (bool, error) {
 	if err := ctx.Err(); err != nil {

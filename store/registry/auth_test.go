@@ -258,3 +258,31 @@ func TestRedirectNotToPlain(t *testing.T) {
 		}
 	}
 }
+
+// TestRequestHasToken makes a request in one process's place and sends it in
+// another's, who has no login.
+func TestRequestHasToken(t *testing.T) {
+	_, host := guarded(t, 1000)
+	open := func(t *testing.T) origin.Origin {
+		return hasty(t, host, Options{Keychain: &keychain{user: "someone", password: "secret-1"}, PackBytes: 10_000})
+	}
+	s := open(t).Generation(1)
+	list := chunktest.Fill(t, s)
+	r, err := s.Request(context.Background(), list[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Header) != 1 || !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
+		t.Errorf("the request's header has %d fields, want a bearer token alone", len(r.Header))
+	}
+	q, err := http.NewRequest(http.MethodGet, r.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Header = r.Header
+	a, err := http.DefaultClient.Do(q)
+	if err != nil || a.StatusCode != http.StatusOK {
+		t.Fatalf("status %v, %v", a.Status, err)
+	}
+	_ = a.Body.Close()
+}

@@ -231,12 +231,41 @@ func (c *client) transport(ctx context.Context) (http.RoundTripper, error) {
 	return c.auth, nil
 }
 
+// credentials returns the header that a GET of url goes out with, user agent
+// left out: what the transport would send is taken from it before it is sent.
+func (c *client) credentials(ctx context.Context, url string) (http.Header, error) {
+	rt, err := c.transport(ctx)
+	if err != nil {
+		return nil, c.scrub(err)
+	}
+	var header http.Header
+	req, err := http.NewRequestWithContext(context.WithValue(ctx, unsentKey{}, &header), http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := rt.RoundTrip(req); !errors.Is(err, errUnsent) {
+		return nil, fmt.Errorf("credentials for %s: unexpected answer", c.repo.RegistryStr())
+	}
+	header.Del("User-Agent")
+	return header, nil
+}
+
+// unsentKey is where a context has the place for the header of a request that
+// is not to be sent.
+type unsentKey struct{}
+
+var errUnsent = errors.New("not sent")
+
 // anew sends a request's body from its beginning each time. Without it, a
 // request that is sent again with another token would go without its body, and
 // some registries keep what they get.
 type anew struct{ http.RoundTripper }
 
 func (a anew) RoundTrip(req *http.Request) (*http.Response, error) {
+	if header, ok := req.Context().Value(unsentKey{}).(*http.Header); ok {
+		*header = req.Header.Clone()
+		return nil, errUnsent
+	}
 	if req.GetBody != nil {
 		body, err := req.GetBody()
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -160,6 +161,24 @@ func (s *Store) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (
 		return 0, fmt.Errorf("fetch chunk %v: %w", id, err)
 	}
 	return n, nil
+}
+
+// Request implements [origin.Requester]: a part of a pack, with the token or
+// password that the registry wants. It asks for indexes if the chunk's place is
+// not known, and for a token if there is none yet.
+func (s *Store) Request(ctx context.Context, id chunk.ID) (origin.Request, error) {
+	l, err := s.find(ctx, id)
+	var header http.Header
+	if err == nil {
+		header, err = s.client.credentials(ctx, s.client.url("blobs/%v", l.blob.digest))
+	}
+	if err != nil {
+		return origin.Request{}, fmt.Errorf("request for chunk %v: %w", id, err)
+	}
+	return origin.Request{
+		URL: s.client.url("blobs/%v", l.blob.digest), Header: header,
+		Offset: int64(l.off), Length: int64(l.len),
+	}, nil
 }
 
 // Stat implements [chunk.Prober] by what the indexes say. That a pack is there,

@@ -11,6 +11,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/place"
 	"github.com/rivuletfs/rivulet/store/internal/byterange"
 )
@@ -141,6 +142,16 @@ func (s *Store) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (
 		return 0, fmt.Errorf("fetch chunk %v: %w", id, err)
 	}
 	return n, nil
+}
+
+// Request implements [origin.Requester]: an address that is signed for
+// requestTime, or the plain one of a bucket that is open to all.
+func (s *Store) Request(ctx context.Context, id chunk.ID) (origin.Request, error) {
+	u, err := s.presign(ctx, s.chunkKey(id))
+	if err != nil {
+		return origin.Request{}, fmt.Errorf("request for chunk %v: %w", id, err)
+	}
+	return origin.Request{URL: u}, nil
 }
 
 // Stat implements [chunk.Prober].

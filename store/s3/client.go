@@ -97,6 +97,27 @@ func (c *client) get(ctx context.Context, key, rng, etag string) (*byterange.Ans
 	return &byterange.Answer{Status: n.status, Header: header, Body: body}, nil
 }
 
+// requestTime is how long a signed address is good.
+const requestTime = 5 * time.Minute
+
+// presign returns an address that an object can be read at, signed if need be.
+func (c *client) presign(ctx context.Context, key string) (string, error) {
+	if !c.config.Anonymous {
+		u, err := c.core.PresignedGetObject(ctx, c.config.Bucket, key, requestTime, nil)
+		if err != nil {
+			return "", c.judge(new(note), err)
+		}
+		return u.String(), nil
+	}
+	u := *c.core.EndpointURL()
+	u.Path = "/" + c.config.Bucket + "/" + key
+	if virtual := c.config.Style == VirtualStyle || c.config.Style == AutoStyle && c.config.Endpoint == nil; virtual {
+		u.Host = c.config.Bucket + "." + u.Host
+		u.Path = "/" + key
+	}
+	return u.String(), nil
+}
+
 // read returns all of an object of at most most bytes, and its headers.
 func (c *client) read(ctx context.Context, key string, most int64) (data []byte, header http.Header, err error) {
 	ctx, cancel := link.Limit(ctx, most)

@@ -45,3 +45,25 @@ func BenchmarkSource(b *testing.B) {
 	server := s3test.Start(b)
 	chunktest.BenchmarkSource(b, open(b, server.URL(server.NewBucket(b), "")).generation(1))
 }
+
+// TestAnonymousRequest checks the plain addresses of buckets that are open to all.
+func TestAnonymousRequest(t *testing.T) {
+	id := chunktest.Absent
+	key := "/p/generations/1/chunks/" + id.String()[:2] + "/" + id.String()
+	for url, want := range map[string]string{
+		"s3://bucket/p?anonymous=true&region=eu-west-1&endpoint=https://host:1":                  "https://host:1/bucket" + key,
+		"s3://bucket/p?anonymous=true&region=eu-west-1&endpoint=https://host:1&path-style=false": "https://bucket.host:1" + key,
+	} {
+		c, err := ParseURL(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cl, err := newClient(&c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := cl.presign(ctx, c.key("generations/1/chunks/"+id.String()[:2]+"/"+id.String())); got != want || err != nil {
+			t.Errorf("%s: %s, %v; want %s", url, got, err, want)
+		}
+	}
+}

@@ -22,8 +22,8 @@ const (
 	pause        = 100 * time.Millisecond
 	longestPause = time.Second
 
-	queueFactor  = 4                // reads that wait for a connection, times Connections
-	idleTime     = 30 * time.Second // a connection unused for longer is not used again
+	queueFactor = 4                // reads that wait for a connection, times Connections
+	idleTime    = 30 * time.Second // a connection unused for longer is not used again
 )
 
 var (

@@ -1,0 +1,307 @@
+package cachedclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"github.com/rivuletfs/rivulet/cached/internal/wire"
+	"github.com/rivuletfs/rivulet/chunk"
+)
+
+const (
+	corruptTries = 2                     // files of one chunk that may turn out damaged in one read
+	busyPause    = 50 * time.Millisecond // mean, before a daemon that has too much to do is asked again
+)
+
+// A quest is a read that the shelf could not do.
+type quest struct {
+	reader  *Reader
+	id      chunk.ID
+	dst     []byte
+	off     int64
+	until   time.Time // for which the daemon is asked
+	leases  int       // that it got
+	corrupt int       // files that were damaged
+}
+
+// errElsewhere is returned by steps of a quest when the daemon is of no help.
+var errElsewhere = errors.New("to be read elsewhere")
+
+// ask reads from the daemon, and from the origin if that does not help.
+func (r *Reader) ask(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	c := r.client
+	q := quest{reader: r, id: id, dst: dst, off: off, until: time.Now().Add(c.config.Wait)}
+	limited, cancel := context.WithDeadline(ctx, q.until)
+	defer cancel()
+	again := true // after a connection was lost, once
+	for {
+		n, done, err := q.step(limited)
+		switch {
+		case done && err == nil:
+			return n, nil
+		case done && !errors.Is(err, errElsewhere):
+			return 0, err
+		case done && errors.Is(err, ErrAway) && again:
+			again = false // it may have been started anew
+			continue
+		case !done:
+			continue
+		}
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		c.stats.fallbacks.Add(1)
+		return r.origin.ReadChunk(ctx, id, dst, off)
+	}
+}
+
+// step asks the daemon once and does what it says. done says that err is the
+// end of it.
+func (q *quest) step(ctx context.Context) (n int, done bool, err error) {
+	c := q.reader.client
+	wait := time.Until(q.until)
+	if wait <= 0 {
+		return 0, true, errElsewhere
+	}
+	want := wire.Want{
+		ID: q.id, Off: uint32(min(q.off, chunk.MaxStoredSize)), Len: uint32(min(len(q.dst), chunk.MaxStoredSize)),
+		Priority: chunk.PriorityOf(ctx), WaitMillis: uint32(wait / time.Millisecond),
+	}
+	c.stats.asks.Add(1)
+	a, err := c.call(ctx, wire.Get, want.Append)
+	if err != nil {
+		return 0, true, fmt.Errorf("%w: %w", errElsewhere, err)
+	}
+	switch a.kind {
+	case wire.Hit, wire.Part:
+		return q.take(&a)
+	case wire.Lease:
+		right, err := wire.ParseRight(a.payload)
+		if err != nil {
+			return 0, true, errElsewhere
+		}
+		q.leases++
+		return q.useLease(ctx, right)
+	case wire.Miss:
+		miss, err := wire.ParseRefusal(a.payload)
+		if err == nil && miss.Reason == wire.Busy && sleep(ctx, busyPause/2+rand.N(busyPause)) {
+			return 0, false, nil
+		}
+	default:
+		a.close()
+	}
+	return 0, true, errElsewhere
+}
+
+// sleep reports whether it slept so long before ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// take reads from a descriptor that came, and keeps it.
+func (q *quest) take(a *reply) (n int, done bool, err error) {
+	c := q.reader.client
+	at, err := wire.ParseHeld(a.payload)
+	if err != nil || a.file == nil {
+		a.close()
+		return 0, true, errElsewhere
+	}
+	h, err := newHeld(q.id, a.file, int64(at.Size), int64(at.Checked))
+	if err != nil {
+		a.close()
+		return q.damaged(err)
+	}
+	h = c.shelf.add(h, func(old *held) bool { return sameFile(old.file, a.file) })
+	defer c.shelf.put(h)
+	n, err = c.read(h, q.dst, q.off)
+	switch {
+	case err == nil:
+		return n, true, nil
+	case errors.Is(err, errMore): // the daemon has sent less than it was asked for
+		return 0, true, errElsewhere
+	}
+	c.shelf.drop(q.id, h)
+	return q.damaged(err)
+}
+
+// damaged goes on when a file was not what its name promises, or could not be
+// read.
+func (q *quest) damaged(err error) (int, bool, error) {
+	c := q.reader.client
+	c.tellDamaged(q.id, err)
+	if q.corrupt++; q.corrupt > corruptTries {
+		return 0, true, errElsewhere
+	}
+	return 0, false, nil
+}
+
+// sameFile reports whether two descriptors lead to one file.
+func sameFile(a, b *os.File) bool {
+	x, err1 := a.Stat()
+	y, err2 := b.Stat()
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
+}
+
+// complain takes a chunk off the shelf whose file has other bytes than it had,
+// and tells the daemon.
+func (c *Client) complain(h *held, err error) {
+	c.shelf.drop(h.id, h)
+	c.tellDamaged(h.id, err)
+}
+
+// tellDamaged has the daemon look at a chunk, and waits until it has dropped it.
+func (c *Client) tellDamaged(id chunk.ID, why error) {
+	c.stats.damaged.Add(1)
+	c.logger.Warn("host cache has a damaged chunk", "chunk", id, "err", why)
+	ctx, cancel := context.WithTimeout(c.done, c.config.Silence)
+	defer cancel()
+	r, err := c.call(ctx, wire.Damaged, func(b []byte) []byte { return wire.AppendIDs(b, id) })
+	if err == nil {
+		r.close()
+	}
+}
+
+// useLease fetches the chunk for everybody: by a request that the daemon sends,
+// or if there is none, or it came to nothing, itself.
+func (q *quest) useLease(ctx context.Context, right wire.Right) (n int, done bool, err error) {
+	r := q.reader
+	if r.requests != nil && q.leases == 1 {
+		if q.handOver(ctx, right.Lease) {
+			return 0, false, nil // and wait like everybody
+		}
+	}
+	n, err = q.bring(ctx, right)
+	return n, true, err
+}
+
+// handOver has the daemon send a request. It reports whether it will.
+func (q *quest) handOver(ctx context.Context, lease uint64) bool {
+	c := q.reader.client
+	req, err := q.reader.requests.Request(ctx, q.id)
+	if err != nil {
+		return false
+	}
+	e := wire.Errand{Lease: lease, Offset: uint64(req.Offset), Length: uint32(req.Length), URL: req.URL}
+	for name, values := range req.Header {
+		for _, v := range values {
+			e.Fields = append(e.Fields, wire.Field{Name: name, Value: v})
+		}
+	}
+	encoded, err := e.Append(nil)
+	if err != nil {
+		return false
+	}
+	a, err := c.call(ctx, wire.Fetch, func(b []byte) []byte { return append(b, encoded...) })
+	if err != nil {
+		return false
+	}
+	if a.kind != wire.Done {
+		if f, err := wire.ParseRefusal(a.payload); err == nil {
+			c.logger.Warn("host cache does not send the request", "chunk", q.id, "reason", f.Text)
+		}
+		a.close()
+		return false
+	}
+	c.stats.handed.Add(1)
+	return true
+}
+
+// bring reads the whole chunk from the reader's origin, answers the read from
+// it, and deposits it.
+func (q *quest) bring(ctx context.Context, right wire.Right) (int, error) {
+	r, c := q.reader, q.reader.client
+	stop := c.keepLease(right)
+	b := c.buffers.Get().(*buffer)
+	defer c.buffers.Put(b)
+	object, err := readWhole(ctx, r.origin, q.id, b)
+	stop()
+	if err != nil {
+		c.abandon(right.Lease)
+		if ctx.Err() != nil { // of the daemon's time; the caller may have more
+			return 0, errElsewhere
+		}
+		return 0, err
+	}
+	c.stats.brought.Add(1)
+	if err := c.deposit(ctx, right.Lease, object); err != nil {
+		c.logger.Warn("host cache does not take a chunk", "chunk", q.id, "err", err)
+		c.abandon(right.Lease)
+	}
+	if q.off >= int64(len(object)) {
+		return 0, nil
+	}
+	return copy(q.dst, object[q.off:]), nil
+}
+
+// usualSize is enough for the stored form of a chunk of the usual size.
+const usualSize = chunk.Size + 4<<10
+
+// readWhole reads a whole chunk into memory that b lends.
+func readWhole(ctx context.Context, origin chunk.Reader, id chunk.ID, b *buffer) ([]byte, error) {
+	object := b.bytes(max(usualSize, cap(b.b)))
+	n, err := origin.ReadChunk(ctx, id, object, 0)
+	if err == nil && n == len(object) && n < chunk.MaxStoredSize { // there may be more
+		object = b.bytes(chunk.MaxStoredSize)
+		n, err = origin.ReadChunk(ctx, id, object, 0)
+	}
+	return object[:n], err
+}
+
+// keepLease renews a lease until it is stopped.
+func (c *Client) keepLease(right wire.Right) (stop func()) {
+	ctx, cancel := context.WithCancel(c.done)
+	every := max(time.Duration(right.Millis)*time.Millisecond/3, 10*time.Millisecond)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for sleep(ctx, every) {
+			a, err := c.call(ctx, wire.Renew, func(b []byte) []byte { return wire.AppendNumber(b, right.Lease) })
+			if err != nil || a.kind != wire.Done {
+				return
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+// abandon gives a lease back; if that fails it ends by itself.
+func (c *Client) abandon(lease uint64) {
+	ctx, cancel := context.WithTimeout(c.done, c.config.Silence)
+	defer cancel()
+	if a, err := c.call(ctx, wire.Abandon, func(b []byte) []byte { return wire.AppendNumber(b, lease) }); err == nil {
+		a.close()
+	}
+}
+
+// deposit sends an object to the daemon.
+func (c *Client) deposit(ctx context.Context, lease uint64, object []byte) error {
+	for off := 0; off < len(object); {
+		data := object[off:min(off+wire.MaxPiece, len(object))]
+		p := wire.Piece{Lease: lease, Size: uint32(len(object)), Off: uint32(off), Data: data}
+		a, err := c.call(ctx, wire.Deposit, p.Append)
+		if err != nil {
+			return err
+		}
+		a.close()
+		if a.kind != wire.Done {
+			f, err := wire.ParseRefusal(a.payload)
+			return fmt.Errorf("refused: %s%w", f.Text, err)
+		}
+		off += len(data)
+	}
+	return nil
+}

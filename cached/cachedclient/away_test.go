@@ -1,0 +1,300 @@
+package cachedclient
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rivuletfs/rivulet/cached/cachedtest"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
+	"github.com/rivuletfs/rivulet/store/cache"
+)
+
+// gone is an origin that cannot be reached.
+type gone struct{}
+
+var errGone = errors.New("no route to host")
+
+func (gone) ReadChunk(context.Context, chunk.ID, []byte, int64) (int, error) { return 0, errGone }
+
+// eventually waits until ok, for 10 s.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within 10 s", what)
+		}
+	}
+}
+
+// TestRestart ends the daemon and starts it again under a client: what is held
+// is read all the time, the rest from the origin meanwhile, and from the cache
+// again after it.
+func TestRestart(t *testing.T) {
+	list := chunks(4)
+	d, o := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, list...)
+	c := client(t, d.Socket, func(c *Config) { c.Descriptors = 2 })
+	src, door := counted(o)
+	r := c.Reader(door, o)
+	for i := range list {
+		readWholly(t, r, &list[i]) // the last two are held
+	}
+	d.Stop(t)
+	readWholly(t, r, &list[3])
+	if n := src.Requests.Load(); n != 0 {
+		t.Errorf("the origin was asked for what is held")
+	}
+	readWholly(t, r, &list[0])
+	if n := src.Requests.Load(); n == 0 || c.Stats().Fallbacks != 1 {
+		t.Errorf("%d requests to the origin, %+v", n, c.Stats())
+	}
+	d.Restart(t)
+	before := src.Requests.Load()
+	eventually(t, "connected again", func() bool { readWholly(t, r, &list[1]); return c.Stats().Connects == 2 })
+	at := src.Requests.Load()
+	for i := range list {
+		readWholly(t, r, &list[i])
+	}
+	if src.Requests.Load() != at {
+		t.Errorf("%d requests to the origin after the restart (%d before it was noticed)", src.Requests.Load()-at, at-before)
+	}
+}
+
+// TestOriginGone serves what is in the cache when nothing else is left, restarts
+// included.
+func TestOriginGone(t *testing.T) {
+	list := chunks(5)
+	d, o := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, list[:4]...)
+	filler := client(t, d.Socket, nil)
+	for i := range list[:4] {
+		readWholly(t, filler.Reader(chunk.NewDoor(o), o), &list[i])
+	}
+	for range 2 {
+		d.Restart(t)
+		c := client(t, d.Socket, nil)
+		r := c.Reader(gone{}, nil)
+		for i := range list[:4] {
+			readWholly(t, r, &list[i])
+		}
+		if _, err := r.ReadChunk(ctx, list[4].ID, make([]byte, 10), 0); !errors.Is(err, errGone) {
+			t.Errorf("a chunk that is nowhere: %v", err)
+		}
+	}
+}
+
+// TestAlone never finds a daemon.
+func TestAlone(t *testing.T) {
+	list := chunks(1)
+	o := cachedtest.NewOrigin(t, list...)
+	c := client(t, cachedtest.SocketIn(t), nil)
+	begun := time.Now()
+	for range 20 {
+		readWholly(t, c.Reader(chunk.NewDoor(o), o), &list[0])
+	}
+	if took := time.Since(begun); took > 3*time.Second {
+		t.Errorf("20 reads took %v", took)
+	}
+	if err := c.Ping(ctx); !errors.Is(err, ErrAway) {
+		t.Errorf("Ping: %v", err)
+	}
+	c.Close()
+	readWholly(t, c.Reader(chunk.NewDoor(o), o), &list[0])
+}
+
+// chunkFile returns the file of a chunk in the cache.
+func chunkFile(t testing.TB, dir string, id chunk.ID) string {
+	t.Helper()
+	found := ""
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if bytes.Contains([]byte(filepath.Base(path)), []byte(id.String())) {
+			found = path
+		}
+		return err
+	})
+	if err != nil || found == "" {
+		t.Fatalf("no file of chunk %v: %v", id, err)
+	}
+	return found
+}
+
+// flip changes a bit of a file behind everybody's back.
+func flip(t testing.TB, path string, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 0x10
+	if _, err := f.WriteAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestBitFlips flips a bit in every region of a cached file, before the first
+// touch and after it, and reads right bytes each time, from a file that is right
+// again afterwards.
+func TestBitFlips(t *testing.T) {
+	o := chunks(1)[0]
+	for _, touched := range []bool{false, true} {
+		for _, at := range []int64{0, 20, int64(o.Header.Len()), o.Header.FrameOffset(3) + 5000, int64(len(o.Bytes)) - 1} {
+			t.Run(fmt.Sprint(touched, at), func(t *testing.T) {
+				d, origin := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, o)
+				filler := client(t, d.Socket, nil)
+				readWholly(t, filler.Reader(chunk.NewDoor(origin), origin), &o)
+				filler.Close()
+				c := client(t, d.Socket, nil)
+				r := c.Reader(chunk.NewDoor(origin), origin)
+				if touched {
+					readWholly(t, r, &o)
+				}
+				flip(t, chunkFile(t, d.Dir, o.ID), at)
+				readWholly(t, r, &o)
+				wantDamage := touched && at >= int64(o.Header.Len()) // the header is not read again
+				if s := c.Stats(); (s.Damaged > 0) != (wantDamage || !touched) {
+					t.Errorf("%d times damaged", s.Damaged)
+				}
+				if touched && !wantDamage {
+					return
+				}
+				fresh := client(t, d.Socket, nil)
+				readWholly(t, fresh.Reader(gone{}, nil), &o) // the cache has it again, and right
+				if s := d.Cache.Stats(); s.Damaged != 1 {
+					t.Errorf("the cache has dropped %d", s.Damaged)
+				}
+			})
+		}
+	}
+}
+
+// TestEvictedIsGivenUp evicts a chunk that a client holds: it tells what it uses,
+// hears what is gone, and closes that, so that its space is free.
+func TestEvictedIsGivenUp(t *testing.T) {
+	list := chunks(2)
+	d, o := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, list...)
+	c := client(t, d.Socket, func(c *Config) { c.sweep = 10 * time.Millisecond })
+	r := c.Reader(chunk.NewDoor(o), o)
+	readWholly(t, r, &list[0])
+	readWholly(t, r, &list[1])
+	hits := d.Cache.Stats().Hits
+	eventually(t, "use is told", func() bool { readWholly(t, r, &list[0]); return d.Cache.Stats().Hits > hits })
+	if err := c.Evict(ctx, list[1].ID); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "descriptor is closed", func() bool { readWholly(t, r, &list[0]); return c.shelf.len() == 1 })
+	eventually(t, "idle descriptors are closed", func() bool { return c.shelf.len() == 0 })
+}
+
+func TestAdministration(t *testing.T) {
+	list := chunks(3)
+	d, o := cachedtest.StartIn(t, t.TempDir(), cache.Config{MaxBytes: 3 << 20}, nil), cachedtest.NewOrigin(t, list...)
+	c := client(t, d.Socket, nil)
+	r := c.Reader(chunk.NewDoor(o), o)
+	for i := range list {
+		readWholly(t, r, &list[i])
+	}
+	entries := func() map[chunk.ID]Entry {
+		all := make(map[chunk.ID]Entry)
+		if err := c.List(ctx, func(e Entry) error { all[e.ID] = e; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	if all := entries(); len(all) != 3 || all[list[1].ID].Size != int64(len(list[1].Bytes)) {
+		t.Errorf("%v", all)
+	}
+	stop := errors.New("stop")
+	if err := c.List(ctx, func(Entry) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("List: %v", err)
+	}
+	if err := c.Pin(ctx, list[0].ID); err != nil {
+		t.Error(err)
+	}
+	if err := c.Evict(ctx, list[0].ID); !errors.Is(err, ErrInUse) {
+		t.Errorf("evict a pinned chunk: %v", err)
+	}
+	if err := c.Evict(ctx, chunktest.Absent); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("evict an absent chunk: %v", err)
+	}
+	if err := c.Unpin(ctx, list[0].ID); err != nil {
+		t.Error(err)
+	}
+	if err := c.Evict(ctx, list[0].ID); err != nil {
+		t.Error(err)
+	}
+	flip(t, chunkFile(t, d.Dir, list[1].ID), 5000)
+	if s, err := c.Scrub(ctx, 0); err != nil || s.Damaged != 1 || s.Chunks != 2 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if all := entries(); len(all) != 1 {
+		t.Errorf("%v", all)
+	}
+	stats, err := c.DaemonStats(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]int64)
+	for _, s := range stats {
+		got[s.Name] = s.Value
+	}
+	for name, want := range map[string]int64{"chunks": 1, "downloads": 3, "damaged": 1, "max_bytes": 3 << 20, "connections": 1} {
+		if got[name] != want {
+			t.Errorf("%s is %d, want %d", name, got[name], want)
+		}
+	}
+}
+
+// TestFind finds a daemon that is named, none, and one at a usual place.
+func TestFind(t *testing.T) {
+	t.Setenv(Variable, "")
+	run := filepath.Dir(cachedtest.SocketIn(t))
+	t.Setenv("XDG_RUNTIME_DIR", run)
+	find := func(address string) string {
+		c := Find(ctx, address, Config{})
+		if c == nil {
+			return ""
+		}
+		defer c.Close()
+		return c.config.Socket
+	}
+	if got := find("/named"); got != "/named" {
+		t.Errorf("named: %q", got)
+	}
+	if got := find(None); got != "" {
+		t.Errorf("none: %q", got)
+	}
+	usual := filepath.Join(run, "rivulet", SocketName)
+	d := cachedtest.Start(t, nil)
+	if err := os.Mkdir(filepath.Dir(usual), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := find(""); got == usual {
+		t.Errorf("nobody is there, and got %q", got)
+	}
+	if err := os.Symlink(d.Socket, usual); err != nil {
+		t.Fatal(err)
+	}
+	if got := find(""); got != usual {
+		t.Errorf("at the usual place: %q, want %q", got, usual)
+	}
+	t.Setenv(Variable, "/variable")
+	if got := find(""); got != "/variable" {
+		t.Errorf("by the environment: %q", got)
+	}
+	t.Setenv(Variable, None)
+	if got := find(""); got != "" {
+		t.Errorf("none by the environment: %q", got)
+	}
+}

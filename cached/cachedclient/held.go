@@ -1,0 +1,211 @@
+package cachedclient
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/rivuletfs/rivulet/chunk"
+)
+
+// pageSize is how many bytes a page checksum covers. Pages are counted from the
+// begin of each frame, so that a page of a raw frame is a page of plaintext.
+const pageSize = 4 << 10
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// errMore is returned for bytes of a chunk that were not checked by the daemon
+// when it sent the descriptor.
+var errMore = errors.New("not there yet")
+
+// A held is a chunk whose file the client has a descriptor of. The file may be
+// one that grows. What the daemon says of it is not believed: a frame is read as
+// a whole and checked by its SHA-256 when it is touched first, and from then on
+// by the page, by checksums taken at that moment.
+type held struct {
+	id     chunk.ID
+	file   *os.File
+	size   int64
+	head   []byte // the encoded header, checked against id
+	header chunk.Header
+	begins []int64      // where each frame begins in the object, and the last one ends
+	pages  []int        // where the sums of each frame's pages begin in sums
+	ready  atomic.Int64 // bytes of the object that may be read
+
+	mu   sync.Mutex // held while sums of a frame are written, before its bit is set
+	good [chunk.MaxFrames / 64]atomic.Uint64
+	sums []uint32
+
+	// Guarded by the shelf's mu.
+	refs       int
+	gone       bool // out of the shelf: closed when refs is 0
+	seen       uint64
+	prev, next *held
+}
+
+// newHeld reads and checks the header in file. It owns file once it succeeds.
+func newHeld(id chunk.ID, file *os.File, size, ready int64) (*held, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("chunk %v: the daemon sent no file but a %v", id, info.Mode().Type())
+	}
+	h := &held{id: id, file: file, size: size}
+	h.head = make([]byte, min(ready, firstHeader))
+	if err := h.readHeader(ready); err != nil {
+		return nil, err
+	}
+	h.begins = make([]int64, 0, len(h.header.Frames)+1)
+	h.pages = make([]int, 0, len(h.header.Frames))
+	at, page := int64(h.header.Len()), 0
+	for _, f := range h.header.Frames {
+		h.begins, h.pages = append(h.begins, at), append(h.pages, page)
+		at += int64(f.Len)
+		page += (int(f.Len) + pageSize - 1) / pageSize
+	}
+	h.begins = append(h.begins, at)
+	h.sums = make([]uint32, page)
+	h.ready.Store(ready)
+	return h, nil
+}
+
+// firstHeader is enough for the headers of usual chunks.
+const firstHeader = 1 << 10
+
+func (h *held) readHeader(ready int64) error {
+	n, err := h.file.ReadAt(h.head, 0)
+	if n < len(h.head) {
+		return fmt.Errorf("chunk %v: read its file: %w", h.id, err)
+	}
+	err = h.header.Parse(h.head)
+	if err != nil && len(h.head) == firstHeader && ready > firstHeader {
+		h.head = make([]byte, min(ready, chunk.MaxHeaderLen))
+		if n, err := h.file.ReadAt(h.head, 0); n < len(h.head) {
+			return fmt.Errorf("chunk %v: read its file: %w", h.id, err)
+		}
+		err = h.header.Parse(h.head)
+	}
+	if err != nil {
+		return &chunk.CorruptError{ID: h.id, Reason: err.Error()}
+	}
+	h.head = append([]byte(nil), h.head[:h.header.Len()]...)
+	if sha256.Sum256(h.head) != h.id {
+		return &chunk.CorruptError{ID: h.id, Reason: "header has another SHA-256"}
+	}
+	if stored := h.header.StoredSize(); stored != h.size {
+		return &chunk.CorruptError{ID: h.id, Reason: fmt.Sprintf("%d bytes, want %d", h.size, stored)}
+	}
+	return nil
+}
+
+// isGood reports whether frame i was checked, and so has page sums.
+func (h *held) isGood(i int) bool { return h.good[i/64].Load()>>(i%64)&1 != 0 }
+
+// read is ReadChunk for a chunk that is held. buffer lends memory. The error is
+// errMore if the daemon has to be asked for more, and a *chunk.CorruptError if
+// the file has other bytes than it should.
+func (h *held) read(dst []byte, off int64, buffer *buffer) (int, error) {
+	if off >= h.size {
+		return 0, nil
+	}
+	dst = dst[:min(h.size-off, int64(len(dst)))]
+	total := len(dst)
+	if head := int64(len(h.head)); off < head {
+		n := copy(dst, h.head[off:])
+		dst, off = dst[n:], off+int64(n)
+		if len(dst) == 0 {
+			return total, nil
+		}
+	}
+	end := off + int64(len(dst))
+	first, last := h.frameAt(off, 0), 0
+	last = h.frameAt(end-1, first)
+	begin, stop := h.cover(first, last, off, end)
+	if stop > h.ready.Load() {
+		return 0, errMore
+	}
+	b := dst
+	if begin != off || stop != end {
+		b = buffer.bytes(int(stop - begin))
+	}
+	if n, err := h.file.ReadAt(b, begin); n < len(b) {
+		return 0, &chunk.CorruptError{ID: h.id, Reason: fmt.Sprintf("its file ends, or cannot be read: %v", err)}
+	}
+	for i := first; i <= last; i++ {
+		from, to := max(begin, h.begins[i]), min(stop, h.begins[i+1])
+		if err := h.check(i, from, b[from-begin:to-begin]); err != nil {
+			return 0, err
+		}
+	}
+	if begin != off || stop != end {
+		copy(dst, b[off-begin:])
+	}
+	return total, nil
+}
+
+// frameAt returns the frame that has byte off of the object, which lies behind
+// the header; it is not before frame from.
+func (h *held) frameAt(off int64, from int) int {
+	for h.begins[from+1] <= off {
+		from++
+	}
+	return from
+}
+
+// cover returns what has to be read to check bytes [off, end), which begin in
+// frame first and end in frame last: whole frames where none was checked yet,
+// else whole pages.
+func (h *held) cover(first, last int, off, end int64) (begin, stop int64) {
+	begin, stop = h.begins[first], h.begins[last+1]
+	if h.isGood(first) {
+		begin += (off - begin) &^ (pageSize - 1)
+	}
+	if h.isGood(last) {
+		from := h.begins[last]
+		stop = min(stop, from+(end-from+pageSize-1)&^(pageSize-1))
+	}
+	return begin, stop
+}
+
+// check checks b, which are the bytes of frame i from byte from of the object
+// on: all of it, or whole pages if it was checked before.
+func (h *held) check(i int, from int64, b []byte) error {
+	if !h.isGood(i) {
+		return h.checkFrame(i, b)
+	}
+	page := h.pages[i] + int(from-h.begins[i])/pageSize
+	for len(b) > 0 {
+		n := min(len(b), pageSize)
+		if crc32.Checksum(b[:n], castagnoli) != h.sums[page] {
+			return &chunk.CorruptError{ID: h.id, Reason: fmt.Sprintf("a page of frame %d has changed", i)}
+		}
+		b, page = b[n:], page+1
+	}
+	return nil
+}
+
+// checkFrame checks a whole frame by its SHA-256, and takes its page sums.
+func (h *held) checkFrame(i int, b []byte) error {
+	f := &h.header.Frames[i]
+	if len(b) != int(f.Len) || sha256.Sum256(b) != f.Sum {
+		return &chunk.CorruptError{ID: h.id, Reason: fmt.Sprintf("frame %d has another SHA-256", i)}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.isGood(i) {
+		return nil
+	}
+	for page := h.pages[i]; len(b) > 0; page++ {
+		n := min(len(b), pageSize)
+		h.sums[page] = crc32.Checksum(b[:n], castagnoli)
+		b = b[n:]
+	}
+	h.good[i/64].Or(1 << (i % 64))
+	return nil
+}

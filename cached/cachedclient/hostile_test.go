@@ -1,0 +1,229 @@
+package cachedclient
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rivuletfs/rivulet/cached/cachedtest"
+	"github.com/rivuletfs/rivulet/cached/internal/wire"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
+)
+
+// An impostor is a daemon that welcomes clients and answers requests as it
+// likes; false ends the connection.
+func impostor(t testing.TB, answer func(c *wire.Conn, m *wire.Message) bool) (socket string) {
+	t.Helper()
+	socket = cachedtest.SocketIn(t)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var open []*wire.Conn
+	wg.Go(func() {
+		for {
+			s, err := l.AcceptUnix()
+			if err != nil {
+				return
+			}
+			c := wire.NewConn(s, false, time.Second)
+			mu.Lock()
+			open = append(open, c)
+			mu.Unlock()
+			wg.Go(func() { converse(c, answer) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		mu.Lock()
+		for _, c := range open {
+			_ = c.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	return socket
+}
+
+func converse(c *wire.Conn, answer func(c *wire.Conn, m *wire.Message) bool) {
+	defer func() { _ = c.Close() }()
+	for {
+		m, err := c.Read()
+		if err != nil {
+			return
+		}
+		if m.Type == wire.Hello {
+			_ = c.Write(wire.Welcome, m.Request, wire.Terms{Version: wire.Version, Outstanding: 100, WaitMillis: 1000}.Append, nil)
+			continue
+		}
+		if !answer(c, &m) {
+			return
+		}
+	}
+}
+
+// openFiles counts the descriptors of this process.
+func openFiles(t testing.TB) int {
+	t.Helper()
+	for _, dir := range []string{"/proc/self/fd", "/dev/fd"} {
+		if list, err := os.ReadDir(dir); err == nil {
+			return len(list)
+		}
+	}
+	t.Skip("cannot count descriptors")
+	return 0
+}
+
+// fileWith returns a file with these bytes, open for reading.
+func fileWith(t testing.TB, b []byte) *os.File {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f
+}
+
+// TestHostileDaemon reads through daemons that lie, in time and right bytes, and
+// leaves no descriptor open.
+func TestHostileDaemon(t *testing.T) {
+	o := chunks(1)[0]
+	wrong := func(at int) []byte {
+		b := bytes.Clone(o.Bytes)
+		b[at] ^= 4
+		return b
+	}
+	held := func(size, checked int) func([]byte) []byte {
+		return wire.Held{Size: uint32(size), Checked: uint32(checked)}.Append
+	}
+	all := len(o.Bytes)
+	pipe, other, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = pipe.Close(); _ = other.Close() }()
+	zeros, err := os.Open("/dev/zero")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = zeros.Close() }()
+	send := func(kind wire.Type, payload func([]byte) []byte, f *os.File) func(c *wire.Conn, m *wire.Message) bool {
+		return func(c *wire.Conn, m *wire.Message) bool {
+			if m.Type != wire.Get {
+				return c.Write(wire.Done, m.Request, nil, nil) == nil
+			}
+			return c.Write(kind, m.Request, payload, f) == nil
+		}
+	}
+	raw := func(b []byte) func(c *wire.Conn, m *wire.Message) bool {
+		return func(c *wire.Conn, _ *wire.Message) bool { _, err := c.Socket().Write(b); return err == nil }
+	}
+	for name, answer := range map[string]func(c *wire.Conn, m *wire.Message) bool{
+		"a pipe":                      send(wire.Hit, held(all, all), pipe),
+		"a device":                    send(wire.Hit, held(all, all), zeros),
+		"an empty file":               send(wire.Hit, held(all, all), fileWith(t, nil)),
+		"a file cut short":            send(wire.Hit, held(all, all), fileWith(t, o.Bytes[:all-1])),
+		"a wrong header":              send(wire.Hit, held(all, all), fileWith(t, wrong(20))),
+		"a wrong frame":               send(wire.Hit, held(all, all), fileWith(t, wrong(o.Header.Len()))),
+		"a wrong last byte":           send(wire.Hit, held(all, all), fileWith(t, wrong(all-1))),
+		"another size":                send(wire.Hit, held(all-1, all-1), fileWith(t, o.Bytes)),
+		"another chunk":               send(wire.Hit, held(all, all), fileWith(t, chunks(2)[1].Bytes)),
+		"less than was asked for":     send(wire.Part, held(all, 100), fileWith(t, o.Bytes)),
+		"nothing checked":             send(wire.Part, held(all, 0), fileWith(t, o.Bytes)),
+		"more checked than there is":  send(wire.Part, held(all, all), fileWith(t, o.Bytes[:1000])),
+		"leases without end":          send(wire.Lease, wire.Right{Lease: 1, Millis: 1}.Append, nil),
+		"an answer to something else": send(wire.Listed, nil, nil),
+		"a miss of no known reason":   send(wire.Miss, wire.Refusal{Reason: 200}.Append, nil),
+		"nonsense":                    raw([]byte("HTTP/1.1 200 OK\r\n\r\n")),
+		"an answer nobody asked for":  raw(wire.Header{Type: wire.Done, Request: 1 << 60}.Append(nil)),
+		"half a message":              raw(wire.Header{Type: wire.Done, Request: 1}.Append(nil)[:9]),
+		"the end":                     func(*wire.Conn, *wire.Message) bool { return false },
+		"silence":                     func(*wire.Conn, *wire.Message) bool { return true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			socket := impostor(t, answer)
+			before := openFiles(t)
+			origin := cachedtest.NewOrigin(t, o)
+			c := New(Config{Socket: socket, Silence: 100 * time.Millisecond, Wait: time.Second})
+			r := c.Reader(chunk.NewDoor(origin), origin)
+			for range 3 {
+				begun := time.Now()
+				readWholly(t, r, &o)
+				b := make([]byte, 4096)
+				at := o.Header.FrameOffset(5) + 4096
+				if n, err := r.ReadChunk(ctx, o.ID, b, at); err != nil || !bytes.Equal(b[:n], o.Bytes[at:at+4096]) {
+					t.Errorf("%d bytes, %v", n, err)
+				}
+				if took := time.Since(begun); took > 8*time.Second {
+					t.Errorf("two reads took %v", took)
+				}
+			}
+			c.Close()
+			// The impostor's ends close when it sees that ours have.
+			eventually(t, "descriptors are closed", func() bool { return openFiles(t) <= before+1 })
+		})
+	}
+}
+
+// TestDeadOrigin tells that a chunk is nowhere.
+func TestNotFound(t *testing.T) {
+	d, o := cachedtest.Start(t, nil), cachedtest.NewOrigin(t)
+	c := client(t, d.Socket, nil)
+	if _, err := c.Reader(gone{}, o).ReadChunk(ctx, chunktest.Absent, make([]byte, 10), 0); err == nil {
+		t.Error("no error")
+	}
+}
+
+// FuzzDaemon has the daemon say anything at all: reads are right, and nothing
+// stays open.
+func FuzzDaemon(f *testing.F) {
+	o := chunktest.Random(1, 5000, chunk.FrameSize)
+	add := func(kind wire.Type, request uint64, payload []byte) {
+		h := wire.Header{Len: uint32(len(payload)), Type: kind, Request: request}
+		if kind == wire.Hit || kind == wire.Part {
+			h.Files = 1
+		}
+		f.Add(append(h.Append(nil), payload...), kind == wire.Hit)
+	}
+	add(wire.Hit, 1, wire.Held{Size: uint32(len(o.Bytes)), Checked: uint32(len(o.Bytes))}.Append(nil))
+	add(wire.Part, 1, wire.Held{Size: uint32(len(o.Bytes)), Checked: 60}.Append(nil))
+	add(wire.Lease, 1, wire.Right{Lease: 1, Millis: 5}.Append(nil))
+	add(wire.Miss, 1, wire.Refusal{Reason: wire.NoRoom}.Append(nil))
+	add(wire.Done, 1, nil)
+	path := filepath.Join(f.TempDir(), "chunk")
+	if err := os.WriteFile(path, o.Bytes, 0o600); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, b []byte, withFile bool) {
+		socket := impostor(t, func(c *wire.Conn, m *wire.Message) bool {
+			file, err := os.Open(path)
+			if err != nil {
+				return false
+			}
+			defer func() { _ = file.Close() }()
+			var rights []byte
+			if withFile {
+				rights = syscall.UnixRights(int(file.Fd()))
+			}
+			_, _, err = c.Socket().WriteMsgUnix(b, rights, nil)
+			return err == nil && len(b) > 0
+		})
+		origin := cachedtest.NewOrigin(t, o)
+		c := New(Config{Socket: socket, Silence: 20 * time.Millisecond, Wait: 40 * time.Millisecond})
+		defer c.Close()
+		readWholly(t, c.Reader(chunk.NewDoor(origin), origin), &o)
+	})
+}

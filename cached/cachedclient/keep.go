@@ -1,0 +1,68 @@
+package cachedclient
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/rivuletfs/rivulet/cached/internal/wire"
+)
+
+// keep is the keeper: it tells the daemon from time to time which chunks are
+// used without asking for them, so that they are not taken for unused; gives up
+// those that the daemon does not hold any more, whose space would not be free
+// else; and closes what nobody uses.
+func (c *Client) keep() {
+	for sleep(c.done, c.config.sweep) {
+		used := c.shelf.sweep(idleSweeps)
+		c.mu.Lock()
+		l := c.link
+		c.mu.Unlock()
+		if l == nil {
+			continue // the files are good whatever became of the daemon
+		}
+		for len(used) > 0 {
+			n := min(len(used), wire.MaxIDs)
+			if !c.touch(l, used[:n]) {
+				break
+			}
+			used = used[n:]
+		}
+	}
+}
+
+// counters are what a client counts.
+type counters struct {
+	hits, asks, fallbacks, handed, brought, damaged, connects, losses atomic.Int64
+}
+
+// Stats is what a client has done so far, and what it holds.
+type Stats struct {
+	Hits      int64 // reads of chunks that were held
+	Asks      int64 // questions to the daemon
+	Fallbacks int64 // reads of the origin because the daemon was of no help
+	Handed    int64 // requests that the daemon was given
+	Brought   int64 // chunks read from the origin for everybody
+	Damaged   int64 // files that turned out damaged
+	Connects  int64
+	Losses    int64 // connections that ended
+	Held      int   // chunks held, each with a descriptor
+}
+
+// Stats returns the counters, each as it is at some moment of the call.
+func (c *Client) Stats() Stats {
+	s := &c.stats
+	return Stats{
+		Hits: s.hits.Load(), Asks: s.asks.Load(), Fallbacks: s.fallbacks.Load(), Handed: s.handed.Load(),
+		Brought: s.brought.Load(), Damaged: s.damaged.Load(), Connects: s.connects.Load(), Losses: s.losses.Load(),
+		Held: c.shelf.len(),
+	}
+}
+
+// Ping reports, by a nil error, that the daemon answers within the time of ctx.
+func (c *Client) Ping(ctx context.Context) error {
+	a, err := c.call(ctx, wire.Ping, nil)
+	if err == nil {
+		a.close()
+	}
+	return err
+}

@@ -1,0 +1,386 @@
+package cached
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/rivuletfs/rivulet/cached/internal/wire"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store/cache"
+)
+
+const (
+	// zoneTime bounds a look into the zone.
+	zoneTime = 2 * time.Second
+	// downloadTime bounds a download, waiting in line included.
+	downloadTime = 2 * time.Minute
+	// beginTries and beginPause are how long a deposit waits for one of the same
+	// chunk, which was given up, to be gone.
+	beginTries = 50
+	beginPause = 2 * time.Millisecond
+)
+
+// get answers a Get: with a hit at once, or when its flight says so.
+func (c *conn) get(m *wire.Message) error {
+	want, err := wire.ParseWant(m.Payload)
+	if err != nil {
+		return err
+	}
+	h, err := c.server.cache.Acquire(want.ID)
+	switch {
+	case err == nil:
+		c.server.stats.hits.Add(1)
+		return c.reply(hit(m.Request, h))
+	case errors.Is(err, chunk.ErrNotFound):
+		c.server.join(c, m.Request, &want)
+		return nil
+	}
+	c.server.stats.misses.Add(1)
+	return c.reply(answer{request: m.Request, kind: wire.Miss, payload: refusal(err).Append})
+}
+
+// look finds out whether the chunk came into the cache while the flight was
+// begun, or is in the zone; else somebody gets the lease. mu is held.
+func (s *Server) look(f *flight) {
+	s.running.Add(1)
+	go func() {
+		defer s.running.Done()
+		h, err := s.cache.Acquire(f.id)
+		if err == nil {
+			s.land(f)
+			h.Release()
+			return
+		}
+		if errors.Is(err, chunk.ErrNotFound) && s.zone != nil && s.fromZone(f) {
+			return
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if f.stage != looking {
+			return
+		}
+		if !errors.Is(err, chunk.ErrNotFound) {
+			s.giveUp(f, refusal(err))
+			return
+		}
+		s.offer(f)
+	}()
+}
+
+// zoneBuffer is enough for a chunk of the usual size.
+const zoneBuffer = chunk.Size + 64<<10
+
+// fromZone reports whether the zone had the chunk.
+func (s *Server) fromZone(f *flight) bool {
+	ctx, cancel := context.WithTimeout(chunk.WithUrgency(s.done, f.priority), zoneTime)
+	defer cancel()
+	object := make([]byte, zoneBuffer)
+	n, err := s.zone.Fetch(ctx, f.id, object, 0)
+	if err == nil && n == len(object) {
+		object = make([]byte, chunk.MaxStoredSize)
+		n, err = s.zone.Fetch(ctx, f.id, object, 0)
+	}
+	if err == nil {
+		in := &inflow{server: s, flight: f, stage: looking}
+		if _, err = in.begin(int64(n)); err == nil {
+			_, err = in.Write(object[:n])
+		}
+		if err = in.end(s.done, err); err == nil {
+			s.stats.zoneHits.Add(1)
+			return true
+		}
+	}
+	s.stats.zoneMisses.Add(1)
+	if !errors.Is(err, chunk.ErrNotFound) {
+		s.logger.Warn("host cache: zone", "chunk", f.id, "err", err)
+	}
+	return false
+}
+
+// fetch starts the download that the holder of a lease asks for.
+func (c *conn) fetch(m *wire.Message) error {
+	e, err := wire.ParseErrand(m.Payload)
+	if err != nil {
+		return err
+	}
+	clear(m.Payload) // which may be a secret
+	s := c.server
+	r := origin.Request{URL: e.URL, Header: make(map[string][]string), Offset: int64(e.Offset), Length: int64(e.Length)}
+	for _, f := range e.Fields {
+		r.Header.Add(f.Name, f.Value)
+	}
+	if s.download == nil {
+		return c.fail(m.Request, wire.WrongUse, "this daemon downloads nothing")
+	}
+	if err := s.download.Check(&r); err != nil {
+		return c.fail(m.Request, wire.Refused, err.Error())
+	}
+	s.mu.Lock()
+	f := c.leases[e.Lease]
+	if f == nil || f.stage != leased {
+		s.mu.Unlock()
+		return c.fail(m.Request, wire.NoLease, "")
+	}
+	s.unlease(f)
+	select {
+	case s.slots <- struct{}{}:
+		f.stage = fetching
+		s.running.Add(1)
+		go func() {
+			defer s.running.Done()
+			defer func() { <-s.slots }()
+			s.bring(f, r)
+		}()
+	default:
+		s.giveUp(f, tooBusy)
+	}
+	s.mu.Unlock()
+	return c.done(m.Request)
+}
+
+// bring downloads a chunk.
+func (s *Server) bring(f *flight, r origin.Request) {
+	ctx, cancel := context.WithTimeout(chunk.WithUrgency(s.done, f.priority), downloadTime)
+	defer cancel()
+	in := &inflow{server: s, flight: f, stage: fetching}
+	bytes := int(r.Length)
+	if bytes == 0 {
+		bytes = chunk.Size
+	}
+	grant, err := s.limit.Acquire(ctx, bytes)
+	if err == nil {
+		s.stats.downloads.Add(1)
+		err = s.download.Get(ctx, r, in.begin)
+		grant.Release(int(in.written))
+		s.stats.downloadedBytes.Add(in.written)
+	}
+	if err = in.end(ctx, err); err == nil {
+		return
+	}
+	s.stats.failedDownloads.Add(1)
+	s.logger.Warn("host cache: download failed", "chunk", f.id, "err", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.stage == fetching {
+		s.failed(f, err)
+	}
+}
+
+// failed goes on after an attempt that failed of err. mu is held.
+func (s *Server) failed(f *flight, err error) {
+	switch {
+	case errors.Is(err, cache.ErrFull):
+		s.giveUp(f, noRoom)
+	case errors.Is(err, cache.ErrClosed), s.closed:
+		s.giveUp(f, closing)
+	default:
+		s.fall(f, err.Error())
+	}
+}
+
+// An inflow writes a flight's chunk into the cache. One goroutine uses it, the
+// same or one after the other.
+type inflow struct {
+	server  *Server
+	flight  *flight
+	stage   stage // in which the flight must be
+	lease   uint64
+	deposit *cache.Deposit
+	written int64
+	checked int64
+}
+
+// errOvertaken is returned when the flight has gone on without this inflow.
+var errOvertaken = errors.New("given up meanwhile")
+
+// begin makes room for an object of size bytes.
+func (in *inflow) begin(size int64) (io.Writer, error) {
+	s, f := in.server, in.flight
+	var err error
+	for range beginTries {
+		in.deposit, err = s.cache.Begin(f.id, size)
+		if !errors.Is(err, cache.ErrExists) {
+			break
+		}
+		time.Sleep(beginPause) // one that was given up is being removed
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.stage != in.stage || f.lease != in.lease {
+		return nil, errOvertaken // end aborts it
+	}
+	f.deposit, f.busy = in.deposit, true
+	return in, nil
+}
+
+// Write implements io.Writer, for what comes next of the object.
+func (in *inflow) Write(p []byte) (int, error) {
+	n, err := in.deposit.Write(p)
+	if err != nil {
+		return n, err
+	}
+	in.written += int64(n)
+	checked := in.deposit.Checked()
+	if checked == in.checked {
+		return n, nil
+	}
+	in.checked = checked
+	s := in.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if in.flight.deposit != in.deposit {
+		return 0, errOvertaken
+	}
+	s.advance(in.flight)
+	return n, nil
+}
+
+// end commits the deposit, or if err is not nil aborts it, and returns why there
+// is none. A flight whose chunk was committed has landed.
+func (in *inflow) end(ctx context.Context, err error) error {
+	d, s, f := in.deposit, in.server, in.flight
+	if d == nil {
+		return err
+	}
+	s.mu.Lock()
+	if f.deposit == d { // nobody serves from it while it becomes something else
+		f.deposit, f.busy = nil, false
+	} else if err == nil {
+		err = errOvertaken
+	}
+	s.mu.Unlock()
+	if err != nil {
+		d.Abort()
+		return err
+	}
+	h, err := d.Commit(ctx)
+	if err != nil {
+		return err
+	}
+	defer h.Release()
+	s.land(f)
+	if s.zone != nil && in.stage != looking {
+		s.fill(h, f.id)
+	}
+	return nil
+}
+
+// fill offers a chunk to the zone.
+func (s *Server) fill(h *cache.Handle, id chunk.ID) {
+	object := make([]byte, h.Size())
+	if _, err := h.File().ReadAt(object, 0); err == nil {
+		s.zone.Fill(id, object)
+	}
+}
+
+// deposit takes a piece of a chunk from the holder of its lease.
+func (c *conn) deposit(m *wire.Message) error {
+	p, err := wire.ParsePiece(m.Payload)
+	if err != nil {
+		return err
+	}
+	s := c.server
+	s.mu.Lock()
+	f := c.leases[p.Lease]
+	if f == nil {
+		s.mu.Unlock()
+		delete(c.inflows, p.Lease)
+		return c.fail(m.Request, wire.NoLease, "")
+	}
+	in := c.inflows[p.Lease]
+	if in == nil {
+		in = &inflow{server: s, flight: f, stage: depositing, lease: p.Lease}
+		c.inflows[p.Lease] = in
+		f.stage = depositing
+	}
+	f.busy = f.deposit != nil
+	s.renew(f)
+	s.mu.Unlock()
+	return c.takePiece(m.Request, in, &p)
+}
+
+// takePiece writes a piece and answers. Only the reader calls it, so nothing
+// else works on the inflow; the lease may be lost meanwhile.
+func (c *conn) takePiece(request uint64, in *inflow, p *wire.Piece) error {
+	s := c.server
+	var err error
+	switch {
+	case in.deposit == nil && p.Off != 0, in.deposit != nil && (int64(p.Off) != in.written || int64(p.Size) != in.deposit.Size()):
+		err = errOrder
+	case in.deposit == nil:
+		_, err = in.begin(int64(p.Size))
+	}
+	if err == nil {
+		_, err = in.Write(p.Data)
+	}
+	whole := in.written == int64(p.Size)
+	if err == nil && !whole {
+		s.mu.Lock()
+		if in.flight.deposit == in.deposit {
+			in.flight.busy = false
+		} else {
+			err = errOvertaken
+		}
+		s.mu.Unlock()
+	}
+	if err == nil && !whole {
+		return c.done(request)
+	}
+	delete(c.inflows, p.Lease)
+	if err = in.end(s.done, err); err == nil {
+		s.stats.deposits.Add(1)
+		return c.done(request)
+	}
+	s.mu.Lock()
+	if f := c.leases[p.Lease]; f != nil {
+		s.unlease(f)
+		s.failed(f, err)
+	}
+	s.mu.Unlock()
+	return c.fail(request, depositReason(err), err.Error())
+}
+
+// errOrder is for pieces that do not follow each other.
+var errOrder = errors.New("pieces of a deposit out of order")
+
+func depositReason(err error) wire.Reason {
+	var corrupt *chunk.CorruptError
+	switch {
+	case errors.As(err, &corrupt):
+		return wire.Corrupt
+	case errors.Is(err, cache.ErrFull):
+		return wire.NoRoom
+	case errors.Is(err, errOvertaken):
+		return wire.NoLease
+	case errors.Is(err, errOrder):
+		return wire.WrongUse
+	}
+	return wire.Internal
+}
+
+// keep gives a lease back, or keeps it.
+func (c *conn) keep(m *wire.Message) error {
+	lease, err := wire.ParseNumber(m.Payload)
+	if err != nil {
+		return err
+	}
+	s := c.server
+	s.mu.Lock()
+	f := c.leases[lease]
+	if f != nil && m.Type == wire.Abandon {
+		s.revoke(f, "its holder gave it back")
+	} else if f != nil {
+		s.renew(f)
+	}
+	s.mu.Unlock()
+	if f == nil {
+		return c.fail(m.Request, wire.NoLease, "")
+	}
+	return c.done(m.Request)
+}

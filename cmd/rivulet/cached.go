@@ -1,0 +1,337 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rivuletfs/rivulet/cached"
+	"github.com/rivuletfs/rivulet/cached/cachedclient"
+	"github.com/rivuletfs/rivulet/frontend/nbd"
+	"github.com/rivuletfs/rivulet/store/cache"
+	"github.com/rivuletfs/rivulet/store/cache/evict"
+	"github.com/rivuletfs/rivulet/store/download"
+	"github.com/rivuletfs/rivulet/store/zone"
+	"github.com/rivuletfs/rivulet/tier"
+)
+
+// Defaults of the cache's size.
+const (
+	cacheShare = 10       // of the file system, 1 of so many
+	cacheMost  = 64 << 30 // bytes
+	freeShare  = 20
+)
+
+// evictionPolicies are what --policy takes.
+var evictionPolicies = map[string]func() evict.Policy{
+	"default": evict.New,
+	"lru":     func() evict.Policy { return evict.NewLRU() },
+	"lruk":    func() evict.Policy { return evict.NewLRUK(evict.Options{K: 2, Correlated: time.Minute, History: 100}) },
+	"s3fifo":  func() evict.Policy { return evict.NewS3FIFO() },
+	"sieve":   func() evict.Policy { return evict.NewSIEVE() },
+}
+
+// cachedOptions are the flags of cached.
+type cachedOptions struct {
+	dir, size, minFree, socket, group, policy, scrub string
+	requests                                         float64
+	downloads                                        int
+	hosts                                            []string
+	ca, zone                                         string
+}
+
+func (a *app) cachedCommand() *cobra.Command {
+	var o cachedOptions
+	cmd := &cobra.Command{
+		Use:   "cached",
+		Short: "Keep chunks on this host's disk for everybody who reads images",
+		Long: `Cached is the host cache: one process a host that keeps the chunks that images
+were read from, sealed as they came, in a folder of bounded size. It has no keys.
+'rivulet serve', 'mount' and 'export' use it when it runs: a chunk that several of
+them want is fetched once. They read what is there from its files, and from the
+store when this process is away.
+
+It prints a line "ready PATH" when clients can connect, and ends on SIGTERM or
+SIGINT. Under systemd it tells when it is ready and takes a socket that was opened
+for it. What it holds is served again by the next start.`,
+		Example: `  rivulet cached --dir /var/cache/rivulet --size 100G &
+  rivulet --store s3://bucket/images serve nginx
+  rivulet cache stats`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runCached(cmd.Context(), &o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.dir, "dir", "", "folder of the cache, for nothing else (default /var/cache/rivulet for root, else in the user's cache folder)")
+	f.StringVar(&o.size, "size", "", "most that the cache takes: bytes, or per cent of the file system (default 10%, at most 64G)")
+	f.StringVar(&o.minFree, "min-free", "5%", "what it leaves free on the file system: bytes, or per cent")
+	f.StringVar(&o.socket, "socket", "", "where to listen (default $RIVULET_CACHED, or cached.sock in the runtime folder)")
+	f.StringVar(&o.group, "group", "", "let the members of this group use the cache too, by name or number")
+	f.StringVar(&o.zone, "zone", "", "cache servers that hosts share, asked before the store: redis://HOST:PORT,redis://HOST:PORT?scheme=4of5, or memcached://…")
+	f.StringVar(&o.policy, "policy", "default", "which chunks go first when there is no room: "+strings.Join(policies(), ", "))
+	f.Float64Var(&o.requests, "origin-requests", 0, "requests a second to origins, at most; 0: no bound")
+	f.IntVar(&o.downloads, "downloads", cached.DefaultDownloads, "downloads at a time")
+	f.StringArrayVar(&o.hosts, "allow-host", nil, "download from this host alone; may be repeated (default all hosts)")
+	f.StringVar(&o.ca, "ca", "", "file of authorities (PEM) that are trusted besides the system's")
+	f.StringVar(&o.scrub, "scrub-rate", "8M", "bytes a second that are checked in the background; 0: none")
+	_ = cmd.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(policies(), cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.MarkFlagDirname("dir")
+	return cmd
+}
+
+// runCached serves until ctx ends.
+func (a *app) runCached(ctx context.Context, o *cachedOptions) (err error) {
+	config, gid, err := o.cacheConfig()
+	if err != nil {
+		return err
+	}
+	config.Logger = a.logger()
+	listeners, err := o.listen(gid)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+	}()
+	disk, err := cache.Open(ctx, config)
+	if errors.Is(err, cache.ErrLocked) {
+		return fmt.Errorf("%s: another host cache has this folder; end it, or choose another one with --dir", config.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, disk.Close()) }()
+	d, err := download.New(download.Options{CAFile: o.ca, Allow: o.allow()})
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	limit := &tier.Limit{Concurrent: o.downloads, Requests: tier.Bucket{PerSecond: o.requests}}
+	c := cached.Config{Cache: disk, Download: d, Limit: limit, Group: gid, Logger: a.logger()}
+	if o.zone != "" {
+		z, zoneErr := a.openZone(o.zone)
+		if zoneErr != nil {
+			return zoneErr
+		}
+		defer func() { err = errors.Join(err, z.Close()) }()
+		c.Zone = z
+	}
+	server, err := cached.New(c)
+	if err != nil {
+		return err
+	}
+	return a.serveCache(ctx, server, listeners)
+}
+
+// openZone opens the zone at an address.
+func (a *app) openZone(address string) (*zone.Zone, error) {
+	c, err := zone.ParseURL(address)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	c.Logger = a.logger()
+	return zone.Open(c)
+}
+
+// serveCache serves on the listeners until ctx ends, or one fails.
+func (a *app) serveCache(ctx context.Context, server *cached.Server, listeners []*net.UnixListener) error {
+	g, gctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		g.Go(func() error {
+			if err := server.Serve(l); !errors.Is(err, cached.ErrClosed) {
+				return err
+			}
+			return nil
+		})
+		a.printf("ready %v\n", absolute(l.Addr()))
+	}
+	if err := nbd.Notify("READY=1"); err != nil {
+		a.note("rivulet: %v", err)
+	}
+	<-gctx.Done()
+	_ = nbd.Notify("STOPPING=1")
+	server.Close()
+	return g.Wait()
+}
+
+// allow returns which hosts may be downloaded from; nil: all.
+func (o *cachedOptions) allow() func(host string) bool {
+	if len(o.hosts) == 0 {
+		return nil
+	}
+	return func(host string) bool { return slices.Contains(o.hosts, host) }
+}
+
+// cacheConfig returns what the flags say of the cache, and the group.
+func (o *cachedOptions) cacheConfig() (c cache.Config, gid int, err error) {
+	policy := evictionPolicies[o.policy]
+	if policy == nil {
+		return c, 0, usagef("--policy %q: want one of %s", o.policy, strings.Join(policies(), ", "))
+	}
+	if o.requests < 0 || o.downloads < 1 {
+		return c, 0, usagef("--origin-requests and --downloads: want 0 or more, and 1 or more")
+	}
+	if o.group != "" {
+		if gid, err = groupID(o.group); err != nil {
+			return c, 0, err
+		}
+	}
+	c = cache.Config{Dir: o.dir, Policy: policy(), Group: gid != 0}
+	if c.Dir == "" {
+		if c.Dir, err = defaultCacheDir(); err != nil {
+			return c, 0, err
+		}
+	}
+	if c.ScrubRate, err = parseSize(o.scrub); err != nil {
+		return c, 0, err
+	}
+	if err := os.MkdirAll(filepath.Dir(c.Dir), 0o755); err != nil {
+		return c, 0, fmt.Errorf("folder of the cache: %w", err)
+	}
+	total, err := fileSystemSize(filepath.Dir(c.Dir))
+	if err != nil {
+		return c, 0, err
+	}
+	if c.MaxBytes = min(total/cacheShare, cacheMost); o.size != "" {
+		if c.MaxBytes, err = parseShare(o.size, total); err != nil {
+			return c, 0, err
+		}
+	}
+	if c.MinFree, err = parseShare(o.minFree, total); err != nil {
+		return c, 0, err
+	}
+	if c.MaxBytes <= 0 {
+		return c, 0, usagef("--size %q: want more than nothing", o.size)
+	}
+	return c, gid, nil
+}
+
+// parseShare reads a size, or a share of total in per cent.
+func parseShare(s string, total int64) (int64, error) {
+	number, ok := strings.CutSuffix(s, "%")
+	if !ok {
+		return parseSize(s)
+	}
+	p, err := strconv.ParseFloat(number, 64)
+	if err != nil || !(p >= 0 && p <= 100) {
+		return 0, usagef("size %q: want 0%% to 100%%, or a number of bytes", s)
+	}
+	return int64(float64(total) * p / 100), nil
+}
+
+// fileSystemSize returns the bytes of the file system that dir lies on.
+func fileSystemSize(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("file system of %s: %w", dir, err)
+	}
+	return int64(st.Blocks) * int64(st.Bsize), nil
+}
+
+// defaultCacheDir is where the cache lies if nobody says.
+func defaultCacheDir() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/cache/rivulet", nil
+	}
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("no --dir, and no cache folder of the user's: %w", err)
+	}
+	return filepath.Join(base, "rivulet"), nil
+}
+
+// groupID returns the number of a group.
+func groupID(name string) (int, error) {
+	if n, err := strconv.Atoi(name); err == nil && n > 0 {
+		return n, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, usagef("--group %q: there is no such group", name)
+	}
+	n, err := strconv.Atoi(g.Gid)
+	if err == nil && n == 0 {
+		err = errors.New("it is root's")
+	}
+	if err != nil {
+		return 0, usagef("--group %q: %v", name, err)
+	}
+	return n, nil
+}
+
+// listen takes the sockets that systemd opened, or opens one, which only this
+// user can connect to, or the group too.
+func (o *cachedOptions) listen(gid int) ([]*net.UnixListener, error) {
+	given, err := nbd.Inherited()
+	if err != nil {
+		return nil, err
+	}
+	if len(given) == 0 {
+		l, err := o.open(gid)
+		if err != nil {
+			return nil, err
+		}
+		given = append(given, l)
+	}
+	var list []*net.UnixListener
+	for _, l := range given {
+		u, ok := l.(*net.UnixListener)
+		if !ok {
+			return nil, fmt.Errorf("host cache: inherited a listener on %v, want unix sockets", l.Addr())
+		}
+		list = append(list, u)
+	}
+	return list, nil
+}
+
+// open opens the socket.
+func (o *cachedOptions) open(gid int) (net.Listener, error) {
+	path := o.socket
+	if path == "" {
+		path = os.Getenv(cachedclient.Variable)
+	}
+	if path == cachedclient.None {
+		return nil, usagef("%s is %q: name a socket with --socket", cachedclient.Variable, cachedclient.None)
+	}
+	if path == "" {
+		dir, err := runtimeDir()
+		if err != nil {
+			return nil, err
+		}
+		if gid != 0 { // its members have to get in
+			if err := errors.Join(os.Chown(dir, -1, gid), os.Chmod(dir, 0o750)); err != nil {
+				return nil, err
+			}
+		}
+		path = filepath.Join(dir, cachedclient.SocketName)
+	}
+	l, err := nbd.Listen("unix:" + path)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s: a host cache listens there already", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	mode := os.FileMode(0o600)
+	if gid != 0 {
+		mode = 0o660
+		err = os.Chown(path, -1, gid)
+	}
+	if err = errors.Join(err, os.Chmod(path, mode)); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}

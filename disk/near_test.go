@@ -1,0 +1,136 @@
+package disk
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+
+	"github.com/rivuletfs/rivulet/blockdev"
+	"github.com/rivuletfs/rivulet/blockdev/blockdevtest"
+	"github.com/rivuletfs/rivulet/chunk"
+)
+
+// A nearby is a reader of some chunks of an image. It counts bytes.
+type nearby struct {
+	door  *chunk.Door
+	some  func(id chunk.ID) bool
+	bytes atomic.Int64
+}
+
+func (r *nearby) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	if !r.some(id) {
+		return 0, chunk.ErrNotFound
+	}
+	n, err := r.door.ReadChunk(ctx, id, dst, off)
+	r.bytes.Add(int64(n))
+	return n, err
+}
+
+// TestNearSuite has half of the chunks near.
+func TestNearSuite(t *testing.T) {
+	im := newImage(t, 12, 51)
+	blockdevtest.TestDevice(t, func(t *testing.T) blockdev.Device {
+		near := &nearby{door: chunk.NewDoor(im.chunks), some: func(id chunk.ID) bool { return id[0]&1 == 0 }}
+		return im.open(t, chunk.NewDoor(im.chunks), Options{Mode: SingleFrames, Near: near, Memory: NewMemory(4 * frameSize)})
+	}, im.flat)
+}
+
+// TestNearReadsPages checks that a read of a raw frame reads its header, what was
+// asked for and no more, and needs no memory; and that others go by flights.
+func TestNearReadsPages(t *testing.T) {
+	im := newImage(t, 12, 52)
+	near := &nearby{door: chunk.NewDoor(im.chunks), some: func(chunk.ID) bool { return true }}
+	d := im.open(t, im.reader(), Options{Mode: SingleFrames, Near: near})
+	raw, coded := 0, 0
+	for i := range im.m.Len() {
+		c := im.m.Chunk(i)
+		if c.Size < 70_000 {
+			continue
+		}
+		before, s := near.bytes.Load(), d.Stats()
+		at := int(c.Index)*chunkSize + frameSize + 100
+		im.check(t, d, at, 4096)
+		after := d.Stats()
+		header := int64(chunk.HeaderLen(d.frames(&c)))
+		if int64(c.Stored) != header+int64(c.Size) {
+			coded++
+			if after.Near != s.Near || after.Fetches != s.Fetches+1 {
+				t.Errorf("chunk %d is coded: %+v", i, after)
+			}
+			continue
+		}
+		raw++
+		if got := near.bytes.Load() - before; got != header+4096 || after.Near != s.Near+1 || after.Fetches != s.Fetches {
+			t.Errorf("chunk %d: %d bytes read, %+v", i, got, after)
+		}
+	}
+	if raw == 0 || coded == 0 {
+		t.Errorf("%d raw chunks and %d others", raw, coded)
+	}
+}
+
+// lying is a near reader with wrong bytes, or too few.
+type lying struct{ short bool }
+
+func (r lying) ReadChunk(_ context.Context, _ chunk.ID, dst []byte, _ int64) (int, error) {
+	if r.short {
+		return len(dst) / 2, nil
+	}
+	clear(dst)
+	return len(dst), nil
+}
+
+// TestNearOfNoUse reads by flights when what is near makes no sense.
+func TestNearOfNoUse(t *testing.T) {
+	im := newImage(t, 6, 53)
+	for _, r := range []lying{{false}, {true}} {
+		d := im.open(t, im.reader(), Options{Mode: SingleFrames, Near: r})
+		im.check(t, d, 0, len(im.flat))
+		if s := d.Stats(); s.Near != 0 {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+// BenchmarkNear reads 4 KiB at random of raw chunks that are near, by the page
+// and by the frame, with a memory that holds few of them.
+func BenchmarkNear(b *testing.B) {
+	im := newImage(b, 40, 54)
+	var starts []int64
+	for i := range im.m.Len() {
+		if c := im.m.Chunk(i); c.Size == chunkSize && int(c.Stored) == chunk.HeaderLen(8)+chunkSize {
+			starts = append(starts, int64(c.Index)*chunkSize)
+		}
+	}
+	for _, pages := range []bool{true, false} {
+		name := "Frames"
+		o := Options{Mode: SingleFrames, Memory: NewMemory(4 * frameSize)}
+		if pages {
+			name, o.Near = "Pages", held(im.chunks)
+		}
+		b.Run(name, func(b *testing.B) {
+			d := im.open(b, held(im.chunks), o)
+			rng, buf := rand.New(rand.NewPCG(1, 2)), make([]byte, 4096)
+			b.SetBytes(4096)
+			b.ReportAllocs()
+			for b.Loop() {
+				at := starts[rng.IntN(len(starts))] + rng.Int64N(chunkSize/4096)*4096
+				if _, err := d.ReadAt(buf, at); err != nil {
+					b.Fatal(err)
+				}
+				if !bytes.Equal(buf[:8], im.flat[at:at+8]) {
+					b.Fatal("wrong bytes")
+				}
+			}
+		})
+	}
+}
+
+// held is a reader of chunks that need no check, as those in one's hands.
+type held objects
+
+func (h held) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	return objects(h).Fetch(ctx, id, dst, off)
+}
