@@ -55,10 +55,10 @@ func (o *Origin) DeleteGeneration(ctx context.Context, id origin.GenerationID, t
 		}
 	}
 	o.stores.Delete(id)
-	if err := o.sweep(ctx); err != nil {
-		return fmt.Errorf("remove tombstones: %w", err)
+	if err := o.sweep(ctx); err != nil { // they do no harm
+		o.log.Warn("old tombstones are not removed", "err", err)
 	}
-	return nil
+	return ctx.Err()
 }
 
 // CopyChunk implements [origin.Origin]: the server copies.
