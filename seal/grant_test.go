@@ -24,20 +24,26 @@ func list(t *testing.T, s origin.Attachments, m *blockmap.Map, kind string) (all
 	return all
 }
 
-// TestGrant locks a map for one, then for another with the help of the first.
-func TestGrant(t *testing.T) {
-	ctx := context.Background()
+// lockedMap returns a locked block map with its key, and two identities.
+func lockedMap(t *testing.T) (m *blockmap.Map, key seal.ImageKey, ids [2]*agewrap.Identities) {
+	t.Helper()
 	info := &blockmap.Info{Layout: 1, Size: 1 << 20, ChunkLog2: 19, FrameLog2: 16, SaltID: blockmap.SaltID{1}}
 	m, key, err := seal.Lock(info, []blockmap.Chunk{{Stored: 100, Size: 10, ID: chunk.ID{1}, Key: blockmap.Key{2}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var ids [2]*agewrap.Identities
 	for i := range ids {
 		if ids[i], err = agewrap.CreateIdentity(filepath.Join(t.TempDir(), "id")); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return m, key, ids
+}
+
+// TestGrant locks a map for one, then for another with the help of the first.
+func TestGrant(t *testing.T) {
+	ctx := context.Background()
+	m, key, ids := lockedMap(t)
 	store := memory.New().Generation(1)
 	first, second := ids[0].Recipients()[0], ids[1].Recipients()[0]
 	if n, err := seal.Grant(ctx, m, key, []seal.Recipient{first, first}, store); err != nil || n != 1 {
@@ -67,19 +73,8 @@ func TestGrant(t *testing.T) {
 // from being granted the key anew.
 func TestGrantAgain(t *testing.T) {
 	ctx := context.Background()
-	info := &blockmap.Info{Layout: 1, Size: 1 << 20, ChunkLog2: 19, FrameLog2: 16, SaltID: blockmap.SaltID{1}}
-	m, key, err := seal.Lock(info, []blockmap.Chunk{{Stored: 100, Size: 10, ID: chunk.ID{1}, Key: blockmap.Key{2}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ids [2]*agewrap.Identities
-	var to []seal.Recipient
-	for i := range ids {
-		if ids[i], err = agewrap.CreateIdentity(filepath.Join(t.TempDir(), "id")); err != nil {
-			t.Fatal(err)
-		}
-		to = append(to, ids[i].Recipients()[0])
-	}
+	m, key, ids := lockedMap(t)
+	to := []seal.Recipient{ids[0].Recipients()[0], ids[1].Recipients()[0]}
 	store := memory.New().Generation(1)
 	if _, err := seal.Grant(ctx, m, key, to, store); err != nil {
 		t.Fatal(err)
