@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/place"
 )
 
@@ -51,6 +52,9 @@ func (o *Origin) sweep(ctx context.Context) error {
 // sizes proves nothing, so it is read.
 func (o *Origin) bury(ctx context.Context, key string) error {
 	c, err := o.readCell(ctx, key, place.TombstoneBytes)
+	if errors.Is(err, origin.ErrCorrupt) {
+		return nil // no tombstone, at least
+	}
 	if err != nil || c.value != nil || c.etag == "" || c.changed.IsZero() || time.Since(c.changed) < tombstoneAge {
 		return err
 	}
