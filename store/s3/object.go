@@ -147,7 +147,7 @@ func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind
 
 // readAttachments reads what is listed, all at once, and calls fn for each.
 func (s *Store) readAttachments(ctx context.Context, list []entry, fn func(data []byte) error) error {
-	data := make([][]byte, len(list)) // nil: removed meanwhile
+	data, there := make([][]byte, len(list)), make([]bool, len(list)) // or removed meanwhile
 	g, gctx := errgroup.WithContext(ctx)
 	for i, o := range list {
 		g.Go(func() error {
@@ -159,15 +159,15 @@ func (s *Store) readAttachments(ctx context.Context, list []entry, fn func(data 
 			if err != nil {
 				return fmt.Errorf("%v: %w", chunk.ID(id), err)
 			}
-			data[i] = b
+			data[i], there[i] = b, true
 			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	for _, b := range data {
-		if b == nil {
+	for i, b := range data {
+		if !there[i] {
 			continue
 		}
 		if err := fn(b); err != nil {
