@@ -2,7 +2,8 @@
 # s3.sh: part of run.sh. Putting the chunks of an image into a bucket behind a link of
 # 30 ms, beside rclone's copy of the same files with the same number of connections:
 # as it is, and without the requests by which it checks what it has sent. Then the same
-# again, when all is there.
+# again, when all is there. Then publishing images that are there, beside the same into
+# a directory: the difference is round trips.
 need rclone
 s3_server
 unset AWS_CA_BUNDLE # rclone cannot make use of it
@@ -45,3 +46,17 @@ done
 printf '\n### %d chunks, %d MB, to S3 (versitygw) behind %s and %d MB/s\n\n' "$(find "$chunks" -type f | wc -l)" \
 	$(($(du -sb "$chunks" | cut -f1) / 1000000)) "$latency" $((bandwidth / 1000000))
 median -unit seconds -digits 2 <"$WORK/put"
+
+: >"$WORK/again"
+again="s3://bucket/again?endpoint=http://$PROXY"
+for name in base python3-sci; do
+	for store in "$again" "dir:$WORK/source"; do
+		rivulet --store "$store" publish "oci:$IMAGES:$name" --name "$name" --json >"$WORK/first" 2>/dev/null
+		layers=$(result layers <"$WORK/first")
+		for ((round = 1; round <= ROUNDS; round++)); do
+			note "$name, $layers layers" "${store%%:*}" "$(seconds rivulet --store "$store" publish "oci:$IMAGES:$name" --name "$name")" >>"$WORK/again"
+		done
+	done
+done
+printf '\n### Publishing again what is there, in S3 behind %s and in a directory\n\n' "$latency"
+median -unit seconds -digits 2 <"$WORK/again"

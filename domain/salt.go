@@ -18,14 +18,17 @@ import (
 // is chunk.ErrNotFound if the origin has no such domain, and ErrGranted if none of
 // ids opens the salt.
 //
+// Keys that are wrapped for own, recipients that ids open for, are asked for by
+// name; only if there is none that opens the salt, all are listed.
+//
 // Anybody can have written both who knows for whom to wrap: compare the salt with
 // what was seen before (keyring.Folder.CheckSalt).
-func Open(ctx context.Context, o origin.Pointers, name string, ids []seal.Unwrapper) (*seal.Salt, State, error) {
+func Open(ctx context.Context, o origin.Pointers, name string, ids []seal.Unwrapper, own ...seal.Recipient) (*seal.Salt, State, error) {
 	l, err := load(ctx, o, name)
 	if err != nil {
 		return nil, State{}, err
 	}
-	s, err := Salt(ctx, o, name, l.Salt, ids)
+	s, err := Salt(ctx, o, name, l.Salt, ids, own...)
 	if errors.Is(err, chunk.ErrNotFound) { // the state says that it is there
 		err = fmt.Errorf("%w: %v", ErrFormat, err)
 	}
@@ -39,8 +42,8 @@ func Open(ctx context.Context, o origin.Pointers, name string, ids []seal.Unwrap
 }
 
 // Salt returns a salt of a domain by its ID; see Open.
-func Salt(ctx context.Context, o origin.Pointers, name string, id blockmap.SaltID, ids []seal.Unwrapper) (*seal.Salt, error) {
-	opened, err := openSalt(ctx, o, name, id, ids)
+func Salt(ctx context.Context, o origin.Pointers, name string, id blockmap.SaltID, ids []seal.Unwrapper, own ...seal.Recipient) (*seal.Salt, error) {
+	opened, err := openSalt(ctx, o, name, id, ids, own)
 	if err != nil {
 		return nil, err
 	}
@@ -57,15 +60,15 @@ type openedSalt struct {
 
 var errFound = errors.New("found")
 
-func openSalt(ctx context.Context, o origin.Pointers, name string, id blockmap.SaltID, ids []seal.Unwrapper) (*openedSalt, error) {
+func openSalt(ctx context.Context, o origin.Pointers, name string, id blockmap.SaltID, ids []seal.Unwrapper, own []seal.Recipient) (*openedSalt, error) {
 	what := fmt.Sprintf("salt domain %s, salt %x", name, id[:])
-	locked, err := o.GetPointer(ctx, saltPointer(name, id))
+	locked, mine, err := ask(ctx, o, name, id, own)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	var failed []error
 	var found *openedSalt
-	err = wraps(ctx, o, name, id, func(w *wrap) error {
+	try := func(w *wrap) error {
 		var err error
 		if found, err = w.open(ctx, ids, locked, id); err == nil {
 			return errFound
@@ -74,7 +77,16 @@ func openSalt(ctx context.Context, o origin.Pointers, name string, id blockmap.S
 			failed = append(failed, err)
 		}
 		return nil
-	})
+	}
+	for _, w := range mine {
+		if err = try(w); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		failed = nil // they come once more
+		err = wraps(ctx, o, name, id, try)
+	}
 	switch {
 	case errors.Is(err, errFound) && found.salt.Domain() != name:
 		// With a key for one of them, it would be given to whom the other is for.
@@ -85,6 +97,22 @@ func openSalt(ctx context.Context, o origin.Pointers, name string, id blockmap.S
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return nil, fmt.Errorf("%s: %w", what, errors.Join(append([]error{ErrGranted}, failed...)...))
+}
+
+// ask asks at once for a locked salt and for its keys as they are wrapped for own.
+func ask(ctx context.Context, o origin.Pointers, name string, id blockmap.SaltID, own []seal.Recipient) (locked []byte, mine []*wrap, err error) {
+	names := []string{saltPointer(name, id)}
+	for _, r := range own {
+		names = append(names, names[0]+"/"+wrapOf(r).who())
+	}
+	values, err := getAll(ctx, o, names)
+	if err == nil && values[0] == nil {
+		err = chunk.ErrNotFound
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return values[0], parseWraps(values[1:]), nil
 }
 
 func saltPointer(name string, id blockmap.SaltID) string {

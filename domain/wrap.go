@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
@@ -24,6 +26,9 @@ type wrap struct {
 	proof           string // by the salt, of kind and recipient
 	data            []byte
 }
+
+// wrapOf returns the wrap for r, without proof and key.
+func wrapOf(r seal.Recipient) *wrap { return &wrap{kind: r.Kind(), recipient: r.String()} }
 
 const wrapLabel = "rivulet salt recipient v1" // of the proof
 
@@ -84,21 +89,57 @@ func (w *wrap) open(ctx context.Context, ids []seal.Unwrapper, locked []byte, id
 	return nil, err
 }
 
+// askAtOnce bounds the pointers of a domain that are asked for at one time.
+const askAtOnce = 16
+
+// getAll returns the values of pointers, nil for those that are not there.
+func getAll(ctx context.Context, o origin.Pointers, names []string) ([][]byte, error) {
+	values := make([][]byte, len(names))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(askAtOnce)
+	for i, name := range names {
+		g.Go(func() (err error) {
+			values[i], err = o.GetPointer(ctx, name)
+			if errors.Is(err, chunk.ErrNotFound) {
+				return nil
+			}
+			return err
+		})
+	}
+	return values, g.Wait()
+}
+
+func parseWraps(values [][]byte) (list []*wrap) {
+	for _, value := range values {
+		if w, ok := parseWrap(value); ok {
+			list = append(list, w)
+		}
+	}
+	return list
+}
+
 // wraps calls fn for each wrapped key of a salt. What is none is passed over.
 func wraps(ctx context.Context, o origin.Pointers, name string, id blockmap.SaltID, fn func(*wrap) error) error {
-	return o.ListPointers(ctx, saltPointer(name, id)+"/", func(key string) error {
-		value, err := o.GetPointer(ctx, key)
-		if errors.Is(err, chunk.ErrNotFound) {
-			return nil // taken away meanwhile
-		}
+	var names []string
+	err := o.ListPointers(ctx, saltPointer(name, id)+"/", func(key string) error {
+		names = append(names, key)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(names, askAtOnce) {
+		values, err := getAll(ctx, o, some)
 		if err != nil {
 			return err
 		}
-		if w, ok := parseWrap(value); ok {
-			return fn(w)
+		for _, w := range parseWraps(values) {
+			if err := fn(w); err != nil {
+				return err
+			}
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // Recipients returns the texts of those for whom the origin says that a salt is
@@ -140,7 +181,7 @@ func Grant(ctx context.Context, o origin.Pointers, present *seal.Salt, ids []sea
 		list = append(list, present.ID()) // and fail
 	}
 	for _, id := range list {
-		opened, err := openSalt(ctx, o, present.Domain(), id, ids)
+		opened, err := openSalt(ctx, o, present.Domain(), id, ids, nil)
 		if id != present.ID() && (errors.Is(err, ErrGranted) || errors.Is(err, ErrFormat) || errors.Is(err, chunk.ErrNotFound)) {
 			continue
 		}
@@ -158,7 +199,7 @@ func Grant(ctx context.Context, o origin.Pointers, present *seal.Salt, ids []sea
 // salt has granted already is left; one that somebody else wrote is replaced.
 func (s *openedSalt) grant(ctx context.Context, o origin.Pointers, to []seal.Recipient) error {
 	for _, r := range to {
-		w := &wrap{kind: r.Kind(), recipient: r.String()}
+		w := wrapOf(r)
 		if strings.ContainsAny(w.recipient, "\r\n") {
 			return fmt.Errorf("recipient %.40q: more than one line", w.recipient)
 		}

@@ -309,6 +309,19 @@ func (f *Forwarder) Settle(ctx context.Context, name string, d origin.Digest, g 
 	}
 }
 
+// Settled reports whether there is nothing to do to publish image d, which
+// generation g has complete, under a name: g says so already, and is the active one.
+// The name is read before the state. So it is as if it had been written when it was
+// read, and Settle had read the state after that. What cannot be read is not settled.
+func (f *Forwarder) Settled(ctx context.Context, name string, d origin.Digest, g origin.GenerationID) bool {
+	at, err := catalog.Get(ctx, f.Origin.Generation(g), catalog.NameKey(name))
+	if err != nil || at != d {
+		return false
+	}
+	l, err := Load(ctx, f.Origin)
+	return err == nil && l.Active() == g
+}
+
 // Publish publishes an image under a name, whatever becomes of generations
 // meanwhile. put puts the image into generation g, complete but for its name, and
 // returns its block map; it is called again if g was deleted before all was done.

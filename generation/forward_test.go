@@ -320,3 +320,59 @@ func TestSampled(t *testing.T) {
 	}
 	check(t, never.Close())
 }
+
+// meddled is an origin in which something happens whenever a pointer of a
+// generation is read.
+type meddled struct {
+	*memory.Origin
+	read func()
+}
+
+type meddledStore struct {
+	origin.Store
+	read func()
+}
+
+func (m meddled) Generation(id origin.GenerationID) origin.Store {
+	return meddledStore{m.Origin.Generation(id), m.read}
+}
+
+func (s meddledStore) GetPointer(ctx context.Context, name string) ([]byte, error) {
+	s.read()
+	return s.Store.GetPointer(ctx, name)
+}
+
+// TestSettled: a publication is over only if the name was there before the states
+// were read, and its generation is the active one.
+func TestSettled(t *testing.T) {
+	d := origin.Digest{1}
+	for what, c := range map[string]struct {
+		value           []byte
+		before, between bool // the generation is retired before the name is read, or just then
+		want            bool
+	}{
+		"there":             {value: catalog.Value(d), want: true},
+		"absent":            {},
+		"another":           {value: catalog.Value(origin.Digest{2})},
+		"reserved":          {value: catalog.Reserved(d, 1, 1)},
+		"damaged":           {value: []byte("x")},
+		"retired before":    {value: catalog.Value(d), before: true},
+		"retired meanwhile": {value: catalog.Value(d), between: true},
+	} {
+		o := memory.New()
+		_, err := Enter(ctx, o)
+		check(t, err)
+		check(t, o.Generation(1).SwapPointer(ctx, catalog.NameKey("a"), nil, c.value))
+		if c.before {
+			renew(t, o)
+		}
+		f := Forwarder{Origin: meddled{o, func() {
+			if c.between {
+				renew(t, o)
+			}
+		}}}
+		if got := f.Settled(ctx, "a", d, 1); got != c.want {
+			t.Errorf("%s: %v, want %v", what, got, c.want)
+		}
+	}
+}

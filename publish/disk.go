@@ -146,15 +146,15 @@ func (p *publisher) storeMap(ctx context.Context, info *blockmap.Info, chunks []
 			return nil, err
 		}
 	}
-	return m, p.sign(ctx, m)
+	return m, p.sign(ctx, m, p.store)
 }
 
 // sign attaches this publisher's signature to m. The same one again changes
 // nothing.
-func (p *publisher) sign(ctx context.Context, m *blockmap.Map) error {
+func (p *publisher) sign(ctx context.Context, m *blockmap.Map, to origin.Attachments) error {
 	signature, err := p.opts.Signer.SignMap(m)
 	if err == nil {
-		err = p.store.Attach(ctx, m.Digest(), sign.Kind, signature)
+		err = to.Attach(ctx, m.Digest(), sign.Kind, signature)
 	}
 	if err != nil {
 		return fmt.Errorf("sign %v: %w", m, err)

@@ -22,18 +22,21 @@ import (
 // statsAtOnce bounds the questions to the origin under way at one time.
 const statsAtOnce = 32
 
-// A knownMap is the block map of an image that was published before.
+// A knownMap is the block map of an image that was published before, and what was
+// found out about it.
 type knownMap struct {
 	*blockmap.Map               // unlocked
 	key           seal.ImageKey // zeros if it was never locked
 	at            origin.GenerationID
 	signer        sign.PublicKey
+	said          *said
+	done          bool // it is published as it would be now: pointers, name, and all
 }
 
-// known returns the block map of an image with these layers, in the generation
-// that is published into, if somebody trusted has published one and all of its
+// known returns an image with these layers, in the generation that is published
+// into or an older one, if somebody trusted has published one and all of its
 // chunks are there; or nil.
-func (p *publisher) known(ctx context.Context) (*blockmap.Map, error) {
+func (p *publisher) known(ctx context.Context) (*knownMap, error) {
 	if !p.opts.standard() {
 		return nil, nil
 	}
@@ -41,7 +44,7 @@ func (p *publisher) known(ctx context.Context) (*blockmap.Map, error) {
 		for _, signer := range p.opts.trusted() {
 			k, err := p.knownBy(ctx, g, signer)
 			if err != nil || k != nil {
-				return p.adopt(ctx, k, err)
+				return k, err
 			}
 		}
 	}
@@ -50,56 +53,82 @@ func (p *publisher) known(ctx context.Context) (*blockmap.Map, error) {
 
 // knownBy returns what signer has published in generation g, or nil. What is not
 // as it should be counts as absent: it can be made again.
+//
+// A far origin answers late, so all is asked for as soon as it is known what to
+// ask: of the block map, and what is said of it, when its digest is known; and of
+// its chunks when it is read.
 func (p *publisher) knownBy(ctx context.Context, g origin.GenerationID, signer sign.PublicKey) (*knownMap, error) {
 	store := p.place.Generation(g)
 	d, err := catalog.Get(ctx, store, p.chainKey(signer))
 	if err != nil {
 		return nil, unlessMissing(err)
 	}
-	m, err := catalog.Load(ctx, store, d)
-	if err != nil {
-		return nil, context.Cause(ctx)
-	}
-	if info := m.Info(); info.SaltID != p.opts.Salt.ID() || info.ChainID != p.chainID() || len(info.Layers) != len(p.img.Layers) || info.Layout != layout.Version || p.opts.Size != 0 && info.Size != p.opts.Size {
-		return nil, nil // a pointer that leads astray
-	}
-	return p.usable(ctx, &knownMap{Map: m, at: g, signer: signer})
-}
-
-// usable returns k, unlocked, if its signer vouches for it, this publisher can
-// open it and its chunks are there; or nil. It asks for all of that at once: a
-// far origin answers late.
-func (p *publisher) usable(ctx context.Context, k *knownMap) (*knownMap, error) {
-	store, m := p.place.Generation(k.at), k.Map
-	var signed, unlocked, missing error
-	var there bool
+	k := &knownMap{at: g, signer: signer}
+	var unsaid, unread error
+	var pointed, settled bool
 	var wg sync.WaitGroup
-	wg.Go(func() { _, signed = sign.Require(ctx, m, store, k.signer) })
+	wg.Go(func() { k.said, unsaid = p.gather(ctx, store, d) })
+	wg.Go(func() { k.Map, pointed, unread = p.load(ctx, store, d) })
 	wg.Go(func() {
-		var open *blockmap.Map
-		if open, k.key, unlocked = seal.UnlockKey(ctx, m, store, p.opts.Unwrappers...); unlocked == nil {
-			k.Map = open
-		}
-	})
-	wg.Go(func() {
-		there, missing = p.present(ctx, store, m.Len(), p.opts.Sample*len(p.img.Layers), func(i int) (chunk.ID, uint32) {
-			c := m.Chunk(i)
-			return c.ID, c.Stored
-		})
+		forward := generation.Forwarder{Origin: p.place}
+		settled = forward.Settled(ctx, p.name, d, g)
 	})
 	wg.Wait()
-	if signed != nil || unlocked != nil || missing != nil || !there {
-		return nil, errors.Join(context.Cause(ctx), missing)
+	if k.Map == nil || unsaid != nil || unread != nil {
+		return nil, errors.Join(context.Cause(ctx), unread)
+	}
+	k.done = g == p.gen && pointed && settled
+	if _, err := sign.Require(ctx, k.Map, k.said, signer); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	if k.Map, k.key, err = seal.UnlockKey(ctx, k.Map, k.said, p.opts.Unwrappers...); err != nil {
+		return nil, context.Cause(ctx)
 	}
 	return k, nil
 }
 
+// load returns the block map of digest d, locked, if it is one of this image and
+// its chunks are there, or nil; and whether all short cuts lead to it. The error
+// is one of asking for chunks.
+func (p *publisher) load(ctx context.Context, store origin.Store, d origin.Digest) (m *blockmap.Map, pointed bool, err error) {
+	m, err = catalog.Load(ctx, store, d)
+	if err != nil {
+		return nil, false, nil
+	}
+	if info := m.Info(); info.SaltID != p.opts.Salt.ID() || info.ChainID != p.chainID() || len(info.Layers) != len(p.img.Layers) || info.Layout != layout.Version || p.opts.Size != 0 && info.Size != p.opts.Size {
+		return nil, false, nil // a pointer that leads astray
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { pointed = p.pointed(ctx, store, m) })
+	there, err := p.present(ctx, store, m.Len(), p.opts.Sample*len(p.img.Layers), func(i int) (chunk.ID, uint32) {
+		c := m.Chunk(i)
+		return c.ID, c.Stored
+	})
+	wg.Wait()
+	if err != nil || !there {
+		return nil, false, err
+	}
+	return m, pointed, nil
+}
+
+// pointed reports whether all short cuts of an image lead to it.
+func (p *publisher) pointed(ctx context.Context, store origin.Pointers, m *blockmap.Map) bool {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, key := range p.shortcuts(m) {
+		g.Go(func() error {
+			d, err := catalog.Get(ctx, store, key)
+			if err == nil && d != m.Digest() {
+				err = catalog.ErrPointer
+			}
+			return err
+		})
+	}
+	return g.Wait() == nil
+}
+
 // adopt makes a known image one of the generation that is published into, for
 // the recipients and with the configuration of this publication.
-func (p *publisher) adopt(ctx context.Context, k *knownMap, err error) (*blockmap.Map, error) {
-	if err != nil {
-		return nil, err
-	}
+func (p *publisher) adopt(ctx context.Context, k *knownMap) (*blockmap.Map, error) {
 	if k.at != p.gen {
 		forward := generation.Forwarder{Origin: p.place}
 		if _, err := forward.Forward(ctx, k.Digest(), k.at, p.gen); err != nil {
@@ -126,14 +155,14 @@ func (p *publisher) adopt(ctx context.Context, k *knownMap, err error) (*blockma
 		return p.storeMap(ctx, &info, chunks)
 	}
 	if !wasOpen {
-		if _, err := seal.Grant(ctx, k.Map, k.key, p.opts.Recipients, p.store); err != nil {
+		if _, err := seal.Grant(ctx, k.Map, k.key, p.opts.Recipients, k.said); err != nil {
 			return nil, err
 		}
 	}
 	if k.signer.String() == p.opts.Signer.Public().String() {
 		return k.Map, nil
 	}
-	return k.Map, p.sign(ctx, k.Map)
+	return k.Map, p.sign(ctx, k.Map, k.said)
 }
 
 // present reports whether store holds n chunks, each of its right size. If sample

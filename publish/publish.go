@@ -62,6 +62,8 @@ type Options struct {
 	Unwrappers []seal.Unwrapper // the publisher's own: to take over what it has locked before
 	Open       bool             // do not lock the block map: whoever has it can read the image
 
+	Generations generation.List // states that generation.Enter has just returned; nil: Image asks
+
 	Name     string         // the name to give; "" derives one from the source
 	Size     int64          // of the disk in bytes; 0 chooses, see layout.Image
 	Source   source.Options // how to reach and read the source
@@ -143,14 +145,18 @@ func (p *publisher) publish(ctx context.Context) (*blockmap.Map, error) {
 	if err := p.enter(ctx); err != nil {
 		return nil, err
 	}
-	m, err := p.known(ctx)
+	k, err := p.known(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if m == nil {
-		if m, err = p.make(ctx); err != nil {
-			return nil, err
-		}
+	var m *blockmap.Map
+	if k == nil {
+		m, err = p.make(ctx)
+	} else {
+		m, err = p.adopt(ctx, k)
+	}
+	if err != nil || k != nil && k.done && m == k.Map {
+		return m, err
 	}
 	if err := p.point(ctx, m); err != nil {
 		return nil, err
@@ -163,10 +169,12 @@ func (p *publisher) publish(ctx context.Context) (*blockmap.Map, error) {
 }
 
 // enter chooses the generation to publish into.
-func (p *publisher) enter(ctx context.Context) error {
-	l, err := generation.Enter(ctx, p.place)
-	if err != nil {
-		return err
+func (p *publisher) enter(ctx context.Context) (err error) {
+	l := p.opts.Generations
+	if p.opts.Generations = nil; l == nil { // the next attempt asks
+		if l, err = generation.Enter(ctx, p.place); err != nil {
+			return err
+		}
 	}
 	p.gen = l.Active()
 	p.store = p.place.Generation(p.gen)
@@ -298,16 +306,22 @@ func (p *publisher) chainKey(signer sign.PublicKey) string {
 	return catalog.ChainKey(p.chainID(), layout.Version, p.opts.Salt.ID(), p.opts.Size, signer.ID())
 }
 
-// point makes the image findable, by its name last.
-func (p *publisher) point(ctx context.Context, m *blockmap.Map) error {
+// shortcuts returns the names of the pointers that lead to an image, but for its
+// name.
+func (p *publisher) shortcuts(m *blockmap.Map) []string {
 	info := m.Info()
-	d := m.Digest()
 	keys := []string{catalog.DigestKey(info.Source), catalog.DigestKey(info.Disk)}
 	if p.opts.standard() {
 		keys = append(keys, p.chainKey(p.opts.Signer.Public()))
 	}
+	return keys
+}
+
+// point makes the image findable, by its name last.
+func (p *publisher) point(ctx context.Context, m *blockmap.Map) error {
+	d := m.Digest()
 	g, gctx := errgroup.WithContext(ctx)
-	for _, key := range keys {
+	for _, key := range p.shortcuts(m) {
 		g.Go(func() error {
 			_, err := catalog.Set(gctx, p.store, key, d)
 			return err

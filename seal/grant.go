@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/origin"
@@ -15,7 +16,7 @@ import (
 // wrapped, to those alone who have that key.
 const RecipientKind = "recipient"
 
-const recipientLabel = "rivulet recipient v1"
+const recipientLabel = "rivulet recipient v2"
 
 // A Recipient is a Wrapper with a text that names it, from which it can be made
 // again.
@@ -24,30 +25,33 @@ type Recipient interface {
 	fmt.Stringer
 }
 
-// recipientTag names a recipient of an image to whoever has the image's key, and
-// tells others nothing.
-func recipientTag(key ImageKey, r Recipient) [16]byte {
+// recipientTag says to whoever has the image's key that the wrapped key with the
+// digest wrapped is for r, and tells others nothing of r. It begins with that
+// digest, so that it counts only while the wrapped key is there.
+func recipientTag(key ImageKey, r Recipient, wrapped origin.Digest) []byte {
 	mac := hmac.New(sha256.New, key[:])
-	_, _ = io.WriteString(mac, recipientLabel+r.Kind()+"\x00"+r.String())
-	return [16]byte(mac.Sum(nil))
+	_, _ = io.WriteString(mac, recipientLabel)
+	_, _ = mac.Write(wrapped[:])
+	_, _ = io.WriteString(mac, r.Kind()+"\x00"+r.String())
+	return append(wrapped[:], mac.Sum(nil)[:16]...)
 }
 
-// Grant wraps key, the image key of m, for those of recipients for whom it was
-// not wrapped yet, and reports how many these were. What is wrapped already
-// stays as it is.
+// Grant wraps key, the image key of m, for those of recipients for whom it is not
+// wrapped yet, and reports how many these were. What is wrapped already stays as
+// it is; a wrapped key that was lost is made anew.
 func Grant(ctx context.Context, m *blockmap.Map, key ImageKey, recipients []Recipient, store origin.Attachments) (added int, err error) {
-	granted := make(map[string]bool)
+	g := granting{m, key, store, make(map[string]bool), make(map[string][]origin.Digest)}
 	err = store.ListAttachments(ctx, m.Digest(), RecipientKind, func(tag []byte) error {
-		granted[string(tag)] = true
+		g.tags[string(tag)] = true
 		return nil
 	})
 	for _, r := range recipients {
-		if err != nil {
-			break
+		there := false
+		if err == nil {
+			there, err = g.has(ctx, r)
 		}
-		if tag := recipientTag(key, r); !granted[string(tag[:])] {
-			granted[string(tag[:])] = true
-			err = grant(ctx, m, key, r, tag, store)
+		if err == nil && !there {
+			err = g.grant(ctx, r)
 			added++
 		}
 	}
@@ -57,15 +61,46 @@ func Grant(ctx context.Context, m *blockmap.Map, key ImageKey, recipients []Reci
 	return added, nil
 }
 
+// A granting is one call of Grant.
+type granting struct {
+	m     *blockmap.Map
+	key   ImageKey
+	store origin.Attachments
+	tags  map[string]bool
+	wraps map[string][]origin.Digest // of wrapped keys, by kind, as far as they were listed
+}
+
+// has reports whether there is a wrapped key for r.
+func (g *granting) has(ctx context.Context, r Recipient) (bool, error) {
+	list, listed := g.wraps[r.Kind()]
+	if !listed {
+		err := g.store.ListAttachments(ctx, g.m.Digest(), r.Kind(), func(wrapped []byte) error {
+			list = append(list, origin.Sum(wrapped))
+			return nil
+		})
+		if err != nil {
+			return false, err
+		}
+		g.wraps[r.Kind()] = list
+	}
+	return slices.ContainsFunc(list, func(d origin.Digest) bool {
+		return g.tags[string(recipientTag(g.key, r, d))]
+	}), nil
+}
+
 // grant attaches the wrapped key before the tag that says it is there.
-func grant(ctx context.Context, m *blockmap.Map, key ImageKey, r Recipient, tag [16]byte, store origin.Attachments) error {
-	wrapped, err := r.Wrap(ctx, key, AboutMap(m))
+func (g *granting) grant(ctx context.Context, r Recipient) error {
+	wrapped, err := r.Wrap(ctx, g.key, AboutMap(g.m))
 	if err == nil {
-		err = store.Attach(ctx, m.Digest(), r.Kind(), wrapped)
+		err = g.store.Attach(ctx, g.m.Digest(), r.Kind(), wrapped)
 	}
+	d := origin.Sum(wrapped)
+	tag := recipientTag(g.key, r, d)
 	if err == nil {
-		err = store.Attach(ctx, m.Digest(), RecipientKind, tag[:])
+		err = g.store.Attach(ctx, g.m.Digest(), RecipientKind, tag)
 	}
+	g.tags[string(tag)] = true
+	g.wraps[r.Kind()] = append(g.wraps[r.Kind()], d)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package seal_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"path/filepath"
@@ -14,29 +15,35 @@ import (
 	"github.com/rivuletfs/rivulet/store/memory"
 )
 
-func count(t *testing.T, s origin.Attachments, m *blockmap.Map, kind string) (n int) {
+func list(t *testing.T, s origin.Attachments, m *blockmap.Map, kind string) (all [][]byte) {
 	t.Helper()
-	err := s.ListAttachments(context.Background(), m.Digest(), kind, func([]byte) error { n++; return nil })
+	err := s.ListAttachments(context.Background(), m.Digest(), kind, func(b []byte) error { all = append(all, b); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n
+	return all
 }
 
-// TestGrant locks a map for one, then for another with the help of the first.
-func TestGrant(t *testing.T) {
-	ctx := context.Background()
+// lockedMap returns a locked block map with its key, and two identities.
+func lockedMap(t *testing.T) (m *blockmap.Map, key seal.ImageKey, ids [2]*agewrap.Identities) {
+	t.Helper()
 	info := &blockmap.Info{Layout: 1, Size: 1 << 20, ChunkLog2: 19, FrameLog2: 16, SaltID: blockmap.SaltID{1}}
 	m, key, err := seal.Lock(info, []blockmap.Chunk{{Stored: 100, Size: 10, ID: chunk.ID{1}, Key: blockmap.Key{2}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var ids [2]*agewrap.Identities
 	for i := range ids {
 		if ids[i], err = agewrap.CreateIdentity(filepath.Join(t.TempDir(), "id")); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return m, key, ids
+}
+
+// TestGrant locks a map for one, then for another with the help of the first.
+func TestGrant(t *testing.T) {
+	ctx := context.Background()
+	m, key, ids := lockedMap(t)
 	store := memory.New().Generation(1)
 	first, second := ids[0].Recipients()[0], ids[1].Recipients()[0]
 	if n, err := seal.Grant(ctx, m, key, []seal.Recipient{first, first}, store); err != nil || n != 1 {
@@ -57,9 +64,58 @@ func TestGrant(t *testing.T) {
 	if _, _, err := seal.UnlockKey(ctx, m, store, ids[1]); err != nil {
 		t.Errorf("granted, and not unlocked: %v", err)
 	}
-	if w, r := count(t, store, m, agewrap.Kind), count(t, store, m, seal.RecipientKind); w != 2 || r != 2 {
+	if w, r := len(list(t, store, m, agewrap.Kind)), len(list(t, store, m, seal.RecipientKind)); w != 2 || r != 2 {
 		t.Errorf("%d wrapped keys, %d tags; want two of each", w, r)
 	}
+}
+
+// TestGrantAgain: a tag whose wrapped key was lost, or is another one, keeps nobody
+// from being granted the key anew.
+func TestGrantAgain(t *testing.T) {
+	ctx := context.Background()
+	m, key, ids := lockedMap(t)
+	to := []seal.Recipient{ids[0].Recipients()[0], ids[1].Recipients()[0]}
+	store := memory.New().Generation(1)
+	if _, err := seal.Grant(ctx, m, key, to, store); err != nil {
+		t.Fatal(err)
+	}
+	wraps, tags := list(t, store, m, agewrap.Kind), list(t, store, m, seal.RecipientKind)
+	mine, ok := bytes.CutPrefix(tags[0], hash(wraps[0]))
+	other := append(hash(wraps[1]), mine...) // of the first recipient, with the wrapped key of the second
+	for what, c := range map[string]struct {
+		wraps, tags [][]byte
+		want        int
+	}{
+		"all is there":         {wraps, tags, 0},
+		"one is lost":          {wraps[1:], tags, 1},
+		"all are lost":         {nil, tags, 2},
+		"tags are lost":        {wraps, nil, 2},
+		"one's tag is another": {wraps, [][]byte{other, tags[1]}, 1},
+	} {
+		store := memory.New().Generation(1)
+		for kind, data := range map[string][][]byte{agewrap.Kind: c.wraps, seal.RecipientKind: c.tags} {
+			for _, b := range data {
+				if err := store.Attach(ctx, m.Digest(), kind, b); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for i, want := range []int{c.want, 0} {
+			if n, err := seal.Grant(ctx, m, key, to, store); err != nil || n != want || !ok {
+				t.Errorf("%s: Grant %d = %d, %v; want %d", what, i, n, err, want)
+			}
+		}
+		for i, id := range ids {
+			if _, _, err := seal.UnlockKey(ctx, m, store, id); err != nil {
+				t.Errorf("%s: recipient %d: %v", what, i, err)
+			}
+		}
+	}
+}
+
+func hash(b []byte) []byte {
+	d := origin.Sum(b)
+	return d[:]
 }
 
 func TestLockSalt(t *testing.T) {

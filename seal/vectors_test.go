@@ -214,9 +214,10 @@ func TestVectorScript(t *testing.T) {
 		"seal/testdata/salt": 10, "seal/testdata/record": 20,
 		"seal/testdata/sealed.blockmap": 60, "seal/testdata/sealed.blockmap.age": 5, "seal/testdata/sealed.blockmap.minisig": 40,
 		"seal/kmswrap/testdata/wrapped": 20,
+		"domain/testdata/state":         5, "domain/testdata/salt": 30, "domain/testdata/wrap": 5,
 	} {
 		root := t.TempDir()
-		for _, dir := range []string{"chunk/testdata", "seal/testdata", "seal/kmswrap/testdata"} {
+		for _, dir := range []string{"chunk/testdata", "domain/testdata", "seal/testdata", "seal/kmswrap/testdata"} {
 			if err := os.CopyFS(filepath.Join(root, dir), os.DirFS(filepath.Join("..", dir))); err != nil {
 				t.Fatal(err)
 			}

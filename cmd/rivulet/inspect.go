@@ -15,6 +15,8 @@ import (
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/seal/agewrap"
+	"github.com/rivuletfs/rivulet/seal/kmswrap"
 	"github.com/rivuletfs/rivulet/sign"
 )
 
@@ -37,7 +39,7 @@ type inspection struct {
 	Salt         string          `json:"salt"`
 	Locked       bool            `json:"locked"`
 	Readable     bool            `json:"readable"`   // not locked, or this user's identity opens it
-	Recipients   int             `json:"recipients"` // for whom the key is wrapped
+	Recipients   int             `json:"recipients"` // wrapped keys
 	Signers      []string        `json:"signers"`    // IDs of keys as signatures name them, not checked
 	Layers       []inspectedPart `json:"layers"`
 	Metadata     inspectedPart   `json:"metadata"`
@@ -153,7 +155,12 @@ func (r *inspection) attached(ctx context.Context, i *generation.Image) error {
 		return err
 	}
 	slices.Sort(r.Signers)
-	return i.ListAttachments(ctx, seal.RecipientKind, func([]byte) error { r.Recipients++; return nil })
+	for _, kind := range []string{agewrap.Kind, kmswrap.Kind} {
+		if err := i.ListAttachments(ctx, kind, func([]byte) error { r.Recipients++; return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // layerOf returns the layer in whose slot chunk index lies, or -1.

@@ -9,10 +9,12 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/domain"
+	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/keyring"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/publish"
@@ -160,7 +162,10 @@ func (a *app) publishKeys(ctx context.Context, store origin.Origin, f *publishFl
 	if !f.check && !a.near() {
 		o.Sample = farSample
 	}
-	return a.publishSalt(ctx, store, keys, f.domain, id, o)
+	g, ctx := errgroup.WithContext(ctx) // a far store answers late
+	g.Go(func() (err error) { o.Generations, err = generation.Enter(ctx, store); return err })
+	g.Go(func() error { return a.publishSalt(ctx, store, keys, f.domain, id, o) })
+	return g.Wait()
 }
 
 // publishSalt puts the domain's salt into o. The default domain is made if it is
@@ -179,7 +184,7 @@ func (a *app) publishSalt(ctx context.Context, store origin.Origin, keys *keyrin
 	}
 	o.Salt, o.Policy, o.Level = salt, state.Coding.Policy, state.Coding.Level
 	o.OldSalt = func(ctx context.Context, old blockmap.SaltID) (*seal.Salt, error) {
-		return domain.Salt(ctx, store, name, old, id.opens)
+		return domain.Salt(ctx, store, name, old, id.opens, id.recipients...)
 	}
 	return nil
 }

@@ -148,7 +148,7 @@ var errNoDomain = errors.New("there is no such domain; 'rivulet salt ls' lists t
 // openSalt returns a domain's salt, if it is the one that this user has seen
 // before or comes of it.
 func (a *app) openSalt(ctx context.Context, store origin.Origin, keys *keyring.Folder, name string, id *identity) (*seal.Salt, domain.State, error) {
-	salt, state, err := domain.Open(ctx, store, name, id.opens)
+	salt, state, err := domain.Open(ctx, store, name, id.opens, id.recipients...)
 	if errors.Is(err, chunk.ErrNotFound) {
 		return nil, domain.State{}, fmt.Errorf("salt domain %s: %w", name, errNoDomain)
 	}

@@ -1,8 +1,9 @@
 #!/bin/sh
-# check-vectors.sh [ROOT]: check the test vectors of chunk.md and blockmap.md
-# with openssl, zstd and age, and dd, od and sha256sum to cut and compare. ROOT
-# is the folder that has chunk/testdata, seal/testdata and seal/kmswrap/testdata;
-# by default that of this script's checkout. Exit status 0 if all is right, 1 if not.
+# check-vectors.sh [ROOT]: check the test vectors of chunk.md, blockmap.md and
+# origin.md with openssl, zstd and age, and dd, od and sha256sum to cut and compare.
+# ROOT is the folder that has chunk/testdata, domain/testdata, seal/testdata and
+# seal/kmswrap/testdata; by default that of this script's checkout. Exit status 0
+# if all is right, 1 if not.
 #
 # What openssl's command line cannot do is check the tag of AES-GCM. It decrypts
 # GCM all the same: that is counter mode from nonce ‖ 00000002 on.
@@ -10,7 +11,7 @@ set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=${1:-$here/../..}
-chunks=$root/chunk/testdata vectors=$root/seal/testdata
+chunks=$root/chunk/testdata vectors=$root/seal/testdata pointers=$root/domain/testdata
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
@@ -152,6 +153,32 @@ arn=$(number "$wrapped" 7 2)
 at=$((7 + 2 + arn + 2 + $(number "$wrapped" $((9 + arn)) 2)))
 same "kms: length" $((at + 12 + 32 + 16)) "$(($(wc -c <"$wrapped")))"
 same "kms: image key" "$(cut_file "$wrapped" $((at + 12)) 32 | ctr "$(printf '42%.0s' $(seq 32))" "$(part "$wrapped" "$at" 12)00000002" | hex)" "$(printf 'image key' | sum)"
+
+# --- a salt domain in its second epoch: the key of its salt from age, the salt by
+# that key, and the proofs of state, recipient and succession
+proof() { # SECRET LABEL: of stdin
+	openssl dgst -sha256 -mac HMAC -macopt hexkey:"$(hkdf "$1" "" "$(word "$2")")" -binary | hex
+}
+state=$pointers/state wrap=$pointers/wrap locked=$pointers/salt
+same "state: first line" "$(line "$state" 1)" "rivulet salt domain 1"
+next_id=$(line "$state" 3)
+next_id=${next_id#salt }
+head -n 3 "$wrap" >"$tmp/head"
+same "wrapped key: kind" "$(line "$tmp/head" 1)" age
+same "wrapped key: recipient" "$(line "$tmp/head" 2)" "$(sed -n 's/^# public key: //p' "$vectors/identity")"
+tail -c +$(($(wc -c <"$tmp/head") + 1)) "$wrap" >"$tmp/salt.age"
+age -d -i "$vectors/identity" "$tmp/salt.age" >"$tmp/key" || bad "the salt's key does not come out of its age file"
+same "locked salt: magic and salt before" "$(part "$locked" 0 24)" "$(word rvsltlk1)$salt_id"
+length=$(($(wc -c <"$locked") - 68 - 16))
+cut_file "$locked" 68 "$length" | ctr "$(hex "$tmp/key")" "$(part "$locked" 56 12)00000002" >"$tmp/salt"
+next=$(part "$tmp/salt" 28 32)
+same "locked salt: magic and ID" "$(part "$tmp/salt" 0 24)" "$(word rvsalt1)0a$next_id"
+same "locked salt: epoch" "epoch $(number "$tmp/salt" 24 4)" "$(line "$state" 2)"
+same "locked salt: domain" "$(part "$tmp/salt" 60 64)" "$domain"
+same "locked salt: ID" "$next_id" "$(bin "$(word 'rivulet salt v1')${domain}00$(part "$tmp/salt" 24 4)$next" | sum | cut -c1-32)"
+same "locked salt: proof of the salt before" "$(part "$locked" 24 32)" "$(bin "$next_id" | proof "$secret" 'rivulet salt succession v1')"
+same "state: proof" "$(line "$state" 5)" "proof $(head -n 4 "$state" | proof "$next" 'rivulet salt domain v1')"
+same "wrapped key: proof" "$(line "$tmp/head" 3)" "$(printf %s "$(head -n 2 "$tmp/head")" | proof "$next" 'rivulet salt recipient v1')"
 
 # --- a segment record of the layer "layer", layout 1
 record=$vectors/record

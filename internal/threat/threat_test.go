@@ -336,7 +336,7 @@ func TestRecipientsInTheClear(t *testing.T) {
 		t.Errorf("%d wrapped keys, %d with a tag, %v; want 3 and 1", wraps, tagged, err)
 	}
 	err = s.ListAttachments(ctx, m.Digest(), seal.RecipientKind, func(data []byte) error {
-		if len(data) != 16 {
+		if len(data) != 48 {
 			t.Errorf("tag of %d bytes", len(data))
 		}
 		return nil

@@ -18,6 +18,7 @@ import (
 // Places of an origin.
 const (
 	Version     = "version"           // says that this is an origin, and of which format
+	Probe       = "probe"             // is there while a server is asked what it can do
 	VersionText = "rivulet store 3\n" // the content of Version
 	Generations = "generations"       // has a folder for each generation
 	Pointers    = "pointers"          // those of the origin, and in a generation its own

@@ -171,7 +171,11 @@ func (c *client) imageManifests(ctx context.Context, ref string) ([]v1.Descripto
 	if err := json.Unmarshal(config, &p); err != nil {
 		return nil, errors.New("malformed image configuration")
 	}
-	return []v1.Descriptor{{MediaType: media, Digest: hashOf(origin.Sum(b)), Size: int64(len(b)), Platform: &p}}, nil
+	desc := v1.Descriptor{MediaType: media, Digest: hashOf(origin.Sum(b)), Size: int64(len(b)), Platform: &p}
+	if p.OS == "" && p.Architecture == "" { // an empty platform would be none that a client asks for
+		desc.Platform = nil
+	}
+	return []v1.Descriptor{desc}, nil
 }
 
 // OpenConverted returns the block map in a converted image, and the source of

@@ -180,7 +180,7 @@ func (s *Store) Remove(ctx context.Context, id chunk.ID) error {
 }
 
 func (t *tree) removeKey(ctx context.Context, key string) error {
-	return t.do(ctx, 0, func(ctx context.Context) error { return t.remove(ctx, key) })
+	return t.do(ctx, 0, func(ctx context.Context) error { return t.remove(ctx, key, "") })
 }
 
 // List implements [chunk.Lister]. Objects whose names are no chunk IDs are

@@ -203,11 +203,17 @@ func (c *client) put(ctx context.Context, u *upload, when condition) (sent int, 
 	return n.sent, c.judge(n, err)
 }
 
-// remove removes an object; one that is not there is no error.
-func (c *client) remove(ctx context.Context, key string) error {
+// remove removes an object; one that is not there is no error. With an ETag, it
+// removes that one alone, and of another the error is errCondition; but see
+// Origin.sweep: not every server looks at that.
+func (c *client) remove(ctx context.Context, key, etag string) error {
 	ctx, n := withNote(ctx)
+	n.match = etag
 	err := c.judge(n, c.core.RemoveObject(ctx, c.config.Bucket, key, minio.RemoveObjectOptions{}))
-	if errors.Is(err, chunk.ErrNotFound) {
+	switch {
+	case etag != "" && n.status == http.StatusPreconditionFailed:
+		return errCondition
+	case errors.Is(err, chunk.ErrNotFound):
 		return nil
 	}
 	return err
@@ -254,9 +260,10 @@ func (c *client) copy(ctx context.Context, from, to string) error {
 	return c.judge(n, err)
 }
 
-// A note is what a request leaves behind that the library does not tell.
+// A note is what the library does not tell of a request, or cannot send.
 type note struct {
-	body *lentBody // to send; nil: the library's
+	body  *lentBody // to send; nil: the library's
+	match string    // ETag to send as a condition; "": none
 
 	sent       int         // how often the request may have reached the server
 	reused     bool        // the last time, on a connection that had been used before
@@ -291,6 +298,9 @@ func (t tap) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.WithContext(ctx)
 	r.Header = maps.Clone(r.Header)
 	r.Header["Idempotency-Key"] = []string{} // is not sent: net/http documents this
+	if n.match != "" {
+		r.Header.Set("If-Match", `"`+n.match+`"`)
+	}
 	if n.body != nil && r.ContentLength > 0 {
 		r.GetBody = func() (io.ReadCloser, error) { return n.body.reader(), nil }
 		r.Body = n.body.reader()

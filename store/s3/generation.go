@@ -35,7 +35,7 @@ func (o *Origin) ListGenerations(ctx context.Context, fn func(id origin.Generati
 }
 
 // DeleteGeneration implements [origin.Origin]. Pointers go first, so that no
-// image is found whose chunks are gone.
+// image is found whose chunks are gone. At the end it sweeps the origin.
 func (o *Origin) DeleteGeneration(ctx context.Context, id origin.GenerationID, tell func(removed int)) error {
 	root, removed := o.generation(id).root, 0
 	for _, prefix := range []string{root + place.Pointers + "/", root} {
@@ -55,7 +55,10 @@ func (o *Origin) DeleteGeneration(ctx context.Context, id origin.GenerationID, t
 		}
 	}
 	o.stores.Delete(id)
-	return nil
+	if err := o.sweep(ctx); err != nil { // they do no harm
+		o.log.Warn("old tombstones are not removed", "err", err)
+	}
+	return ctx.Err()
 }
 
 // CopyChunk implements [origin.Origin]: the server copies.

@@ -5,7 +5,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
@@ -114,6 +117,10 @@ func sleep(ctx context.Context, n int) error {
 	}
 }
 
+// attachmentsAtOnce bounds the attachments that one listing has under way, and in
+// memory, at one time.
+const attachmentsAtOnce = 16
+
 // ListAttachments implements [origin.Attachments].
 func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind string, fn func(data []byte) error) error {
 	if err := origin.ValidKind(kind); err != nil {
@@ -121,26 +128,51 @@ func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind
 	}
 	n := 0
 	err := s.list(ctx, s.root+place.Attached(subject, kind)+"/", func(page []entry) error {
-		for _, o := range page {
-			id, ok := place.ParseHashed(o.key)
-			if !ok {
-				continue
-			}
-			if n++; n > origin.MaxAttachments {
-				return fmt.Errorf("more than %d", origin.MaxAttachments)
-			}
-			data, err := s.readNamed(ctx, o.key, id, origin.MaxAttachmentBytes)
-			if errors.Is(err, chunk.ErrNotFound) {
-				continue // removed meanwhile
-			}
-			if err != nil {
-				return fmt.Errorf("%v: %w", chunk.ID(id), err)
-			}
-			if err := fn(data); err != nil {
-				return callback{err}
+		page = slices.DeleteFunc(page, func(o entry) bool {
+			_, ok := place.ParseHashed(o.key)
+			return !ok
+		})
+		if n += len(page); n > origin.MaxAttachments {
+			return fmt.Errorf("more than %d", origin.MaxAttachments)
+		}
+		for some := range slices.Chunk(page, attachmentsAtOnce) {
+			if err := s.readAttachments(ctx, some, fn); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
 	return named(err, "attachments %s of %v", kind, subject)
+}
+
+// readAttachments reads what is listed, all at once, and calls fn for each.
+func (s *Store) readAttachments(ctx context.Context, list []entry, fn func(data []byte) error) error {
+	data, there := make([][]byte, len(list)), make([]bool, len(list)) // or removed meanwhile
+	g, gctx := errgroup.WithContext(ctx)
+	for i, o := range list {
+		g.Go(func() error {
+			id, _ := place.ParseHashed(o.key)
+			b, err := s.readNamed(gctx, o.key, id, origin.MaxAttachmentBytes)
+			if errors.Is(err, chunk.ErrNotFound) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("%v: %w", chunk.ID(id), err)
+			}
+			data[i], there[i] = b, true
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, b := range data {
+		if !there[i] {
+			continue
+		}
+		if err := fn(b); err != nil {
+			return callback{err}
+		}
+	}
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -23,12 +24,13 @@ var ErrUnknownOutcome = errors.New("the answer was lost, and others have changed
 
 // A cell is a small object that is replaced by compare-and-swap.
 //
-// S3 has no conditional delete that servers agree on. So a cell is removed by
-// putting a tombstone in its place, which counts as absent.
+// Not every server can delete on a condition. So a cell is removed by putting a
+// tombstone in its place, which counts as absent; see Origin.sweep.
 type cell struct {
-	value  []byte // nil: absent
-	etag   string // "": no object, not even a tombstone
-	writer string // of whoever put it
+	value   []byte    // nil: absent
+	etag    string    // "": no object, not even a tombstone
+	writer  string    // of whoever put it
+	changed time.Time // as the server says; zero if it does not
 }
 
 // readCell reads a cell that has at most most bytes as it is stored. Of one
@@ -48,7 +50,8 @@ func (t *tree) readCell(ctx context.Context, key string, most int64) (cell, erro
 	if place.IsTombstone(value) {
 		value = nil
 	}
-	return cell{value: value, etag: strings.Trim(header.Get("ETag"), `"`), writer: header.Get(writerHeader)}, err
+	changed, _ := http.ParseTime(header.Get("Last-Modified"))
+	return cell{value, strings.Trim(header.Get("ETag"), `"`), header.Get(writerHeader), changed}, err
 }
 
 // writeCell replaces old, as it was read, by value; nil removes it. It returns
@@ -131,16 +134,22 @@ func (t *tree) SwapPointer(ctx context.Context, name string, old, new []byte) er
 }
 
 func (t *tree) swap(ctx context.Context, name string, old, new []byte) error {
-	now, err := t.readPointer(ctx, name)
-	switch {
-	case err != nil:
-		return err
-	case (now.value == nil) != (old == nil) || !bytes.Equal(now.value, old):
-		return origin.ErrConflict
-	case old == nil && new == nil:
-		return nil
+	for {
+		now, err := t.readPointer(ctx, name)
+		switch {
+		case err != nil:
+			return err
+		case (now.value == nil) != (old == nil) || !bytes.Equal(now.value, old):
+			return origin.ErrConflict
+		case old == nil && new == nil:
+			return nil
+		}
+		err = t.writeCell(ctx, t.root+place.Pointer(name), now, new)
+		if !errors.Is(err, origin.ErrConflict) {
+			return err
+		}
+		// Maybe only a tombstone was swept away, and the value is the same.
 	}
-	return t.writeCell(ctx, t.root+place.Pointer(name), now, new)
 }
 
 // ListPointers implements [origin.Pointers].

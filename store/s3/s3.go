@@ -203,9 +203,12 @@ func (s *server) probe(ctx context.Context) (f features, err error) {
 		return features{}, err
 	}
 	u.checksum = f.checksum
-	f.swap, _, err = s.tryPut(ctx, u, condition{etag: "00000000000000000000000000000000"})
+	f.swap, _, err = s.tryPut(ctx, u, condition{etag: noETag})
 	return f, err
 }
+
+// noETag is that of no object that anybody finds.
+const noETag = "00000000000000000000000000000000"
 
 // tryPut reports whether the server looked at the condition, and whether it
 // took the request for a good one.
@@ -214,14 +217,20 @@ func (s *server) tryPut(ctx context.Context, u *upload, when condition) (looked,
 		_, err := s.put(ctx, u, when)
 		return err
 	})
-	var refused *Error
 	switch {
 	case errors.Is(err, errCondition):
 		return true, true, nil
-	case errors.As(err, &refused) && (refused.Status == 501 || refused.Status == 400) && !isExpired(refused.Code):
+	case isUnknown(err):
 		return false, false, nil
 	}
 	return false, err == nil, err
+}
+
+// isUnknown reports whether a server refused a request as one that it does not
+// know.
+func isUnknown(err error) bool {
+	var refused *Error
+	return errors.As(err, &refused) && (refused.Status == 501 || refused.Status == 400) && !isExpired(refused.Code)
 }
 
 // Generation implements [origin.Origin].

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	none "github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/publish"
+	"github.com/rivuletfs/rivulet/seal/agewrap"
+	"github.com/rivuletfs/rivulet/store/memory"
+)
+
+// A farOrigin answers each request a second late, and takes as many for an
+// operation, one after the other, as a bucket does. In a bubble of synctest, where
+// time passes only while everybody waits, the seconds that something takes are the
+// round trips of its longest chain.
+type farOrigin struct {
+	origin.Origin
+	requests atomic.Int64
+}
+
+func (f *farOrigin) ask(rounds int) {
+	f.requests.Add(int64(rounds))
+	time.Sleep(time.Duration(rounds) * time.Second)
+}
+
+func (f *farOrigin) GetPointer(ctx context.Context, name string) ([]byte, error) {
+	f.ask(1)
+	return f.Origin.GetPointer(ctx, name)
+}
+
+func (f *farOrigin) SwapPointer(ctx context.Context, name string, old, new []byte) error {
+	f.ask(2)
+	return f.Origin.SwapPointer(ctx, name, old, new)
+}
+
+func (f *farOrigin) ListPointers(ctx context.Context, prefix string, fn func(string) error) error {
+	f.ask(1)
+	return f.Origin.ListPointers(ctx, prefix, fn)
+}
+
+func (f *farOrigin) Generation(id origin.GenerationID) origin.Store {
+	return &farStore{f.Origin.Generation(id), f}
+}
+
+type farStore struct {
+	origin.Store
+	far *farOrigin
+}
+
+func (s *farStore) GetPointer(ctx context.Context, name string) ([]byte, error) {
+	s.far.ask(1)
+	return s.Store.GetPointer(ctx, name)
+}
+
+func (s *farStore) SwapPointer(ctx context.Context, name string, old, new []byte) error {
+	s.far.ask(2)
+	return s.Store.SwapPointer(ctx, name, old, new)
+}
+
+func (s *farStore) ListPointers(ctx context.Context, prefix string, fn func(string) error) error {
+	s.far.ask(1)
+	return s.Store.ListPointers(ctx, prefix, fn)
+}
+
+func (s *farStore) GetObject(ctx context.Context, d origin.Digest, max int64) ([]byte, error) {
+	s.far.ask(1)
+	return s.Store.GetObject(ctx, d, max)
+}
+
+func (s *farStore) PutObject(ctx context.Context, data []byte) (origin.Digest, error) {
+	s.far.ask(1)
+	return s.Store.PutObject(ctx, data)
+}
+
+func (s *farStore) Attach(ctx context.Context, d origin.Digest, kind string, data []byte) error {
+	s.far.ask(3)
+	return s.Store.Attach(ctx, d, kind, data)
+}
+
+// ListAttachments lists, and then reads all at once.
+func (s *farStore) ListAttachments(ctx context.Context, d origin.Digest, kind string, fn func([]byte) error) error {
+	s.far.ask(1)
+	var list [][]byte
+	err := s.Store.ListAttachments(ctx, d, kind, func(b []byte) error {
+		list = append(list, b)
+		return nil
+	})
+	if len(list) > 0 {
+		s.far.requests.Add(int64(len(list)))
+		time.Sleep(time.Second)
+	}
+	for i := 0; i < len(list) && err == nil; i++ {
+		err = fn(list[i])
+	}
+	return err
+}
+
+func (s *farStore) Stat(ctx context.Context, id chunk.ID) (int64, error) {
+	s.far.ask(1)
+	return s.Store.Stat(ctx, id)
+}
+
+func (s *farStore) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	s.far.ask(1)
+	return s.Store.Fetch(ctx, id, dst, off)
+}
+
+func (s *farStore) Put(ctx context.Context, id chunk.ID, object []byte) (bool, error) {
+	s.far.ask(1)
+	return s.Store.Put(ctx, id, object)
+}
+
+// writeRandom writes an image of n layers and returns its name as a source.
+func writeRandom(t *testing.T, n int) string {
+	t.Helper()
+	dir := t.TempDir()
+	index, err := layout.Write(dir, none.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var layers []v1.Layer
+	for range n {
+		l, err := random.Layer(2<<20, "application/vnd.oci.image.layer.v1.tar+gzip")
+		if err != nil {
+			t.Fatal(err)
+		}
+		layers = append(layers, l)
+	}
+	img, err := mutate.AppendLayers(none.Image, layers...)
+	if err == nil {
+		err = index.AppendImage(img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "oci:" + dir
+}
+
+// TestRoundTrips: to publish an image that is there takes six round trips, and
+// neither layers nor chunks nor recipients add any.
+func TestRoundTrips(t *testing.T) {
+	t.Setenv("RIVULET_KEYS", t.TempDir())
+	ctx := context.Background()
+	var recipients []string
+	for i := range 3 {
+		id, err := agewrap.CreateIdentity(filepath.Join(t.TempDir(), fmt.Sprint(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		recipients = append(recipients, id.Recipients()[0].String())
+	}
+	for _, layers := range []int{1, 5} {
+		t.Run(fmt.Sprint(layers), func(t *testing.T) {
+			src := writeRandom(t, layers)
+			app := &app{out: io.Discard, err: os.Stderr, storeURL: "s3://bucket/" + fmt.Sprint(layers)}
+			once := func(ctx context.Context, o origin.Origin) *publish.Result {
+				flags := publishFlags{domain: "default", recipients: recipients}
+				opts := publish.Options{Name: "x", TempDir: t.TempDir()}
+				if err := app.publishKeys(ctx, o, &flags, &opts); err != nil {
+					t.Fatal(err)
+				}
+				r, err := publish.Image(ctx, o, []string{src}, opts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r
+			}
+			o := memory.New()
+			first := once(ctx, o)
+			synctest.Test(t, func(t *testing.T) {
+				far := &farOrigin{Origin: o}
+				begin := time.Now()
+				again := once(ctx, far)
+				rounds := 1 + int(time.Since(begin)/time.Second) // one to open the store
+				requests := far.requests.Load()
+				t.Logf("%d layers, %d chunks: %d round trips, %d requests", layers, again.Chunks, rounds, requests)
+				if again.NewChunks != 0 || again.BlockMap != first.BlockMap || again.LayersKnown != layers {
+					t.Fatalf("published %+v, before %+v", again, first)
+				}
+				// State, salt, chain ID, block map, and what the map speaks of. So two
+				// layers or more stay within three round trips each.
+				if want := 6; rounds > want {
+					t.Errorf("%d round trips one after the other, want at most %d", rounds, want)
+				}
+				if most := int64(25 + (farSample+1)*layers); requests > most {
+					t.Errorf("%d requests, want at most %d", requests, most)
+				}
+			})
+		})
+	}
+}
