@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,15 +102,15 @@ func faults(src chunk.Source) map[string]func() chunk.Source {
 // patience is how long a reader of the suite waits.
 const patience = 20 * time.Second
 
-// readMany has 40 readers of all priorities read parts of the objects: what
+// readMany has 24 readers of all priorities read parts of the objects: what
 // comes is right, or an error, at the latest when the reader's time is over.
 func readMany(t *testing.T, r chunk.Reader, list []chunktest.Object) {
 	var wg sync.WaitGroup
-	for g := range 40 {
+	for g := range 24 {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(g), 1))
 			base := tier.WithFlow(context.Background(), fmt.Sprint(g%5))
-			for range 15 {
+			for range 10 {
 				o := &list[rng.IntN(len(list))]
 				off := rng.Int64N(int64(len(o.Bytes)))
 				want := o.Bytes[off : off+rng.Int64N(int64(len(o.Bytes))-off)+1]
@@ -260,9 +261,9 @@ func testScribbler(t *testing.T, layers []tier.Layer, list []chunktest.Object) {
 // testRecovers has a source fail for a minute, and then wants all reads of it to
 // succeed, after a pause that a breaker may make.
 func testRecovers(t *testing.T, layers []tier.Layer, list []chunktest.Object) {
-	well := false
+	var well atomic.Bool
 	src := tier.Source(switching{func() chunk.Source {
-		if well {
+		if well.Load() {
 			return Holding(list)
 		}
 		return &chunktest.Hung{Source: Holding(list), Every: 1}
@@ -280,7 +281,7 @@ func testRecovers(t *testing.T, layers []tier.Layer, list []chunktest.Object) {
 			t.Fatalf("hung source: %v", err)
 		}
 	}
-	well = true
+	well.Store(true)
 	time.Sleep(time.Minute)
 	for i := range 20 {
 		if err := read(2 * time.Second); err != nil {
