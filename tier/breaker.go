@@ -74,7 +74,7 @@ var _ Layer = (*Breaker)(nil)
 type BreakerStats struct {
 	State    State
 	Opened   int64 // times it opened after it had been closed
-	Rejected int64 // reads failed at once
+	Rejected int64 // reads failed at once, but for those at the gate
 }
 
 // Stats returns the counters at one moment.
@@ -100,6 +100,31 @@ type Pass struct {
 	life  uint64
 	begun time.Time
 }
+
+// Ready reports whether Allow would let a read through now. It counts nothing.
+func (b *Breaker) Ready() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.now() != Open && !b.probing
+}
+
+// Gate returns a Layer that fails reads at once while b is not ready. It stands
+// before the [Limit] that b stands behind: no read waits in line for a node that
+// is known not to answer, and b decides again on those that stand there.
+func (b *Breaker) Gate() Layer { return gate{b} }
+
+type gate struct{ b *Breaker }
+
+// Read implements [Layer].
+func (g gate) Read(ctx context.Context, next Next, id chunk.ID, dst []byte, off int64) (int, error) {
+	if !g.b.Ready() {
+		return 0, g.b.refuse(id)
+	}
+	return next(ctx, id, dst, off)
+}
+
+// refuse returns the error of a read that is not let through.
+func (b *Breaker) refuse(id chunk.ID) error { return fmt.Errorf("read chunk %v: %w", id, ErrOpen) }
 
 // Allow lets a read through or returns ErrOpen (wrapped). Whoever gets a Pass
 // calls Done.
@@ -208,8 +233,8 @@ func (b *Breaker) open() {
 // Read implements [Layer].
 func (b *Breaker) Read(ctx context.Context, next Next, id chunk.ID, dst []byte, off int64) (n int, err error) {
 	pass, err := b.Allow()
-	if err != nil {
-		return 0, fmt.Errorf("read chunk %v: %w", id, err)
+	if err != nil { // ErrOpen
+		return 0, b.refuse(id)
 	}
 	n, err = next(ctx, id, dst, off)
 	pass.Done(err)

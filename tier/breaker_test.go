@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -164,5 +165,44 @@ func TestBreakerProbes(t *testing.T) {
 		if got := b.Stats().State; got != Closed {
 			t.Errorf("after an answer: %v, want closed", got)
 		}
+	})
+}
+
+// TestBreakerGate has a node hang with all places taken: once the breaker is
+// open, a read fails at once instead of waiting in line.
+func TestBreakerGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, limit := &Breaker{Failures: 2, Pause: time.Minute, MaxPause: time.Minute}, &Limit{Concurrent: 4}
+		hung := reader(chain(func(ctx context.Context, _ chunk.ID, _ []byte, _ int64) (int, error) {
+			<-ctx.Done()
+			return 0, ctx.Err()
+		}, []Layer{b.Gate(), limit, b, &Timeout{Max: 10 * time.Second}}))
+		read := func() (time.Duration, error) {
+			begun := time.Now()
+			_, err := hung.ReadChunk(t.Context(), chunk.ID{}, nil, 0)
+			return time.Since(begun), err
+		}
+		var wg sync.WaitGroup
+		hang := func(reads int) {
+			for range reads {
+				wg.Go(func() { _, _ = read() })
+			}
+			time.Sleep(time.Second)
+		}
+		hang(2)
+		time.Sleep(5 * time.Second)
+		hang(2)
+		time.Sleep(4 * time.Second) // the first two have timed out, the others hang
+		hang(6)                     // refused at the gate
+		if s := limit.Stats(); s.InFlight != 2 || s.Waiting != 0 {
+			t.Errorf("%d reads hang and %d wait in line, want 2 and 0", s.InFlight, s.Waiting)
+		}
+		if took, err := read(); took != 0 || !errors.Is(err, ErrOpen) {
+			t.Errorf("a read of a hung node ended after %v: %v; want ErrOpen at once", took, err)
+		}
+		if b.Ready() {
+			t.Error("an open breaker is ready")
+		}
+		wg.Wait()
 	})
 }

@@ -11,14 +11,16 @@
 //
 // The order matters, outermost first:
 //
-//	Observe ─► Coalesce ─► Hedge ─► Limit ─► Breaker ─► Timeout ─► a node, the origin
-//	  times     one read    a 2nd    waits in  fails at   counts from
-//	  it all    for many    chance   line      once       the sending on
+//	Observe ─► Coalesce ─► Hedge ─► (Gate) ─► Limit ─► Breaker ─► Timeout ─► a node, the origin
+//	  times     one read    a 2nd              waits     fails at   counts from
+//	  it all    for many    chance             in line   once       the sending on
 //
 // A hedge lies before the limit so that second requests are limited too. A
 // timeout lies behind it so that waiting in line is not taken for a slow
 // server. A breaker lies before the timeout so that it counts timeouts, and
-// behind the limit so that what it lets through is sent at once.
+// behind the limit so that what it lets through is sent at once; where a limit
+// stands before it, its [Breaker.Gate] does so before that, so that no read
+// waits in line to be refused.
 //
 // Readers stand one before another in a [Stack], which fills the caches that
 // missed:

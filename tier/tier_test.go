@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/tier"
 	"github.com/rivuletfs/rivulet/tier/tiertest"
 )
@@ -24,6 +25,10 @@ func TestLayers(t *testing.T) {
 		observe   = func() tier.Layer { return tier.Observe("test", func(context.Context, tier.Event) {}) }
 		impatient = func() tier.Layer { return &tier.Timeout{Min: 5 * time.Millisecond, Max: time.Second} }
 	)
+	gated := func() tier.Layer { // a breaker and its gate are made together
+		b := &tier.Breaker{}
+		return around{b.Gate(), &tier.Limit{Concurrent: 8}, b, &tier.Timeout{}}
+	}
 	for name, list := range map[string][]func() tier.Layer{
 		"None":             {},
 		"Limit":            {limit},
@@ -37,6 +42,7 @@ func TestLayers(t *testing.T) {
 		"HedgeCoalesce":    {hedge, coalesce},
 		"Recommended":      {observe, coalesce, hedge, limit, breaker, timeout},
 		"RecommendedRate":  {observe, coalesce, hedge, rate, limit, breaker, impatient},
+		"Gated":            {gated},
 		"Reverse":          {timeout, breaker, limit, hedge, coalesce, observe},
 		"LimitInsideHedge": {limit, hedge, limit, timeout},
 	} {
@@ -50,4 +56,20 @@ func TestLayers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// around is layers as one.
+type around []tier.Layer
+
+// Read implements [tier.Layer].
+func (a around) Read(ctx context.Context, next tier.Next, id chunk.ID, dst []byte, off int64) (int, error) {
+	return tier.Source(fetch(next), a...).Fetch(ctx, id, dst, off)
+}
+
+// fetch is a function as a source.
+type fetch tier.Next
+
+// Fetch implements [chunk.Source].
+func (f fetch) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	return f(ctx, id, dst, off)
 }
