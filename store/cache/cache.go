@@ -141,7 +141,7 @@ func (c *Cache) keep(e *entry, change func()) {
 func damage(err error) bool {
 	var corrupt *chunk.CorruptError
 	return errors.As(err, &corrupt) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, os.ErrNotExist) ||
-		errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EUCLEAN) || errors.Is(err, syscall.EBADMSG)
+		errors.Is(err, syscall.EIO) || errors.Is(err, errUnclean) || errors.Is(err, syscall.EBADMSG)
 }
 
 // remove unlinks the file of e and forgets e. mu is held, and is given up

@@ -339,7 +339,7 @@ func TestMinFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	const disk = 30
-	c.files.space = func() (int64, error) {
+	c.space = func() (int64, error) {
 		s := c.Stats()
 		return disk*size - s.Bytes + s.Reserved - taken.Load() - stuck.Load(), nil
 	}
@@ -361,7 +361,7 @@ func TestMinFree(t *testing.T) {
 	if s := c.Stats(); s.Chunks != 15 {
 		t.Errorf("others took five chunks' room: %d are held, want 15", s.Chunks)
 	}
-	c.files.space = func() (int64, error) { return 9 * size, nil } // whatever goes
+	c.space = func() (int64, error) { return 9 * size, nil } // whatever goes
 	for i := range uint64(100) {
 		if _, err := c.Begin(small(1000+i).ID, 5000); !errors.Is(err, ErrFull) {
 			t.Fatalf("Begin: %v; want ErrFull", err)
@@ -370,7 +370,7 @@ func TestMinFree(t *testing.T) {
 	if s := c.Stats(); s.Chunks < 12 {
 		t.Errorf("%d chunks are left of 15: evicted for nothing", s.Chunks)
 	}
-	c.files.space = func() (int64, error) { return 0, syscall.EIO }
+	c.space = func() (int64, error) { return 0, syscall.EIO }
 	if _, err := c.Begin(small(1).ID, 5000); !errors.Is(err, syscall.EIO) {
 		t.Errorf("Begin: %v; want EIO", err)
 	}

@@ -159,7 +159,7 @@ func (s *files) free() (int64, error) {
 	if err := unix.Statfs(s.dir, &st); err != nil {
 		return 0, os.NewSyscallError("statfs", err)
 	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
+	return int64(st.Bavail) * int64(st.Bsize), nil //nolint:unconvert // 32 bits on some systems
 }
 
 // readFile returns the content of a file of at most max bytes.
