@@ -45,10 +45,6 @@ disk               any: blockdev blockmap chunk internal/loglimit seal
 verify             any: blockmap chunk seal
 store/dir          any: chunk origin origin/place
 store/memory       std: chunk origin
-store/cache        any: chunk store/cache/evict
-store/cache/evict  std: chunk
-store/cache/evict/simulate  std: chunk store/cache/evict
-store/cache/evict/evicttest any: chunk store/cache/evict
 store/s3           any: chunk origin origin/place store/internal/agree store/internal/byterange store/internal/link store/internal/retry
 store/http         std: chunk origin origin/place store/internal/byterange store/internal/link store/internal/retry
 store/internal/byterange std: chunk store/internal/retry
