@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run.sh [publish|serve|cold|dedupe|codec|s3|all] [IMAGES_DIR]: measures rivulet beside other
+# run.sh [publish|serve|cold|dedupe|codec|s3|evict|all] [IMAGES_DIR]: measures rivulet beside other
 # programs that do the same, and prints Markdown for doc/benchmarks.md.
 #
 # IMAGES_DIR (or RIVULET_E2E_IMAGES) is an OCI layout with the test images. ROUNDS
@@ -8,14 +8,17 @@
 #
 # Needs root and, by part, umoci, mke2fs, casync, GNU time (publish), fio with the nbd
 # engine, nbdkit, qemu-nbd, nbdinfo, nbdcopy (serve), qemu-storage-daemon with its
-# curl driver (cold), versitygw and rclone (s3); always jq.
+# curl driver (cold), versitygw and rclone (s3); always jq. The part evict, for
+# doc/benchmarks-eviction.md and not in all, is a simulation, and needs Go alone.
 # shellcheck disable=SC2034
 source "$(dirname "${BASH_SOURCE[0]}")/../internal/e2e/harness.sh"
 
 BENCH=$ROOT/bench
 ROUNDS=${ROUNDS:-5}
 WHAT=${1:-all}
-case $WHAT in publish | serve | cold | dedupe | codec | s3 | all) ;; *) sed -n '2s/^# /usage: /p' "$0" >&2; exit 2 ;; esac
+case $WHAT in publish | serve | cold | dedupe | codec | s3 | all) ;;
+evict) cd "$ROOT" && exec go run ./bench/evict -plot doc/img/eviction.svg ;;
+*) sed -n '2s/^# /usage: /p' "$0" >&2; exit 2 ;; esac
 IMAGES=$(images "${2:-}")
 PATH=$WORK/bin:$PATH
 need jq

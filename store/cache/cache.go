@@ -90,9 +90,8 @@ type Cache struct {
 
 	pinning sync.Mutex // one writer of the pins file, before mu
 
-	running sync.WaitGroup // operations and background work
-	stop    context.CancelFunc
-	done    context.Context // ends with Close
+	running sync.WaitGroup     // operations and background work
+	stop    context.CancelFunc // of the latter
 }
 
 // An entry is a chunk that is held. The cache's mu guards it.
@@ -142,7 +141,7 @@ func (c *Cache) keep(e *entry, change func()) {
 func damage(err error) bool {
 	var corrupt *chunk.CorruptError
 	return errors.As(err, &corrupt) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, os.ErrNotExist) ||
-		errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EUCLEAN) || errors.Is(err, syscall.EBADMSG)
+		errors.Is(err, syscall.EIO) || errors.Is(err, errUnclean) || errors.Is(err, syscall.EBADMSG)
 }
 
 // remove unlinks the file of e and forgets e. mu is held, and is given up
@@ -196,8 +195,8 @@ func (c *Cache) find(id chunk.ID) (*entry, error) {
 	return e, nil
 }
 
-// Evict removes a chunk, as if room were needed. One that is in use or pinned
-// is ErrInUse, one that is not held ErrNotFound.
+// Evict removes a chunk, and what the policy knows of it. One that is in use or
+// pinned is ErrInUse, one that is not held ErrNotFound.
 func (c *Cache) Evict(ctx context.Context, id chunk.ID) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -225,7 +224,8 @@ func (c *Cache) Evict(ctx context.Context, id chunk.ID) error {
 
 // Damaged says that a reader got bytes of id that are not what id promises. The
 // file is checked as a whole, digests included, and dropped if it is damaged;
-// Damaged reports whether it was.
+// Damaged reports whether it was. That costs about what it cost to put the chunk
+// here: bound how often a stranger may ask.
 func (c *Cache) Damaged(ctx context.Context, id chunk.ID) (dropped bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, err

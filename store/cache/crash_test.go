@@ -1,9 +1,9 @@
 package cache
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -103,20 +103,18 @@ func TestKill(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		timer := time.AfterFunc(50*time.Millisecond+time.Duration(rng.Int64N(int64(150*time.Millisecond))), func() { _ = cmd.Process.Kill() })
-		said, err := io.ReadAll(out) // to its end
-		if err != nil {
-			t.Fatal(err)
-		}
-		timer.Stop()
-		_ = cmd.Wait() // it was killed
-		lines := strings.Split(string(said), "\n")
-		for _, line := range lines[:len(lines)-1] {
-			if !strings.HasPrefix(line, "chunk ") {
-				t.Fatalf("the writer failed: %s", line)
+		upTo := 1 + rng.IntN(60)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if !strings.HasPrefix(lines.Text(), "chunk ") {
+				t.Fatalf("the writer failed: %s", lines.Text())
 			}
 			committed++
+			if upTo--; upTo == 0 {
+				time.Sleep(time.Duration(rng.Int64N(int64(5 * time.Millisecond))))
+				_ = cmd.Process.Kill()
+			}
 		}
+		_ = cmd.Wait() // it was killed
 		c := open(t, Config{Dir: dir, MaxBytes: 4 << 20})
 		orphans += c.Stats().Orphans
 		held := 0

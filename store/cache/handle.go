@@ -53,11 +53,15 @@ func (h *Handle) Release() {
 func (c *Cache) Acquire(id chunk.ID) (*Handle, error) {
 	c.mu.Lock()
 	e, err := c.find(id)
+	if err == nil {
+		err = c.enter()
+	}
 	if err != nil {
 		c.stats.Misses++
 		c.mu.Unlock()
 		return nil, fmt.Errorf("acquire chunk %v: %w", id, err)
 	}
+	defer c.running.Done()
 	o := c.use(e)
 	c.stats.Hits++
 	c.policy.Access(id, c.now())

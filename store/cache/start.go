@@ -38,19 +38,29 @@ var ErrNoCache = errors.New("not a cache directory of this version")
 func Open(ctx context.Context, config Config) (*Cache, error) {
 	c, err := newCache(config)
 	if err == nil {
-		if err = c.start(ctx); err != nil && c.lock != nil {
-			err = errors.Join(err, c.lock.Close())
-		}
+		err = c.run(ctx, config.ScrubRate)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open cache %s: %w", config.Dir, err)
 	}
-	c.done, c.stop = context.WithCancel(context.Background())
-	c.running.Go(func() { c.housekeeping(c.done) })
-	if config.ScrubRate > 0 {
-		c.running.Go(func() { c.scrubForever(c.done, config.ScrubRate) })
-	}
 	return c, nil
+}
+
+// run takes the directory and starts the work in the background.
+func (c *Cache) run(ctx context.Context, scrubRate int64) error {
+	if err := c.start(ctx); err != nil {
+		if c.lock != nil {
+			err = errors.Join(err, c.lock.Close())
+		}
+		return err
+	}
+	done, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	c.running.Go(func() { c.housekeeping(done) })
+	if scrubRate > 0 {
+		c.running.Go(func() { c.scrubForever(done, scrubRate) })
+	}
+	return nil
 }
 
 func newCache(config Config) (*Cache, error) {

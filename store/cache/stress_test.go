@@ -66,11 +66,13 @@ func TestStress(t *testing.T) {
 		}
 		run(func(rng *rand.Rand) error { return stressAdmin(c, pick(rng), rng) })
 		run(func(*rand.Rand) error { return checkDisk(c) })
-		duration := 2 * time.Second
+		evictions := int64(500)
 		if testing.Short() {
-			duration = 200 * time.Millisecond
+			evictions = 50
 		}
-		time.Sleep(duration)
+		for c.Stats().Evictions < evictions && !t.Failed() {
+			time.Sleep(10 * time.Millisecond)
+		}
 		close(stop)
 		wg.Wait()
 		checkInvariants(t, c)

@@ -1,10 +1,9 @@
 package evict
 
 import (
-	"cmp"
+	"bytes"
 	"container/heap"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
@@ -52,7 +51,6 @@ type LRUK struct {
 	ghosts  knodes              // gone; first: gone longest ago
 	bytes   int64               // of heap and recent
 	now     time.Duration       // largest seen
-	seq     uint64
 }
 
 // never is the time of a reference that was not.
@@ -62,7 +60,6 @@ type knode struct {
 	item[knode]
 	hist  [MaxK]time.Duration // HIST: uncorrelated references, the last first; K of them count
 	last  time.Duration       // LAST: the last reference, correlated or not
-	seq   uint64              // decides between equal times: when it came into the heap
 	index int32               // in the heap, or -1
 	gone  bool
 }
@@ -174,13 +171,6 @@ func (p *LRUK) Victim(now time.Duration, evictable func(chunk.ID) bool) (id chun
 	return id, ok
 }
 
-// push puts n into the heap.
-func (p *LRUK) push(n *knode) {
-	p.seq++
-	n.seq = p.seq
-	heap.Push(&p.heap, n)
-}
-
 // Remove implements [Policy].
 func (p *LRUK) Remove(id chunk.ID, evicted bool) {
 	n := p.known[id]
@@ -210,7 +200,7 @@ func (p *LRUK) advance(now time.Duration) {
 	p.now = max(p.now, now)
 	for n := p.recent.first; n != nil && !p.correlated(n); n = p.recent.first {
 		p.recent.remove(n)
-		p.push(n)
+		heap.Push(&p.heap, n)
 	}
 	for n := p.ghosts.first; n != nil && p.expired(n); n = p.ghosts.first {
 		p.forget(n)
@@ -242,9 +232,8 @@ func (p *LRUK) Bytes() int64 { return p.bytes }
 // History implements [Policy].
 func (p *LRUK) History() int { return p.ghosts.len }
 
-// Snapshot implements [Policy]: history comes first, then the eligible chunks,
-// the next to go first, then those that are not. Times are HIST and, last,
-// LAST.
+// Snapshot implements [Policy]: history comes first, then the eligible chunks as
+// they are in the heap, then those that are not. Times are HIST and, last, LAST.
 func (p *LRUK) Snapshot(emit func(Record)) {
 	record := func(n *knode, queue uint8) {
 		r := Record{ID: n.id, Size: n.size, Held: !n.gone, Queue: queue}
@@ -255,9 +244,7 @@ func (p *LRUK) Snapshot(emit func(Record)) {
 	for n := p.ghosts.first; n != nil; n = n.next {
 		record(n, 0)
 	}
-	eligible := slices.Clone(p.heap.nodes)
-	slices.SortFunc(eligible, p.heap.compare)
-	for _, n := range eligible {
+	for _, n := range p.heap.nodes {
 		record(n, 1)
 	}
 	for n := p.recent.first; n != nil; n = n.next {
@@ -282,7 +269,7 @@ func (p *LRUK) Restore(r Record) {
 	case r.Queue == 2:
 		p.recent.pushBack(n)
 	default:
-		p.push(n)
+		heap.Push(&p.heap, n)
 	}
 	p.bytes += r.Size
 }
@@ -293,12 +280,19 @@ type kheap struct {
 	nodes []*knode
 }
 
-func (h *kheap) compare(a, b *knode) int {
-	return cmp.Or(cmp.Compare(a.hist[h.k], b.hist[h.k]), cmp.Compare(a.last, b.last), cmp.Compare(a.seq, b.seq))
+func (h *kheap) Len() int { return len(h.nodes) }
+
+func (h *kheap) Less(i, j int) bool {
+	a, b := h.nodes[i], h.nodes[j]
+	switch {
+	case a.hist[h.k] != b.hist[h.k]:
+		return a.hist[h.k] < b.hist[h.k]
+	case a.last != b.last:
+		return a.last < b.last
+	}
+	return bytes.Compare(a.id[:], b.id[:]) < 0
 }
 
-func (h *kheap) Len() int           { return len(h.nodes) }
-func (h *kheap) Less(i, j int) bool { return h.compare(h.nodes[i], h.nodes[j]) < 0 }
 func (h *kheap) Swap(i, j int) {
 	h.nodes[i], h.nodes[j] = h.nodes[j], h.nodes[i]
 	h.nodes[i].index, h.nodes[j].index = int32(i), int32(j)

@@ -62,10 +62,10 @@ type Result struct {
 }
 
 // HitRatio returns hits over requests.
-func (r *Result) HitRatio() float64 { return float64(r.Hits) / float64(max(r.Requests, 1)) }
+func (r Result) HitRatio() float64 { return float64(r.Hits) / float64(max(r.Requests, 1)) }
 
 // ByteHitRatio returns bytes hit over bytes asked for.
-func (r *Result) ByteHitRatio() float64 { return float64(r.HitBytes) / float64(max(r.Bytes, 1)) }
+func (r Result) ByteHitRatio() float64 { return float64(r.HitBytes) / float64(max(r.Bytes, 1)) }
 
 func (r *Result) count(cost int64, hit bool) {
 	r.Requests++

@@ -2,9 +2,13 @@ package cache
 
 import (
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
+
+// errUnclean is what a file system says of its own damage.
+const errUnclean = syscall.EUCLEAN
 
 // uncache makes the next reads of f come from the medium, and its pages no
 // burden on memory. It is advice.

@@ -2,6 +2,11 @@
 
 package cache
 
-import "os"
+import (
+	"os"
+	"syscall"
+)
+
+const errUnclean = syscall.EIO
 
 func uncache(*os.File) {}
