@@ -11,7 +11,7 @@ import (
 // Defaults and limits of a [Config].
 const (
 	MaxNodes    = 256
-	Timeout     = 250 * time.Millisecond
+	Timeout     = time.Second
 	MinTimeout  = 100 * time.Millisecond
 	Connections = 32
 	FillBytes   = 64 << 20
