@@ -39,6 +39,7 @@ const farSample = 2
 // publishFlags are the flags that do not go into publish.Options as they are.
 type publishFlags struct {
 	size, platform, domain    string
+	zone                      string
 	recipients, files, trusts []string
 	check, json               bool
 }
@@ -81,6 +82,11 @@ read the store can read the image.`,
 			if err := a.publishKeys(cmd.Context(), store, &flags, &opts); err != nil {
 				return err
 			}
+			z, err := a.primeZone(flags.zone)
+			if err != nil {
+				return err
+			}
+			defer z.close()
 			bars := a.newProgress(flags.json)
 			opts.Progress = bars.event
 			res, err := publish.Image(cmd.Context(), store, args, opts)
@@ -88,7 +94,10 @@ read the store can read the image.`,
 			if err != nil {
 				return err
 			}
-			return a.published(res, flags.json)
+			if err := a.published(res, flags.json); err != nil {
+				return err
+			}
+			return z.prime(cmd.Context(), store, res.BlockMap, flags.json)
 		},
 	}
 	f := cmd.Flags()
@@ -102,6 +111,7 @@ read the store can read the image.`,
 	f.StringVar(&flags.domain, "domain", seal.DefaultDomain, "salt domain: images of one domain share chunks, those of two share none")
 	f.StringArrayVar(&flags.trusts, "trust-publisher", nil, "take over known layers from the publisher with this public key or key file; may be repeated")
 	f.BoolVar(&flags.check, "check", false, "look for every known chunk in a far store too, and store again what is missing")
+	f.StringVar(&flags.zone, "prime-zone", "", "put the image's chunks into these cache servers too, as cached --zone takes them")
 	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd
 }

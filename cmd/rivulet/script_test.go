@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/rivuletfs/rivulet/origin/place"
+	"github.com/rivuletfs/rivulet/store/zone/zonetest"
 )
 
 func TestMain(m *testing.M) {
@@ -42,6 +44,10 @@ func cell() {
 func TestScripts(t *testing.T) {
 	kms, end := startKMS()
 	t.Cleanup(end)
+	var nodes []string
+	for range 5 {
+		nodes = append(nodes, zonetest.NewServer(t).URL())
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:       "testdata/script",
 		Condition: condition,
@@ -52,6 +58,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/config")
 			e.Setenv("TMPDIR", e.WorkDir)
 			e.Setenv("KMS", kms)
+			e.Setenv("ZONE", strings.Join(nodes, ","))
 			e.Setenv("KMS_KEY", kmsKey)
 			for name, value := range awsEnv {
 				e.Setenv(name, value)

@@ -152,7 +152,8 @@ func (a *assembly) failure() error {
 		return fmt.Errorf("read chunk %v: %w", a.id, chunk.ErrNotFound)
 	}
 	// Its text alone: that a node's time is over does not mean that the caller's is.
-	return fmt.Errorf("read chunk %v: %w: %v", a.id, ErrUnavailable, a.failed)
+	return fmt.Errorf("read chunk %v: %w: %d of %d stripes, %d needed, %d missing: %v",
+		a.id, ErrUnavailable, a.usable.count(), a.z.n, a.z.k, a.missing, a.failed)
 }
 
 // try makes the chunk of the stripe that came last and others. What a server

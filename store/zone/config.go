@@ -11,8 +11,9 @@ import (
 // Defaults and limits of a [Config].
 const (
 	MaxNodes    = 256
-	Timeout     = 250 * time.Millisecond
-	MinTimeout  = 100 * time.Millisecond
+	Timeout     = time.Second
+	MinTimeout  = 250 * time.Millisecond
+	Copies      = 4
 	Connections = 32
 	FillBytes   = 64 << 20
 	FillWorkers = 4
@@ -67,6 +68,9 @@ type Config struct {
 	// rediss://, valkeys:// and memcacheds:// use TLS. 1 to MaxNodes.
 	Nodes  []string
 	Scheme Scheme // nil: DefaultScheme
+	// Copies is on how many sets of nodes a chunk that many want may lie, where
+	// there are nodes enough; 0: Copies, which is also the most.
+	Copies int
 
 	User, Password string // for nodes whose address has none
 	CAFile         string // PEM certificates that are trusted besides the system's; "": none
@@ -90,6 +94,7 @@ func (c Config) withDefaults() (Config, plan, error) {
 	}
 	c.Timeout = cmp.Or(c.Timeout, Timeout)
 	c.MinTimeout = min(c.Timeout, cmp.Or(c.MinTimeout, MinTimeout))
+	c.Copies = cmp.Or(c.Copies, Copies)
 	c.Connections = cmp.Or(c.Connections, Connections)
 	c.FillBytes = cmp.Or(c.FillBytes, FillBytes)
 	c.FillWorkers = cmp.Or(c.FillWorkers, FillWorkers)
@@ -100,6 +105,8 @@ func (c Config) withDefaults() (Config, plan, error) {
 		return c, p, errors.New("zone: a limit is negative")
 	case !(p.hedge >= 0 && p.hedge <= 1):
 		return c, p, fmt.Errorf("zone: hedge %v: want a share, 0 to 1", p.hedge)
+	case c.Copies < 1 || c.Copies > Copies:
+		return c, p, fmt.Errorf("zone: %d copies, want 1 to %d", c.Copies, Copies)
 	case len(c.Nodes) == 0 || len(c.Nodes) > MaxNodes:
 		return c, p, fmt.Errorf("zone: %d nodes, want 1 to %d", len(c.Nodes), MaxNodes)
 	}

@@ -235,7 +235,7 @@ func (z *Zone) put(ctx context.Context, id chunk.ID, work []byte, size int) erro
 		z.undone.Add(1)
 		return fmt.Errorf("put chunk %v: %w", id, err)
 	}
-	for c := range z.places.copies() {
+	for c := range z.places.copies {
 		nodes := z.places.place(id, c)
 		var done int
 		if done, err = z.putStripes(ctx, id, nodes, z.all(), stripes, size); done >= z.k {

@@ -245,7 +245,7 @@ func TestCancelled(t *testing.T) {
 			o := chunktest.Random(1, 100_000, chunk.FrameSize)
 			put(t, z, o)
 			for _, s := range list {
-				s.Delay.Store(int64(5 * time.Second))
+				s.Delay.Store(int64(time.Second))
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 			defer cancel()

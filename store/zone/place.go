@@ -7,9 +7,6 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 )
 
-// maxCopies bounds how many sets of nodes a chunk's stripes may lie on.
-const maxCopies = 4
-
 // A placement says which node keeps which stripe: rendezvous hashing of pairs of
 // stripe and node, the best pair first, each node once. So a node that comes or
 // goes moves little more than its own share, and stripes keep their index.
@@ -17,11 +14,14 @@ const maxCopies = 4
 // agree on the places.
 type placement struct {
 	shape
-	pairs [][]uint64 // by stripe, then node
+	copies int        // disjoint sets of nodes that a chunk may lie on
+	pairs  [][]uint64 // by stripe, then node
 }
 
-func newPlacement(s shape, names []string) *placement {
-	p := &placement{shape: s, pairs: make([][]uint64, s.n)}
+// newPlacement returns the places on nodes with those names, of at most so many
+// copies.
+func newPlacement(s shape, names []string, copies int) *placement {
+	p := &placement{shape: s, pairs: make([][]uint64, s.n), copies: min(copies, max(1, len(names)/s.n))}
 	for i := range p.pairs {
 		p.pairs[i] = make([]uint64, len(names))
 		for j, name := range names {
@@ -39,15 +39,10 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-func (p *placement) nodes() int { return len(p.pairs[0]) }
-
-// copies returns how many disjoint sets of nodes a chunk may lie on.
-func (p *placement) copies() int { return min(maxCopies, max(1, p.nodes()/p.n)) }
-
 // place returns the nodes of copy number c, in the order of their stripes. Where
 // there are fewer nodes than stripes, every node gets one before any gets two.
 func (p *placement) place(id chunk.ID, c int) []int {
-	taken := make([]bool, p.nodes())
+	taken := make([]bool, len(p.pairs[0]))
 	used := 0
 	var nodes []int
 	for range c + 1 {

@@ -31,11 +31,11 @@ func TestPlaceDistinct(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	for _, nodes := range []int{1, 2, 3, 5, 7, 16, 40} {
 		for _, n := range []int{1, 2, 5, 16} {
-			p := newPlacement(shape{1, n}, names(nodes))
+			p := newPlacement(shape{1, n}, names(nodes), Copies)
 			for range 100 {
 				id := randomID(rng)
 				count := make([]int, nodes)
-				for c := range p.copies() {
+				for c := range p.copies {
 					list := p.place(id, c)
 					if len(list) != n {
 						t.Fatalf("%d nodes, want %d", len(list), n)
@@ -57,7 +57,7 @@ func TestPlaceDistinct(t *testing.T) {
 func TestPlaceEven(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	const chunks, nodes = 40_000, 12
-	p := newPlacement(shape{4, 5}, names(nodes))
+	p := newPlacement(shape{4, 5}, names(nodes), Copies)
 	var count [5][nodes]int
 	for range chunks {
 		for i, j := range p.place(randomID(rng), 0) {
@@ -83,10 +83,10 @@ func TestPlaceMoves(t *testing.T) {
 		most     float64 // of what must move
 	}{{1, 5, 1.05}, {2, 5, 1.15}, {5, 5, 1.5}, {5, 10, 1.2}, {5, 40, 1.05}} {
 		rng := rand.New(rand.NewPCG(1, 3))
-		fewer := newPlacement(shape{1, c.n}, names(c.nodes))
+		fewer := newPlacement(shape{1, c.n}, names(c.nodes), Copies)
 		list := names(c.nodes + 1)
 		slices.Reverse(list)
-		more := newPlacement(shape{1, c.n}, list)
+		more := newPlacement(shape{1, c.n}, list, Copies)
 		const chunks = 20_000
 		moved := 0
 		for range chunks {
@@ -122,7 +122,7 @@ func TestPlaceVectors(t *testing.T) {
 		}
 		var id chunk.ID
 		binary.BigEndian.PutUint64(id[:], first)
-		p := newPlacement(shape{1, stripes}, []string{"a:6379", "b:6379", "c:6379", "d:6379", "e:6379", "f:6379"})
+		p := newPlacement(shape{1, stripes}, []string{"a:6379", "b:6379", "c:6379", "d:6379", "e:6379", "f:6379"}, Copies)
 		got := ""
 		for _, j := range p.place(id, copyNumber) {
 			got += string(rune('a' + j))
@@ -142,7 +142,7 @@ func TestBound(t *testing.T) {
 }
 
 func BenchmarkPlace(b *testing.B) {
-	p := newPlacement(shape{4, 5}, names(20))
+	p := newPlacement(shape{4, 5}, names(20), Copies)
 	id := randomID(rand.New(rand.NewPCG(1, 4)))
 	b.ReportAllocs()
 	for b.Loop() {

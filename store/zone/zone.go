@@ -72,7 +72,7 @@ func Open(c Config) (*Zone, error) {
 		names = append(names, e.name)
 		z.nodes = append(z.nodes, newNode(e, &c, secure))
 	}
-	z.places = newPlacement(p.shape, names)
+	z.places = newPlacement(p.shape, names, c.Copies)
 	if z.code, err = newCoder(p.shape); err != nil {
 		return nil, fmt.Errorf("zone: %w", err)
 	}
@@ -194,7 +194,7 @@ func (z *Zone) read(ctx context.Context, id chunk.ID, dst []byte, off int64) (in
 // host has under way. Of each copy, as many nodes count as a chunk needs.
 func (z *Zone) choose(id chunk.ID) (int, []int) {
 	first := z.places.place(id, 0)
-	if z.places.copies() == 1 {
+	if z.places.copies == 1 {
 		return 0, first
 	}
 	total := 0
@@ -206,7 +206,7 @@ func (z *Zone) choose(id chunk.ID) (int, []int) {
 		if z.roomy(nodes, bound) {
 			return c, nodes
 		}
-		if c++; c == z.places.copies() {
+		if c++; c == z.places.copies {
 			return 0, first
 		}
 	}
