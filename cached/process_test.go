@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -93,6 +95,10 @@ func childDaemon(dir, socket string) error {
 // childReader reads all chunks, in an order of its own, or at random for so many
 // seconds, and compares every byte.
 func childReader(socket, url, seconds string) error {
+	before, err := descriptors()
+	if err != nil {
+		return err
+	}
 	c := cachedclient.New(cachedclient.Config{Socket: socket, Silence: time.Second})
 	defer c.Close()
 	r := c.Reader(chunk.NewDoor(cachedtest.Remote{URL: url}), cachedtest.Remote{URL: url})
@@ -124,8 +130,32 @@ func childReader(socket, url, seconds string) error {
 		time.Sleep(time.Millisecond)
 	}
 	s := c.Stats()
+	c.Close()
+	http.DefaultClient.CloseIdleConnections()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		after, err := descriptors()
+		if err != nil {
+			return err
+		}
+		if after <= before+2 { // the runtime's poller
+			break
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d descriptors, %d before", after, before)
+		}
+	}
 	fmt.Printf("slowest %d connects %d fallbacks %d\n", slowest.Milliseconds(), s.Connects, s.Fallbacks)
 	return nil
+}
+
+// descriptors counts those that are open.
+func descriptors() (int, error) {
+	dir := "/dev/fd"
+	if runtime.GOOS == "linux" {
+		dir = "/proc/self/fd"
+	}
+	list, err := os.ReadDir(dir)
+	return len(list), err
 }
 
 // childHolder takes the lease of every chunk and does nothing with it.
