@@ -240,7 +240,7 @@ func fileSystemSize(dir string) (int64, error) {
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("file system of %s: %w", dir, err)
 	}
-	return int64(st.Blocks) * int64(st.Bsize), nil
+	return int64(st.Blocks * uint64(st.Bsize)), nil
 }
 
 // defaultCacheDir is where the cache lies if nobody says.
