@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
@@ -59,11 +60,17 @@ func (c *conn) receive() {
 	for err == nil {
 		err = c.next()
 	}
-	if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+	if !left(err) {
 		c.server.logger.Warn("host cache: connection ends", "pid", c.who.pid, "uid", c.who.uid, "err", err)
 	}
 	c.server.leave(c)
 	c.end()
+}
+
+// left reports whether err only says that the client has gone, or the connection
+// was ended.
+func left(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // greet reads the client's first message and says what it may do.

@@ -4,12 +4,16 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,6 +60,8 @@ func child(what string) {
 		err = childHolder(args[1])
 	case "connect":
 		err = childConnect(args[1])
+	case "administer":
+		err = childAdminister(args[1])
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "child:", err)
@@ -89,6 +95,10 @@ func childDaemon(dir, socket string) error {
 // childReader reads all chunks, in an order of its own, or at random for so many
 // seconds, and compares every byte.
 func childReader(socket, url, seconds string) error {
+	before, err := descriptors()
+	if err != nil {
+		return err
+	}
 	c := cachedclient.New(cachedclient.Config{Socket: socket, Silence: time.Second})
 	defer c.Close()
 	r := c.Reader(chunk.NewDoor(cachedtest.Remote{URL: url}), cachedtest.Remote{URL: url})
@@ -120,8 +130,32 @@ func childReader(socket, url, seconds string) error {
 		time.Sleep(time.Millisecond)
 	}
 	s := c.Stats()
+	c.Close()
+	http.DefaultClient.CloseIdleConnections()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		after, err := descriptors()
+		if err != nil {
+			return err
+		}
+		if after <= before+2 { // the runtime's poller
+			break
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d descriptors, %d before", after, before)
+		}
+	}
 	fmt.Printf("slowest %d connects %d fallbacks %d\n", slowest.Milliseconds(), s.Connects, s.Fallbacks)
 	return nil
+}
+
+// descriptors counts those that are open.
+func descriptors() (int, error) {
+	dir := "/dev/fd"
+	if runtime.GOOS == "linux" {
+		dir = "/proc/self/fd"
+	}
+	list, err := os.ReadDir(dir)
+	return len(list), err
 }
 
 // childHolder takes the lease of every chunk and does nothing with it.
@@ -155,6 +189,23 @@ func childConnect(socket string) error {
 	c := cachedclient.New(cachedclient.Config{Socket: socket})
 	defer c.Close()
 	return c.Ping(context.Background())
+}
+
+// childAdminister reports, by an error, whether this user may do nothing that is
+// an administrator's.
+func childAdminister(socket string) error {
+	c := cachedclient.New(cachedclient.Config{Socket: socket})
+	defer c.Close()
+	ctx, id := context.Background(), chunktest.Absent
+	_, stats := c.DaemonStats(ctx)
+	_, scrub := c.Scrub(ctx, 0)
+	list := c.List(ctx, func(cachedclient.Entry) error { return nil })
+	for i, err := range []error{stats, scrub, list, c.Pin(ctx, id), c.Unpin(ctx, id), c.Evict(ctx, id)} {
+		if !errors.Is(err, cachedclient.ErrRefused) {
+			return fmt.Errorf("%d: %v", i, err)
+		}
+	}
+	return c.Ping(ctx)
 }
 
 // A process is a child.
@@ -305,51 +356,71 @@ func TestDaemonStops(t *testing.T) {
 	}
 }
 
-// TestStrangers lets users in by the kernel's word, whatever the socket's mode
-// says.
-func TestStrangers(t *testing.T) {
+const stranger, group = 65534, 54321 // numbers of a user and a group
+
+// open starts a daemon whose socket everybody can reach, and returns this program
+// where everybody can run it.
+func open(t *testing.T) (d *cachedtest.Daemon, program string) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to be others")
 	}
-	const stranger, group = 65534, 54321
-	d := cachedtest.Start(t, func(c *cached.Config) { c.Group = group })
-	dir := d.Socket[:strings.LastIndexByte(d.Socket, '/')]
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(d.Socket, 0o777); err != nil {
+	d = cachedtest.Start(t, func(c *cached.Config) { c.Group = group })
+	dir := filepath.Dir(d.Socket)
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(d.Socket, 0o777)); err != nil {
 		t.Fatal(err)
 	}
 	self, err := os.ReadFile(os.Args[0]) // in a folder that others cannot enter
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := dir + "/program"
+	program = filepath.Join(dir, "program")
 	if err := os.WriteFile(program, self, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	return d, program
+}
+
+// runAs runs a child as somebody else.
+func runAs(program, what string, as syscall.Credential) error {
+	cmd := exec.Command(program)
+	cmd.Env = []string{childVariable + "=" + what}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &as}
+	cmd.Dir = "/"
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// TestStrangers lets users in by the kernel's word, whatever the socket's mode
+// says.
+func TestStrangers(t *testing.T) {
+	d, program := open(t)
 	for _, c := range []struct {
-		name   string
-		as     syscall.Credential
-		let    bool
-		groups []uint32
+		name string
+		as   syscall.Credential
+		let  bool
 	}{
-		{"root", syscall.Credential{}, true, nil},
-		{"a stranger", syscall.Credential{Uid: stranger, Gid: stranger}, false, nil},
-		{"a member", syscall.Credential{Uid: stranger, Gid: group}, true, nil},
-		{"a member by the way", syscall.Credential{Uid: stranger, Gid: stranger}, true, []uint32{7, group}},
+		{"root", syscall.Credential{}, true},
+		{"a stranger", syscall.Credential{Uid: stranger, Gid: stranger}, false},
+		{"a member", syscall.Credential{Uid: stranger, Gid: group}, true},
+		{"a member by the way", syscall.Credential{Uid: stranger, Gid: stranger, Groups: []uint32{7, group}}, true},
 	} {
-		cmd := exec.Command(program)
-		cmd.Env = []string{childVariable + "=connect " + d.Socket}
-		c.as.Groups = c.groups
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &c.as}
-		cmd.Dir = "/"
-		if out, err := cmd.CombinedOutput(); (err == nil) != c.let {
-			t.Errorf("%s: %v, %s; want to be let in: %v", c.name, err, out, c.let)
+		if err := runAs(program, "connect "+d.Socket, c.as); (err == nil) != c.let {
+			t.Errorf("%s: %v; want to be let in: %v", c.name, err, c.let)
 		}
 	}
 	if s := d.Server.Stats(); s.Refused == 0 {
 		t.Error("nobody was refused")
+	}
+}
+
+func TestMembersDoNotAdminister(t *testing.T) {
+	d, program := open(t)
+	if err := runAs(program, "administer "+d.Socket, syscall.Credential{Uid: stranger, Gid: group}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -212,6 +212,7 @@ func TestAdministration(t *testing.T) {
 		}
 		return all
 	}
+	eventually(t, "the last one is committed", func() bool { return len(entries()) == 3 }) // it can be read before
 	if all := entries(); len(all) != 3 || all[list[1].ID].Size != int64(len(list[1].Bytes)) {
 		t.Errorf("%v", all)
 	}

@@ -101,7 +101,7 @@ func New(c Config) *Client {
 		c.Descriptors = DefaultDescriptors
 		var r syscall.Rlimit
 		if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r) == nil {
-			c.Descriptors = int(min(DefaultDescriptors, max(16, uint64(r.Cur)/4)))
+			c.Descriptors = int(min(DefaultDescriptors, max(16, r.Cur/4)))
 		}
 	}
 	if c.sweep <= 0 {

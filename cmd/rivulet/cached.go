@@ -24,7 +24,6 @@ import (
 	"github.com/rivuletfs/rivulet/store/cache/evict"
 	"github.com/rivuletfs/rivulet/store/download"
 	"github.com/rivuletfs/rivulet/store/zone"
-	"github.com/rivuletfs/rivulet/tier"
 )
 
 // Defaults of the cache's size.
@@ -46,7 +45,6 @@ var evictionPolicies = map[string]func() evict.Policy{
 // cachedOptions are the flags of cached.
 type cachedOptions struct {
 	dir, size, minFree, socket, group, policy, scrub string
-	requests                                         float64
 	downloads                                        int
 	hosts                                            []string
 	ca, zone                                         string
@@ -80,7 +78,7 @@ for it. What it holds is served again by the next start.`,
 	f.StringVar(&o.group, "group", "", "let the members of this group use the cache too, by name or number")
 	f.StringVar(&o.zone, "zone", "", "cache servers that hosts share, asked before the store: redis://HOST:PORT,redis://HOST:PORT?scheme=4of5, or memcached://…")
 	f.StringVar(&o.policy, "policy", "default", "which chunks go first when there is no room: "+strings.Join(policies(), ", "))
-	f.Float64Var(&o.requests, "origin-requests", 0, "requests a second to origins, at most; 0: no bound")
+	a.origin.addFlags(f)
 	f.IntVar(&o.downloads, "downloads", cached.DefaultDownloads, "downloads at a time")
 	f.StringArrayVar(&o.hosts, "allow-host", nil, "download from this host alone; may be repeated (default all hosts)")
 	f.StringVar(&o.ca, "ca", "", "file of authorities (PEM) that are trusted besides the system's")
@@ -119,7 +117,11 @@ func (a *app) runCached(ctx context.Context, o *cachedOptions) (err error) {
 		return err
 	}
 	defer d.Close()
-	limit := &tier.Limit{Concurrent: o.downloads, Requests: tier.Bucket{PerSecond: o.requests}}
+	limit, err := a.origin.parse(false)
+	if err != nil {
+		return err
+	}
+	limit.Concurrent = o.downloads
 	c := cached.Config{Cache: disk, Download: d, Limit: limit, Group: gid, Logger: a.logger()}
 	if o.zone != "" {
 		z, zoneErr := a.openZone(o.zone)
@@ -181,8 +183,8 @@ func (o *cachedOptions) cacheConfig() (c cache.Config, gid int, err error) {
 	if policy == nil {
 		return c, 0, usagef("--policy %q: want one of %s", o.policy, strings.Join(policies(), ", "))
 	}
-	if o.requests < 0 || o.downloads < 1 {
-		return c, 0, usagef("--origin-requests and --downloads: want 0 or more, and 1 or more")
+	if o.downloads < 1 {
+		return c, 0, usagef("--downloads %d: want 1 or more", o.downloads)
 	}
 	if o.group != "" {
 		if gid, err = groupID(o.group); err != nil {
@@ -238,7 +240,7 @@ func fileSystemSize(dir string) (int64, error) {
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("file system of %s: %w", dir, err)
 	}
-	return int64(st.Blocks) * int64(st.Bsize), nil
+	return int64(st.Blocks * uint64(st.Bsize)), nil
 }
 
 // defaultCacheDir is where the cache lies if nobody says.

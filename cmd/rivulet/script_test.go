@@ -57,6 +57,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("XDG_RUNTIME_DIR", e.WorkDir+"/run")
 			e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/config")
 			e.Setenv("TMPDIR", e.WorkDir)
+			e.Setenv("RIVULET_CACHED", "none") // one may run on this machine
 			e.Setenv("KMS", kms)
 			e.Setenv("ZONE", strings.Join(nodes, ","))
 			e.Setenv("KMS_KEY", kmsKey)
