@@ -2,9 +2,10 @@
 # harness.sh: what the end-to-end scripts share. Sourced, never run.
 #
 # It makes $WORK (removed at the end), builds rivulet into it, points
-# RIVULET_STORE at an empty store there and RIVULET_KEYS at an empty folder of
-# keys, and on exit takes down in reverse order whatever went through `later` and
-# ends the processes begun by `start`, and no others.
+# RIVULET_STORE at an empty store there, RIVULET_KEYS at an empty folder of keys and
+# XDG_RUNTIME_DIR at one for sockets, and on exit takes down in reverse order
+# whatever went through `later` and ends the processes begun by `start`, and no
+# others.
 #
 # RIVULET             a rivulet program to test instead of one built here
 # RIVULET_E2E_STRICT  1: a missing tool is a failure, not a skip (CI)
@@ -16,6 +17,8 @@ E2E=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(cd "$E2E/../.." && pwd)
 WORK=$(mktemp -d)
 export RIVULET_STORE=dir:$WORK/store RIVULET_KEYS=$WORK/keys
+export XDG_RUNTIME_DIR=$WORK/run # the default socket is no other script's
+mkdir -m 700 "$XDG_RUNTIME_DIR"
 CACHE=${RIVULET_E2E_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rivulet-e2e}
 PIDS=()
 LOGS=()
@@ -86,7 +89,7 @@ cleanup() {
 	set +e
 	case $status in
 	0 | 77 | 130) ;;
-	*) for log in "${LOGS[@]}"; do [ ! -s "$log" ] || { printf -- '-- %s\n' "${log##*/}"; tail -n 20 "$log"; } >&2; done ;;
+	*) for log in "${LOGS[@]}"; do [ ! -s "$log" ] || { printf -- '-- %s\n' "${log##*/}"; tail -n 20 "$log" | cut -c1-1500; } >&2; done ;;
 	esac
 	for ((i = ${#LATER[@]} - 1; i >= 0; i--)); do eval "${LATER[i]}" >/dev/null 2>&1; done
 	for pid in "${PIDS[@]}"; do stop "$pid"; done

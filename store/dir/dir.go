@@ -320,7 +320,7 @@ func listFolder(ctx context.Context, dir string, fn func(id chunk.ID, size int64
 	defer d.Close()
 	for {
 		list, err := d.ReadDir(1024)
-		if err == io.EOF {
+		if err == io.EOF || errors.Is(err, fs.ErrNotExist) { // the folder was removed meanwhile
 			return nil
 		}
 		if err != nil {
