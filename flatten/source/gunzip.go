@@ -3,7 +3,6 @@ package source
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -56,6 +55,13 @@ func (g Gunzip) igzip(size int64) (string, error) {
 	return "", nil
 }
 
+// bareHeader reports whether a gzip header has no optional field. Tools that make
+// layers write none, and Go is stricter about them than igzip.
+func bareHeader(in *bufio.Reader) bool {
+	head, _ := in.Peek(4)
+	return len(head) == 4 && head[3] == 0
+}
+
 // A gunzipper is a layer decompressed by igzip, as long as that can be
 // believed, and by Go from there on.
 //
@@ -63,9 +69,9 @@ func (g Gunzip) igzip(size int64) (string, error) {
 // and has met the seal that follows the layer. If not, Go decompresses the layer
 // from its beginning, passes over what igzip gave already, and its verdict
 // stands: so whatever igzip refuses, by right or by mistake, is refused with
-// Go's error or read by Go. What igzip decodes that Go refuses is a malformed
-// encoding of bytes whose CRC-32 and length are right; the layer's diff ID is
-// checked in either case.
+// Go's error or read by Go. What igzip alone decodes is a malformed encoding, such
+// as an incomplete Huffman code, of bytes whose CRC-32 and length are right; the
+// layer's diff ID is checked in either case.
 type gunzipper struct {
 	ctx    context.Context
 	stored *storedReader
@@ -104,11 +110,12 @@ func (g *gunzipper) takeOver(failure error) error {
 		return err
 	}
 	sum := crc32.NewIEEE()
-	if _, err := io.CopyN(sum, plain, g.given); err != nil {
+	_, err = io.CopyN(sum, plain, g.given)
+	if err != nil && err != io.EOF {
 		return err
 	}
-	if sum.Sum32() != g.sum {
-		return errors.Join(errors.New("igzip gave wrong bytes"), failure)
+	if err == io.EOF || sum.Sum32() != g.sum {
+		return fmt.Errorf("decompress: igzip gave wrong bytes (%w); choose %s", failure, GunzipGo)
 	}
 	g.plain = plain
 	return nil

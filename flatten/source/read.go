@@ -96,7 +96,7 @@ func (l *Layer) decode(ctx context.Context, stored *storedReader) (io.Reader, fu
 	if err != nil {
 		return nil, nil, err
 	}
-	if is == gzipped && l.igzip != "" {
+	if is == gzipped && l.igzip != "" && bareHeader(in) {
 		if by, err := startIgzip(ctx, l.igzip, in); err == nil {
 			return &gunzipper{ctx: ctx, stored: stored, by: by}, by.stop, nil
 		} // there may be no room for a process: Go needs none
