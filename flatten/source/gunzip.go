@@ -50,7 +50,7 @@ func (g Gunzip) igzip(size int64) (string, error) {
 		return path, nil
 	}
 	if g == GunzipIgzip {
-		return "", fmt.Errorf("decompress layers with igzip: %w", err)
+		return "", fmt.Errorf("decompress layers with igzip: %w (it is in the package isal)", err)
 	}
 	return "", nil
 }
