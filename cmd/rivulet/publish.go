@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"runtime"
 	"runtime/debug"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -29,6 +30,17 @@ const publishMemory = 896 << 20
 func boundMemory() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(publishMemory)
+	}
+}
+
+// useProcessors gives each processor one sealer and two threads, unless GOMAXPROCS
+// says how many threads there are: those that wait for the disk to be synced then
+// leave no processor without work until the Go runtime finds out.
+func useProcessors(o *publish.Options) {
+	n := runtime.GOMAXPROCS(0)
+	o.Workers = n
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(2 * n)
 	}
 }
 
@@ -78,6 +90,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 				return err
 			}
 			boundMemory()
+			useProcessors(&opts)
 			store, err := a.openOrigin(cmd.Context(), true)
 			if err != nil {
 				return err
