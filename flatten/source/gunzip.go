@@ -66,7 +66,7 @@ func bareHeader(in *bufio.Reader) bool {
 // believed, and by Go from there on.
 //
 // igzip is taken for a help that may be wrong. It is believed if it ends well
-// and has met the seal that follows the layer. If not, Go decompresses the layer
+// and has met the sentinel that follows the layer. If not, Go decompresses the layer
 // from its beginning, passes over what igzip gave already, and its verdict
 // stands: so whatever igzip refuses, by right or by mistake, is refused with
 // Go's error or read by Go. What igzip alone decodes is a malformed encoding, such

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	sealSize       = 16      // bytes that the seal's member holds
+	sentinelSize   = 16      // bytes of plaintext
 	igzipPipe      = 1 << 20 // bytes that each pipe takes
 	maxComplaint   = 1 << 10 // bytes of standard error that are kept
 	igzipKillDelay = 5 * time.Second
@@ -27,10 +27,10 @@ const (
 //	stored ─► feed ─► pipe ─► igzip ─► pipe ─► Read
 //
 // feed is a goroutine of its own, and the only one that reads stored until fed
-// is closed. It sends a seal behind the layer: one more gzip member, of random
-// bytes. igzip passes over whatever follows the last member in silence, so only
-// if the seal comes out has it taken all of the layer, and all of it for gzip.
-// Read withholds as many bytes as the seal has.
+// is closed. It sends a sentinel behind the layer: one more gzip member, of
+// random bytes. igzip passes over whatever follows the last member in silence, so only
+// if the sentinel comes out has it taken all of the layer, and all of it for gzip.
+// Read withholds as many bytes as the sentinel has.
 //
 // The process ends with its context or by stop. It gets no environment, so none of
 // our credentials, and where the system allows it no right to write files or to
@@ -44,15 +44,15 @@ type igzip struct {
 	ended  bool
 	end    error // how it ended
 
-	seal []byte
-	held []byte // the last bytes of the output so far, at most sealSize
+	sentinel []byte
+	held     []byte // the last bytes of the output so far, at most sentinelSize
 }
 
 // startIgzip starts the program at path to decompress stored.
-func startIgzip(ctx context.Context, path string, stored io.Reader) (_ *igzip, err error) {
+func startIgzip(ctx context.Context, path string, stored io.Reader) (*igzip, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	z := &igzip{cancel: cancel, fed: make(chan struct{}), seal: make([]byte, sealSize)}
-	_, _ = rand.Read(z.seal) // never fails
+	z := &igzip{cancel: cancel, fed: make(chan struct{}), sentinel: make([]byte, sentinelSize)}
+	_, _ = rand.Read(z.sentinel) // never fails
 	childIn, in, err := os.Pipe()
 	if err != nil {
 		cancel()
@@ -70,7 +70,7 @@ func startIgzip(ctx context.Context, path string, stored io.Reader) (_ *igzip, e
 	z.cmd.Stdin, z.cmd.Stdout, z.cmd.Stderr = childIn, childOut, &z.said
 	z.cmd.Env, z.cmd.Dir, z.cmd.WaitDelay = []string{}, "/", igzipKillDelay
 	err = z.cmd.Start()
-	err = errors.Join(err, childIn.Close(), childOut.Close())
+	_, _ = childIn.Close(), childOut.Close() // they are the child's
 	if err != nil {
 		cancel()
 		return nil, errors.Join(err, in.Close(), out.Close())
@@ -80,25 +80,25 @@ func startIgzip(ctx context.Context, path string, stored io.Reader) (_ *igzip, e
 	return z, nil
 }
 
-// feed sends the layer and the seal. Its own errors do not matter: the seal is
-// missing then.
+// feed sends the layer and the sentinel. Its own errors do not matter: the
+// sentinel is missing then.
 func (z *igzip) feed(in *os.File, stored io.Reader) {
 	defer close(z.fed)
 	defer in.Close()
 	// Neither side may choose a way of its own, with smaller pieces.
 	_, err := io.CopyBuffer(struct{ io.Writer }{in}, struct{ io.Reader }{stored}, make([]byte, storedBuffer))
 	if err == nil {
-		_, _ = in.Write(sealMember(z.seal))
+		_, _ = in.Write(sentinelMember(z.sentinel))
 	}
 }
 
-// sealMember returns the gzip member of seal. Its header has random bytes too, so
+// sentinelMember returns the gzip member of text. Its header has random bytes too, so
 // that no layer can be made that takes the member for a part of its own data.
-func sealMember(seal []byte) []byte {
+func sentinelMember(text []byte) []byte {
 	var b bytes.Buffer
 	w, _ := gzip.NewWriterLevel(&b, gzip.NoCompression)
-	w.ModTime = time.Unix(int64(binary.LittleEndian.Uint32(seal))|1, 0)
-	_, _ = w.Write(seal) // a buffer takes all
+	w.ModTime = time.Unix(int64(binary.LittleEndian.Uint32(text))|1, 0)
+	_, _ = w.Write(text) // a buffer takes all
 	_ = w.Close()
 	return b.Bytes()
 }
@@ -120,8 +120,8 @@ func (z *igzip) Read(p []byte) (int, error) {
 
 // read reads once, and returns what goes out of held when the news come in.
 func (z *igzip) read(p []byte) (int, error) {
-	if len(p) <= sealSize { // not enough to turn around in
-		var buf [2 * sealSize]byte
+	if len(p) <= sentinelSize { // not enough to turn around in
+		var buf [2 * sentinelSize]byte
 		n := copy(buf[:], z.held)
 		got, err := z.out.Read(buf[n : n+len(p)])
 		return copy(p, z.hold(buf[:n+got])), err
@@ -133,7 +133,7 @@ func (z *igzip) read(p []byte) (int, error) {
 
 // hold withholds the last bytes of b and returns those before them.
 func (z *igzip) hold(b []byte) []byte {
-	n := max(0, len(b)-sealSize)
+	n := max(0, len(b)-sentinelSize)
 	z.held = append(z.held[:0], b[n:]...)
 	return b[:n]
 }
@@ -149,7 +149,7 @@ func (z *igzip) finish(err error) error {
 	switch {
 	case err != io.EOF:
 		return fmt.Errorf("igzip: %w", err)
-	case !bytes.Equal(z.held, z.seal):
+	case !bytes.Equal(z.held, z.sentinel):
 		return errors.New("igzip: it did not read the layer to its end")
 	}
 	return io.EOF
