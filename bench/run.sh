@@ -6,7 +6,7 @@
 # (default 5) is how often each figure is taken; the subjects of one table take turns
 # in each round. A number from a machine that does something else beside is invalid.
 #
-# Needs root and, by part, umoci, mke2fs, casync, GNU time (publish), fio with the nbd
+# Needs root and, by part, umoci, mke2fs, casync, igzip, GNU time (publish), fio with the nbd
 # engine, nbdkit, qemu-nbd, nbdinfo, nbdcopy (serve), qemu-storage-daemon with its
 # curl driver (cold), versitygw and rclone (s3); always jq. The part evict, for
 # doc/benchmarks-eviction.md and not in all, is a simulation, and needs Go alone.

@@ -58,6 +58,7 @@ func (a *app) examine(ctx context.Context) []finding {
 		program("fusermount", []string{"fusermount3", "fusermount"}, "mount --file without root", "install the package fuse3"),
 		device("nbd", "/dev/nbd0", "attaching a served disk with nbd-client", "load the module: modprobe nbd; QEMU and libnbd need none"),
 		device("kvm", "/dev/kvm", "running virtual machines at full speed", "enable virtualisation in the firmware, or nested virtualisation; emulated machines need none"),
+		program("igzip", []string{"igzip"}, "publishing faster", "install the package isal"),
 		program("qemu", []string{"qemu-system-x86_64", "qemu-system-aarch64", "qemu-kvm"}, "virtual machines from a served disk", "install the package qemu-system"),
 	}
 	return findings

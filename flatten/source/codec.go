@@ -52,40 +52,55 @@ func sniff(head []byte) codec {
 	return plain
 }
 
-// decompress returns the uncompressed form of r. An empty media type takes
+// codecIn says how what in begins with is compressed. An empty media type takes
 // what the first bytes say; else both must agree.
-func decompress(r io.Reader, mediaType string) (io.Reader, error) {
-	in := bufio.NewReaderSize(r, storedBuffer)
+func codecIn(in *bufio.Reader, mediaType string) (codec, error) {
 	head, err := in.Peek(4)
 	if err != nil && err != io.EOF {
-		return nil, err
+		return "", err
 	}
 	is := sniff(head)
-	if mediaType != "" {
-		want, err := codecOf(mediaType)
-		if err != nil {
-			return nil, err
-		}
-		if want != is {
-			return nil, fmt.Errorf("layer of type %q is not %s but %s", mediaType, want, is)
-		}
+	if mediaType == "" {
+		return is, nil
 	}
-	switch is {
+	want, err := codecOf(mediaType)
+	if err != nil {
+		return "", err
+	}
+	if want != is {
+		return "", fmt.Errorf("layer of type %q is not %s but %s", mediaType, want, is)
+	}
+	return is, nil
+}
+
+// decompress returns the uncompressed form of r, which may have any codec.
+func decompress(r io.Reader) (io.Reader, error) {
+	in := bufio.NewReaderSize(r, storedBuffer)
+	is, err := codecIn(in, "")
+	if err != nil {
+		return nil, err
+	}
+	return is.decode(in)
+}
+
+// decode returns the uncompressed form of in. It works in the reading goroutine
+// and needs no Close.
+func (c codec) decode(in *bufio.Reader) (io.Reader, error) {
+	var r io.Reader = in
+	var err error
+	switch c {
 	case gzipped:
-		zr, err := gzip.NewReader(in)
-		if err != nil {
-			return nil, fmt.Errorf("decompress: %w", err)
-		}
-		return wrapped{zr}, nil
+		r, err = gzip.NewReader(in)
 	case zstandard:
-		// With one decoder it works in the reading goroutine and needs no Close.
-		zr, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
-		if err != nil {
-			return nil, fmt.Errorf("decompress: %w", err)
-		}
-		return wrapped{zr}, nil
+		// With one decoder there is no goroutine.
+		r, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
+	case plain:
+		return in, nil
 	}
-	return in, nil
+	if err != nil {
+		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	return wrapped{r}, nil
 }
 
 // wrapped says of a decompressor's errors where they come from.
@@ -93,8 +108,12 @@ type wrapped struct{ io.Reader }
 
 func (w wrapped) Read(p []byte) (int, error) {
 	n, err := w.Reader.Read(p)
-	if err != nil && err != io.EOF && !errors.Is(err, errTooLong) {
-		err = fmt.Errorf("decompress: %w", err)
+	return n, decompressing(err)
+}
+
+func decompressing(err error) error {
+	if err == nil || err == io.EOF || errors.Is(err, errTooLong) {
+		return err
 	}
-	return n, err
+	return fmt.Errorf("decompress: %w", err)
 }

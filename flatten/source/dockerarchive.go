@@ -51,7 +51,7 @@ func seekable(src, tempDir string) (*os.File, func() error, error) {
 	if n, _ := f.ReadAt(head[:], 0); sniff(head[:n]) == plain {
 		return f, f.Close, nil
 	}
-	r, err := decompress(f, "")
+	r, err := decompress(f)
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}

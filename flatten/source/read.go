@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -51,14 +52,12 @@ func (l *Layer) check(ctx context.Context, parse parser) (*flatten.Layer, error)
 }
 
 func (l *Layer) read(ctx context.Context, parse parser) (_ *flatten.Layer, err error) {
-	body, err := l.open(ctx)
-	if err != nil {
+	stored := l.newStored()
+	if err := stored.start(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, body.Close()) }()
-	stored := l.newStored(body)
-	defer stored.tell()
-	layer, id, readErr := l.unpack(stored, parse)
+	defer func() { err = errors.Join(err, stored.Close()) }()
+	layer, id, readErr := l.unpack(ctx, stored, parse)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -77,11 +76,12 @@ func (l *Layer) read(ctx context.Context, parse parser) (_ *flatten.Layer, err e
 }
 
 // unpack decompresses and reads the layer, and returns its diff ID.
-func (l *Layer) unpack(stored io.Reader, parse parser) (*flatten.Layer, v1.Hash, error) {
-	plain, err := decompress(stored, l.mediaType)
+func (l *Layer) unpack(ctx context.Context, stored *storedReader, parse parser) (*flatten.Layer, v1.Hash, error) {
+	plain, end, err := l.decode(ctx, stored)
 	if err != nil {
 		return nil, v1.Hash{}, err
 	}
+	defer end()
 	ahead := startAhead(plain)
 	defer ahead.stop()
 	sum := sha256.New()
@@ -89,35 +89,81 @@ func (l *Layer) unpack(stored io.Reader, parse parser) (*flatten.Layer, v1.Hash,
 	return layer, hashOf(sum.Sum(nil)), err
 }
 
+// decode returns the uncompressed layer, and what ends its reading.
+func (l *Layer) decode(ctx context.Context, stored *storedReader) (io.Reader, func(), error) {
+	in := bufio.NewReaderSize(stored, storedBuffer)
+	is, err := codecIn(in, l.mediaType)
+	if err != nil {
+		return nil, nil, err
+	}
+	if is == gzipped && l.igzip != "" && bareHeader(in) {
+		if by, err := startIgzip(ctx, l.igzip, in); err == nil {
+			return &gunzipper{ctx: ctx, stored: stored, by: by}, by.stop, nil
+		} // there may be no room for a process: Go needs none
+	}
+	r, err := is.decode(in)
+	return r, func() {}, err
+}
+
 var errTooLong = errors.New("stored layer is longer than its descriptor says")
 
 // storedReader counts and hashes a layer as it is stored.
 type storedReader struct {
-	from     io.Reader
+	open     func(ctx context.Context) (io.ReadCloser, error)
 	want     v1.Hash // zero if nothing is to be checked
 	size     int64
-	sum      hash.Hash
-	n        int64
-	err      error
 	progress func(read int64)
-	told     int64 // what progress was called with last
+
+	// Since the last start:
+	body io.ReadCloser
+	sum  hash.Hash
+	n    int64
+	err  error
+	told int64 // what progress was called with last
 }
 
 const progressStep = 1 << 20 // bytes between two calls of Options.Progress
 
-func (l *Layer) newStored(body io.Reader) *storedReader {
-	s := &storedReader{from: body, want: l.Digest, size: l.Size, sum: sha256.New()}
+func (l *Layer) newStored() *storedReader {
+	s := &storedReader{open: l.open, want: l.Digest, size: l.Size}
 	if l.progress != nil {
 		s.progress = func(n int64) { l.progress(l, n) }
 	}
 	return s
 }
 
+// start begins at the layer's beginning, the first time or again.
+func (s *storedReader) start(ctx context.Context) error {
+	if s.body != nil {
+		_ = s.body.Close() // nothing more is wanted of it
+	}
+	s.sum, s.n, s.told = sha256.New(), 0, 0
+	s.body, s.err = s.open(ctx)
+	return s.err
+}
+
+// Close tells the progress made and closes what is open.
+func (s *storedReader) Close() error {
+	s.tell()
+	if s.body == nil {
+		return nil // it could not be opened again
+	}
+	return s.body.Close()
+}
+
+// failure returns the error that ended reading, if it was not the end.
+func (s *storedReader) failure() error {
+	if s.err == io.EOF {
+		return nil
+	}
+	return s.err
+}
+
 func (s *storedReader) Read(p []byte) (int, error) {
 	if s.err != nil {
 		return 0, s.err
 	}
-	n, err := s.from.Read(p)
+	n, err := s.body.Read(p)
 	s.n += int64(n)
 	if s.n > s.size {
 		n, err = 0, errTooLong

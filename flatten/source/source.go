@@ -49,6 +49,8 @@ type Options struct {
 	Insecure bool
 	// TempDir is where temporary files go; the default is os.TempDir.
 	TempDir string
+	// Gunzip says what decompresses gzip layers; the default is GunzipAuto.
+	Gunzip Gunzip
 	// Limits bounds each layer.
 	Limits flatten.Limits
 	// Progress, if set, is told how many compressed bytes of a layer were read
@@ -102,6 +104,7 @@ type Layer struct {
 
 	index     int // in the image
 	mediaType string
+	igzip     string // program that decompresses it; "": none
 	open      func(ctx context.Context) (io.ReadCloser, error)
 	limits    flatten.Limits
 	progress  func(l *Layer, read int64)
@@ -160,6 +163,10 @@ func Open(ctx context.Context, sources []string, opts Options) (*Image, error) {
 	}
 	for i, l := range stack.Layers {
 		l.index, l.limits, l.progress = i, opts.Limits, opts.Progress
+		var err error
+		if l.igzip, err = opts.Gunzip.igzip(l.Size); err != nil {
+			return nil, errors.Join(err, stack.Close())
+		}
 	}
 	return stack, nil
 }

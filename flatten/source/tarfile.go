@@ -20,7 +20,7 @@ func openTar(ctx context.Context, path string, opts *Options) (_ *Image, err err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	unpacked, err := decompress(f, "")
+	unpacked, err := decompress(f)
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func (s *Store) attach(ctx context.Context, folder string, data []byte) error {
 	d := origin.Sum(data)
 	path := filepath.Join(folder, hex.EncodeToString(d[:]))
 	if old, err := os.ReadFile(path); err == nil && origin.Sum(old) == d {
-		err = syncDir(folder)
+		err = s.sync(folder)
 		if err != nil {
 			return err
 		}

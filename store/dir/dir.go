@@ -49,7 +49,8 @@ const (
 const staleTemp = 24 * time.Hour
 
 // fresh is the age below which a file's directory entry may not be durable yet,
-// because another process is between rename and sync, or was killed there.
+// because another process is between rename and sync, or was killed there. It
+// counts from when the file last got a name: a link to an old file is new.
 const fresh = time.Minute
 
 // A tree is a part of the directory that has pointers: the origin, or one of
@@ -58,6 +59,7 @@ type tree struct {
 	top    string                         // directory of the whole origin
 	root   string                         // where this part lies
 	create func(dir string) (file, error) // a new temporary file
+	sync   func(dir string) error         // makes a directory's entries durable
 	swaps  chan struct{}                  // holds one token: whoever has it may change pointers, wherever
 }
 
@@ -88,7 +90,7 @@ func Open(path string, create bool) (*Origin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	o := &Origin{tree: tree{top: root, root: root, create: createFile, swaps: make(chan struct{}, 1)}}
+	o := &Origin{tree: tree{top: root, root: root, create: createFile, sync: syncDir, swaps: make(chan struct{}, 1)}}
 	o.swaps <- struct{}{}
 	err = o.checkVersion()
 	if errors.Is(err, origin.ErrNoStore) && create {
@@ -185,10 +187,7 @@ func (s *Store) place(kind string, id [32]byte) (path, dir string) {
 func (s *Store) put(kind string, known *[256]atomic.Bool, id [32]byte, data []byte) (added bool, err error) {
 	path, dir := s.place(kind, id)
 	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() == int64(len(data)) {
-		if time.Since(info.ModTime()) < fresh {
-			return false, syncDir(dir)
-		}
-		return false, nil
+		return false, s.settle(info, dir)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
@@ -196,6 +195,14 @@ func (s *Store) put(kind string, known *[256]atomic.Bool, id [32]byte, data []by
 		return false, err
 	}
 	return true, s.writeFile(path, data)
+}
+
+// settle makes the entry of a file that is there already durable, should it be new.
+func (s *Store) settle(info fs.FileInfo, dir string) error {
+	if time.Since(changed(info)) < fresh {
+		return s.sync(dir)
+	}
+	return nil
 }
 
 // folder makes the fan-out folder of id, unless it is known to be there.
@@ -275,7 +282,7 @@ func (s *Store) remove(kind string, id [32]byte) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return s.sync(dir)
 }
 
 // Stat implements [chunk.Prober].

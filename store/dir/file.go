@@ -54,7 +54,7 @@ func (t *tree) writeFile(path string, data []byte) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return syncDir(filepath.Dir(path))
+	return t.sync(filepath.Dir(path))
 }
 
 // fill writes data to f, syncs it and closes it.

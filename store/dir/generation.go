@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
@@ -61,7 +60,7 @@ func (o *Origin) delete(ctx context.Context, root string, tell func(removed int)
 		return nil
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(root))
+		err = o.sync(filepath.Dir(root))
 	}
 	if err != nil {
 		return err
@@ -103,10 +102,7 @@ func (s *Store) link(id chunk.ID, src *Store) (added bool, err error) {
 	case srcErr != nil:
 		return false, srcErr
 	case err == nil && have.Size() == want.Size():
-		if time.Since(have.ModTime()) < fresh {
-			return false, syncDir(dir)
-		}
-		return false, nil
+		return false, s.settle(have, dir)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return false, err
 	}
@@ -120,7 +116,7 @@ func (s *Store) link(id chunk.ID, src *Store) (added bool, err error) {
 	if err := os.Rename(temp, path); err != nil {
 		return false, errors.Join(err, os.Remove(temp))
 	}
-	return true, errors.Join(removeLink(temp), syncDir(dir))
+	return true, errors.Join(removeLink(temp), s.sync(dir))
 }
 
 // linkTemporary gives a file a second, unused name in dir.

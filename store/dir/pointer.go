@@ -100,7 +100,7 @@ func (t *tree) removePointer(name string) error {
 	for dir != filepath.Join(t.root, place.Pointers) && os.Remove(dir) == nil {
 		dir = filepath.Dir(dir)
 	}
-	return syncDir(dir)
+	return t.sync(dir)
 }
 
 // lock keeps everybody else, goroutine or process, from changing pointers. A

@@ -1,0 +1,10 @@
+//go:build !linux
+
+package dir
+
+import (
+	"io/fs"
+	"time"
+)
+
+func age(fs.FileInfo, time.Duration) {}
