@@ -233,9 +233,14 @@ func checkSound(t *testing.T, path string, published map[string]bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	clearWanted(t, o)
-	if _, err := (&gc.Collector{Origin: o, Policy: hasty}).Run(ctx); err != nil {
-		t.Fatalf("the next run: %v", err)
+	// The collector may have been killed in its last look at a generation, and
+	// the publisher after it had written a name there: then the next run raises
+	// such an alarm as well, and the one after it is the one that counts.
+	for range 2 {
+		clearWanted(t, o)
+		if _, err := (&gc.Collector{Origin: o, Policy: hasty}).Run(ctx); err != nil {
+			t.Fatalf("the next run: %v", err)
+		}
 	}
 	r, err := fsck.Check(ctx, o, fsck.Options{Deep: true})
 	if err != nil {
