@@ -144,17 +144,26 @@ func TestBreakerPauses(t *testing.T) {
 func TestBreakerProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &Breaker{Failures: 1}
-		early, _ := b.Allow()
-		pass, _ := b.Allow()
-		pass.Done(errTest)
-		early.Done(nil) // begun while it was closed: no probe
+		var early []Pass // begun while it is closed: they say nothing later
+		for range 4 {
+			pass, _ := b.Allow()
+			early = append(early, pass)
+		}
+		early[0].Done(errTest)
+		early[1].Done(nil)
 		if got := b.Stats().State; got != Open {
 			t.Errorf("an earlier read closed it: %v", got)
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(900 * time.Millisecond)
+		early[2].Done(errTest)
+		time.Sleep(350 * time.Millisecond)
 		gone, err := b.Allow()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("an earlier read made the pause longer: %v", err)
+		}
+		early[3].Done(nil)
+		if got := b.Stats().State; got != HalfOpen {
+			t.Errorf("an earlier read took the place of the probe: %v", got)
 		}
 		gone.Done(context.Canceled) // says nothing: the next one probes
 		probe, err := b.Allow()
@@ -168,41 +177,43 @@ func TestBreakerProbes(t *testing.T) {
 	})
 }
 
-// TestBreakerGate has a node hang with all places taken: once the breaker is
-// open, a read fails at once instead of waiting in line.
+// TestBreakerGate has a node hang with all places taken: while the breaker is
+// open a read fails at once instead of waiting in line.
 func TestBreakerGate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, limit := &Breaker{Failures: 2, Pause: time.Minute, MaxPause: time.Minute}, &Limit{Concurrent: 4}
-		hung := reader(chain(func(ctx context.Context, _ chunk.ID, _ []byte, _ int64) (int, error) {
+		b, limit := &Breaker{Failures: 1, Pause: time.Minute, MaxPause: time.Minute}, &Limit{Concurrent: 2}
+		node := reader(chain(func(ctx context.Context, _ chunk.ID, _ []byte, _ int64) (int, error) {
 			<-ctx.Done()
 			return 0, ctx.Err()
-		}, []Layer{b.Gate(), limit, b, &Timeout{Max: 10 * time.Second}}))
-		read := func() (time.Duration, error) {
-			begun := time.Now()
-			_, err := hung.ReadChunk(t.Context(), chunk.ID{}, nil, 0)
-			return time.Since(begun), err
-		}
+		}, []Layer{b.Gate(), limit, b}))
+		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		hang := func(reads int) {
-			for range reads {
-				wg.Go(func() { _, _ = read() })
-			}
-			time.Sleep(time.Second)
+		for range 2 {
+			wg.Go(func() { _, _ = node.ReadChunk(ctx, chunk.ID{}, nil, 0) })
 		}
-		hang(2)
-		time.Sleep(5 * time.Second)
-		hang(2)
-		time.Sleep(4 * time.Second) // the first two have timed out, the others hang
-		hang(6)                     // refused at the gate
-		if s := limit.Stats(); s.InFlight != 2 || s.Waiting != 0 {
-			t.Errorf("%d reads hang and %d wait in line, want 2 and 0", s.InFlight, s.Waiting)
+		synctest.Wait()
+		if !b.Ready() {
+			t.Error("a closed breaker is not ready")
 		}
-		if took, err := read(); took != 0 || !errors.Is(err, ErrOpen) {
-			t.Errorf("a read of a hung node ended after %v: %v; want ErrOpen at once", took, err)
+		pass, _ := b.Allow()
+		pass.Done(errTest)
+		begun := time.Now()
+		patient, stop := context.WithTimeout(t.Context(), time.Second)
+		defer stop()
+		_, err := node.ReadChunk(patient, chunk.ID{}, nil, 0)
+		if took := time.Since(begun); took != 0 || !errors.Is(err, ErrOpen) || b.Ready() {
+			t.Errorf("%v after %v; want ErrOpen at once", err, took)
 		}
-		if b.Ready() {
-			t.Error("an open breaker is ready")
+		time.Sleep(2 * time.Minute)
+		if pass, err := b.Allow(); err != nil || b.Ready() {
+			t.Errorf("beside a probe (%v) it is ready", err)
+		} else {
+			pass.Done(nil)
 		}
+		if !b.Ready() {
+			t.Error("it is not ready after a good probe")
+		}
+		cancel()
 		wg.Wait()
 	})
 }

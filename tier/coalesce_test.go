@@ -108,56 +108,64 @@ func TestCoalesceLeaves(t *testing.T) {
 	})
 }
 
-// TestCoalesceRaises checks that a prefetch which a guest comes to wait for is
-// served as the guest's, through two coalescing layers and a limit.
+// TestCoalesceRaises checks that a fill which a guest comes to wait for is served
+// as the guest's, through two coalescing layers and a limit: one that the guest
+// joins, and one that is raised while it waits.
 func TestCoalesceRaises(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		o := chunktest.Random(1, 1000, chunk.FrameSize)
-		limit := &tier.Limit{Concurrent: 1}
-		src := tier.Source(slowly(&o), &tier.Coalesce{}, &tier.Coalesce{}, limit)
-		busy, err := limit.Acquire(t.Context(), 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		for range 20 {
-			wg.Go(func() {
-				g, err := limit.Acquire(chunk.WithPriority(t.Context(), chunk.Prefetch), 0)
-				if err != nil {
-					t.Error(err)
-				}
-				time.Sleep(time.Second)
-				g.Release(0)
-			})
-		}
+	t.Run("Joined", func(t *testing.T) { synctest.Test(t, func(t *testing.T) { testRaises(t, true) }) })
+	t.Run("Raised", func(t *testing.T) { synctest.Test(t, func(t *testing.T) { testRaises(t, false) }) })
+}
+
+func testRaises(t *testing.T, joined bool) {
+	o := chunktest.Random(1, 1000, chunk.FrameSize)
+	limit := &tier.Limit{Concurrent: 1}
+	src := tier.Source(slowly(&o), &tier.Coalesce{}, &tier.Coalesce{}, limit)
+	busy, err := limit.Acquire(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			g, err := limit.Acquire(chunk.WithPriority(t.Context(), chunk.Prefetch), 0)
+			if err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second)
+			g.Release(0)
+		})
+	}
+	synctest.Wait()
+	read := func(p chunk.Priority, u *chunk.Urgency) {
+		wg.Go(func() {
+			ctx := chunk.WithPriority(t.Context(), p)
+			if u != nil {
+				ctx = chunk.WithUrgency(t.Context(), u)
+			}
+			if _, err := src.Fetch(ctx, o.ID, make([]byte, 100), 0); err != nil {
+				t.Error(err)
+			}
+		})
 		synctest.Wait()
-		read := func(p chunk.Priority, u *chunk.Urgency) {
-			wg.Go(func() {
-				ctx := chunk.WithPriority(t.Context(), p)
-				if u != nil {
-					ctx = chunk.WithUrgency(t.Context(), u)
-				}
-				if _, err := src.Fetch(ctx, o.ID, make([]byte, 100), 0); err != nil {
-					t.Error(err)
-				}
-			})
-			synctest.Wait()
-		}
-		u := chunk.NewUrgency(chunk.Fill)
-		read(chunk.Fill, nil)
-		read(chunk.Fill, u) // joins
-		begun := time.Now()
-		u.Raise(chunk.Demand) // while it waits
-		read(chunk.Fill, nil) // no lower
-		busy.Release(0)
-		for limit.Stats().Passed < 2 {
-			time.Sleep(time.Millisecond)
-		}
-		if _, err := src.Fetch(t.Context(), o.ID, make([]byte, 100), 0); err != nil || time.Since(begun) > 200*time.Millisecond {
-			t.Errorf("%v after %v; a guest's read waited behind prefetches", err, time.Since(begun))
-		}
-		wg.Wait()
-	})
+	}
+	u := chunk.NewUrgency(chunk.Fill)
+	read(chunk.Fill, nil)
+	read(chunk.Fill, u) // joins
+	begun := time.Now()
+	if joined {
+		read(chunk.Demand, nil)
+	} else {
+		u.Raise(chunk.Demand)
+	}
+	read(chunk.Fill, nil) // no lower
+	busy.Release(0)
+	for limit.Stats().Passed < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := src.Fetch(t.Context(), o.ID, make([]byte, 100), 0); err != nil || time.Since(begun) > 200*time.Millisecond {
+		t.Errorf("%v after %v; a guest's read waited behind prefetches", err, time.Since(begun))
+	}
+	wg.Wait()
 }
 
 // TestCoalesceRefused has a guest join a fill that is just being refused.

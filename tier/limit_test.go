@@ -367,6 +367,65 @@ func TestLimitRateIsUsed(t *testing.T) {
 	}
 }
 
+// TestLimitGivesBack has a read leave at the moment at which it is let through:
+// then its place and its token are for the next one.
+func TestLimitGivesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &Limit{Concurrent: 1, Requests: Bucket{PerSecond: 1, Burst: 1}, Bytes: Bucket{PerSecond: 10, Burst: 10}}
+		hold(t, l, chunk.Demand)()
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := l.Acquire(ctx, 10); !errors.Is(err, context.Canceled) {
+				t.Errorf("left: %v", err)
+			}
+		})
+		synctest.Wait()
+		l.mu.Lock()
+		cancel() // it sees this first, and that it was let through when it gets the lock
+		l.requests.Add(time.Now(), 1)
+		l.dispatch()
+		l.mu.Unlock()
+		wg.Wait()
+		begun := time.Now()
+		hold(t, l, chunk.Demand)()
+		if took := time.Since(begun); took != 0 {
+			t.Errorf("the next one waited %v", took)
+		}
+		if s := l.Stats(); s.Passed != 2 || s.Abandoned != 1 {
+			t.Errorf("%+v; want 2 passed, 1 abandoned", s)
+		}
+	})
+}
+
+// TestQueueCredit has fills wait at a bound of theirs for long: that earns them
+// no more than the next place.
+func TestQueueCredit(t *testing.T) {
+	var q queue
+	for range 300 {
+		q.push(&waiter{priority: chunk.Demand}, "")
+	}
+	for range 50 {
+		q.push(&waiter{priority: chunk.Fill}, "")
+	}
+	serve := func(reads int, may func(chunk.Priority) bool) (fills int) {
+		for range reads {
+			w := q.peek(may)
+			q.pop(w)
+			if w.priority == chunk.Fill {
+				fills++
+			}
+		}
+		return fills
+	}
+	if got := serve(200, func(p chunk.Priority) bool { return p == chunk.Demand }); got != 0 {
+		t.Errorf("%d fills were served that may not be", got)
+	}
+	if got := serve(39, func(chunk.Priority) bool { return true }); got < 3 || got > 4 {
+		t.Errorf("%d fills among 39 reads, want 1 of 13", got)
+	}
+}
+
 func TestLimitAllocations(t *testing.T) {
 	next := func(_ context.Context, _ chunk.ID, dst []byte, _ int64) (int, error) { return len(dst), nil }
 	ctx := chunk.WithPriority(WithFlow(context.Background(), "disk"), chunk.Prefetch)

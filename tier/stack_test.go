@@ -183,12 +183,16 @@ func TestStackErrors(t *testing.T) {
 			t.Errorf("absent, and a cache fails: %v; want ErrNotFound that tells of the cache", err)
 		}
 		hung := &cache{faults: func(s chunk.Source) chunk.Source { return &chunktest.Hung{Source: s, Every: 1} }}
-		s = tier.NewStack(chunk.NewDoor(tiertest.Objects{}), hung.tier())
+		origin := &chunktest.Counting{Source: tiertest.Objects{}}
+		s = tier.NewStack(chunk.NewDoor(origin), hung.tier())
 		defer s.Close()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := s.ReadChunk(ctx, chunktest.Absent, make([]byte, 100), 0); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("the caller's end: %v", err)
+		}
+		if got := origin.Requests.Load(); got != 0 {
+			t.Errorf("the origin was asked %d times for a caller that has gone", got)
 		}
 	})
 }
