@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
@@ -26,17 +28,30 @@ func makeFiles(t testing.TB, c *Cache, n int) {
 	}
 }
 
-// benchmarkOpen opens and closes the cache in dir, which has n chunks.
-func benchmarkOpen(b *testing.B, dir string, n int, index bool) {
+// cpuTime returns what the process has used.
+func cpuTime(t testing.TB) time.Duration {
+	t.Helper()
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// benchmarkOpen opens and closes the cache in dir, which has n chunks,
+// and returns the CPU time that opening took.
+func benchmarkOpen(b *testing.B, dir string, n int, index bool) time.Duration {
 	if !index {
 		if err := os.Remove(filepath.Join(dir, indexFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			b.Fatal(err)
 		}
 	}
+	before := cpuTime(b)
 	c, err := Open(ctx, Config{Dir: dir, MaxBytes: 1 << 40})
 	if err != nil {
 		b.Fatal(err)
 	}
+	used := cpuTime(b) - before
 	if got := c.Stats().Chunks; got != n {
 		b.Fatalf("%d chunks, want %d", got, n)
 	}
@@ -48,6 +63,7 @@ func benchmarkOpen(b *testing.B, dir string, n int, index bool) {
 		b.Fatal(err)
 	}
 	b.StartTimer()
+	return used
 }
 
 func TestOpenRefuses(t *testing.T) {
