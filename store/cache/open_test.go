@@ -2,8 +2,10 @@ package cache
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
+	"github.com/rivuletfs/rivulet/store/cache/evict"
 )
 
 // makeFiles makes n files that look like chunks, without the cost of making
@@ -97,7 +100,16 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("version %.20q: %v; want ErrNoCache", text, err)
 		}
 	}
-	write(versionFile, "") // a power cut
+	for _, text := range []string{"", "rivulet ca"} { // a power cut, but then there is nothing else
+		write(versionFile, text)
+		write(indexFile, "mine")
+		if _, err := Open(ctx, Config{Dir: dir, MaxBytes: 1}); !errors.Is(err, ErrNoCache) {
+			t.Errorf("version %q and a file: %v; want ErrNoCache", text, err)
+		}
+		if err := os.Remove(filepath.Join(dir, indexFile)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	c := open(t, Config{Dir: dir, MaxBytes: 1})
 	if _, err := Open(ctx, Config{Dir: dir, MaxBytes: 1}); !errors.Is(err, ErrLocked) {
 		t.Errorf("opened twice: %v; want ErrLocked", err)
@@ -268,14 +280,26 @@ func flip(b []byte, at int) []byte {
 func FuzzIndex(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte(indexMagic))
+	f.Add(make([]byte, indexHead+recordLen))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) >= indexHead { // right but for what it says
+			copy(b, indexMagic)
+			binary.LittleEndian.PutUint32(b[4:], uint32((len(b)-indexHead)/recordLen))
+			b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+		}
 		records, err := checkIndex(b)
 		if err != nil {
 			return
 		}
 		var again []byte
+		policies := []evict.Policy{evict.New(), evict.NewSIEVE(), evict.NewS3FIFO(), evict.NewLRU()}
 		for ; len(records) > 0; records = records[recordLen:] {
-			again = appendRecord(again, parseRecord(records))
+			r := parseRecord(records)
+			again = appendRecord(again, r)
+			for _, p := range policies {
+				p.Restore(r)
+				p.Victim(0, func(chunk.ID) bool { return r.Size%2 == 0 })
+			}
 		}
 		if len(again) != len(b)-indexHead-4 {
 			t.Fatalf("%d bytes of records, want %d", len(again), len(b)-indexHead-4)
