@@ -17,7 +17,7 @@ BENCH=$ROOT/bench
 ROUNDS=${ROUNDS:-5}
 WHAT=${1:-all}
 case $WHAT in publish | serve | cold | dedupe | codec | s3 | all) ;;
-evict) cd "$ROOT" && exec go run ./bench/evict -plot doc/img/eviction.svg ;;
+evict) (cd "$ROOT" && go run ./bench/evict -plot doc/img/eviction.svg); exit ;;
 *) sed -n '2s/^# /usage: /p' "$0" >&2; exit 2 ;; esac
 IMAGES=$(images "${2:-}")
 PATH=$WORK/bin:$PATH

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -32,15 +31,6 @@ const (
 	cacheMost  = 64 << 30 // bytes
 	freeShare  = 20
 )
-
-// evictionPolicies are what --policy takes.
-var evictionPolicies = map[string]func() evict.Policy{
-	"default": evict.New,
-	"lru":     func() evict.Policy { return evict.NewLRU() },
-	"lruk":    func() evict.Policy { return evict.NewLRUK(evict.Options{K: 2, Correlated: time.Minute, History: 100}) },
-	"s3fifo":  func() evict.Policy { return evict.NewS3FIFO() },
-	"sieve":   func() evict.Policy { return evict.NewSIEVE() },
-}
 
 // cachedOptions are the flags of cached.
 type cachedOptions struct {
@@ -77,13 +67,13 @@ for it. What it holds is served again by the next start.`,
 	f.StringVar(&o.socket, "socket", "", "where to listen (default $RIVULET_CACHED, or cached.sock in the runtime folder)")
 	f.StringVar(&o.group, "group", "", "let the members of this group use the cache too, by name or number")
 	f.StringVar(&o.zone, "zone", "", "cache servers that hosts share, asked before the store: redis://HOST:PORT,redis://HOST:PORT?scheme=4of5, or memcached://…")
-	f.StringVar(&o.policy, "policy", "default", "which chunks go first when there is no room: "+strings.Join(policies(), ", "))
+	f.StringVar(&o.policy, "policy", evict.Names()[0], "which chunks go first when there is no room: "+strings.Join(evict.Names(), ", "))
 	a.origin.addFlags(f)
 	f.IntVar(&o.downloads, "downloads", cached.DefaultDownloads, "downloads at a time")
 	f.StringArrayVar(&o.hosts, "allow-host", nil, "download from this host alone; may be repeated (default all hosts)")
 	f.StringVar(&o.ca, "ca", "", "file of authorities (PEM) that are trusted besides the system's")
 	f.StringVar(&o.scrub, "scrub-rate", "8M", "bytes a second that are checked in the background; 0: none")
-	_ = cmd.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(policies(), cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(evict.Names(), cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.MarkFlagDirname("dir")
 	return cmd
 }
@@ -179,9 +169,9 @@ func (o *cachedOptions) allow() func(host string) bool {
 
 // cacheConfig returns what the flags say of the cache, and the group.
 func (o *cachedOptions) cacheConfig() (c cache.Config, gid int, err error) {
-	policy := evictionPolicies[o.policy]
-	if policy == nil {
-		return c, 0, usagef("--policy %q: want one of %s", o.policy, strings.Join(policies(), ", "))
+	policy, err := evict.Parse(o.policy)
+	if err != nil {
+		return c, 0, usagef("--policy: %v", err)
 	}
 	if o.downloads < 1 {
 		return c, 0, usagef("--downloads %d: want 1 or more", o.downloads)
@@ -191,7 +181,7 @@ func (o *cachedOptions) cacheConfig() (c cache.Config, gid int, err error) {
 			return c, 0, err
 		}
 	}
-	c = cache.Config{Dir: o.dir, Policy: policy(), Group: gid != 0}
+	c = cache.Config{Dir: o.dir, Policy: policy, Group: gid != 0}
 	if c.Dir == "" {
 		if c.Dir, err = defaultCacheDir(); err != nil {
 			return c, 0, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -226,14 +225,4 @@ done. The cache does the same slowly in the background.`,
 	cmd.Flags().StringVar(&rate, "rate", "0", "bytes a second to read; 0: as fast as it can")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
 	return cmd
-}
-
-// policies are the names of eviction policies, for --policy.
-func policies() []string {
-	names := make([]string, 0, len(evictionPolicies))
-	for name := range evictionPolicies {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }

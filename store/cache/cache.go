@@ -148,7 +148,7 @@ func damage(err error) bool {
 // while the file goes. If it does not go, e stays what it was. damaged says
 // that e must not be served again, even then.
 func (c *Cache) remove(e *entry, evicted, damaged bool) error {
-	e.going = true
+	e.going, e.stuck = true, false
 	c.mu.Unlock()
 	err := c.files.remove(c.place(e.id, e.size))
 	c.mu.Lock()

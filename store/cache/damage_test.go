@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -303,5 +304,59 @@ func checkInvariants(t testing.TB, c *Cache) {
 	}
 	if c.policy.Bytes() != policy {
 		t.Errorf("the policy knows %d bytes, want %d", c.policy.Bytes(), policy)
+	}
+}
+
+// TestStuck: a damaged file that cannot be removed is not served, and counts;
+// whoever brings the chunk anew removes it when that works again.
+func TestStuck(t *testing.T) {
+	var readOnly atomic.Bool
+	c := open(t, Config{Dir: t.TempDir(), fault: func(o op, _ string, n int) (int, error) {
+		if o == opRemove && readOnly.Load() {
+			return 0, syscall.EROFS
+		}
+		return n, nil
+	}})
+	o := small(1)
+	size := int64(len(o.Bytes))
+	put(t, c, o)
+	rot(t, c, o, 1000)
+	readOnly.Store(true)
+	if dropped, err := c.Damaged(ctx, o.ID); !dropped || err != nil {
+		t.Errorf("Damaged = %v, %v", dropped, err)
+	}
+	if holds(t, c, o) {
+		t.Error("served all the same")
+	}
+	if _, err := c.Begin(o.ID, size); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("Begin: %v; want EROFS", err)
+	}
+	if s := c.Stats(); s.Bytes != Cost(size) {
+		t.Errorf("stats %+v: the file does not count", s)
+	}
+	checkInvariants(t, c)
+	readOnly.Store(false)
+	var wg sync.WaitGroup
+	var won atomic.Int64
+	for range 8 {
+		wg.Go(func() {
+			h, err := deposit(c, o, 5000)
+			switch {
+			case err == nil:
+				won.Add(1)
+				checkHandle(t, h, o)
+				h.Release()
+			case !errors.Is(err, ErrExists):
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if won.Load() != 1 {
+		t.Errorf("%d deposits of one chunk", won.Load())
+	}
+	checkInvariants(t, c)
+	if s := c.Stats(); s.Bytes != Cost(size) || s.Chunks != 1 {
+		t.Errorf("stats %+v", s)
 	}
 }

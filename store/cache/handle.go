@@ -57,7 +57,9 @@ func (c *Cache) Acquire(id chunk.ID) (*Handle, error) {
 		err = c.enter()
 	}
 	if err != nil {
-		c.stats.Misses++
+		if err != ErrClosed {
+			c.stats.Misses++
+		}
 		c.mu.Unlock()
 		return nil, fmt.Errorf("acquire chunk %v: %w", id, err)
 	}

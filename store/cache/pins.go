@@ -18,6 +18,8 @@ import (
 // MaxPins bounds how many chunks may be pinned.
 const MaxPins = 1 << 20
 
+var errTooMany = errors.New("at most half of the cap can be pinned")
+
 // maxPinLine is the longest line of the pins file, newline included.
 const maxPinLine = 64 + 1 + 20 + 1
 
@@ -27,16 +29,23 @@ const maxPinLine = 64 + 1 + 20 + 1
 // lost to damage is pinned again when it comes back. Pin one image's chunks by
 // one call: each writes and syncs the list of all pins.
 func (c *Cache) Pin(ctx context.Context, ids ...chunk.ID) error {
+	var uses []*opened // until they are pinned
+	defer func() {
+		for _, o := range uses {
+			c.release(o)
+		}
+	}()
 	return c.changePins(ctx, func(pins map[chunk.ID]int64) error {
 		for _, id := range ids {
 			e, err := c.find(id)
 			if err != nil {
 				return fmt.Errorf("pin chunk %v: %w", id, err)
 			}
+			uses = append(uses, c.use(e))
 			pins[id] = e.size
 		}
 		if len(pins) > MaxPins || sumCosts(pins) > c.max/2 {
-			return fmt.Errorf("pin %d chunks: %w: at most half of it may be pinned", len(ids), ErrFull)
+			return fmt.Errorf("pin %d chunks: %w: %w", len(ids), ErrFull, errTooMany)
 		}
 		return nil
 	})
@@ -144,20 +153,23 @@ func parsePins(b []byte) (map[chunk.ID]int64, error) {
 	return pins, lines.Err()
 }
 
-// loadPins reads the pins. Damaged, they are not used: to serve without pins is
-// better than not to serve.
-func (c *Cache) loadPins() error {
+// loadPins reads the pins. Damaged, or too many for the cap, they are not used:
+// to serve without pins is better than not to serve.
+func (c *Cache) loadPins() {
 	b, err := c.readFile(c.path(pinsFile), MaxPins*maxPinLine)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return
 	}
 	var pins map[chunk.ID]int64
 	if err == nil {
 		pins, err = parsePins(b)
 	}
+	if err == nil && sumCosts(pins) > c.max/2 { // the cap was larger
+		err = errTooMany
+	}
 	if err != nil {
-		c.logger.Error("cache: pins are damaged and not used", "error", err)
-		return nil
+		c.logger.Error("cache: pins are not used", "error", err)
+		return
 	}
 	c.pins, c.pinBytes = pins, sumCosts(pins)
 	for id := range pins {
@@ -165,5 +177,4 @@ func (c *Cache) loadPins() error {
 			c.keep(e, func() { e.pinned = true })
 		}
 	}
-	return nil
 }

@@ -104,9 +104,7 @@ func (c *Cache) start(ctx context.Context) error {
 	if err := c.scan(ctx); err != nil {
 		return err
 	}
-	if err := c.loadPins(); err != nil {
-		return err
-	}
+	c.loadPins()
 	c.loadIndex()
 	for c.used > c.max { // the cap was larger
 		if err := ctx.Err(); err != nil {
@@ -115,9 +113,6 @@ func (c *Cache) start(ctx context.Context) error {
 		c.mu.Lock()
 		_, err := c.evictOne()
 		c.mu.Unlock()
-		if errors.Is(err, ErrFull) {
-			return nil // pins
-		}
 		if err != nil {
 			return err
 		}
@@ -164,27 +159,33 @@ func (c *Cache) claimDir() error {
 }
 
 // recognise fails unless the directory is empty or a cache's, and reports
-// whether it has its mark. A crash may have cut that.
+// whether it has the mark of one. The mark is there before anything else is, but
+// a crash may have cut it.
 func (c *Cache) recognise() (marked bool, err error) {
 	list, err := os.ReadDir(c.dir)
 	if err != nil {
 		return false, err
 	}
-	for _, e := range list {
-		switch e.Name() {
-		case versionFile, chunksDir, tempDir, indexFile, pinsFile, "lost+found":
-		default:
-			return false, fmt.Errorf("%w: it has %s in it", ErrNoCache, e.Name())
-		}
-	}
 	text, err := c.readFile(c.path(versionFile), int64(len(version)))
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return false, nil
 	case errors.Is(err, errTooLong), err == nil && !strings.HasPrefix(version, string(text)):
 		return false, fmt.Errorf("%w: its file %s is not %q", ErrNoCache, versionFile, version)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return false, err
 	}
-	return string(text) == version, err
+	marked = string(text) == version
+	for _, e := range list {
+		switch e.Name() {
+		case versionFile, "lost+found":
+			continue
+		case chunksDir, tempDir, indexFile, pinsFile:
+			if marked {
+				continue
+			}
+		}
+		return false, fmt.Errorf("%w: it has %s in it", ErrNoCache, e.Name())
+	}
+	return marked, nil
 }
 
 // clearTemp removes what deposits left that a crash interrupted.

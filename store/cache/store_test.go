@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
@@ -149,9 +150,11 @@ func BenchmarkOpen(b *testing.B) {
 		for _, index := range []bool{true, false} {
 			b.Run(fmt.Sprintf("chunks=%d/index=%v", n, index), func(b *testing.B) {
 				b.ReportAllocs()
+				var used time.Duration
 				for b.Loop() {
-					benchmarkOpen(b, dir, n, index)
+					used += benchmarkOpen(b, dir, n, index)
 				}
+				b.ReportMetric(used.Seconds()*1000/float64(b.N), "cpu-ms/op")
 			})
 		}
 	}

@@ -130,14 +130,35 @@ func TestRecentShare(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	for _, name := range []string{"", "lru", "lru-1", "lru-2", "lru-4", "sieve", "s3fifo"} {
+	names := append(evict.Names(), "", "lru-1", "lru-2?correlated=0s", "lru-3?correlated=1m&recent=10&retained=1h&history=0", "lru-4?history=1000")
+	for _, name := range names {
 		if p, err := evict.Parse(name); err != nil || p == nil {
 			t.Errorf("Parse(%q) = %v, %v", name, p, err)
 		}
 	}
-	for _, name := range []string{"lru-0", "lru-5", "lru-", "lru-x", "LRU", "fifo"} {
+	for _, name := range []string{
+		"lru-0", "lru-5", "lru-", "lru-x", "LRU", "fifo", "sieve?history=1", "?history=1", "lru-2?k=3", "lru-2?correlated=1", "lru-2?correlated=-1s",
+		"lru-2?recent=0", "lru-2?recent=101", "lru-2?history=-1", "lru-2?history=1001", "lru-2?retained=x", "lru-2?%",
+	} {
 		if _, err := evict.Parse(name); err == nil {
 			t.Errorf("Parse(%q) succeeded", name)
 		}
+	}
+}
+
+// TestParseParameters: they have their effect.
+func TestParseParameters(t *testing.T) {
+	p, err := evict.Parse("lru-2?correlated=0s&history=0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(3) {
+		p.Insert(evicttest.ID(i), 1, time.Duration(i)*time.Second)
+	}
+	p.Access(evicttest.ID(0), 4*time.Second) // a second reference, though soon after
+	id, _ := p.Victim(5*time.Second, func(chunk.ID) bool { return true })
+	p.Remove(id, true)
+	if id != evicttest.ID(1) || p.History() != 0 {
+		t.Errorf("victim %v, history of %d; want chunk 1, none", id, p.History())
 	}
 }

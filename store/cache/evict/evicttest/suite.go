@@ -2,6 +2,7 @@
 package evicttest
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"math/rand/v2"
 	"reflect"
@@ -14,17 +15,8 @@ import (
 	"github.com/rivuletfs/rivulet/store/cache/evict"
 )
 
-// ID returns the n-th of a row of names that look random, as chunk IDs do.
-func ID(n uint64) (id chunk.ID) {
-	x := n
-	for i := 0; i < len(id); i += 8 {
-		x += 0x9e3779b97f4a7c15 // splitmix64
-		z := (x ^ x>>30) * 0xbf58476d1ce4e5b9
-		z = (z ^ z>>27) * 0x94d049bb133111eb
-		binary.LittleEndian.PutUint64(id[i:], z^z>>31)
-	}
-	return id
-}
+// ID returns the n-th of a row of names.
+func ID(n uint64) chunk.ID { return sha256.Sum256(binary.LittleEndian.AppendUint64(nil, n)) }
 
 func all(chunk.ID) bool { return true }
 
