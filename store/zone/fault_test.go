@@ -84,6 +84,7 @@ func TestNodeDies(t *testing.T) {
 	for _, program := range []string{zonetest.Redis, zonetest.Memcached} {
 		t.Run(program, func(t *testing.T) {
 			list, urls := processes(t, program, 5)
+			before := descriptors(t)
 			z := open(t, zone.Config{Nodes: urls})
 			var objects []chunktest.Object
 			for i := range 16 {
@@ -91,7 +92,6 @@ func TestNodeDies(t *testing.T) {
 			}
 			put(t, z, objects...)
 			l := startLoad(z, objects, 8)
-			defer l.end()
 			for i, p := range list[:3] {
 				if err := p.Kill(); err != nil {
 					t.Fatal(err)
@@ -118,11 +118,26 @@ func TestNodeDies(t *testing.T) {
 				eventually(t, "asked again", func() bool { return z.Stats().Nodes[3+i].Breaker.State == tier.Closed })
 				l.more(t, 200)
 			}
+			l.end()
 			if n := l.failed.Load(); n > 0 {
 				t.Errorf("%d of %d reads failed: %v", n, l.reads.Load(), l.last.Load())
 			}
+			_ = z.Close()
+			if after := descriptors(t); after > before {
+				t.Errorf("%d descriptors before, %d after", before, after)
+			}
 		})
 	}
+}
+
+// descriptors returns how many this process has open; 0 where that cannot be told.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	return len(list)
 }
 
 // TestDeadNodeIsLeftOut: a node that answers nothing is asked seldom, and again
