@@ -43,10 +43,15 @@ type load struct {
 	wait          sync.WaitGroup
 	reads, failed atomic.Int64
 	last          atomic.Value // error
+	end           func()       // stops reading; may be called again
 }
 
 func startLoad(z *zone.Zone, objects []chunktest.Object, readers int) *load {
 	l := &load{stop: make(chan struct{})}
+	l.end = sync.OnceFunc(func() {
+		close(l.stop)
+		l.wait.Wait()
+	})
 	for g := range readers {
 		l.wait.Go(func() {
 			for i := g; ; i += 7 {
@@ -73,11 +78,6 @@ func (l *load) more(t *testing.T, n int64) {
 	eventually(t, "reads go on", func() bool { return l.reads.Load() >= want })
 }
 
-func (l *load) end() {
-	close(l.stop)
-	l.wait.Wait()
-}
-
 // TestNodeDies kills, restarts and freezes one server after the other under load:
 // no read fails, and what an empty server lacks is put again.
 func TestNodeDies(t *testing.T) {
@@ -92,6 +92,7 @@ func TestNodeDies(t *testing.T) {
 			}
 			put(t, z, objects...)
 			l := startLoad(z, objects, 8)
+			defer l.end()
 			for i, p := range list[:3] {
 				if err := p.Kill(); err != nil {
 					t.Fatal(err)
@@ -197,6 +198,7 @@ func TestSlowLinks(t *testing.T) {
 	objects := chunktest.Objects(5)
 	put(t, z, objects...)
 	l := startLoad(z, objects, 4)
+	defer l.end()
 	for range 10 {
 		l.more(t, 20)
 		list[1].Cut() // its connections: they are made again
@@ -244,6 +246,7 @@ func TestSpread(t *testing.T) {
 		s.Delay.Store(int64(2 * time.Millisecond))
 	}
 	l := startLoad(z, []chunktest.Object{o}, 64)
+	defer l.end()
 	eventually(t, "spread", func() bool { return count(list, &o) == 10 })
 	l.more(t, 1000)
 	l.end()
