@@ -54,7 +54,7 @@ store/internal/agree std
 store              any: origin store/dir store/http store/registry store/s3
 store/registry     any: blockmap chunk origin store/internal/agree store/internal/byterange store/internal/link store/internal/retry
 store/registry/registrytest any
-store/zone         any: chunk store/zone/internal/wire tier
+store/zone         any: chunk store/internal/link store/zone/internal/wire tier
 store/zone/internal/wire std
 store/zone/zonetest std
 frontend/nbd       any: blockdev frontend/nbd/internal/wire internal/loglimit

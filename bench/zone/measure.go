@@ -36,8 +36,9 @@ type result struct {
 	condition
 	scheme
 
-	times    []time.Duration // of all reads
-	failed   int             // of them: left to the origin
+	times    []time.Duration // of all reads, in order once all rounds are done
+	rounds   [][]time.Duration
+	failed   int // of them: left to the origin
 	requests int64
 	bytes    int64 // received
 }
@@ -147,7 +148,8 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, chunk.Size+64<<10); 
 // read reads at random times.
 func (r *result) read(o *options, z *zone.Zone, list []chunktest.Object, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	var mu sync.Mutex
+	var mu sync.Mutex // guards times and failed
+	var times []time.Duration
 	var wait sync.WaitGroup
 	due := time.Now()
 	for range o.reads {
@@ -161,17 +163,32 @@ func (r *result) read(o *options, z *zone.Zone, list []chunktest.Object, seed ui
 			buffers.Put(dst)
 			mu.Lock()
 			defer mu.Unlock()
-			r.times = append(r.times, took)
+			times = append(times, took)
 			if err != nil {
 				r.failed++
 			}
 		})
 	}
 	wait.Wait()
+	slices.Sort(times)
+	r.rounds = append(r.rounds, times)
+	r.times = append(r.times, times...)
 	slices.Sort(r.times)
 }
 
-// quantile returns the time that a share q of all reads took at most.
+// quantile returns the time that a share q of a round's reads took at most: the
+// median of the rounds, so that a slow minute of the machine counts once.
 func (r *result) quantile(q float64) time.Duration {
-	return r.times[min(len(r.times)-1, int(q*float64(len(r.times))))]
+	var list []time.Duration
+	for _, times := range r.rounds {
+		list = append(list, within(times, q))
+	}
+	slices.Sort(list)
+	return list[len(list)/2]
+}
+
+// within returns the time that a share q of times, which are in order, does not
+// exceed.
+func within(times []time.Duration, q float64) time.Duration {
+	return times[min(len(times)-1, int(q*float64(len(times))))]
 }

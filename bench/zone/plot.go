@@ -85,7 +85,7 @@ func drawCurve(b *bytes.Buffer, left float64, r *result) {
 		if i == 0 {
 			sep = "M"
 		}
-		fmt.Fprintf(b, "%s%.1f %.1f", sep, across(left, r.quantile(share)), up(share))
+		fmt.Fprintf(b, "%s%.1f %.1f", sep, across(left, within(r.times, share)), up(share))
 	}
 	b.WriteString("\"/>\n")
 }

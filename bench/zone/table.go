@@ -10,7 +10,7 @@ import (
 
 // table prints the results as Markdown.
 func table(w io.Writer, results []*result, o *options) {
-	fmt.Fprintf(w, "%d reads of a scheme, %.0f begin in a second; %d Redis servers", o.reads*o.rounds, o.rate, nodes)
+	fmt.Fprintf(w, "%d rounds of %d reads, of which %.0f begin in a second; %d Redis servers", o.rounds, o.reads, o.rate, nodes)
 	if o.latency > 0 {
 		fmt.Fprintf(w, ", each behind a link of %v", o.latency)
 	}

@@ -36,19 +36,19 @@ type assembly struct {
 	tries   int
 	buf     *buffer // of the object; nil: none yet
 
-	mu   sync.Mutex
-	over bool // nobody collects any more
+	handing sync.Mutex // guards over
+	over    bool       // nobody collects any more
 }
 
 // deliver hands an answer to the collector. What comes when that has ended is
 // looked at all the same, for what it says of the stripe.
 func (a *assembly) deliver(ans answer) {
-	a.mu.Lock()
+	a.handing.Lock()
 	over := a.over
 	if !over {
 		a.answers <- ans
 	}
-	a.mu.Unlock()
+	a.handing.Unlock()
 	if over {
 		a.late(ans)
 	}
@@ -63,9 +63,9 @@ func (a *assembly) late(ans answer) {
 // are given back.
 func (a *assembly) end() {
 	a.cancel()
-	a.mu.Lock()
+	a.handing.Lock()
 	a.over = true
-	a.mu.Unlock()
+	a.handing.Unlock()
 	for {
 		select {
 		case ans := <-a.answers:

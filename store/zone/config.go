@@ -87,6 +87,15 @@ type Config struct {
 	Logger *slog.Logger // of nodes that come and go; nil: none
 }
 
+// Format implements [fmt.Formatter]: however a Config is printed, no password shows.
+func (c Config) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "zone of %d nodes", len(c.Nodes))
+	for _, address := range c.Nodes {
+		e, _ := parseNode(address) // a malformed one has no name
+		fmt.Fprintf(f, "; %s", e.name)
+	}
+}
+
 // withDefaults fills in what is zero and checks the rest.
 func (c Config) withDefaults() (Config, plan, error) {
 	if c.Scheme == nil {

@@ -43,10 +43,15 @@ type load struct {
 	wait          sync.WaitGroup
 	reads, failed atomic.Int64
 	last          atomic.Value // error
+	end           func()       // stops reading; may be called again
 }
 
 func startLoad(z *zone.Zone, objects []chunktest.Object, readers int) *load {
 	l := &load{stop: make(chan struct{})}
+	l.end = sync.OnceFunc(func() {
+		close(l.stop)
+		l.wait.Wait()
+	})
 	for g := range readers {
 		l.wait.Go(func() {
 			for i := g; ; i += 7 {
@@ -73,17 +78,13 @@ func (l *load) more(t *testing.T, n int64) {
 	eventually(t, "reads go on", func() bool { return l.reads.Load() >= want })
 }
 
-func (l *load) end() {
-	close(l.stop)
-	l.wait.Wait()
-}
-
 // TestNodeDies kills, restarts and freezes one server after the other under load:
 // no read fails, and what an empty server lacks is put again.
 func TestNodeDies(t *testing.T) {
 	for _, program := range []string{zonetest.Redis, zonetest.Memcached} {
 		t.Run(program, func(t *testing.T) {
 			list, urls := processes(t, program, 5)
+			before := descriptors(t)
 			z := open(t, zone.Config{Nodes: urls})
 			var objects []chunktest.Object
 			for i := range 16 {
@@ -118,11 +119,26 @@ func TestNodeDies(t *testing.T) {
 				eventually(t, "asked again", func() bool { return z.Stats().Nodes[3+i].Breaker.State == tier.Closed })
 				l.more(t, 200)
 			}
+			l.end()
 			if n := l.failed.Load(); n > 0 {
 				t.Errorf("%d of %d reads failed: %v", n, l.reads.Load(), l.last.Load())
 			}
+			_ = z.Close()
+			if after := descriptors(t); after > before {
+				t.Errorf("%d descriptors before, %d after", before, after)
+			}
 		})
 	}
+}
+
+// descriptors returns how many this process has open; 0 where that cannot be told.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	return len(list)
 }
 
 // TestDeadNodeIsLeftOut: a node that answers nothing is asked seldom, and again
@@ -182,6 +198,7 @@ func TestSlowLinks(t *testing.T) {
 	objects := chunktest.Objects(5)
 	put(t, z, objects...)
 	l := startLoad(z, objects, 4)
+	defer l.end()
 	for range 10 {
 		l.more(t, 20)
 		list[1].Cut() // its connections: they are made again
@@ -229,6 +246,7 @@ func TestSpread(t *testing.T) {
 		s.Delay.Store(int64(2 * time.Millisecond))
 	}
 	l := startLoad(z, []chunktest.Object{o}, 64)
+	defer l.end()
 	eventually(t, "spread", func() bool { return count(list, &o) == 10 })
 	l.more(t, 1000)
 	l.end()

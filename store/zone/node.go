@@ -49,13 +49,13 @@ type node struct {
 	nodeCounters
 
 	mu     sync.Mutex
-	idle   []*link            // used last at the end
-	open   map[*link]struct{} // idle or not
+	idle   []*conn            // used last at the end
+	open   map[*conn]struct{} // idle or not
 	closed bool
 }
 
-// A link is a connection to a node.
-type link struct {
+// A conn is a connection to a node.
+type conn struct {
 	wire.Conn
 	net  net.Conn
 	used time.Time // last
@@ -63,7 +63,7 @@ type link struct {
 
 func newNode(e endpoint, c *Config, secure *tls.Config) *node {
 	n := &node{
-		endpoint: e, logger: c.Logger, most: c.Connections, open: make(map[*link]struct{}),
+		endpoint: e, logger: c.Logger, most: c.Connections, open: make(map[*conn]struct{}),
 		turns:   tier.Limit{Concurrent: c.Connections},
 		breaker: tier.Breaker{Slow: c.Timeout, Pause: pause, MaxPause: longestPause},
 		timeout: tier.Timeout{Min: c.MinTimeout, Max: c.Timeout},
@@ -234,7 +234,7 @@ func gone(err error) bool {
 
 // take returns a connection, and whether it had been used before; with fresh, one
 // that had not.
-func (n *node) take(deadline time.Time, fresh bool) (l *link, used bool, err error) {
+func (n *node) take(deadline time.Time, fresh bool) (l *conn, used bool, err error) {
 	n.mu.Lock()
 	if n.closed {
 		n.mu.Unlock()
@@ -259,14 +259,14 @@ func (n *node) take(deadline time.Time, fresh bool) (l *link, used bool, err err
 }
 
 // connect makes a connection and logs in.
-func (n *node) connect(deadline time.Time) (*link, error) {
+func (n *node) connect(deadline time.Time) (*conn, error) {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	c, err := n.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l := &link{net: c}
+	l := &conn{net: c}
 	n.mu.Lock()
 	n.open[l] = struct{}{}
 	closed := n.closed
@@ -284,7 +284,7 @@ func (n *node) connect(deadline time.Time) (*link, error) {
 }
 
 // give takes a connection back after a command that ended with err.
-func (n *node) give(l *link, err error) {
+func (n *node) give(l *conn, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if l.Conn != nil && keeps(err) && !n.closed {

@@ -1,6 +1,7 @@
 package zone
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -66,6 +67,15 @@ func TestParseURLRefuses(t *testing.T) {
 		}
 		if err != nil && strings.Contains(err.Error(), "secret") {
 			t.Errorf("the password is in %q", err)
+		}
+	}
+}
+
+func TestConfigPrints(t *testing.T) {
+	c := Config{Nodes: []string{"redis://u:secret@a", "redis://u:secret@a b", "memcached://b"}, Password: "secret"}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
+		if got := fmt.Sprintf(verb, c); got != "zone of 3 nodes; a:6379; ; b:11211" {
+			t.Errorf("%s: %s", verb, got)
 		}
 	}
 }

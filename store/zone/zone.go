@@ -3,14 +3,13 @@ package zone
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/store/internal/link"
 	"github.com/rivuletfs/rivulet/tier"
 )
 
@@ -84,9 +83,6 @@ func Open(c Config) (*Zone, error) {
 	return z, nil
 }
 
-// maxCAFile is the size of the largest file of certificates, in bytes.
-const maxCAFile = 4 << 20
-
 // trust returns how TLS is spoken, with the authorities in file besides the
 // system's.
 func trust(file string) (*tls.Config, error) {
@@ -94,24 +90,9 @@ func trust(file string) (*tls.Config, error) {
 	if file == "" {
 		return c, nil
 	}
-	info, err := os.Stat(file)
-	if err == nil && info.Size() > maxCAFile {
-		err = fmt.Errorf("more than %d bytes", maxCAFile)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("certificates: %w", err)
-	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("certificates: %w", err)
-	}
-	if c.RootCAs, err = x509.SystemCertPool(); err != nil {
-		c.RootCAs = x509.NewCertPool()
-	}
-	if !c.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("certificates %s: no PEM certificate in it", file)
-	}
-	return c, nil
+	var err error
+	c.RootCAs, err = link.Authorities(file)
+	return c, err
 }
 
 // Close ends all reads and fills, what waits included, and returns when nothing
@@ -149,7 +130,7 @@ func (z *Zone) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (i
 
 // ReadChunk implements [chunk.Reader]. It is ErrNotFound if fewer stripes are there
 // than a chunk needs; if that cannot be known, as nodes do not answer, it is
-// another error, after the time of one request at most.
+// ErrUnavailable, after twice the time of a request at most.
 func (z *Zone) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read chunk %v: negative offset %d", id, off)

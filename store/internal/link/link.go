@@ -51,7 +51,7 @@ func New(o Options) (*http.Transport, error) {
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(0)}
 	if o.CAFile != "" {
-		pool, err := authorities(o.CAFile)
+		pool, err := Authorities(o.CAFile)
 		if err != nil {
 			return nil, err
 		}
@@ -83,8 +83,8 @@ func New(o Options) (*http.Transport, error) {
 	return t, nil
 }
 
-// authorities returns the system's certificate authorities and those of a file.
-func authorities(file string) (*x509.CertPool, error) {
+// Authorities returns the system's certificate authorities and those of a file.
+func Authorities(file string) (*x509.CertPool, error) {
 	info, err := os.Stat(file)
 	if err == nil && info.Size() > maxCAFile {
 		err = fmt.Errorf("more than %d bytes", maxCAFile)

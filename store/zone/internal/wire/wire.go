@@ -86,8 +86,12 @@ func newStream(c net.Conn) stream {
 
 var crlf = []byte("\r\n")
 
-// send writes s.out, then the value and the end of its line.
+// send writes s.out, then the value and the end of its line. What the server has
+// said unasked would be taken for the answer, so it ends the connection.
 func (s *stream) send(head, body []byte) error {
+	if n := s.in.Buffered(); n > 0 {
+		return fmt.Errorf("%w: %d bytes that nobody asked for", ErrProtocol, n)
+	}
 	if len(head)+len(body) == 0 {
 		_, err := s.conn.Write(s.out)
 		return err

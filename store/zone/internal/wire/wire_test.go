@@ -148,6 +148,25 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// TestUnasked: what a server says after an answer is never taken for the next one.
+func TestUnasked(t *testing.T) {
+	for says, open := range map[string]opener{
+		"$1\r\na\r\n$1\r\nb\r\n":             OpenRedis,
+		"VALUE k 0 1\r\na\r\nEND\r\nEND\r\n": OpenMemcached,
+	} {
+		c, err := open(talk(says), Login{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, err := c.Get("k", room); err != nil || string(v) != "a" {
+			t.Errorf("%q, %v", v, err)
+		}
+		if v, err := c.Get("k", room); !errors.Is(err, ErrProtocol) {
+			t.Errorf("%q, %v", v, err)
+		}
+	}
+}
+
 func TestLogin(t *testing.T) {
 	for name, c := range map[string]struct {
 		open  opener
@@ -190,18 +209,22 @@ func fuzz(f *testing.F, open opener, seeds ...string) {
 	}
 	f.Fuzz(func(t *testing.T, says string) {
 		asked := 0
-		for _, l := range []Login{{}, {User: "u", Password: "p", Database: 1}} {
-			c, err := open(talk(says), l)
-			if err != nil {
-				continue
+		for _, do := range []func(Conn) error{
+			func(c Conn) error {
+				value, err := c.Get("k", func(n int) []byte { asked = n; return room(n) })
+				if err == nil && (len(value) != asked || len(value) > limit || !strings.Contains(says, string(value))) {
+					t.Errorf("%q of %q", value, says)
+				}
+				return err
+			},
+			func(c Conn) error { return c.Set("k", []byte("a"), []byte("b")) },
+			func(c Conn) error { return c.Delete("k") },
+		} {
+			if c, err := open(talk(says), Login{}); err == nil {
+				_ = do(c) // any answer will do, a panic will not
 			}
-			value, err := c.Get("k", func(n int) []byte { asked = n; return room(n) })
-			if err == nil && (len(value) != asked || len(value) > limit || !strings.Contains(says, string(value))) {
-				t.Errorf("%q of %q", value, says)
-			}
-			_ = c.Set("k", []byte("a"), []byte("b"))
-			_ = c.Delete("k")
 		}
+		_, _ = open(talk(says), Login{User: "u", Password: "p", Database: 1})
 	})
 }
 
