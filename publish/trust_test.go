@@ -357,3 +357,43 @@ func TestGenerationDeletedMeanwhile(t *testing.T) {
 	}
 	sameTree(t, alice.files(t, place, "a"), tree)
 }
+
+// An image that is carried on while another recipient is added to it is locked for
+// that one too where it is now.
+func TestCarriedWhileGranted(t *testing.T) {
+	ctx := context.Background()
+	tree, place := makeTree(t, 31, 20), memory.New()
+	alice, bob := newPerson(t), newPerson(t)
+	first := publishAs(t, place, alice.options(t, "a"), "dir:"+tree)
+	d, err := origin.ParseDigest(first.BlockMap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := alice.options(t, "a")
+	o.Recipients = append(o.Recipients, bob.ids.Recipients()[0])
+	done := false
+	o.Progress = func(e Event) {
+		if e.Stage != Known || done {
+			return
+		}
+		done = true
+		next, err := generation.New(ctx, place, 1, generationTime)
+		forward := generation.Forwarder{Origin: place}
+		if err == nil {
+			_, err = forward.Forward(ctx, d, 1, next)
+		}
+		if err == nil {
+			err = forward.ForwardName(ctx, "a", 1, next)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if again := publishAs(t, place, o, "dir:"+tree); again.BlockMap != first.BlockMap || !done {
+		t.Fatalf("again: %+v; first %+v", again, first)
+	}
+	if err := place.DeleteGeneration(ctx, 1, func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	sameTree(t, bob.files(t, place, "a"), tree)
+}

@@ -134,6 +134,14 @@ serving() {
 	URI=$(sed -n 's/^ready //p;T;q' "$log")
 }
 
+# collect STORE: all that has a name goes into a new generation, and the first is deleted.
+collect() {
+	rivulet --store "$1" generation new >/dev/null
+	rivulet --store "$1" gc run >/dev/null
+	rivulet --store "$1" generation expire 1 >/dev/null
+	rivulet --store "$1" generation delete 1 >/dev/null
+}
+
 # s3_server: starts an S3 server with a bucket named "bucket". S3_ADDR is its HOST:PORT,
 # S3_DIR has its objects, and the environment has its credentials.
 s3_server() {

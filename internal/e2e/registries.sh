@@ -5,8 +5,9 @@
 # Proves, for each named image of an OCI layout: published to a registry through a proxy
 # that resets connections, loses answers and cuts them short, it has the digest that it
 # has in a directory; published again, nothing new is stored; exported, and read over NBD
-# while the proxy flips bits too, it has the same bytes. A registry that is not there, and
-# a bad address, get one line that says what to do.
+# while the proxy flips bits too, it has the same bytes; and so has the first, when all
+# were carried into a new generation and the old one was deleted. A registry that is not
+# there, and a bad address, get one line that says what to do.
 #
 # Needs the distribution registry, curl, jq, nbdcopy, python3, go.
 source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
@@ -78,6 +79,11 @@ for server in distribution oci; do
 		same "$name"
 		rm "$WORK/disk"
 	done
+	step "$server: a generation goes"
+	collect "$write"
+	rivulet --store "dir:$WORK/near" export "$1" "$WORK/disk"
+	same "$1"
+	rm "$WORK/disk"
 done
 
 step "refusals"

@@ -5,9 +5,10 @@
 # proxy that resets connections, loses answers and cuts them short, it has the digest
 # that it has in a directory; exported, and read over NBD while the proxy flips bits
 # too, it has the same bytes; so it has when its directory is read through web servers,
-# one that knows ranges and one that does not. No output and no command line has the
-# secret. A bucket that is not there, a wrong secret and a store that can only be read
-# get one line that says what to do.
+# one that knows ranges and one that does not. So has the first on S3, when all were
+# carried into a new generation and the old one was deleted. No output and no command
+# line has the secret. A bucket that is not there, a wrong secret and a store that can
+# only be read get one line that says what to do.
 #
 # Needs versitygw, curl, jq, nbdcopy, python3, busybox.
 source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
@@ -86,6 +87,12 @@ for name; do
 	same "$name" "http://$WEB"
 	rm "$WORK/disk"
 done
+
+step "a generation goes"
+collect "$WRITE"
+noted --store "dir:$WORK/near" export "$1" "$WORK/disk"
+same "$1" "$READ"
+rm "$WORK/disk"
 
 step "refusals"
 refuses "there is no bucket other" --store "s3://other?endpoint=http://$S3_ADDR" ls

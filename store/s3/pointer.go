@@ -134,7 +134,7 @@ func (t *tree) SwapPointer(ctx context.Context, name string, old, new []byte) er
 }
 
 func (t *tree) swap(ctx context.Context, name string, old, new []byte) error {
-	for {
+	for n := 0; ; n++ {
 		now, err := t.readPointer(ctx, name)
 		switch {
 		case err != nil:
@@ -145,12 +145,15 @@ func (t *tree) swap(ctx context.Context, name string, old, new []byte) error {
 			return nil
 		}
 		err = t.writeCell(ctx, t.root+place.Pointer(name), now, new)
-		if !errors.Is(err, origin.ErrConflict) {
+		if !errors.Is(err, origin.ErrConflict) || n == maxSwept {
 			return err
 		}
 		// Maybe only a tombstone was swept away, and the value is the same.
 	}
 }
+
+// maxSwept is how often a pointer is looked at again that seems to have changed.
+const maxSwept = 3
 
 // ListPointers implements [origin.Pointers].
 func (t *tree) ListPointers(ctx context.Context, prefix string, fn func(name string) error) error {
