@@ -23,23 +23,53 @@ const (
 	beginPause = 2 * time.Millisecond
 )
 
-// get answers a Get: with a hit at once, or when its flight says so.
+// get answers a Get: with a hit at once, or when its flight says so. A chunk that
+// has to be read first, because nobody asked for it since the start, holds up no
+// other request.
 func (c *conn) get(m *wire.Message) error {
 	want, err := wire.ParseWant(m.Payload)
 	if err != nil {
 		return err
 	}
-	h, err := c.server.cache.Acquire(want.ID)
-	switch {
-	case err == nil:
-		c.server.stats.hits.Add(1)
-		return c.reply(hit(m.Request, h))
-	case errors.Is(err, chunk.ErrNotFound):
-		c.server.join(c, m.Request, &want)
+	s := c.server
+	if !s.cache.Unchecked(want.ID) {
+		if a, ok := s.lookUp(c, m.Request, &want); ok {
+			return c.reply(a)
+		}
 		return nil
 	}
-	c.server.stats.misses.Add(1)
-	return c.reply(answer{request: m.Request, kind: wire.Miss, payload: refusal(err).Append})
+	request := m.Request
+	s.running.Add(1)
+	go func() {
+		defer s.running.Done()
+		a, ok := s.lookUp(c, request, &want)
+		if !ok {
+			return
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !c.gone {
+			c.later(a)
+		} else if a.release != nil {
+			a.release()
+		}
+	}()
+	return nil
+}
+
+// lookUp returns the answer to a Get, unless its flight will give it.
+func (s *Server) lookUp(c *conn, request uint64, want *wire.Want) (answer, bool) {
+	h, err := s.cache.Acquire(want.ID)
+	switch {
+	case err == nil:
+		s.stats.hits.Add(1)
+		return hit(request, h), true
+	case errors.Is(err, chunk.ErrNotFound):
+		s.join(c, request, want)
+		return answer{}, false
+	}
+	s.stats.misses.Add(1)
+	return answer{request: request, kind: wire.Miss, payload: refusal(err).Append}, true
 }
 
 // look finds out whether the chunk came into the cache while the flight was
