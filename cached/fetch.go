@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/store/cache"
+	"github.com/rivuletfs/rivulet/tier"
 )
 
 const (
@@ -70,6 +72,21 @@ func (s *Server) lookUp(c *conn, request uint64, want *wire.Want) (answer, bool)
 	}
 	s.stats.misses.Add(1)
 	return answer{request: request, kind: wire.Miss, payload: refusal(err).Append}, true
+}
+
+// raise makes a flight more urgent.
+func (c *conn) raise(m *wire.Message) error {
+	u, err := wire.ParseUrgent(m.Payload)
+	if err != nil {
+		return err
+	}
+	s := c.server
+	s.mu.Lock()
+	if f := s.flights[u.ID]; f != nil {
+		f.priority.Raise(u.Priority)
+	}
+	s.mu.Unlock()
+	return c.done(m.Request)
 }
 
 // look finds out whether the chunk came into the cache while the flight was
@@ -155,6 +172,7 @@ func (c *conn) fetch(m *wire.Message) error {
 		return c.fail(m.Request, wire.NoLease, "")
 	}
 	s.unlease(f)
+	flow := strconv.Itoa(c.who.pid)
 	select {
 	case s.slots <- struct{}{}:
 		f.stage = fetching
@@ -162,7 +180,7 @@ func (c *conn) fetch(m *wire.Message) error {
 		go func() {
 			defer s.running.Done()
 			defer func() { <-s.slots }()
-			s.bring(f, r)
+			s.bring(f, r, flow)
 		}()
 	default:
 		s.giveUp(f, tooBusy)
@@ -171,9 +189,9 @@ func (c *conn) fetch(m *wire.Message) error {
 	return c.done(m.Request)
 }
 
-// bring downloads a chunk.
-func (s *Server) bring(f *flight, r origin.Request) {
-	ctx, cancel := context.WithTimeout(chunk.WithUrgency(s.done, f.priority), downloadTime)
+// bring downloads a chunk, in turn with those of other flows.
+func (s *Server) bring(f *flight, r origin.Request, flow string) {
+	ctx, cancel := context.WithTimeout(tier.WithFlow(chunk.WithUrgency(s.done, f.priority), flow), downloadTime)
 	defer cancel()
 	in := &inflow{server: s, flight: f, stage: fetching}
 	bytes := int(r.Length)

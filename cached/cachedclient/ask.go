@@ -74,7 +74,9 @@ func (q *quest) step(ctx context.Context) (n int, done bool, err error) {
 		Priority: chunk.PriorityOf(ctx), WaitMillis: uint32(wait / time.Millisecond),
 	}
 	c.stats.asks.Add(1)
+	stop := c.watchUrgency(ctx, q.id, want.Priority)
 	a, err := c.call(ctx, wire.Get, want.Append)
+	stop()
 	if err != nil {
 		return 0, true, fmt.Errorf("%w: %w", errElsewhere, err)
 	}
@@ -97,6 +99,45 @@ func (q *quest) step(ctx context.Context) (n int, done bool, err error) {
 		a.close()
 	}
 	return 0, true, errElsewhere
+}
+
+// A raiser hears that a read has become more urgent.
+type raiser chan chunk.Priority
+
+// Raise implements [chunk.Raiser].
+func (r raiser) Raise(p chunk.Priority) {
+	select {
+	case r <- p:
+	default: // it was raised before, which will do
+	}
+}
+
+// watchUrgency tells the daemon when a read that waits has become more urgent
+// than it was, until it is stopped.
+func (c *Client) watchUrgency(ctx context.Context, id chunk.ID, p chunk.Priority) (stop func()) {
+	u := chunk.UrgencyOf(ctx)
+	if u == nil || p == chunk.Demand {
+		return func() {}
+	}
+	r := make(raiser, 1)
+	u.Watch(r, p)
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case p := <-r:
+			if a, err := c.call(ctx, wire.Raise, wire.Urgent{ID: id, Priority: p}.Append); err == nil {
+				a.close()
+			}
+		case <-ctx.Done():
+		}
+	}()
+	return func() {
+		u.Unwatch(r)
+		cancel()
+		<-ended
+	}
 }
 
 // sleep reports whether it slept so long before ctx ended.
