@@ -177,7 +177,7 @@ func (c *Conn) receive() error {
 	case err != nil:
 		return err
 	case flags&syscall.MSG_CTRUNC != 0:
-		return malformed("more descriptors than there is room for")
+		return fmt.Errorf("%w: %w", ErrMalformed, ErrTruncated)
 	}
 	return nil
 }

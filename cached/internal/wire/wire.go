@@ -130,6 +130,10 @@ func (t Type) IsAnswer() bool { return t&64 != 0 }
 // The connection they came by is of no more use.
 var ErrMalformed = errors.New("malformed message")
 
+// ErrTruncated is returned (wrapped) when a descriptor could not be received: the
+// peer has sent too many, or this process has as many open as it may.
+var ErrTruncated = errors.New("a descriptor did not fit")
+
 func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrMalformed}, args...)...)
 }
