@@ -34,12 +34,11 @@ func (c *conn) touch(m *wire.Message) error {
 	}
 	var gone []chunk.ID
 	for _, id := range ids {
-		h, err := c.server.cache.Acquire(id)
-		if err != nil {
+		if !c.server.cache.Touch(id) {
 			gone = append(gone, id)
 			continue
 		}
-		h.Release()
+		c.server.stats.touches.Add(1)
 	}
 	return c.reply(answer{request: m.Request, kind: wire.Gone, payload: func(b []byte) []byte { return wire.AppendIDs(b, gone...) }})
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
 	"github.com/rivuletfs/rivulet/store/cache"
+	"github.com/rivuletfs/rivulet/tier"
 )
 
 func TestMain(m *testing.M) {
@@ -389,6 +390,46 @@ func TestOriginGone(t *testing.T) {
 	}
 	if leases != 3 || misses != 3 {
 		t.Errorf("%d leases and %d misses, want 3 of each", leases, misses)
+	}
+}
+
+// TestRaise has a prefetch that waits in line become urgent: it overtakes one that
+// came before it.
+func TestRaise(t *testing.T) {
+	list := []chunktest.Object{full(1), full(2), full(3)}
+	d := cachedtest.Start(t, func(c *cached.Config) { c.Limit = &tier.Limit{Concurrent: 1} })
+	origin := cachedtest.NewOrigin(t, list...)
+	var mu sync.Mutex
+	var order []chunk.ID
+	gate := make(chan struct{})
+	origin.Answer(func(_ http.ResponseWriter, _ *http.Request, id chunk.ID, _ []byte) bool {
+		mu.Lock()
+		order = append(order, id)
+		mu.Unlock()
+		<-gate
+		return false
+	})
+	k := talk(t, d.Socket)
+	for i, o := range list {
+		priority := chunk.Prefetch
+		if i == 0 { // takes the only place
+			priority = chunk.Demand
+		}
+		k.send(wire.Get, (&wire.Want{ID: o.ID, WaitMillis: long, Priority: priority}).Append)
+		r, _ := wire.ParseRight(k.wait(wire.Lease).Payload)
+		k.fetch(r.Lease, origin, o.ID)
+		k.wait(wire.Done)
+		time.Sleep(20 * time.Millisecond) // is in line
+	}
+	k.send(wire.Raise, wire.Urgent{ID: list[2].ID, Priority: chunk.Demand}.Append)
+	k.wait(wire.Done)
+	close(gate)
+	for _, o := range list {
+		k.get(o.ID, 0, 0, long)
+		check(t, k.wait(wire.Hit), &o)
+	}
+	if len(order) != 3 || order[1] != list[2].ID {
+		t.Errorf("downloads began with %v, then %v", order[0], order[1:])
 	}
 }
 

@@ -124,6 +124,8 @@ func (c *conn) next() error {
 		return c.touch(&m)
 	case wire.Ping:
 		return c.done(m.Request)
+	case wire.Raise:
+		return c.raise(&m)
 	case wire.Hello:
 		return fmt.Errorf("%w: a second HELLO", wire.ErrMalformed)
 	}

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/store/cache"
+	"github.com/rivuletfs/rivulet/tier"
 )
 
 const (
@@ -23,23 +25,68 @@ const (
 	beginPause = 2 * time.Millisecond
 )
 
-// get answers a Get: with a hit at once, or when its flight says so.
+// get answers a Get: with a hit at once, or when its flight says so. A chunk that
+// has to be read first, because nobody asked for it since the start, holds up no
+// other request.
 func (c *conn) get(m *wire.Message) error {
 	want, err := wire.ParseWant(m.Payload)
 	if err != nil {
 		return err
 	}
-	h, err := c.server.cache.Acquire(want.ID)
-	switch {
-	case err == nil:
-		c.server.stats.hits.Add(1)
-		return c.reply(hit(m.Request, h))
-	case errors.Is(err, chunk.ErrNotFound):
-		c.server.join(c, m.Request, &want)
+	s := c.server
+	if !s.cache.Unchecked(want.ID) {
+		if a, ok := s.lookUp(c, m.Request, &want); ok {
+			return c.reply(a)
+		}
 		return nil
 	}
-	c.server.stats.misses.Add(1)
-	return c.reply(answer{request: m.Request, kind: wire.Miss, payload: refusal(err).Append})
+	request := m.Request
+	s.running.Add(1)
+	go func() {
+		defer s.running.Done()
+		a, ok := s.lookUp(c, request, &want)
+		if !ok {
+			return
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !c.gone {
+			c.later(a)
+		} else if a.release != nil {
+			a.release()
+		}
+	}()
+	return nil
+}
+
+// lookUp returns the answer to a Get, unless its flight will give it.
+func (s *Server) lookUp(c *conn, request uint64, want *wire.Want) (answer, bool) {
+	h, err := s.cache.Acquire(want.ID)
+	switch {
+	case err == nil:
+		s.stats.hits.Add(1)
+		return hit(request, h), true
+	case errors.Is(err, chunk.ErrNotFound):
+		s.join(c, request, want)
+		return answer{}, false
+	}
+	s.stats.misses.Add(1)
+	return answer{request: request, kind: wire.Miss, payload: refusal(err).Append}, true
+}
+
+// raise makes a flight more urgent.
+func (c *conn) raise(m *wire.Message) error {
+	u, err := wire.ParseUrgent(m.Payload)
+	if err != nil {
+		return err
+	}
+	s := c.server
+	s.mu.Lock()
+	if f := s.flights[u.ID]; f != nil {
+		f.priority.Raise(u.Priority)
+	}
+	s.mu.Unlock()
+	return c.done(m.Request)
 }
 
 // look finds out whether the chunk came into the cache while the flight was
@@ -125,6 +172,7 @@ func (c *conn) fetch(m *wire.Message) error {
 		return c.fail(m.Request, wire.NoLease, "")
 	}
 	s.unlease(f)
+	flow := strconv.Itoa(c.who.pid)
 	select {
 	case s.slots <- struct{}{}:
 		f.stage = fetching
@@ -132,7 +180,7 @@ func (c *conn) fetch(m *wire.Message) error {
 		go func() {
 			defer s.running.Done()
 			defer func() { <-s.slots }()
-			s.bring(f, r)
+			s.bring(f, r, flow)
 		}()
 	default:
 		s.giveUp(f, tooBusy)
@@ -141,9 +189,9 @@ func (c *conn) fetch(m *wire.Message) error {
 	return c.done(m.Request)
 }
 
-// bring downloads a chunk.
-func (s *Server) bring(f *flight, r origin.Request) {
-	ctx, cancel := context.WithTimeout(chunk.WithUrgency(s.done, f.priority), downloadTime)
+// bring downloads a chunk, in turn with those of other flows.
+func (s *Server) bring(f *flight, r origin.Request, flow string) {
+	ctx, cancel := context.WithTimeout(tier.WithFlow(chunk.WithUrgency(s.done, f.priority), flow), downloadTime)
 	defer cancel()
 	in := &inflow{server: s, flight: f, stage: fetching}
 	bytes := int(r.Length)

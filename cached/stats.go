@@ -8,11 +8,11 @@ import (
 
 // counters are what a server counts.
 type counters struct {
-	connections, refused, requests                atomic.Int64
-	hits, misses, parts, flights, waits, timeouts atomic.Int64
-	leases, expired, deposits, complaints         atomic.Int64
-	downloads, failedDownloads, downloadedBytes   atomic.Int64
-	zoneHits, zoneMisses                          atomic.Int64
+	connections, refused, requests                 atomic.Int64
+	hits, misses, parts, flights, waits, timeouts  atomic.Int64
+	leases, expired, deposits, complaints, touches atomic.Int64
+	downloads, failedDownloads, downloadedBytes    atomic.Int64
+	zoneHits, zoneMisses                           atomic.Int64
 }
 
 // Stats is what a server has done since it was made, and what it does now.
@@ -32,6 +32,7 @@ type Stats struct {
 	Expired    int64 // not used in time
 	Deposits   int64 // chunks that clients brought
 	Complaints int64 // chunks that clients found damaged
+	Touches    int64 // uses of chunks by descriptors that clients had
 
 	Downloads       int64 // begun
 	FailedDownloads int64
@@ -49,7 +50,7 @@ func (s *Server) Stats() Stats {
 		Connections: c.connections.Load(), Refused: c.refused.Load(), Requests: c.requests.Load(),
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Parts: c.parts.Load(), Flights: c.flights.Load(),
 		Waits: c.waits.Load(), Timeouts: c.timeouts.Load(),
-		Leases: c.leases.Load(), Expired: c.expired.Load(), Deposits: c.deposits.Load(), Complaints: c.complaints.Load(),
+		Leases: c.leases.Load(), Expired: c.expired.Load(), Deposits: c.deposits.Load(), Complaints: c.complaints.Load(), Touches: c.touches.Load(),
 		Downloads: c.downloads.Load(), FailedDownloads: c.failedDownloads.Load(), DownloadedBytes: c.downloadedBytes.Load(),
 		ZoneHits: c.zoneHits.Load(), ZoneMisses: c.zoneMisses.Load(),
 		Cache: s.cache.Stats(),
@@ -62,7 +63,7 @@ func (s Stats) numbers() []uint64 {
 	list := []int64{
 		s.Connections, s.Refused, s.Requests,
 		s.Hits, s.Misses, s.Parts, s.Flights, s.Waits, s.Timeouts,
-		s.Leases, s.Expired, s.Deposits, s.Complaints,
+		s.Leases, s.Expired, s.Deposits, s.Complaints, s.Touches,
 		s.Downloads, s.FailedDownloads, s.DownloadedBytes,
 		s.ZoneHits, s.ZoneMisses,
 		int64(c.Chunks), c.Bytes, c.MaxBytes, c.MinFree, c.Reserved, int64(c.InUse), c.Kept, int64(c.Pinned), int64(c.History),

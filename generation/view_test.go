@@ -185,6 +185,9 @@ func readAll(i *Image, img *blockmaptest.Image) error {
 		if _, err := i.Stat(ctx, c.ID); err != nil {
 			return err
 		}
+		if _, err := i.Request(ctx, c.ID); !errors.Is(err, origin.ErrNoRequest) { // memory's answer, whichever generation's
+			return fmt.Errorf("request: %w", err)
+		}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 )
 
 const (
+	maxLeases    = 4                     // that one read uses for requests
 	corruptTries = 2                     // files of one chunk that may turn out damaged in one read
 	busyPause    = 50 * time.Millisecond // mean, before a daemon that has too much to do is asked again
 )
@@ -25,6 +26,7 @@ type quest struct {
 	off     int64
 	until   time.Time // for which the daemon is asked
 	leases  int       // that it got
+	handed  bool      // the daemon has taken a request
 	corrupt int       // files that were damaged
 }
 
@@ -72,7 +74,9 @@ func (q *quest) step(ctx context.Context) (n int, done bool, err error) {
 		Priority: chunk.PriorityOf(ctx), WaitMillis: uint32(wait / time.Millisecond),
 	}
 	c.stats.asks.Add(1)
+	stop := c.watchUrgency(ctx, q.id, want.Priority)
 	a, err := c.call(ctx, wire.Get, want.Append)
+	stop()
 	if err != nil {
 		return 0, true, fmt.Errorf("%w: %w", errElsewhere, err)
 	}
@@ -95,6 +99,45 @@ func (q *quest) step(ctx context.Context) (n int, done bool, err error) {
 		a.close()
 	}
 	return 0, true, errElsewhere
+}
+
+// A raiser hears that a read has become more urgent.
+type raiser chan chunk.Priority
+
+// Raise implements [chunk.Raiser].
+func (r raiser) Raise(p chunk.Priority) {
+	select {
+	case r <- p:
+	default: // it was raised before, which will do
+	}
+}
+
+// watchUrgency tells the daemon when a read that waits has become more urgent
+// than it was, until it is stopped.
+func (c *Client) watchUrgency(ctx context.Context, id chunk.ID, p chunk.Priority) (stop func()) {
+	u := chunk.UrgencyOf(ctx)
+	if u == nil || p == chunk.Demand {
+		return func() {}
+	}
+	r := make(raiser, 1)
+	u.Watch(r, p)
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case p := <-r:
+			if a, err := c.call(ctx, wire.Raise, wire.Urgent{ID: id, Priority: p}.Append); err == nil {
+				a.close()
+			}
+		case <-ctx.Done():
+		}
+	}()
+	return func() {
+		u.Unwatch(r)
+		cancel()
+		<-ended
+	}
 }
 
 // sleep reports whether it slept so long before ctx ended.
@@ -176,7 +219,7 @@ func (c *Client) tellDamaged(id chunk.ID, why error) {
 // or if there is none, or it came to nothing, itself.
 func (q *quest) useLease(ctx context.Context, right wire.Right) (n int, done bool, err error) {
 	r := q.reader
-	if r.requests != nil && q.leases == 1 {
+	if r.requests != nil && !q.handed && q.leases <= maxLeases {
 		if q.handOver(ctx, right.Lease) {
 			return 0, false, nil // and wait like everybody
 		}
@@ -185,7 +228,8 @@ func (q *quest) useLease(ctx context.Context, right wire.Right) (n int, done boo
 	return n, true, err
 }
 
-// handOver has the daemon send a request. It reports whether it will.
+// handOver has the daemon send a request. It reports whether it will, or the
+// lease has gone to somebody else.
 func (q *quest) handOver(ctx context.Context, lease uint64) bool {
 	c := q.reader.client
 	req, err := q.reader.requests.Request(ctx, q.id)
@@ -206,15 +250,18 @@ func (q *quest) handOver(ctx context.Context, lease uint64) bool {
 	if err != nil {
 		return false
 	}
-	if a.kind != wire.Done {
-		if f, err := wire.ParseRefusal(a.payload); err == nil {
-			c.logger.Warn("host cache does not send the request", "chunk", q.id, "reason", f.Text)
-		}
-		a.close()
-		return false
+	a.close()
+	if a.kind == wire.Done {
+		q.handed = true
+		c.stats.handed.Add(1)
+		return true
 	}
-	c.stats.handed.Add(1)
-	return true
+	f, err := wire.ParseRefusal(a.payload)
+	if err != nil || f.Reason == wire.NoLease {
+		return err == nil
+	}
+	c.logger.Warn("host cache does not send the request", "chunk", q.id, "reason", f.Text)
+	return false
 }
 
 // bring reads the whole chunk from the reader's origin, answers the read from

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/cached/cachedtest"
+	"github.com/rivuletfs/rivulet/cached/internal/wire"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
 	"github.com/rivuletfs/rivulet/store/cache"
@@ -107,6 +108,40 @@ func TestAlone(t *testing.T) {
 	readWholly(t, c.Reader(chunk.NewDoor(o), o), &list[0])
 }
 
+// TestUrgency raises a read that waits for somebody else's download.
+func TestUrgency(t *testing.T) {
+	o := chunks(1)[0]
+	raised := make(chan wire.Urgent, 1)
+	var waiting uint64
+	socket := impostor(t, func(c *wire.Conn, m *wire.Message) bool {
+		switch m.Type {
+		case wire.Get:
+			waiting = m.Request
+			return true
+		case wire.Raise:
+			u, err := wire.ParseUrgent(m.Payload)
+			if err != nil {
+				return false
+			}
+			raised <- u
+			_ = c.Write(wire.Done, m.Request, nil, nil)
+			return c.Write(wire.Miss, waiting, wire.Refusal{Reason: wire.Waited}.Append, nil) == nil
+		}
+		return false
+	})
+	c := client(t, socket, nil)
+	origin := cachedtest.NewOrigin(t, o)
+	u := chunk.NewUrgency(chunk.Prefetch)
+	time.AfterFunc(50*time.Millisecond, func() { u.Raise(chunk.Demand) })
+	b := make([]byte, len(o.Bytes))
+	if n, err := c.Reader(chunk.NewDoor(origin), origin).ReadChunk(chunk.WithUrgency(ctx, u), o.ID, b, 0); err != nil || n != len(b) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if got := <-raised; got != (wire.Urgent{ID: o.ID, Priority: chunk.Demand}) {
+		t.Errorf("%+v", got)
+	}
+}
+
 // chunkFile returns the file of a chunk in the cache.
 func chunkFile(t testing.TB, dir string, id chunk.ID) string {
 	t.Helper()
@@ -188,8 +223,7 @@ func TestEvictedIsGivenUp(t *testing.T) {
 	r := c.Reader(chunk.NewDoor(o), o)
 	readWholly(t, r, &list[0])
 	readWholly(t, r, &list[1])
-	hits := d.Cache.Stats().Hits
-	eventually(t, "use is told", func() bool { readWholly(t, r, &list[0]); return d.Cache.Stats().Hits > hits })
+	eventually(t, "use is told", func() bool { readWholly(t, r, &list[0]); return d.Server.Stats().Touches > 2 })
 	if err := c.Evict(ctx, list[1].ID); err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ import (
 
 // Defaults of Config.
 const (
-	DefaultWait        = 8 * time.Second
+	DefaultWait        = 10 * time.Second
 	DefaultSilence     = 2 * time.Second
 	DefaultDescriptors = 4096 // or a quarter of those that the process may have
 )

@@ -123,7 +123,7 @@ func TestOnce(t *testing.T) {
 			t.Errorf("chunk %v left the origin %d times", id, n)
 		}
 	}
-	if s := d.Server.Stats(); s.Flights != 20 || s.Downloads != 20 || s.DownloadedBytes != int64(20*len(list[0].Bytes)) {
+	if s := d.Server.Stats(); s.Flights < 20 || s.Downloads != 20 || s.DownloadedBytes != int64(20*len(list[0].Bytes)) {
 		t.Errorf("%d flights, %d downloads of %d bytes", s.Flights, s.Downloads, s.DownloadedBytes)
 	}
 }

@@ -178,7 +178,45 @@ func TestHostileDaemon(t *testing.T) {
 	}
 }
 
-// TestDeadOrigin tells that a chunk is nowhere.
+// TestDescriptorsRunOut has a descriptor be lost on the way, as when the process
+// has as many open as it may: the client gives up half of what it holds.
+func TestDescriptorsRunOut(t *testing.T) {
+	list := chunks(5)
+	files := make(map[chunk.ID]*os.File)
+	for i := range list {
+		files[list[i].ID] = fileWith(t, list[i].Bytes)
+	}
+	lost := list[4].ID
+	socket := impostor(t, func(c *wire.Conn, m *wire.Message) bool {
+		w, err := wire.ParseWant(m.Payload)
+		if err != nil || m.Type != wire.Get {
+			return false
+		}
+		size := uint32(len(list[0].Bytes))
+		if w.ID == lost {
+			h := wire.Header{Len: 8, Type: wire.Hit, Files: 1, Request: m.Request}
+			fd := int(files[lost].Fd())
+			many := make([]int, 50)
+			for i := range many {
+				many[i] = fd
+			}
+			_, _, err := c.Socket().WriteMsgUnix(wire.Held{Size: size, Checked: size}.Append(h.Append(nil)), syscall.UnixRights(many...), nil)
+			return err == nil
+		}
+		return c.Write(wire.Hit, m.Request, wire.Held{Size: size, Checked: size}.Append, files[w.ID]) == nil
+	})
+	origin := cachedtest.NewOrigin(t, list...)
+	c := client(t, socket, nil)
+	for i := range list {
+		readWholly(t, c.Reader(chunk.NewDoor(origin), origin), &list[i])
+	}
+	eventually(t, "the loss is counted", func() bool { return c.Stats().Losses > 0 })
+	if s := c.Stats(); s.Held > 2 || s.Fallbacks != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestNotFound tells that a chunk is nowhere.
 func TestNotFound(t *testing.T) {
 	d, o := cachedtest.Start(t, nil), cachedtest.NewOrigin(t)
 	c := client(t, d.Socket, nil)

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
@@ -293,6 +295,9 @@ func (l *link) call(ctx context.Context, t wire.Type, payload func(b []byte) []b
 
 // fail ends the connection. Whoever waits gets ErrAway.
 func (l *link) fail(err error) {
+	if errors.Is(err, wire.ErrTruncated) {
+		l.client.shelf.halve()
+	}
 	l.mu.Lock()
 	first := l.err == nil
 	if first {
@@ -316,10 +321,16 @@ func (l *link) fail(err error) {
 	if c.link == l {
 		c.link = nil
 		c.stats.losses.Add(1)
-		if errors.Is(err, ErrAway) { // stopped or hung: it will not be better at once
+		if !ended(err) { // stopped, hung or mad: it will not be better at once
 			c.rest(err)
 		}
 	}
+}
+
+// ended reports whether err says that the daemon has closed the connection, as
+// one does that is started anew.
+func ended(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // call sends a request over the connection that there is.

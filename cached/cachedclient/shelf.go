@@ -87,6 +87,17 @@ func (s *shelf) drop(id chunk.ID, h *held) {
 	}
 }
 
+// halve takes off the half that was used least lately, and keeps no more from
+// now on: descriptors have run out.
+func (s *shelf) halve() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.limit = max(1, len(s.all)/2)
+	for len(s.all) > s.limit {
+		s.remove(s.ring.prev)
+	}
+}
+
 // clear takes everything off the shelf.
 func (s *shelf) clear() {
 	s.mu.Lock()

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 
@@ -62,16 +63,16 @@ IDs, as 'rivulet cache ls' shows them.`,
 	return cmd
 }
 
-// daemon returns the client of a host cache that has to be there.
-func (a *app) daemon(ctx context.Context) (*cachedclient.Client, error) {
+// ask runs do with the client of a host cache, which has to be there.
+func (a *app) ask(ctx context.Context, do func(ctx context.Context, c *cachedclient.Client) error) error {
 	c := a.hostCache(ctx)
 	if c == nil {
-		return nil, fmt.Errorf("no host cache runs; start one with 'rivulet cached', or name its socket with --cache")
+		return errors.New("no host cache runs; start one with 'rivulet cached', or name its socket with --cache")
 	}
 	if err := c.Ping(ctx); err != nil {
-		return nil, fmt.Errorf("host cache: %w", err)
+		return fmt.Errorf("host cache: %w", err)
 	}
-	return c, nil
+	return do(ctx, c)
 }
 
 func (a *app) cacheStatsCommand() *cobra.Command {
@@ -82,30 +83,32 @@ func (a *app) cacheStatsCommand() *cobra.Command {
 		Example: `  rivulet cache stats`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.daemon(cmd.Context())
-			if err != nil {
-				return err
-			}
-			list, err := c.DaemonStats(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				values := make(map[string]int64, len(list))
-				for _, s := range list {
-					values[s.Name] = s.Value
+			return a.ask(cmd.Context(), func(ctx context.Context, c *cachedclient.Client) error {
+				list, err := c.DaemonStats(ctx)
+				if err != nil {
+					return err
 				}
-				return a.printJSON(values)
-			}
-			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
-			for _, s := range list {
-				fmt.Fprintf(w, "%s\t%d\t\n", s.Name, s.Value)
-			}
-			return w.Flush()
+				return a.printStats(list, asJSON)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
 	return cmd
+}
+
+func (a *app) printStats(list []cachedclient.Stat, asJSON bool) error {
+	if asJSON {
+		values := make(map[string]int64, len(list))
+		for _, s := range list {
+			values[s.Name] = s.Value
+		}
+		return a.printJSON(values)
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for _, s := range list {
+		fmt.Fprintf(w, "%s\t%d\t\n", s.Name, s.Value)
+	}
+	return w.Flush()
 }
 
 // A cachedChunk is a line of ls as JSON.
@@ -123,21 +126,19 @@ func (a *app) cacheLsCommand() *cobra.Command {
 		Example: `  rivulet cache ls`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.daemon(cmd.Context())
-			if err != nil {
-				return err
-			}
 			enc := json.NewEncoder(a.out)
-			return c.List(cmd.Context(), func(e cachedclient.Entry) error {
-				if asJSON {
-					return enc.Encode(cachedChunk{e.ID.String(), e.Size, e.Pinned})
-				}
-				pinned := ""
-				if e.Pinned {
-					pinned = "  pinned"
-				}
-				a.printf("%v  %9d%s\n", e.ID, e.Size, pinned)
-				return nil
+			return a.ask(cmd.Context(), func(ctx context.Context, c *cachedclient.Client) error {
+				return c.List(ctx, func(e cachedclient.Entry) error {
+					if asJSON {
+						return enc.Encode(cachedChunk{e.ID.String(), e.Size, e.Pinned})
+					}
+					pinned := ""
+					if e.Pinned {
+						pinned = "  pinned"
+					}
+					a.printf("%v  %9d%s\n", e.ID, e.Size, pinned)
+					return nil
+				})
 			})
 		},
 	}
@@ -162,16 +163,14 @@ func (a *app) changeCommand(name, short, long string, change func(c *cachedclien
 				}
 				ids[i] = id
 			}
-			c, err := a.daemon(cmd.Context())
-			if err != nil {
-				return err
-			}
-			for _, id := range ids {
-				if err := change(c, cmd.Context(), id); err != nil {
-					return err
+			return a.ask(cmd.Context(), func(ctx context.Context, c *cachedclient.Client) error {
+				for _, id := range ids {
+					if err := change(c, ctx, id); err != nil {
+						return err
+					}
 				}
-			}
-			return nil
+				return nil
+			})
 		},
 	}
 }
@@ -207,19 +206,17 @@ done. The cache does the same slowly in the background.`,
 			if err != nil {
 				return err
 			}
-			c, err := a.daemon(cmd.Context())
-			if err != nil {
-				return err
-			}
-			s, err := c.Scrub(cmd.Context(), perSecond)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.printJSON(map[string]int64{"chunks": s.Chunks, "bytes": s.Bytes, "damaged": s.Damaged})
-			}
-			a.printf("%d chunks of %s checked; %d were damaged and dropped\n", s.Chunks, size(s.Bytes), s.Damaged)
-			return nil
+			return a.ask(cmd.Context(), func(ctx context.Context, c *cachedclient.Client) error {
+				s, err := c.Scrub(ctx, perSecond)
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return a.printJSON(map[string]int64{"chunks": s.Chunks, "bytes": s.Bytes, "damaged": s.Damaged})
+				}
+				a.printf("%d chunks of %s checked; %d were damaged and dropped\n", s.Chunks, size(s.Bytes), s.Damaged)
+				return nil
+			})
 		},
 	}
 	cmd.Flags().StringVar(&rate, "rate", "0", "bytes a second to read; 0: as fast as it can")

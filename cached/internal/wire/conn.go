@@ -165,7 +165,11 @@ func (c *Conn) Read() (Message, error) {
 func (c *Conn) receive() error {
 	n, oobn, flags, _, err := c.socket.ReadMsgUnix(c.decoder.space(), c.oob[:])
 	files, bad := rights(c.oob[:oobn])
-	if err := errors.Join(bad, c.decoder.arrived(max(n, 0), files)); err != nil {
+	tooMany := c.decoder.arrived(max(n, 0), files) // which owns them in any case
+	if flags&syscall.MSG_CTRUNC != 0 {
+		return fmt.Errorf("%w: %w", ErrMalformed, ErrTruncated)
+	}
+	if err := errors.Join(bad, tooMany); err != nil {
 		return err
 	}
 	ended := errors.Is(err, io.EOF) || err == nil && n == 0
@@ -176,8 +180,6 @@ func (c *Conn) receive() error {
 		return io.ErrUnexpectedEOF
 	case err != nil:
 		return err
-	case flags&syscall.MSG_CTRUNC != 0:
-		return malformed("more descriptors than there is room for")
 	}
 	return nil
 }

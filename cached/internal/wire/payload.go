@@ -93,6 +93,25 @@ func ParseWant(b []byte) (w Want, err error) {
 	return w, nil
 }
 
+// An Urgent is the payload of Raise.
+type Urgent struct {
+	ID       chunk.ID
+	Priority chunk.Priority
+}
+
+// Append appends the encoded payload to b.
+func (u Urgent) Append(b []byte) []byte { return append(append(b, u.ID[:]...), byte(u.Priority)) }
+
+// ParseUrgent is the inverse of [Urgent.Append].
+func ParseUrgent(b []byte) (u Urgent, err error) {
+	if len(b) != idLen+1 || b[idLen] >= chunk.Priorities {
+		return u, malformed("RAISE of %d bytes, or with no priority", len(b))
+	}
+	copy(u.ID[:], b)
+	u.Priority = chunk.Priority(b[idLen])
+	return u, nil
+}
+
 // A Held is the payload of Hit and Part: what the descriptor leads to.
 type Held struct {
 	Size    uint32 // bytes of the object

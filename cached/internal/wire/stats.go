@@ -5,7 +5,7 @@ package wire
 var StatNames = []string{
 	"connections", "refused_connections", "requests",
 	"hits", "misses", "parts", "flights", "waits", "timeouts",
-	"leases", "expired_leases", "deposits", "complaints",
+	"leases", "expired_leases", "deposits", "complaints", "touches",
 	"downloads", "failed_downloads", "downloaded_bytes",
 	"zone_hits", "zone_misses",
 	"chunks", "bytes", "max_bytes", "min_free_bytes", "reserved_bytes", "in_use", "kept_bytes", "pinned", "history",

@@ -53,6 +53,7 @@ const (
 	Damaged Type = 7  // a descriptor had bad bytes
 	Touch   Type = 8  // chunks used without asking
 	Ping    Type = 9  // is anybody there
+	Raise   Type = 10 // a chunk that is waited for is more urgent by now
 	Stats   Type = 16 // the following are for administrators
 	List    Type = 17
 	Pin     Type = 18
@@ -93,6 +94,7 @@ var kinds = map[Type]kind{
 	Damaged: {"DAMAGED", idLen, 0},
 	Touch:   {"TOUCH", MaxIDs * idLen, 0},
 	Ping:    {"PING", 0, 0},
+	Raise:   {"RAISE", idLen + 1, 0},
 	Stats:   {"STATS", 0, 0},
 	List:    {"LIST", idLen, 0},
 	Pin:     {"PIN", idLen, 0},
@@ -127,6 +129,10 @@ func (t Type) IsAnswer() bool { return t&64 != 0 }
 // ErrMalformed is returned (wrapped) for bytes that the protocol does not allow.
 // The connection they came by is of no more use.
 var ErrMalformed = errors.New("malformed message")
+
+// ErrTruncated is returned (wrapped) when a descriptor could not be received: the
+// peer has sent too many, or this process has as many open as it may.
+var ErrTruncated = errors.New("a descriptor did not fit")
 
 func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrMalformed}, args...)...)

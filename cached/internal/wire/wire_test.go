@@ -36,6 +36,7 @@ var payloads = []struct {
 	{Fetch, errand, must(errand.Append(nil)), func(b []byte) (any, error) { return ParseErrand(b) }},
 	{Deposit, piece, piece.Append(nil), func(b []byte) (any, error) { return ParsePiece(b) }},
 	{Miss, Refusal{NoRoom, "why"}, Refusal{NoRoom, "why"}.Append(nil), func(b []byte) (any, error) { return ParseRefusal(b) }},
+	{Raise, Urgent{id, chunk.Prefetch}, Urgent{id, chunk.Prefetch}.Append(nil), func(b []byte) (any, error) { return ParseUrgent(b) }},
 	{Pin, id, AppendIDs(nil, id), func(b []byte) (any, error) { return ParseID(b) }},
 	{Touch, []chunk.ID{id, {}}, AppendIDs(nil, id, chunk.ID{}), func(b []byte) (any, error) { return ParseIDs(b) }},
 	{Statistics, []uint64{1, 1 << 63}, AppendNumbers(nil, 1, 1<<63), func(b []byte) (any, error) { return ParseNumbers(b) }},
