@@ -92,9 +92,9 @@ func (s *Server) handOver(fd int, c *conn) {
 	s.mu.Unlock()
 }
 
-// Resume serves a connection that another server has handed off, until it ends.
-// The export must be there. It owns the socket h.FD. An error says that h does not
-// fit this server; the connection is closed then.
+// Resume goes on with a connection that another server has handed off, until that
+// ends, ctx does, or the server. The export must be there. It owns the socket h.FD.
+// An error says that h does not fit this server; the connection is closed then.
 func (s *Server) Resume(ctx context.Context, h Handed) error {
 	if h.FD < 0 {
 		return errors.New("resume connection: without a socket")
@@ -105,25 +105,25 @@ func (s *Server) Resume(ctx context.Context, h Handed) error {
 	if err != nil {
 		return fmt.Errorf("resume connection: %w", err)
 	}
-	if err := s.enter(nil); err != nil {
+	if err = h.State.check(s); err == nil {
+		err = s.enter(nil)
+	}
+	if err != nil {
 		_ = nc.Close()
 		return fmt.Errorf("resume connection: %w", err)
 	}
-	defer s.exit(nil)
-	// Whether it fits is asked before it counts as a connection, and again,
-	// with the same answer, by its session.
 	se := s.admit(ctx, nc)
 	if se == nil {
+		s.exit(nil)
 		_ = nc.Close()
 		return fmt.Errorf("resume connection: %w", ErrClosed)
 	}
-	defer s.leave(se)
 	se.resumed = &h.State
-	if err := h.State.check(s); err != nil {
-		_ = nc.Close()
-		return fmt.Errorf("resume connection: %w", err)
-	}
-	se.run()
+	go func() {
+		defer s.exit(nil)
+		defer s.leave(se)
+		se.run()
+	}()
 	return nil
 }
 

@@ -50,7 +50,7 @@ func newRelay(t *testing.T, exports ...Export) *relay {
 	_ = ln.Close()
 	r.serve(nil)
 	t.Cleanup(func() {
-		r.srv.Close()
+		_ = r.srv.Shutdown(context.Background())
 		r.running.Wait()
 		_ = file.Close()
 	})
@@ -72,16 +72,15 @@ func (r *relay) serve(handed []Handed) {
 	}
 	srv := r.srv
 	r.running.Go(func() {
-		if err := srv.Serve(context.Background(), ln); err != nil {
+		// It may be handed off before it has begun.
+		if err := srv.Serve(context.Background(), ln); err != nil && !errors.Is(err, ErrClosed) {
 			r.t.Errorf("Serve: %v", err)
 		}
 	})
 	for _, h := range handed {
-		r.running.Go(func() {
-			if err := srv.Resume(context.Background(), h); err != nil {
-				r.t.Errorf("Resume: %v", err)
-			}
-		})
+		if err := srv.Resume(context.Background(), h); err != nil {
+			r.t.Errorf("Resume: %v", err)
+		}
 	}
 }
 
@@ -275,7 +274,10 @@ func TestHandOffTLS(t *testing.T) {
 
 func TestResumeRefuses(t *testing.T) {
 	s := &Server{}
-	start(t, s, Export{Name: "d", Device: blockdevtest.NewMemory(make([]byte, 1<<20), nil)})
+	defer s.Close()
+	if err := s.AddExport(Export{Name: "d", Device: blockdevtest.NewMemory(make([]byte, 1<<20), nil)}); err != nil {
+		t.Fatal(err)
+	}
 	good := ConnState{Version: 1, Export: "d", Size: 1 << 20, Structured: true}
 	for want, change := range map[string]func(*ConnState){
 		"state of version 2":      func(st *ConnState) { st.Version = 2 },
