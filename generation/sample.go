@@ -37,13 +37,14 @@ func NewSampler(origin chunk.Prober, rate float64, missing func(chunk.ID)) *Samp
 	return s
 }
 
-// Hit says that the cache had a chunk. It does not block.
-func (s *Sampler) Hit(id chunk.ID) {
-	if rand.Float64() < s.rate {
-		select {
-		case s.ask <- id:
-		default:
-		}
+// Pick reports, by chance, whether a hit belongs to the sample.
+func (s *Sampler) Pick() bool { return rand.Float64() < s.rate }
+
+// Look has a chunk that the cache had looked for. It does not block.
+func (s *Sampler) Look(id chunk.ID) {
+	select {
+	case s.ask <- id:
+	default:
 	}
 }
 
@@ -84,8 +85,8 @@ func NewSampled(cache chunk.Source, origin chunk.Prober, rate float64, missing f
 // Fetch implements [chunk.Source].
 func (s *Sampled) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
 	n, err := s.cache.Fetch(ctx, id, dst, off)
-	if err == nil {
-		s.Hit(id)
+	if err == nil && s.Pick() {
+		s.Look(id)
 	}
 	return n, err
 }

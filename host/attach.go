@@ -109,7 +109,7 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 		return nil, err
 	}
 	if h.cfg.Frontends[spec.Frontend] == nil {
-		return nil, specErrorf("attach %q: no frontend is called %q", spec.Image, spec.Frontend)
+		return nil, SpecErrorf("attach %q: no frontend is called %q", spec.Image, spec.Frontend)
 	}
 	s, err := h.acquire(ctx, spec)
 	if err != nil {
@@ -140,7 +140,7 @@ func newAttachment(r *record) *attachment {
 func (h *Host) offer(ctx context.Context, a *attachment, o Offer) error {
 	f := h.cfg.Frontends[a.spec.Frontend]
 	if f == nil {
-		return specErrorf("attachment %s: no frontend is called %q", a.id, a.spec.Frontend)
+		return SpecErrorf("attachment %s: no frontend is called %q", a.id, a.spec.Frontend)
 	}
 	o.ID, o.Where, o.Name, o.TLS = a.id, a.spec.Where, a.spec.Name, a.spec.TLS
 	o.Device = a.dev

@@ -28,7 +28,8 @@ var (
 // A SpecError says what is wrong with a Spec: a user's mistake.
 type SpecError struct{ error }
 
-func specErrorf(format string, args ...any) error { return SpecError{fmt.Errorf(format, args...)} }
+// SpecErrorf returns a SpecError.
+func SpecErrorf(format string, args ...any) error { return SpecError{fmt.Errorf(format, args...)} }
 
 // Unwrap returns the error inside.
 func (e SpecError) Unwrap() error { return e.error }
@@ -64,19 +65,19 @@ const (
 
 func (s *Spec) check() error {
 	if s.Image == "" || s.Store == "" || s.Where == "" {
-		return specErrorf("attach: image, store and where must be given")
+		return SpecErrorf("attach: image, store and where must be given")
 	}
 	texts := append([]string{s.Image, s.Store, s.Frontend, s.Where, s.Name}, s.Identities...)
 	for _, t := range append(texts, s.Required...) {
 		if len(t) > maxText || strings.ContainsRune(t, 0) {
-			return specErrorf("attach: a text is longer than %d bytes, or has a NUL", maxText)
+			return SpecErrorf("attach: a text is longer than %d bytes, or has a NUL", maxText)
 		}
 		if strings.Contains(strings.ToUpper(t), "AGE-SECRET-KEY-") {
-			return specErrorf("attach: a secret key, where the file of one is wanted")
+			return SpecErrorf("attach: a secret key, where the file of one is wanted")
 		}
 	}
 	if len(s.Identities) > maxList || len(s.Required) > maxList {
-		return specErrorf("attach: more than %d identities or keys", maxList)
+		return SpecErrorf("attach: more than %d identities or keys", maxList)
 	}
 	return nil
 }
@@ -134,7 +135,7 @@ type Offered interface {
 // frontends that want one.
 func (o *Offer) AbsoluteDir() error {
 	if !filepath.IsAbs(o.Where) {
-		return specErrorf("attach: directory %q is not absolute", o.Where)
+		return SpecErrorf("attach: directory %q is not absolute", o.Where)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/host/keep"
 	"github.com/rivuletfs/rivulet/seal"
@@ -37,8 +38,10 @@ type Config struct {
 	// Memory bounds what is kept decoded, for all disks together, in bytes: 0 is
 	// disk.DefaultMemory.
 	Memory int64
-	Cache  Cache   // nil: none
-	Sample float64 // see Stack
+	// Bound, Cache and Sample are those of a Stack.
+	Bound  func(src chunk.Source, near bool, disk string) chunk.Source
+	Cache  Cache
+	Sample float64
 	// RetryMin and RetryMax bound the pauses between attempts to bring back an
 	// attachment; 0: the defaults.
 	RetryMin, RetryMax time.Duration
@@ -88,7 +91,7 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Logger: cfg.Logger}
+	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Bound: cfg.Bound, Cache: cfg.Cache, Sample: cfg.Sample, Logger: cfg.Logger}
 	return h, nil
 }
 
@@ -154,6 +157,9 @@ func (h *Host) Close() error {
 	}
 	for _, a := range h.all() {
 		h.rest(a)
+		h.mu.Lock()
+		a.ending = ErrClosed
+		h.mu.Unlock()
 		h.drop(a)
 	}
 	h.stack.Opener.Close()

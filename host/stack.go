@@ -17,10 +17,10 @@ const DefaultSample = 1.0 / 1000
 // this machine.
 type Cache interface {
 	// Reader returns a reader that asks the cache, and origin, the image's checked
-	// chunks, for what that does not have or cannot give in time. hit is told of
-	// what was read without the origin; it does not block. close frees the reader,
-	// once nobody uses it.
-	Reader(image *generation.Image, origin chunk.Reader, hit func(chunk.ID)) (r chunk.Reader, close func() error, err error)
+	// chunks, for what that does not have or cannot give in time.
+	Reader(image *generation.Image, origin chunk.Reader) chunk.Reader
+	// Held returns a reader of what is near at hand; see disk.Options.
+	Held() chunk.Reader
 }
 
 // A Stack is what disks are read through. It is shared by any number of disks;
@@ -28,8 +28,11 @@ type Cache interface {
 type Stack struct {
 	Memory *disk.Memory // nil: each disk's own
 	Opener *seal.Opener // nil: each disk's own
-	Cache  Cache        // nil: none
-	Sample float64      // of the cache's hits, looked for at the origin; 0: DefaultSample
+	// Bound puts a bound before a store that is near or far, for one of several
+	// disks; nil: there is none.
+	Bound  func(src chunk.Source, near bool, disk string) chunk.Source
+	Cache  Cache   // nil: none
+	Sample float64 // of the cache's hits, looked for at the origin; 0: DefaultSample
 	Logger *slog.Logger
 }
 
@@ -38,36 +41,36 @@ type Disk struct {
 	*disk.Disk
 	Image *Image
 
-	under []func() error // ends what lies under the disk, in order
+	sampler *generation.Sampler // nil: there is no cache
 }
 
-// Disk puts the layers of reading together, nearest first: memory, the machine's
-// cache, the checking door, the image's generation. From a store that is near it
-// reads by the frame. The caller closes the disk.
+// Disk puts the layers of reading together, nearest first: memory, the cache, the
+// checking door, the bound of what is asked of the store, the image's generation.
+// If the cache or the store is near, it reads by the frame. The caller closes the
+// disk.
 func (s *Stack) Disk(image *Image, near bool) (*Disk, error) {
 	d := &Disk{Image: image}
-	var reader chunk.Reader = chunk.NewDoor(image)
-	mode := disk.WholeChunks
-	if near {
-		mode = disk.SingleFrames
+	var src chunk.Source = image
+	if s.Bound != nil {
+		src = s.Bound(image, near, image.Map.Digest().String())
 	}
+	o := disk.Options{Memory: s.Memory, Opener: s.Opener, Mode: disk.WholeChunks, Logger: s.Logger}
+	if near || s.Cache != nil {
+		o.Mode = disk.SingleFrames
+	}
+	var reader chunk.Reader = chunk.NewDoor(src)
 	if s.Cache != nil {
 		rate := s.Sample
 		if rate == 0 {
 			rate = DefaultSample
 		}
 		// The image raises the alarm itself when it finds a chunk missing.
-		sampler := generation.NewSampler(image, rate, func(chunk.ID) {})
-		cached, closeCached, err := s.Cache.Reader(image.Image, reader, sampler.Hit)
-		if err != nil {
-			return nil, errors.Join(err, sampler.Close())
-		}
-		reader = cached
-		d.under = append(d.under, closeCached, sampler.Close)
+		d.sampler = generation.NewSampler(image, rate, func(chunk.ID) {})
+		reader = watched{s.Cache.Reader(image.Image, witness{reader}), d.sampler}
+		o.Near = watched{s.Cache.Held(), d.sampler}
 	}
 	var err error
-	d.Disk, err = disk.Open(image.Unlocked, reader, disk.Options{Memory: s.Memory, Opener: s.Opener, Mode: mode, Logger: s.Logger})
-	if err != nil {
+	if d.Disk, err = disk.Open(image.Unlocked, reader, o); err != nil {
 		return nil, errors.Join(err, d.closeUnder())
 	}
 	return d, nil
@@ -77,10 +80,8 @@ func (s *Stack) Disk(image *Image, near bool) (*Disk, error) {
 func (d *Disk) Close() error { return errors.Join(d.Disk.Close(), d.closeUnder()) }
 
 func (d *Disk) closeUnder() error {
-	var errs []error
-	for _, end := range d.under {
-		errs = append(errs, end())
+	if d.sampler == nil {
+		return nil
 	}
-	d.under = nil
-	return errors.Join(errs...)
+	return d.sampler.Close()
 }

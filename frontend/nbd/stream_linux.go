@@ -139,8 +139,8 @@ func (s *socket) write(p []byte) error {
 	return nil
 }
 
-func (s *socket) stopReading() { _ = unix.Shutdown(s.fd, unix.SHUT_RD) }
-func (s *socket) abort()       { _ = unix.Shutdown(s.fd, unix.SHUT_RDWR) }
-func (s *socket) close()       { _ = unix.Close(s.fd) }
+func (s *socket) stopReading()   { _ = unix.Shutdown(s.fd, unix.SHUT_RD) }
+func (s *socket) abort()         { _ = unix.Shutdown(s.fd, unix.SHUT_RDWR) }
+func (s *socket) close()         { _ = unix.Close(s.fd) }
 func (s *socket) handable() bool { return true }
 func (s *socket) detach() int    { return s.fd }

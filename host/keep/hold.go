@@ -3,7 +3,10 @@ package keep
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -65,6 +68,23 @@ func Hold(ctx context.Context, ln *net.UnixListener, patience time.Duration) err
 			}
 		})
 	}
+}
+
+// HoldInherited is Hold for a process whose descriptor 3 is the listener.
+func HoldInherited(ctx context.Context, patience time.Duration) error {
+	file := os.NewFile(3, "listener")
+	ln, err := net.FileListener(file)
+	_ = file.Close()
+	if err != nil {
+		return fmt.Errorf("hold descriptors: %w", err)
+	}
+	u, ok := ln.(*net.UnixListener)
+	if !ok {
+		return errors.New("hold descriptors: not started by an agent")
+	}
+	u.SetUnlinkOnClose(true)
+	debug.FreeOSMemory()
+	return Hold(ctx, u, patience)
 }
 
 type holder struct {

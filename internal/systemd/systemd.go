@@ -58,9 +58,13 @@ func Take() ([]Inherited, error) {
 	return all, nil
 }
 
-// Listeners returns a listener for each of all, and closes all. If one is no
-// listening socket, that is an error, and nothing stays open.
-func Listeners(all []Inherited) ([]net.Listener, error) {
+// TakeListeners is Take for a service that is given nothing but listening sockets.
+// If one is none, that is an error, and nothing stays open.
+func TakeListeners() ([]net.Listener, error) {
+	all, err := Take()
+	if err != nil {
+		return nil, err
+	}
 	var listeners []net.Listener
 	var errs []error
 	for i, in := range all {

@@ -15,15 +15,6 @@ import (
 // inheritChild tells the test binary to be the child of TestInherited.
 const inheritChild = "RIVULET_INHERIT_CHILD"
 
-// takeListeners is what a server with socket activation does.
-func takeListeners() ([]net.Listener, error) {
-	all, err := Take()
-	if err != nil {
-		return nil, err
-	}
-	return Listeners(all)
-}
-
 // inherit runs the test binary with files as its inherited listeners.
 func inherit(t *testing.T, name string, files ...*os.File) (output string, err error) {
 	t.Helper()
@@ -71,7 +62,7 @@ func TestInherited(t *testing.T) {
 
 // greetInherited is the child: it greets one client of each listener.
 func greetInherited(t *testing.T) {
-	all, err := takeListeners()
+	all, err := TakeListeners()
 	if err != nil || len(all) != 2 {
 		t.Fatalf("%d listeners, %v; want 2", len(all), err)
 	}
@@ -84,7 +75,7 @@ func greetInherited(t *testing.T) {
 		_ = nc.Close()
 		_ = ln.Close()
 	}
-	if again, err := takeListeners(); err != nil || len(again) != 0 {
+	if again, err := TakeListeners(); err != nil || len(again) != 0 {
 		t.Errorf("the second call finds %d listeners, %v", len(again), err)
 	}
 }
@@ -93,7 +84,7 @@ func greetInherited(t *testing.T) {
 func TestInheritedFiles(t *testing.T) {
 	const fileSize = 1234
 	if os.Getenv(inheritChild) != "" {
-		if all, err := takeListeners(); err == nil || len(all) != 0 {
+		if all, err := TakeListeners(); err == nil || len(all) != 0 {
 			t.Errorf("%d listeners, %v; want an error", len(all), err)
 		}
 		for fd := firstInherited; fd < firstInherited+2; fd++ {
@@ -125,7 +116,7 @@ func TestInheritedVariables(t *testing.T) {
 	}{{"", "", true}, {"1", "3", true}, {self, "0", true}, {self, "", false}, {self, "-1", false}, {self, "16385", false}, {self, "x", false}} {
 		t.Setenv("LISTEN_PID", c.pid)
 		t.Setenv("LISTEN_FDS", c.fds)
-		all, err := takeListeners()
+		all, err := TakeListeners()
 		if len(all) != 0 || (err == nil) != c.ok {
 			t.Errorf("LISTEN_PID=%s LISTEN_FDS=%s: %d listeners, %v", c.pid, c.fds, len(all), err)
 		}
