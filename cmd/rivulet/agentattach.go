@@ -241,7 +241,7 @@ open every disk, the old one goes on.`,
 			if err != nil {
 				return err
 			}
-			a.note("process %d serves now", u.PID)
+			a.note("served by process %d from now on", u.PID)
 			return nil
 		},
 	}
