@@ -42,9 +42,10 @@ const (
 
 // An attachment is one disk that is offered, or will be.
 type attachment struct {
-	dev  *device
-	spec Spec
-	id   string
+	dev    *device
+	spec   Spec
+	pinned *Spec // of the very disk that was attached
+	id     string
 
 	// Under Host.mu.
 	cancel   context.CancelFunc // ends the goroutine that minds it
@@ -133,7 +134,7 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 }
 
 func newAttachment(r *record) *attachment {
-	return &attachment{dev: newDevice(r.Size, disk.DefaultTimeout), spec: r.Spec, id: r.ID, rec: r, problems: make(map[string]error)}
+	return &attachment{dev: newDevice(r.Size, disk.DefaultTimeout), spec: r.Spec, pinned: r.pinned(), id: r.ID, rec: r, problems: make(map[string]error)}
 }
 
 // offer has the frontend show a. o says what it is to go on with.

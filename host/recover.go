@@ -145,7 +145,7 @@ func (h *Host) openDisk(ctx context.Context, a *attachment) {
 		return
 	}
 	h.retry(ctx, a, stepOpen, func() error {
-		s, err := h.acquire(ctx, a.rec.pinned())
+		s, err := h.acquire(ctx, a.pinned)
 		if err != nil {
 			return err
 		}

@@ -70,23 +70,13 @@ func Of(c syscall.Conn) (*File, error) {
 
 // Listener returns a listener on the socket, with a descriptor of its own.
 func (f *File) Listener() (net.Listener, error) {
-	return usable(f, net.FileListener)
-}
-
-// Conn returns a connection on the socket, with a descriptor of its own.
-func (f *File) Conn() (net.Conn, error) {
-	return usable(f, net.FileConn)
-}
-
-func usable[T any](f *File, open func(*os.File) (T, error)) (T, error) {
 	dup, err := f.Duplicate()
 	if err != nil {
-		var none T
-		return none, err
+		return nil, err
 	}
 	file := os.NewFile(uintptr(dup.Take()), "socket")
 	defer func() { _ = file.Close() }()
-	return open(file)
+	return net.FileListener(file)
 }
 
 // CloseAll closes files.
