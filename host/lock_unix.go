@@ -29,12 +29,25 @@ func openFolder(path string, in *keep.Inherited) (*folder, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	lock, err := openLock(path, in)
+	if err != nil {
+		_ = dir.Close()
+		return nil, fmt.Errorf("state folder %s: %w", path, err)
+	}
+	return &folder{path, dir, lock}, nil
+}
+
+func openLock(path string, in *keep.Inherited) (*os.File, error) {
 	if d, ok := in.Take(lockName); ok {
-		return &folder{path, os.NewFile(uintptr(d.File.Take()), "lock")}, nil
+		return os.NewFile(uintptr(d.File.Take()), "lock"), nil
 	}
 	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("state folder: %w", err)
+		return nil, err
 	}
 	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
@@ -42,9 +55,9 @@ func openFolder(path string, in *keep.Inherited) (*folder, error) {
 	}
 	if err != nil {
 		_ = lock.Close()
-		return nil, fmt.Errorf("state folder %s: %w", path, err)
+		return nil, err
 	}
-	return &folder{path, lock}, nil
+	return lock, nil
 }
 
 // descriptor returns the lock for the next process.
@@ -57,5 +70,5 @@ func (f *folder) close() error {
 	if f == nil {
 		return nil
 	}
-	return f.lock.Close()
+	return errors.Join(f.dir.Close(), f.lock.Close())
 }

@@ -50,6 +50,7 @@ func validID(id string) bool {
 // process.
 type folder struct {
 	path string
+	dir  *os.File // the same, to sync
 	lock *os.File
 }
 
@@ -73,7 +74,6 @@ func (f *folder) replace(name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
 	_, err = tmp.Write(data)
 	if err == nil {
 		err = tmp.Sync()
@@ -85,18 +85,9 @@ func (f *folder) replace(name string, data []byte) error {
 		err = os.Rename(tmp.Name(), filepath.Join(f.path, name))
 	}
 	if err != nil {
-		return err
+		return errors.Join(err, os.Remove(tmp.Name()))
 	}
-	return f.sync()
-}
-
-func (f *folder) sync() error {
-	d, err := os.Open(f.path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	return d.Sync()
+	return f.dir.Sync()
 }
 
 // remove removes a record. One that is not there is no error.
@@ -109,7 +100,7 @@ func (f *folder) remove(id string) error {
 		return nil
 	}
 	if err == nil {
-		err = f.sync()
+		err = f.dir.Sync()
 	}
 	if err != nil {
 		return fmt.Errorf("forget attachment %s: %w", id, err)

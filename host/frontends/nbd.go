@@ -1,6 +1,7 @@
 package frontends
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -102,15 +103,25 @@ func (s *nbdServer) add(o host.Offer) error {
 	if err := s.AddExport(nbd.Export{Name: o.Name, Description: o.Description, Device: o.Device}); err != nil {
 		return host.SpecErrorf("%w", err)
 	}
-	state, err := json.Marshal(nbdState{s.listeners[0].Addr().Network() + ":" + s.listeners[0].Addr().String()})
-	if err == nil {
-		err = o.Save(state)
-	}
-	if err != nil {
+	if err := s.savePort(o); err != nil {
 		return errors.Join(err, s.RemoveExport(context.Background(), o.Name))
 	}
 	s.exports++
 	return nil
+}
+
+// savePort keeps the TCP port, which the system may have chosen. The path of a unix
+// socket is known.
+func (s *nbdServer) savePort(o host.Offer) error {
+	a := s.listeners[0].Addr()
+	if a.Network() != "tcp" {
+		return nil
+	}
+	state, err := json.Marshal(nbdState{"tcp:" + a.String()})
+	if err != nil || bytes.Equal(state, o.State) {
+		return err
+	}
+	return o.Save(state)
 }
 
 // open makes the server of an address; n.mu is held.
