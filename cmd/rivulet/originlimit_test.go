@@ -54,7 +54,7 @@ func TestOriginLimit(t *testing.T) {
 		})
 	}
 	for _, bad := range []originLimit{{requests: "x"}, {requests: "-1"}, {requests: "1.5"}, {rate: "1X"}} {
-		if _, err := bad.around(nothing{}, false, "a"); !errors.As(err, new(usageError)) {
+		if _, err := bad.share(); !errors.As(err, new(usageError)) {
 			t.Errorf("%+v: %v, want a usage error", bad, err)
 		}
 		if got := bad.forward([]string{"mount"}); len(got) != 3 || !slices.Contains(got, bad.requests+bad.rate) {
