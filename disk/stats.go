@@ -4,18 +4,18 @@ import "sync/atomic"
 
 // Stats counts what a disk did since Open.
 type Stats struct {
-	Reads        int64 // calls of ReadAt
-	Bytes        int64 // bytes that they returned
-	Hits         int64 // frames that were in memory
-	Misses       int64 // frames that were not
-	Near         int64 // pieces of frames that were read from Options.Near instead
-	Waits        int64 // misses that joined a fetch already begun
-	Fetches      int64 // fetches begun: chunks or, in SingleFrames, frames
-	FetchedBytes int64 // stored bytes that the reader returned
-	Retries      int64 // attempts after the first, of all fetches
-	Prefetches   int64 // fetches queued by Prefetch
-	Dropped      int64 // fetches that Prefetch wanted and found the queue full
-	Errors       int64 // reads that failed, but for reads of a closed disk
+	Reads        int64 `json:"reads"`         // calls of ReadAt
+	Bytes        int64 `json:"bytes"`         // bytes that they returned
+	Hits         int64 `json:"hits"`          // frames that were in memory
+	Misses       int64 `json:"misses"`        // frames that were not
+	Near         int64 `json:"near"`          // pieces of frames that were read from Options.Near instead
+	Waits        int64 `json:"waits"`         // misses that joined a fetch already begun
+	Fetches      int64 `json:"fetches"`       // fetches begun: chunks or, in SingleFrames, frames
+	FetchedBytes int64 `json:"fetched_bytes"` // stored bytes that the reader returned
+	Retries      int64 `json:"retries"`       // attempts after the first, of all fetches
+	Prefetches   int64 `json:"prefetches"`    // fetches queued by Prefetch
+	Dropped      int64 `json:"dropped"`       // fetches that Prefetch wanted and found the queue full
+	Errors       int64 `json:"errors"`        // reads that failed, but for reads of a closed disk
 }
 
 type counters struct {

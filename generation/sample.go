@@ -9,16 +9,15 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 )
 
-// questions bounds what a Sampled has to ask; more are dropped, as a sample can
+// questions bounds what a Sampler has to ask; more are dropped, as a sample can
 // be.
 const questions = 16
 
-// Sampled is a cache of which a sample of the hits is looked for at the origin
-// too, so that a warm cache cannot hide that the origin has lost a chunk. The
-// asking is done by one goroutine, behind the reads. Any number of calls may run
-// at once; the caller closes it.
-type Sampled struct {
-	cache   chunk.Source
+// A Sampler looks for a sample of a cache's hits at the origin too, so that a
+// warm cache cannot hide that the origin has lost a chunk. The asking is done by
+// one goroutine, behind the reads. Any number of calls may run at once; the caller
+// closes it.
+type Sampler struct {
 	origin  chunk.Prober
 	rate    float64
 	missing func(chunk.ID)
@@ -28,31 +27,28 @@ type Sampled struct {
 	done   sync.WaitGroup
 }
 
-var _ chunk.Source = (*Sampled)(nil)
-
-// NewSampled returns cache with rate (0 to 1) of its hits looked for at origin.
-// missing is told of each that is not there, from one goroutine; an Image as
-// origin has raised the alarm by then.
-func NewSampled(cache chunk.Source, origin chunk.Prober, rate float64, missing func(chunk.ID)) *Sampled {
+// NewSampler returns a Sampler that looks for a part, rate (0 to 1), of the hits at
+// origin. missing is told of each that is not there, from one goroutine; an Image
+// as origin has raised the alarm by then.
+func NewSampler(origin chunk.Prober, rate float64, missing func(chunk.ID)) *Sampler {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Sampled{cache: cache, origin: origin, rate: rate, missing: missing, ask: make(chan chunk.ID, questions), cancel: cancel}
+	s := &Sampler{origin: origin, rate: rate, missing: missing, ask: make(chan chunk.ID, questions), cancel: cancel}
 	s.done.Go(func() { s.answer(ctx) })
 	return s
 }
 
-// Fetch implements [chunk.Source].
-func (s *Sampled) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
-	n, err := s.cache.Fetch(ctx, id, dst, off)
-	if err == nil && rand.Float64() < s.rate {
-		select {
-		case s.ask <- id:
-		default:
-		}
+// Pick reports, by chance, whether a hit belongs to the sample.
+func (s *Sampler) Pick() bool { return rand.Float64() < s.rate }
+
+// Look has a chunk that the cache had looked for. It does not block.
+func (s *Sampler) Look(id chunk.ID) {
+	select {
+	case s.ask <- id:
+	default:
 	}
-	return n, err
 }
 
-func (s *Sampled) answer(ctx context.Context) {
+func (s *Sampler) answer(ctx context.Context) {
 	for {
 		select {
 		case id := <-s.ask:
@@ -67,8 +63,30 @@ func (s *Sampled) answer(ctx context.Context) {
 }
 
 // Close ends the asking.
-func (s *Sampled) Close() error {
+func (s *Sampler) Close() error {
 	s.cancel()
 	s.done.Wait()
 	return nil
+}
+
+// Sampled is a cache whose hits a Sampler is told of.
+type Sampled struct {
+	*Sampler
+	cache chunk.Source
+}
+
+var _ chunk.Source = (*Sampled)(nil)
+
+// NewSampled returns cache with a Sampler of its own; see [NewSampler].
+func NewSampled(cache chunk.Source, origin chunk.Prober, rate float64, missing func(chunk.ID)) *Sampled {
+	return &Sampled{Sampler: NewSampler(origin, rate, missing), cache: cache}
+}
+
+// Fetch implements [chunk.Source].
+func (s *Sampled) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	n, err := s.cache.Fetch(ctx, id, dst, off)
+	if err == nil && s.Pick() {
+		s.Look(id)
+	}
+	return n, err
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/rivuletfs/rivulet/cached"
 	"github.com/rivuletfs/rivulet/cached/cachedclient"
 	"github.com/rivuletfs/rivulet/frontend/nbd"
+	"github.com/rivuletfs/rivulet/host/frontends"
+	"github.com/rivuletfs/rivulet/internal/systemd"
 	"github.com/rivuletfs/rivulet/store/cache"
 	"github.com/rivuletfs/rivulet/store/cache/evict"
 	"github.com/rivuletfs/rivulet/store/download"
@@ -148,13 +150,13 @@ func (a *app) serveCache(ctx context.Context, server *cached.Server, listeners [
 			}
 			return nil
 		})
-		a.printf("ready %v\n", absolute(l.Addr()))
+		a.printf("ready %v\n", frontends.Absolute(l.Addr()))
 	}
-	if err := nbd.Notify("READY=1"); err != nil {
+	if err := systemd.Notify("READY=1"); err != nil {
 		a.note("rivulet: %v", err)
 	}
 	<-gctx.Done()
-	_ = nbd.Notify("STOPPING=1")
+	_ = systemd.Notify("STOPPING=1")
 	server.Close()
 	return g.Wait()
 }
@@ -267,7 +269,7 @@ func groupID(name string) (int, error) {
 // listen takes the sockets that systemd opened, or opens one, which only this
 // user can connect to, or the group too.
 func (o *cachedOptions) listen(gid int) ([]*net.UnixListener, error) {
-	given, err := nbd.Inherited()
+	given, err := systemd.TakeListeners()
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/ext4"
 	"github.com/rivuletfs/rivulet/generation"
 )
@@ -61,11 +60,11 @@ func copyFile(w io.Writer, fsys *ext4.FS, name string) error {
 
 // openFiles opens the file system of an image; done releases it.
 func (a *app) openFiles(ctx context.Context, v *generation.View, ref string) (fsys *ext4.FS, done func(), err error) {
-	image, err := a.open(ctx, v, ref, false)
+	image, err := a.open(ctx, v, ref)
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := a.openDisk(ctx, image, ref, disk.NewMemory(oneShotMemory))
+	s, err := a.openDisk(ctx, image, ref)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -76,6 +75,3 @@ func (a *app) openFiles(ctx context.Context, v *generation.View, ref string) (fs
 	}
 	return fsys, func() { _ = s.Close() }, nil
 }
-
-// oneShotMemory is what a command keeps of a disk that it reads once, in bytes.
-const oneShotMemory = 64 << 20

@@ -27,7 +27,7 @@ func (a *app) exportCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			image, err := a.open(cmd.Context(), view, args[0], false)
+			image, err := a.open(cmd.Context(), view, args[0])
 			if err != nil {
 				return err
 			}
@@ -35,7 +35,7 @@ func (a *app) exportCommand() *cobra.Command {
 			if reader, cache := a.throughCache(cmd.Context(), image, image); cache != nil {
 				src = checkedSource{reader}
 			}
-			if err := exportTo(cmd.Context(), args[1], image.unlocked, src); err != nil {
+			if err := exportTo(cmd.Context(), args[1], image.Unlocked, src); err != nil {
 				return fmt.Errorf("export %s: %w", args[0], err)
 			}
 			return nil

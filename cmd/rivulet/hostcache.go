@@ -11,6 +11,8 @@ import (
 
 	"github.com/rivuletfs/rivulet/cached/cachedclient"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/host"
 )
 
 // cacheFlag gives a command that reads images the choice of a host cache.
@@ -30,13 +32,29 @@ func (a *app) hostCache(ctx context.Context) *cachedclient.Client {
 
 // throughCache returns the reader of an image's checked chunks out of src, by
 // way of the host cache if there is one, and that one's client.
-func (a *app) throughCache(ctx context.Context, src chunk.Source, image *openImage) (chunk.Reader, *cachedclient.Client) {
+func (a *app) throughCache(ctx context.Context, src chunk.Source, image *host.Image) (chunk.Reader, *cachedclient.Client) {
 	door := chunk.NewDoor(src)
 	c := a.hostCache(ctx)
 	if c == nil {
 		return door, nil
 	}
 	return c.Reader(door, image), c
+}
+
+// A diskCache is the host cache under the disks of a host.
+type diskCache struct{ *cachedclient.Client }
+
+// Reader implements [host.Cache].
+func (c diskCache) Reader(image *generation.Image, origin chunk.Reader) chunk.Reader {
+	return c.Client.Reader(origin, image)
+}
+
+// diskCache returns the host cache that the user chose; nil if there is none.
+func (a *app) diskCache(ctx context.Context) host.Cache {
+	if c := a.hostCache(ctx); c != nil {
+		return diskCache{c}
+	}
+	return nil
 }
 
 // checkedSource is a source of checked chunks, for those who check anyway.

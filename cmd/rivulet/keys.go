@@ -59,7 +59,7 @@ func (a *app) identity(ctx context.Context, create bool) (*identity, error) {
 		return nil, err
 	}
 	for _, name := range chosen {
-		if err := id.add(ctx, name); err != nil {
+		if err := id.add(ctx, name, a.ask()); err != nil {
 			return nil, err
 		}
 	}
@@ -76,9 +76,9 @@ func (a *app) identity(ctx context.Context, create bool) (*identity, error) {
 	var own *agewrap.Identities
 	made := false
 	if create {
-		own, made, err = keys.MakeIdentity(askPassphrase)
+		own, made, err = keys.MakeIdentity(a.ask())
 	} else {
-		own, err = keys.Identity(askPassphrase)
+		own, err = keys.Identity(a.ask())
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return id, nil
@@ -94,9 +94,9 @@ func (a *app) identity(ctx context.Context, create bool) (*identity, error) {
 }
 
 // add adds the identity in a file, or a KMS key by its ARN.
-func (id *identity) add(ctx context.Context, name string) error {
+func (id *identity) add(ctx context.Context, name string, ask agewrap.Ask) error {
 	if !isKMS(name) {
-		own, err := agewrap.ReadIdentities(name, askPassphrase)
+		own, err := agewrap.ReadIdentities(name, ask)
 		if err == nil {
 			id.addAge(own)
 		}
@@ -119,6 +119,14 @@ func (id *identity) addAge(own *agewrap.Identities) {
 	for _, r := range own.Recipients() {
 		id.recipients = append(id.recipients, r)
 	}
+}
+
+// ask asks for passphrases; nil: nobody can be asked.
+func (a *app) ask() agewrap.Ask {
+	if a.silent {
+		return nil
+	}
+	return askPassphrase
 }
 
 // askPassphrase asks on the terminal.

@@ -20,7 +20,7 @@ import (
 // returns when that one says that it is mounted, or with its complaint. That
 // process keeps nothing of its parent's: not the terminal, not the folder.
 func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) error {
-	store, err := a.absoluteStore()
+	spec, err := a.spec(ref)
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	args := []string{"mount", "--foreground", "--store", store, "--memory", o.memory, "--log", log.Name()}
+	args := []string{"mount", "--foreground", "--store", spec.Store, "--memory", o.memory, "--log", log.Name()}
 	args = a.origin.forward(args)
 	if o.file {
 		args = append(args, "--file")
@@ -50,8 +50,11 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 	if a.cache != "" {
 		args = append(args, "--cache", a.cache)
 	}
-	if args, err = a.forwardKeys(args); err != nil {
-		return err
+	for _, name := range spec.Identities {
+		args = append(args, "--identity", name)
+	}
+	for _, key := range spec.Required {
+		args = append(args, "--require-signature", key)
 	}
 	cmd := exec.Command(self, append(args, "--", ref, dir)...)
 	cmd.Stderr = log
@@ -78,28 +81,6 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 		return context.Cause(ctx)
 	}
 	return mountFailure(log, waitErr)
-}
-
-// forwardKeys appends the flags that say who reads, and whose signature is asked
-// for, as a process in any folder understands them.
-func (a *app) forwardKeys(args []string) ([]string, error) {
-	chosen, err := a.chosenIdentities()
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range chosen {
-		if !isKMS(name) {
-			if name, err = filepath.Abs(name); err != nil {
-				return nil, err
-			}
-		}
-		args = append(args, "--identity", name)
-	}
-	keys, err := publicKeys(a.required)
-	for _, k := range keys {
-		args = append(args, "--require-signature", k.String())
-	}
-	return args, err
 }
 
 // logLabel is the part of a mount point's path that its log is named after.

@@ -19,11 +19,9 @@ const (
 	originRequests = 2000
 )
 
-// originLimit is the load on a store that flags allow, and the bound that all
-// disks of the process share.
+// originLimit is the load on a store that flags allow.
 type originLimit struct {
 	requests, rate string // a second; "": the default
-	limit          *tier.Limit
 }
 
 func (o *originLimit) addFlags(f *pflag.FlagSet) {
@@ -65,14 +63,21 @@ func (o *originLimit) parse(near bool) (*tier.Limit, error) {
 	return l, nil
 }
 
-// around puts the bound before a store, for one disk of several.
-func (o *originLimit) around(src chunk.Source, near bool, disk string) (chunk.Source, error) {
-	if o.limit == nil {
-		l, err := o.parse(near)
-		if err != nil {
-			return nil, err
-		}
-		o.limit = l
+// share returns a function that puts the bound before a store, for one disk of
+// several: all of those that are near share one, and all that are far.
+func (o *originLimit) share() (func(src chunk.Source, near bool, disk string) chunk.Source, error) {
+	near, err := o.parse(true)
+	if err != nil {
+		return nil, err
 	}
-	return tier.Source(src, tier.Flow(disk), o.limit), nil
+	far, err := o.parse(false)
+	if err != nil {
+		return nil, err
+	}
+	return func(src chunk.Source, isNear bool, disk string) chunk.Source {
+		if isNear {
+			return tier.Source(src, tier.Flow(disk), near)
+		}
+		return tier.Source(src, tier.Flow(disk), far)
+	}, nil
 }

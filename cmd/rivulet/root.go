@@ -17,6 +17,7 @@ import (
 	"github.com/rivuletfs/rivulet/cached/cachedclient"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/domain"
+	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/seal/agewrap"
 	"github.com/rivuletfs/rivulet/sign"
@@ -46,6 +47,8 @@ type app struct {
 	cache  string               // socket of the host cache, or none
 	sought bool                 // client is what was found
 	client *cachedclient.Client // nil: no host cache
+	agent  string               // socket of the agent to use, "none", or "" for the default
+	silent bool                 // nobody can be asked for a passphrase
 }
 
 // run executes one command line and returns the exit status.
@@ -65,7 +68,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	}
 	fmt.Fprintln(errOut, "rivulet: "+a.explain(err))
 	var usage usageError
-	if errors.As(err, &usage) {
+	if errors.As(err, &usage) || errors.As(err, new(host.SpecError)) {
 		fmt.Fprintf(errOut, "Run '%s --help' for the usage.\n", cmd.CommandPath())
 		return exitUsage
 	}
@@ -82,6 +85,8 @@ func (a *app) explain(err error) string {
 		return s + "; 'rivulet ls' lists the images of the store"
 	case errors.Is(err, agewrap.ErrPassphrase):
 		return s + "; run it from a terminal ('rivulet mount' with --foreground), or give an identity without a passphrase"
+	case errors.Is(err, host.ErrBusy):
+		return s + "; end what uses it and try again, or use --force"
 	case errors.Is(err, domain.ErrGranted):
 		return s + "; somebody who publishes there can run 'rivulet salt grant' with what 'rivulet keys' prints here, or choose another --domain"
 	case errors.Is(err, seal.ErrNotRecipient):
@@ -116,7 +121,7 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.startProfile() }
 	root.AddCommand(
 		a.publishCommand(), a.lsCommand(), a.inspectCommand(), a.diffCommand(), a.dfCommand(),
-		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(),
+		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(), a.agentCommand(),
 		a.cachedCommand(), a.cacheCommand(),
 		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.pinCommand(), a.unpinCommand(), a.copyCommand(),
 		a.keysCommand(), a.grantCommand(), a.saltCommand(),

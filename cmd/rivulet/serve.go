@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -17,9 +17,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/rivuletfs/rivulet/disk"
-	"github.com/rivuletfs/rivulet/frontend/nbd"
-	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/host"
+	"github.com/rivuletfs/rivulet/internal/systemd"
 )
 
 // drainTime is how long a server that is told to end waits for its clients.
@@ -33,7 +32,10 @@ func (a *app) serveCommand() *cobra.Command {
 		Long: `Serve offers each image as an NBD export of its name, read-only, and prints a
 line "ready URI" for each when clients can connect. It ends on SIGTERM or
 SIGINT. Under systemd it tells when it is ready and takes a socket that was
-opened for it.`,
+opened for it.
+
+If an agent runs (see 'rivulet agent'), that holds the disks, with its own memory
+and credentials, and serve waits and detaches them at its end.`,
 		Example: `  rivulet serve nginx --nbd unix:/run/nginx.sock
   qemu-system-x86_64 -drive file=nbd:unix:/run/nginx.sock:exportname=nginx,format=raw ...
 
@@ -48,21 +50,18 @@ opened for it.`,
 			if (o.tlsCert == "") != (o.tlsKey == "") || (o.tlsClientCA != "" && o.tlsCert == "") {
 				return usagef("--tls-cert and --tls-key go together, and --tls-client-ca needs both")
 			}
-			view, err := a.openView(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.serve(cmd.Context(), view, args, &o)
+			return a.serve(cmd.Context(), args, &o)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.address, "nbd", "", "where to listen: unix:PATH or tcp:HOST:PORT (default: a socket in the user's runtime folder)")
-	f.StringVar(&o.memory, "memory", "256M", "bound of what is kept decoded in memory, for all disks together")
+	f.StringVar(&o.memory, "memory", "256M", "bound of what is kept decoded in memory, for all disks together; an agent has its own")
 	a.origin.addFlags(f)
+	a.cacheFlag(cmd)
 	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate file (PEM); clients must use TLS then")
 	f.StringVar(&o.tlsKey, "tls-key", "", "key file of the certificate (PEM)")
 	f.StringVar(&o.tlsClientCA, "tls-client-ca", "", "file of authorities (PEM) that client certificates must come from")
-	a.cacheFlag(cmd)
+	f.StringVar(&a.agent, "agent", "", agentHelp)
 	f.BoolVar(&o.json, "json", false, "at the end, print what each disk did as a JSON object a line")
 	return cmd
 }
@@ -74,61 +73,109 @@ type serveOptions struct {
 }
 
 // serve offers the images until ctx ends.
-func (a *app) serve(ctx context.Context, v *generation.View, names []string, o *serveOptions) error {
-	budget, err := parseSize(o.memory)
+func (a *app) serve(ctx context.Context, names []string, o *serveOptions) error {
+	specs, err := a.serveSpecs(names, o)
 	if err != nil {
 		return err
 	}
-	srv := &nbd.Server{Log: a.logger()}
-	if o.tlsCert != "" {
-		if srv.TLS, err = nbd.LoadTLS(o.tlsCert, o.tlsKey, o.tlsClientCA); err != nil {
-			return err
-		}
-		srv.RequireTLS = true
+	holder, done, err := a.serveHolder(ctx, o)
+	if err != nil {
+		return err
 	}
-	memory := disk.NewMemory(budget)
-	disks := make(map[string]*stack, len(names))
+	defer func() { _ = done() }()
+	infos, err := holder.Attach(ctx, specs...)
+	if err != nil {
+		return err
+	}
+	for _, i := range infos {
+		for uri := range strings.FieldsSeq(i.Address) {
+			a.printf("ready %s\n", uri)
+		}
+	}
+	if err := systemd.Notify("READY=1"); err != nil {
+		a.note("rivulet: %v", err)
+	}
+	err = awaitAny(ctx, holder, infos)
+	after := context.WithoutCancel(ctx)
+	last, listErr := holder.List(after)
+	for _, i := range infos {
+		err = errors.Join(err, ignoreMissing(holder.Detach(after, i.ID, true, drainTime)))
+	}
+	if err = errors.Join(err, listErr); err != nil {
+		return err
+	}
+	return a.reportServed(infos, last, o.json)
+}
+
+// serveSpecs says what serve attaches, and where.
+func (a *app) serveSpecs(names []string, o *serveOptions) ([]host.Spec, error) {
+	address := o.address
+	if address == "" {
+		var err error
+		if address, err = defaultSocket(); err != nil {
+			return nil, err
+		}
+	}
+	var specs []host.Spec
 	for _, name := range names {
-		d, done, err := a.attach(ctx, v, name, memory)
+		s, err := a.spec(name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		defer func() { _ = done() }()
-		if err := srv.AddExport(nbd.Export{Name: name, Description: d.Map().Info().Disk.String(), Device: d}); err != nil {
-			return usageError{err}
+		s.Frontend, s.Where, s.Name = frontendNBD, address, name
+		if o.tlsCert != "" {
+			s.TLS = &host.TLS{Certificate: o.tlsCert, Key: o.tlsKey, ClientCA: o.tlsClientCA}
 		}
-		disks[name] = d
+		specs = append(specs, s)
 	}
-	listeners, err := o.listen()
+	return specs, nil
+}
+
+// serveHolder chooses who holds the disks: whoever was given sockets by systemd is
+// to serve on them.
+func (a *app) serveHolder(ctx context.Context, o *serveOptions) (diskHolder, func() error, error) {
+	listeners, err := systemd.TakeListeners()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	// The signal ends accepting; what has arrived is still answered, so the
-	// connections do not see ctx.
-	g, gctx := errgroup.WithContext(context.WithoutCancel(ctx))
-	for _, l := range listeners {
+	if len(listeners) == 0 {
+		c, err := a.agentClient(ctx)
+		if err != nil || c != nil {
+			return c, func() error { return nil }, err
+		}
+	}
+	h, err := a.newHost(ctx, hostOptions{memory: o.memory, listeners: listeners})
+	if err != nil {
+		return nil, nil, err
+	}
+	return inProcess{h}, h.Close, nil
+}
+
+// awaitAny returns when one of the attachments has ended, or ctx, which is no
+// error.
+func awaitAny(ctx context.Context, holder diskHolder, infos []host.Info) error {
+	g, gctx := errgroup.WithContext(ctx)
+	for _, i := range infos {
 		g.Go(func() error {
-			err := srv.Serve(gctx, l)
-			if errors.Is(err, nbd.ErrClosed) && ctx.Err() != nil {
-				return nil // told to end before it had begun
+			err := holder.Wait(gctx, i.ID)
+			if err == nil {
+				err = fmt.Errorf("%s was detached", i.Spec.Name)
 			}
 			return err
 		})
 	}
-	announced := a.announce(listeners, names, o)
-	if announced == nil {
-		select {
-		case <-ctx.Done():
-		case <-gctx.Done(): // a listener failed
-		}
+	err := g.Wait()
+	if ctx.Err() != nil {
+		return nil
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-	defer cancel()
-	_ = srv.Shutdown(drain) // the connections left then are cut off
-	if err := errors.Join(announced, g.Wait()); err != nil {
-		return err
+	return err
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, host.ErrNotFound) {
+		return nil
 	}
-	return a.reportServed(names, disks, o.json)
+	return err
 }
 
 // A served tells what a disk did while it was offered.
@@ -141,11 +188,16 @@ type served struct {
 	Errors       int64  `json:"errors"`
 }
 
-// reportServed says, when all is over, what was read and what that took.
-func (a *app) reportServed(names []string, disks map[string]*stack, asJSON bool) error {
-	for _, name := range names {
-		st := disks[name].Stats()
-		r := served{Name: name, Reads: st.Reads, ReadBytes: st.Bytes, Fetches: st.Fetches, FetchedBytes: st.FetchedBytes, Errors: st.Errors}
+// reportServed says, when all is over, what was read and what that took. last is
+// what was attached just before.
+func (a *app) reportServed(infos, last []host.Info, asJSON bool) error {
+	for _, i := range infos {
+		at := slices.IndexFunc(last, func(l host.Info) bool { return l.ID == i.ID })
+		if at < 0 || last[at].Reads == nil {
+			continue
+		}
+		st := last[at].Reads
+		r := served{Name: i.Spec.Name, Reads: st.Reads, ReadBytes: st.Bytes, Fetches: st.Fetches, FetchedBytes: st.FetchedBytes, Errors: st.Errors}
 		if asJSON {
 			if err := json.NewEncoder(a.out).Encode(r); err != nil {
 				return err
@@ -153,55 +205,9 @@ func (a *app) reportServed(names []string, disks map[string]*stack, asJSON bool)
 			continue
 		}
 		a.note("%s: %d reads of %s in all; fetched %s in %d requests to the store; %d errors",
-			name, r.Reads, size(r.ReadBytes), size(r.FetchedBytes), r.Fetches, r.Errors)
+			r.Name, r.Reads, size(r.ReadBytes), size(r.FetchedBytes), r.Fetches, r.Errors)
 	}
 	return nil
-}
-
-// listen takes the sockets that systemd opened, or opens the one asked for.
-func (o *serveOptions) listen() ([]net.Listener, error) {
-	listeners, err := nbd.Inherited()
-	if err != nil || len(listeners) > 0 {
-		return listeners, err
-	}
-	address := o.address
-	if address == "" {
-		if address, err = defaultSocket(); err != nil {
-			return nil, err
-		}
-	}
-	l, err := nbd.Listen(address)
-	return []net.Listener{l}, err
-}
-
-// announce says that clients can connect.
-func (a *app) announce(listeners []net.Listener, names []string, o *serveOptions) error {
-	for _, l := range listeners {
-		for _, name := range names {
-			uri, err := nbd.URI(absolute(l.Addr()), name, o.tlsCert != "")
-			if err != nil {
-				return err
-			}
-			a.printf("ready %s\n", uri)
-		}
-	}
-	if err := nbd.Notify("READY=1"); err != nil {
-		a.note("rivulet: %v", err)
-	}
-	return nil
-}
-
-// absolute returns an address that means the same to clients in other folders.
-func absolute(a net.Addr) net.Addr {
-	u, ok := a.(*net.UnixAddr)
-	if !ok || strings.HasPrefix(u.Name, "@") { // abstract ones have no folder
-		return a
-	}
-	path, err := filepath.Abs(u.Name)
-	if err != nil {
-		return a
-	}
-	return &net.UnixAddr{Name: path, Net: u.Net}
 }
 
 // defaultSocket is where serve listens if it is not told.

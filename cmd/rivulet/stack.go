@@ -9,12 +9,11 @@ import (
 	"path/filepath"
 
 	"github.com/rivuletfs/rivulet/blockmap"
-	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
-	"github.com/rivuletfs/rivulet/sign"
 	"github.com/rivuletfs/rivulet/store"
 )
 
@@ -49,7 +48,11 @@ func (a *app) openView(ctx context.Context) (*generation.View, error) {
 	if err != nil {
 		return nil, err
 	}
-	return generation.NewView(o, generation.Options{Logger: a.logger()}), nil
+	return a.view(o), nil
+}
+
+func (a *app) view(o origin.Origin) *generation.View {
+	return generation.NewView(o, generation.Options{Logger: a.logger()})
 }
 
 // chosenStore returns the store's URL: of --store, of RIVULET_STORE, or of the
@@ -88,115 +91,62 @@ func (a *app) near() bool {
 	return err == nil && store.Near(url)
 }
 
-// An openImage is an image that can be read: found, vouched for as far as was
-// asked, and unlocked.
-type openImage struct {
-	*generation.Image               // its Map may be locked
-	unlocked          *blockmap.Map // view of the same map whose keys are readable
+// reader is the user as who reads images.
+func (a *app) reader() (*host.Reader, error) {
+	keys, err := publicKeys(a.required)
+	return &host.Reader{Required: keys, Spellings: spellings, Identity: func(ctx context.Context) ([]seal.Unwrapper, error) {
+		id, err := a.identity(ctx, false)
+		if err != nil {
+			return nil, err
+		}
+		return id.opens, nil
+	}}, err
 }
 
 // find finds the image that ref means, and checks that it is signed as was asked.
 // A reader that stays says so, to have it kept.
 func (a *app) find(ctx context.Context, v *generation.View, ref string, stays bool) (*generation.Image, error) {
-	keys, err := publicKeys(a.required)
+	r, err := a.reader()
 	if err != nil {
 		return nil, err
 	}
-	open := v.Open
-	if stays {
-		open = v.Attach
-	}
-	i, err := openRef(ctx, open, ref)
-	if err != nil || len(keys) == 0 {
-		return i, err
-	}
-	if _, err := sign.Require(ctx, i.Map, v.Origin().Generation(i.Generation()), keys...); err != nil {
-		return nil, fmt.Errorf("image %q: %w", ref, err)
-	}
-	return i, nil
+	return r.Find(ctx, v, ref, stays)
 }
 
 // open finds an image and unlocks it.
-func (a *app) open(ctx context.Context, v *generation.View, ref string, stays bool) (*openImage, error) {
-	i, err := a.find(ctx, v, ref, stays)
+func (a *app) open(ctx context.Context, v *generation.View, ref string) (*host.Image, error) {
+	r, err := a.reader()
 	if err != nil {
 		return nil, err
 	}
-	m, err := a.unlock(ctx, v, i)
-	if err == nil {
-		err = seal.CheckReadable(m)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("image %q: %w", ref, err)
-	}
-	return &openImage{i, m}, nil
+	return r.Open(ctx, v, ref, false)
 }
 
 // unlock returns the block map of i, unlocked by the user's identity if it is
 // locked.
 func (a *app) unlock(ctx context.Context, v *generation.View, i *generation.Image) (*blockmap.Map, error) {
-	if !i.Map.Locked() {
-		return i.Map, nil
-	}
-	id, err := a.identity(ctx, false)
+	r, err := a.reader()
 	if err != nil {
 		return nil, err
 	}
-	return seal.UnlockFor(ctx, i.Map, v.Origin().Generation(i.Generation()), id.opens...)
+	return r.Unlock(ctx, v, i)
 }
 
-// A stack is a disk with all that it is read through.
-type stack struct {
-	*disk.Disk
-	image *openImage
-}
+// oneShotMemory is what a command keeps of a disk that it reads once, in bytes.
+const oneShotMemory = 64 << 20
 
-// openDisk puts the layers of reading together, nearest first: memory, then
-// the host cache, if there is one, then the checking door, the bound of what is
-// asked of the store, then the image's generation. It is read by the frame if
-// one of those is near.
-func (a *app) openDisk(ctx context.Context, image *openImage, ref string, memory *disk.Memory) (*stack, error) {
-	mode, near := disk.WholeChunks, a.near()
-	src, err := a.origin.around(image, near, image.Map.Digest().String())
+// openDisk opens the disk of an image for a command that reads it once.
+func (a *app) openDisk(ctx context.Context, image *host.Image, ref string) (*host.Disk, error) {
+	bound, err := a.origin.share()
 	if err != nil {
 		return nil, err
 	}
-	reader, cache := a.throughCache(ctx, src, image)
-	if cache != nil || near {
-		mode = disk.SingleFrames
-	}
-	o := disk.Options{Memory: memory, Mode: mode, Logger: a.logger()}
-	if cache != nil {
-		o.Near = cache.Held()
-	}
-	d, err := disk.Open(image.unlocked, reader, o)
+	stack := host.Stack{Memory: disk.NewMemory(oneShotMemory), Bound: bound, Cache: a.diskCache(ctx), Logger: a.logger()}
+	d, err := stack.Disk(image, a.near())
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
-	return &stack{Disk: d, image: image}, nil
-}
-
-// attach is open and openDisk for a reader that stays until ctx ends: the image
-// is marked as in use meanwhile. done waits until that has ended too.
-func (a *app) attach(ctx context.Context, v *generation.View, ref string, memory *disk.Memory) (s *stack, done func() error, err error) {
-	image, err := a.open(ctx, v, ref, true)
-	if err != nil {
-		return nil, nil, err
-	}
-	if s, err = a.openDisk(ctx, image, ref, memory); err != nil {
-		return nil, nil, err
-	}
-	ctx, stop := context.WithCancel(ctx)
-	kept := make(chan struct{})
-	go func() {
-		defer close(kept)
-		image.Keep(ctx)
-	}()
-	return s, func() error {
-		stop()
-		<-kept
-		return s.Close()
-	}, nil
+	return d, nil
 }
 
 func (a *app) logger() *slog.Logger { return slog.New(slog.NewTextHandler(a.err, nil)) }
@@ -204,14 +154,5 @@ func (a *app) logger() *slog.Logger { return slog.New(slog.NewTextHandler(a.err,
 // openRef opens what ref means: a name or a digest, or an image reference in any
 // of its spellings.
 func openRef[T any](ctx context.Context, open func(context.Context, string) (T, error), ref string) (T, error) {
-	i, err := open(ctx, ref)
-	if err == nil || !errors.Is(err, chunk.ErrNotFound) {
-		return i, err
-	}
-	for _, other := range spellings(ref) {
-		if i, otherErr := open(ctx, other); !errors.Is(otherErr, chunk.ErrNotFound) {
-			return i, otherErr
-		}
-	}
-	return i, err
+	return host.Lookup(ctx, open, ref, spellings)
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rivuletfs/rivulet/cached/cachedclient"
-	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/verify"
 )
 
@@ -54,11 +54,11 @@ one by one.`,
 			if err != nil {
 				return err
 			}
-			image, err := a.open(cmd.Context(), view, args[0], false)
+			image, err := a.open(cmd.Context(), view, args[0])
 			if err != nil {
 				return err
 			}
-			m := image.unlocked
+			m := image.Unlocked
 			if err := verify.Chunks(cmd.Context(), m, image, a.countChunks()); err != nil {
 				return fmt.Errorf("verify %s: %w", args[0], err)
 			}
@@ -82,19 +82,19 @@ one by one.`,
 }
 
 // verifyReads compares reads of the disk with the reference that was chosen.
-func (a *app) verifyReads(ctx context.Context, image *openImage, ref, against string, reads int, seed uint64) error {
+func (a *app) verifyReads(ctx context.Context, image *host.Image, ref, against string, reads int, seed uint64) error {
 	reference, err := a.openReference(ctx, image, against)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = reference.Close() }()
 	a.cache = cachedclient.None // the store is checked, and not what a cache has of it
-	d, err := a.openDisk(ctx, image, ref, disk.NewMemory(oneShotMemory))
+	d, err := a.openDisk(ctx, image, ref)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = d.Close() }()
-	if err := verify.Reads(ctx, image.unlocked, d, reference, reads, seed); err != nil {
+	if err := verify.Reads(ctx, image.Unlocked, d, reference, reads, seed); err != nil {
 		return fmt.Errorf("%w (--seed %d repeats it)", err, seed)
 	}
 	return nil
@@ -106,8 +106,8 @@ type reference interface {
 	io.Closer
 }
 
-func (a *app) openReference(ctx context.Context, image *openImage, against string) (reference, error) {
-	m := image.unlocked
+func (a *app) openReference(ctx context.Context, image *host.Image, against string) (reference, error) {
+	m := image.Unlocked
 	if against == "" {
 		return verify.NewPlain(ctx, m, image)
 	}
@@ -118,14 +118,14 @@ func (a *app) openReference(ctx context.Context, image *openImage, against strin
 		if err != nil {
 			return nil, err
 		}
-		copied, err := other.open(ctx, view, m.Info().Disk.String(), false)
+		copied, err := other.open(ctx, view, m.Info().Disk.String())
 		if err != nil {
 			return nil, fmt.Errorf("store %s: %w", against, err)
 		}
-		if err := verify.SameDisk(m, copied.unlocked); err != nil {
+		if err := verify.SameDisk(m, copied.Unlocked); err != nil {
 			return nil, err
 		}
-		return verify.NewPlain(ctx, copied.unlocked, copied)
+		return verify.NewPlain(ctx, copied.Unlocked, copied)
 	}
 	f, err := os.Open(against)
 	if err != nil {

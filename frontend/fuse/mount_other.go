@@ -12,3 +12,6 @@ func Resume(int, State, []Disk, Options) (*Session, error) { return nil, ErrNeed
 func Unmount(string) error { return ErrNeedsLinux }
 
 func unmount(string, string, bool) error { return ErrNeedsLinux }
+
+// UnmountLazily needs Linux.
+func UnmountLazily(string) error { return ErrNeedsLinux }

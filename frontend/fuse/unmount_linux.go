@@ -10,7 +10,13 @@ import (
 // Unmount unmounts a session that another process serves, or served. If the
 // mount is in use it returns ErrBusy, and ErrNotMounted if what is mounted at
 // dir, if anything, is not a session.
-func Unmount(dir string) error {
+func Unmount(dir string) error { return unmountOther(dir, false) }
+
+// UnmountLazily is Unmount for a session that nobody serves any more: it goes
+// though it is in use, and its users get errors.
+func UnmountLazily(dir string) error { return unmountOther(dir, true) }
+
+func unmountOther(dir string, lazy bool) error {
 	dir, err := mountPoint(dir)
 	if err != nil {
 		return fmt.Errorf("unmount: %w", err)
@@ -28,7 +34,7 @@ func Unmount(dir string) error {
 			return fmt.Errorf("unmount %s: %w", dir, err)
 		}
 	}
-	return unmount(dir, helper, false)
+	return unmount(dir, helper, lazy)
 }
 
 // mountPoint returns dir as the mount table has it. It does not look at what is

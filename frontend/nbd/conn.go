@@ -51,6 +51,7 @@ type conn struct {
 	watch watch
 
 	drain atomic.Bool // answer ESHUTDOWN and end
+	hand  bool        // the last leader's: it ended because of a hand-over
 
 	mu      sync.Mutex
 	lead    sync.Cond // the lead is vacant, or the connection is over
@@ -193,7 +194,11 @@ func (c *conn) cost(r wire.Request, errno wire.Errno) int64 {
 // device is asked. Before it waits for the client it has all replies written.
 // It returns false at the end of the connection.
 func (c *conn) next() (wire.Request, wire.Errno, bool) {
-	if !c.fill(wire.RequestSize) {
+	if c.srv.handing.Load() && c.stream.handable() {
+		c.hand = true // what has been read and not parsed goes along
+		return wire.Request{}, 0, false
+	}
+	if !c.fill(wire.RequestSize, true) {
 		return wire.Request{}, 0, false
 	}
 	r, err := wire.ParseRequest(c.in[c.inFrom : c.inFrom+wire.RequestSize])
@@ -222,8 +227,8 @@ func (c *conn) next() (wire.Request, wire.Errno, bool) {
 	return r, errno, true
 }
 
-// fill reads until n bytes can be parsed.
-func (c *conn) fill(n int) bool {
+// fill reads until n bytes can be parsed. Between requests a hand-over ends it.
+func (c *conn) fill(n int, between bool) bool {
 	if c.inTo-c.inFrom >= n {
 		return true
 	}
@@ -231,10 +236,12 @@ func (c *conn) fill(n int) bool {
 	c.inFrom, c.inTo = 0, c.inTo-c.inFrom
 	for c.inTo < n {
 		c.out.flush(0)
-		m, err := c.stream.read(c.in[c.inTo:])
+		m, err := c.stream.read(c.in[c.inTo:], between)
 		c.inTo += m
 		if err != nil && c.inTo < n {
-			c.readFailed(err)
+			if c.hand = errors.Is(err, errHandOff); !c.hand {
+				c.readFailed(err)
+			}
 			return false
 		}
 	}
@@ -248,7 +255,7 @@ func (c *conn) discard(n uint32) bool {
 		return false
 	}
 	for left := int(n); left > 0; {
-		if c.inFrom == c.inTo && !c.fill(1) {
+		if c.inFrom == c.inTo && !c.fill(1, false) {
 			return false
 		}
 		skip := min(left, c.inTo-c.inFrom)

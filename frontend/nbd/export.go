@@ -108,6 +108,16 @@ func (s *Server) RemoveExport(ctx context.Context, name string) error {
 	}
 }
 
+// Users returns how many clients have chosen the export called name.
+func (s *Server) Users(name string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.exports[name]; e != nil {
+		return e.users
+	}
+	return 0
+}
+
 // find returns the export that a client gets who asks for name, or nil.
 func (s *Server) find(name string) *export {
 	s.mu.Lock()

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -74,63 +73,4 @@ func removeStale(path string) bool {
 		return false
 	}
 	return errors.Is(err, syscall.ECONNREFUSED) && os.Remove(path) == nil
-}
-
-// firstInherited is the first descriptor of systemd's socket activation.
-const firstInherited = 3
-
-// Inherited returns the listeners that systemd, or who follows its protocol of
-// socket activation (sd_listen_fds(3)), has opened for this process; none if it
-// has not. It clears the variables that tell of them, so that only the first
-// call finds any.
-func Inherited() ([]net.Listener, error) {
-	pid, count := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
-	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
-		_ = os.Unsetenv(name)
-	}
-	if pid != strconv.Itoa(os.Getpid()) {
-		return nil, nil
-	}
-	n, err := strconv.Atoi(count)
-	if err != nil || n < 0 || n > 1024 {
-		return nil, fmt.Errorf("inherit listeners: LISTEN_FDS is %q", count)
-	}
-	var all []net.Listener
-	for fd := firstInherited; fd < firstInherited+n; fd++ {
-		f := os.NewFile(uintptr(fd), "inherited socket")
-		ln, err := net.FileListener(f) // has its own copy, closed on exec
-		_ = f.Close()
-		if err != nil {
-			for _, ln := range all {
-				_ = ln.Close()
-			}
-			for rest := fd + 1; rest < firstInherited+n; rest++ {
-				_ = os.NewFile(uintptr(rest), "inherited socket").Close()
-			}
-			return nil, fmt.Errorf("inherit listener %d: %w", fd, err)
-		}
-		all = append(all, ln)
-	}
-	return all, nil
-}
-
-// Notify tells systemd the state of this process, "READY=1" for instance
-// (sd_notify(3)). Without systemd it does nothing.
-func Notify(state string) error {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return nil
-	}
-	c, err := net.Dial("unixgram", path) // "@" is the abstract namespace here too
-	if err != nil {
-		return fmt.Errorf("notify systemd: %w", err)
-	}
-	_, err = c.Write([]byte(state))
-	if cerr := c.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("notify systemd: %w", err)
-	}
-	return nil
 }

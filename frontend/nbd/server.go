@@ -85,11 +85,16 @@ type Server struct {
 	log   *slog.Logger
 	stats counters
 
+	handing atomic.Bool // set once: connections stop at their next request
+
 	mu        sync.Mutex
 	exports   map[string]*export
 	listeners map[net.Listener]struct{}
 	conns     map[*session]struct{}
 	closed    bool
+	serving   int            // calls of Serve and Resume
+	signal    *handOffSignal // while there are any; they read it without mu
+	handed    []Handed
 	ended     chan struct{} // closes when no connection is left; made by Shutdown
 }
 
@@ -126,12 +131,11 @@ func (s *Server) Stats() Stats {
 // have ended. The end of ctx ends them at once; devices see it in the calls
 // that take a context, and reads that a device does not end hold Serve up.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	s.ready.Do(s.init)
 	defer func() { _ = ln.Close() }()
-	if !s.addListener(ln) {
-		return ErrClosed
+	if err := s.enter(ln); err != nil {
+		return err
 	}
-	defer s.removeListener(ln)
+	defer s.exit(ln)
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
 	var wg sync.WaitGroup
@@ -139,7 +143,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	for pause := time.Duration(0); ; {
 		nc, err := ln.Accept()
 		if err != nil {
-			if ctx.Err() != nil || s.isClosed() {
+			if ctx.Err() != nil || s.isClosed() || s.handing.Load() {
 				return nil
 			}
 			if errors.Is(err, net.ErrClosed) {
@@ -173,13 +177,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closeListeners()
-	if s.ended == nil {
-		s.ended = make(chan struct{})
-		if len(s.conns) == 0 {
-			close(s.ended)
-		}
-	}
-	ended := s.ended
+	ended := s.awaitEnd()
 	for se := range s.conns {
 		se.shutDown()
 	}
@@ -191,6 +189,18 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.Close()
 		return ctx.Err()
 	}
+}
+
+// awaitEnd returns a channel that closes when no connection is left. It needs
+// s.mu, and that no more connections are admitted.
+func (s *Server) awaitEnd() <-chan struct{} {
+	if s.ended == nil {
+		s.ended = make(chan struct{})
+		if len(s.conns) == 0 {
+			close(s.ended)
+		}
+	}
+	return s.ended
 }
 
 // Close closes the listeners and the connections at once. Serve returns when
@@ -212,23 +222,38 @@ func (s *Server) closeListeners() {
 	}
 }
 
-func (s *Server) addListener(ln net.Listener) bool {
+// enter begins a Serve, or with a nil listener a Resume; exit ends it.
+func (s *Server) enter(ln net.Listener) error {
+	s.ready.Do(s.init)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return false
+	if s.closed || s.handing.Load() {
+		return ErrClosed
 	}
+	if s.serving == 0 {
+		signal, err := newHandOffSignal()
+		if err != nil {
+			return fmt.Errorf("serve NBD: %w", err)
+		}
+		s.signal = signal
+	}
+	s.serving++
 	if s.listeners == nil {
 		s.listeners = map[net.Listener]struct{}{}
 	}
-	s.listeners[ln] = struct{}{}
-	return true
+	if ln != nil {
+		s.listeners[ln] = struct{}{}
+	}
+	return nil
 }
 
-func (s *Server) removeListener(ln net.Listener) {
+func (s *Server) exit(ln net.Listener) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.listeners, ln)
-	s.mu.Unlock()
+	if s.serving--; s.serving == 0 {
+		s.signal.close()
+	}
 }
 
 func (s *Server) isClosed() bool {

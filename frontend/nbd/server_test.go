@@ -270,6 +270,9 @@ func TestRemoveExport(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() { _, _ = a.ReadAt(make([]byte, 1), 0) })
 	waitFor(t, "the read", func() bool { return gate.Waiting.Load() == 1 })
+	if a, other := s.Users("a"), s.Users("other"); a != 1 || other != 0 {
+		t.Errorf("%d users of an export, %d of one that is not there; want 1 and 0", a, other)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := s.RemoveExport(ctx, "a"); !errors.Is(err, context.Canceled) {

@@ -16,6 +16,8 @@ type session struct {
 	ctx    context.Context
 	cancel context.CancelFunc // ends the session at once
 
+	resumed *ConnState // what another process agreed on with the client, or nil
+
 	// Under the server's mutex.
 	export *export // once the handshake has chosen it
 	conn   *conn   // once it is over
@@ -39,7 +41,7 @@ func (se *session) run() {
 		return
 	}
 	h := &handshake{srv: se.srv, nc: se.nc, attach: se.attach}
-	if err := h.run(se.ctx); err != nil {
+	if err := se.agree(h); err != nil {
 		if !errors.Is(err, errEnd) && !errors.Is(err, io.EOF) && se.ctx.Err() == nil {
 			se.srv.log.Warn("nbd: handshake failed", "client", se.nc.RemoteAddr().String(), "err", err)
 		}
@@ -48,14 +50,17 @@ func (se *session) run() {
 	if err := h.nc.SetDeadline(time.Time{}); err != nil {
 		return
 	}
-	st, err := newStream(h.nc, se.srv.writeTimeout())
+	st, err := newStream(h.nc, se.srv.writeTimeout(), se.srv.signal)
 	if err != nil {
 		se.srv.log.Warn("nbd: connection lost", "client", se.nc.RemoteAddr().String(), "err", err)
 		return
 	}
-	defer st.close()
 	c := newConn(se.ctx, se.srv, st, h)
+	if se.resumed != nil {
+		c.inTo = copy(c.in, se.resumed.Pending)
+	}
 	if !se.start(c) {
+		st.close()
 		return
 	}
 	aborted := make(chan struct{})
@@ -65,7 +70,21 @@ func (se *session) run() {
 	se.forget()
 	if !stopConn() {
 		<-aborted
+		c.hand = false
 	}
+	if c.hand && c.out.err == nil {
+		se.srv.handOver(st.detach(), c)
+		return
+	}
+	st.close()
+}
+
+// agree runs the handshake, unless another process has done so.
+func (se *session) agree(h *handshake) error {
+	if se.resumed == nil {
+		return h.run(se.ctx)
+	}
+	return h.resume(se.resumed)
 }
 
 // attach makes the session a user of the export called name, or returns nil.
@@ -85,7 +104,7 @@ func (se *session) attach(name string) *export {
 func (se *session) start(c *conn) bool {
 	se.srv.mu.Lock()
 	defer se.srv.mu.Unlock()
-	if se.drain {
+	if se.drain || se.srv.handing.Load() && !c.stream.handable() {
 		return false
 	}
 	se.conn = c

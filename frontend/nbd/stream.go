@@ -8,8 +8,9 @@ import (
 // A stream carries the transmission phase: one goroutine reads at a time, and
 // one writes.
 type stream interface {
-	// read waits for at least one byte.
-	read(p []byte) (int, error)
+	// read waits for at least one byte; between requests also for the server to
+	// be handed over, which is errHandOff.
+	read(p []byte, between bool) (int, error)
 	// write writes all of p. It gives up with os.ErrDeadlineExceeded when the
 	// peer takes nothing for the stream's time limit, or not all of p within
 	// twice that.
@@ -20,6 +21,11 @@ type stream interface {
 	abort()
 	// close frees the stream. Nobody may use it any more.
 	close()
+	// handable reports whether another process can go on with the stream.
+	handable() bool
+	// detach is close for a stream that is handable: it returns the socket, the
+	// caller's.
+	detach() int
 }
 
 // A connStream is a stream on any net.Conn, TLS included.
@@ -31,7 +37,7 @@ type connStream struct {
 
 var _ stream = (*connStream)(nil)
 
-func (s *connStream) read(p []byte) (int, error) { return s.nc.Read(p) }
+func (s *connStream) read(p []byte, _ bool) (int, error) { return s.nc.Read(p) }
 
 // write renews the deadline only once a quarter of it has passed, since that
 // costs as much as a small write.
@@ -49,3 +55,7 @@ func (s *connStream) write(p []byte) error {
 func (s *connStream) stopReading() { _ = s.nc.SetReadDeadline(time.Unix(1, 0)) }
 func (s *connStream) abort()       { _ = s.nc.Close() }
 func (s *connStream) close()       { _ = s.nc.Close() }
+
+// handable: TLS has its keys in this process.
+func (s *connStream) handable() bool { return false }
+func (s *connStream) detach() int    { return -1 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -12,30 +13,58 @@ import (
 )
 
 // newStream takes nc over. limit bounds a write.
-func newStream(nc net.Conn, limit time.Duration) (stream, error) {
+func newStream(nc net.Conn, limit time.Duration, signal *handOffSignal) (stream, error) {
 	switch sc := nc.(type) {
 	case *net.UnixConn:
-		return newSocket(sc, nc, limit)
+		return newSocket(sc, nc, limit, signal)
 	case *net.TCPConn:
-		return newSocket(sc, nc, limit)
+		return newSocket(sc, nc, limit, signal)
 	}
 	return &connStream{nc: nc, limit: limit}, nil
 }
 
+// A handOffSignal wakes the readers of all connections: the read end of a pipe
+// that can be read once the other end is closed.
+type handOffSignal struct {
+	fd     int // polled by readers, none of whom may be left at close
+	end    *os.File
+	raised atomic.Bool
+}
+
+func newHandOffSignal() (*handOffSignal, error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("pipe", err)
+	}
+	return &handOffSignal{fd: fds[0], end: os.NewFile(uintptr(fds[1]), "hand off")}, nil
+}
+
+func (h *handOffSignal) raise() {
+	if !h.raised.Swap(true) {
+		_ = h.end.Close()
+	}
+}
+
+func (h *handOffSignal) close() {
+	h.raise()
+	_ = unix.Close(h.fd)
+}
+
 // A socket is a stream on a descriptor in blocking mode, which the runtime's
-// poller does not know. Waiting for a request then is one system call that
-// returns with it, where the poller needs three and another thread: measured,
-// half the processor time of a 4 KiB read. The price is a thread for each
-// connection.
+// poller does not know. Waiting for a request then is two system calls of one
+// thread, one to wait for it or for the hand-over, one to read it; the runtime's
+// poller needs three and another thread: measured, half the processor time of a
+// 4 KiB read. The price is a thread for each connection.
 type socket struct {
-	fd    int
-	limit time.Duration
+	fd     int
+	limit  time.Duration
+	signal *handOffSignal
 }
 
 var _ stream = (*socket)(nil)
 
 // newSocket makes the socket of nc, which it closes if it succeeds.
-func newSocket(sc syscall.Conn, nc net.Conn, limit time.Duration) (*socket, error) {
+func newSocket(sc syscall.Conn, nc net.Conn, limit time.Duration, signal *handOffSignal) (*socket, error) {
 	raw, err := sc.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("take over socket: %w", err)
@@ -59,11 +88,20 @@ func newSocket(sc syscall.Conn, nc net.Conn, limit time.Duration) (*socket, erro
 		return nil, fmt.Errorf("take over socket: %w", err)
 	}
 	_ = nc.Close()
-	return &socket{fd, limit}, nil
+	return &socket{fd, limit, signal}, nil
 }
 
-func (s *socket) read(p []byte) (int, error) {
+func (s *socket) read(p []byte, between bool) (int, error) {
+	watch := [...]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.signal.fd), Events: unix.POLLIN}}
 	for {
+		if between {
+			if _, err := unix.Poll(watch[:], -1); err != nil && err != unix.EINTR {
+				return 0, os.NewSyscallError("poll", err)
+			}
+			if watch[1].Revents != 0 {
+				return 0, errHandOff
+			}
+		}
 		n, err := unix.Read(s.fd, p)
 		switch {
 		case err == unix.EINTR:
@@ -101,6 +139,8 @@ func (s *socket) write(p []byte) error {
 	return nil
 }
 
-func (s *socket) stopReading() { _ = unix.Shutdown(s.fd, unix.SHUT_RD) }
-func (s *socket) abort()       { _ = unix.Shutdown(s.fd, unix.SHUT_RDWR) }
-func (s *socket) close()       { _ = unix.Close(s.fd) }
+func (s *socket) stopReading()   { _ = unix.Shutdown(s.fd, unix.SHUT_RD) }
+func (s *socket) abort()         { _ = unix.Shutdown(s.fd, unix.SHUT_RDWR) }
+func (s *socket) close()         { _ = unix.Close(s.fd) }
+func (s *socket) handable() bool { return true }
+func (s *socket) detach() int    { return s.fd }

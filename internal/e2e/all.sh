@@ -24,6 +24,7 @@ run dedupe.sh "$images"
 run layout.sh
 run nbd.sh "$images"
 run fuse.sh "$images"
+run agent.sh "$images"
 run faults.sh "$images"
 run stores.sh "$images" "${names[@]}"
 run registries.sh "$images" "${names[@]}"

@@ -1,4 +1,4 @@
-package nbd
+package systemd
 
 import (
 	"io"
@@ -32,8 +32,8 @@ func TestInherited(t *testing.T) {
 	}
 	dir := t.TempDir()
 	var files []*os.File
-	for _, addr := range []string{"unix:" + filepath.Join(dir, "s"), "tcp::0"} {
-		ln, err := Listen(addr)
+	for network, addr := range map[string]string{"unix": filepath.Join(dir, "s"), "tcp": "127.0.0.1:0"} {
+		ln, err := net.Listen(network, addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,8 +44,12 @@ func TestInherited(t *testing.T) {
 		}
 		defer func() { _ = f.Close() }()
 		files = append(files, f)
-		nc := connect(t, ln.Addr()) // waits in the backlog
+		nc, err := net.Dial(network, ln.Addr().String()) // waits in the backlog
+		if err != nil {
+			t.Fatal(err)
+		}
 		defer func() {
+			defer func() { _ = nc.Close() }()
 			if got, err := io.ReadAll(nc); string(got) != "hello" || err != nil {
 				t.Errorf("%s: inherited listener says %q, %v", addr, got, err)
 			}
@@ -58,7 +62,7 @@ func TestInherited(t *testing.T) {
 
 // greetInherited is the child: it greets one client of each listener.
 func greetInherited(t *testing.T) {
-	all, err := Inherited()
+	all, err := TakeListeners()
 	if err != nil || len(all) != 2 {
 		t.Fatalf("%d listeners, %v; want 2", len(all), err)
 	}
@@ -71,7 +75,7 @@ func greetInherited(t *testing.T) {
 		_ = nc.Close()
 		_ = ln.Close()
 	}
-	if again, err := Inherited(); err != nil || len(again) != 0 {
+	if again, err := TakeListeners(); err != nil || len(again) != 0 {
 		t.Errorf("the second call finds %d listeners, %v", len(again), err)
 	}
 }
@@ -80,7 +84,7 @@ func greetInherited(t *testing.T) {
 func TestInheritedFiles(t *testing.T) {
 	const fileSize = 1234
 	if os.Getenv(inheritChild) != "" {
-		if all, err := Inherited(); err == nil || len(all) != 0 {
+		if all, err := TakeListeners(); err == nil || len(all) != 0 {
 			t.Errorf("%d listeners, %v; want an error", len(all), err)
 		}
 		for fd := firstInherited; fd < firstInherited+2; fd++ {
@@ -109,10 +113,10 @@ func TestInheritedVariables(t *testing.T) {
 	for _, c := range []struct {
 		pid, fds string
 		ok       bool
-	}{{"", "", true}, {"1", "3", true}, {self, "0", true}, {self, "", false}, {self, "-1", false}, {self, "1025", false}, {self, "x", false}} {
+	}{{"", "", true}, {"1", "3", true}, {self, "0", true}, {self, "", false}, {self, "-1", false}, {self, "16385", false}, {self, "x", false}} {
 		t.Setenv("LISTEN_PID", c.pid)
 		t.Setenv("LISTEN_FDS", c.fds)
-		all, err := Inherited()
+		all, err := TakeListeners()
 		if len(all) != 0 || (err == nil) != c.ok {
 			t.Errorf("LISTEN_PID=%s LISTEN_FDS=%s: %d listeners, %v", c.pid, c.fds, len(all), err)
 		}

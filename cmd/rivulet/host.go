@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rivuletfs/rivulet/host"
+	"github.com/rivuletfs/rivulet/host/control"
+	"github.com/rivuletfs/rivulet/host/frontends"
+	"github.com/rivuletfs/rivulet/host/keep"
+	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/store"
+)
+
+// The frontends, by the names that they have in a host.Spec.
+const (
+	frontendNBD   = "nbd"
+	frontendFile  = "file"
+	frontendMount = "mount"
+)
+
+// hostOptions are how a process holds disks.
+type hostOptions struct {
+	memory    string
+	keeper    keep.Keeper    // nil: nothing outlives the process
+	state     string         // folder; "": likewise
+	listeners []net.Listener // for NBD, opened by somebody else
+	agent     bool           // nobody is there to be asked for a passphrase
+}
+
+// newHost returns a host of this process's own.
+func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
+	budget, err := parseSize(o.memory)
+	if err != nil {
+		return nil, err
+	}
+	bound, err := a.origin.share()
+	if err != nil {
+		return nil, err
+	}
+	run, err := runtimeDir()
+	if err != nil {
+		return nil, err
+	}
+	if o.keeper == nil {
+		o.keeper = keep.None{}
+	}
+	log := a.logger()
+	file := func() frontends.File { return frontends.File{Keeper: o.keeper, Logger: log} }
+	shown, mounted := file(), &frontends.Mount{File: file(), Runtime: run}
+	return host.New(host.Config{
+		Open: a.openSource,
+		Unwrappers: func(ctx context.Context, names []string) ([]seal.Unwrapper, error) {
+			reads := *a
+			if reads.silent = o.agent; len(names) > 0 || o.agent {
+				reads.identities = names
+			}
+			id, err := reads.identity(ctx, false)
+			if err != nil {
+				return nil, err
+			}
+			return id.opens, nil
+		},
+		Spellings: spellings,
+		Frontends: map[string]host.Frontend{
+			frontendNBD:   &frontends.NBD{Keeper: o.keeper, Listeners: o.listeners, Logger: log},
+			frontendFile:  &shown,
+			frontendMount: mounted,
+		},
+		State: o.state, Memory: budget, Logger: log,
+		Bound: bound, Cache: a.diskCache(ctx),
+	})
+}
+
+// openSource opens an origin for a host.
+func (a *app) openSource(ctx context.Context, url string) (host.Source, error) {
+	o, err := a.openURL(ctx, url, false)
+	if err != nil {
+		return host.Source{}, err
+	}
+	return host.Source{View: a.view(o), Near: store.Near(url)}, nil
+}
+
+// spec is ref, as this user reads it, for a process in any folder.
+func (a *app) spec(ref string) (host.Spec, error) {
+	s := host.Spec{Image: ref}
+	var err error
+	if s.Store, err = a.absoluteStore(); err != nil {
+		return s, err
+	}
+	if s.Identities, err = a.absoluteIdentities(); err != nil {
+		return s, err
+	}
+	keys, err := publicKeys(a.required)
+	for _, k := range keys {
+		s.Required = append(s.Required, k.String())
+	}
+	return s, err
+}
+
+// absoluteIdentities returns the chosen identities as a process in any folder
+// understands them.
+func (a *app) absoluteIdentities() ([]string, error) {
+	chosen, err := a.chosenIdentities()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]string, len(chosen))
+	for i, name := range chosen {
+		if !isKMS(name) {
+			if name, err = filepath.Abs(name); err != nil {
+				return nil, err
+			}
+		}
+		list[i] = name
+	}
+	return list, nil
+}
+
+// A holder of disks is an agent, or this process.
+type diskHolder interface {
+	Attach(ctx context.Context, specs ...host.Spec) ([]host.Info, error)
+	List(ctx context.Context) ([]host.Info, error)
+	Wait(ctx context.Context, id string) error
+	Detach(ctx context.Context, id string, force bool, wait time.Duration) error
+}
+
+// inProcess holds disks in this process.
+type inProcess struct{ *host.Host }
+
+var (
+	_ diskHolder = inProcess{}
+	_ diskHolder = (*control.Client)(nil)
+)
+
+func (p inProcess) List(context.Context) ([]host.Info, error) { return p.Host.List(), nil }
+
+func (p inProcess) Detach(ctx context.Context, id string, force bool, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return p.Host.Detach(ctx, id, force)
+}
+
+const (
+	agentEnvironment = "RIVULET_AGENT"
+	noAgent          = "none"
+	agentHelp        = "socket of the agent that holds the disk, or \"none\" for a process of its own (default $" +
+		agentEnvironment + ", or the user's agent if one runs)"
+)
+
+// agentSocket is where the user's agent listens. chosen reports whether the user
+// has said so; "" means that no agent is wanted.
+func (a *app) agentSocket() (socket string, chosen bool, err error) {
+	socket = a.agent
+	if socket == "" {
+		socket = os.Getenv(agentEnvironment)
+	}
+	switch socket {
+	case noAgent:
+		return "", true, nil
+	case "":
+		run, err := runtimeDir()
+		return filepath.Join(run, "agent.sock"), false, err
+	}
+	return socket, true, nil
+}
+
+// agentClient returns the agent that should hold disks; nil if this process
+// should.
+func (a *app) agentClient(ctx context.Context) (*control.Client, error) {
+	socket, chosen, err := a.agentSocket()
+	if err != nil || socket == "" {
+		return nil, err
+	}
+	c, err := control.Dial(ctx, socket)
+	if errors.Is(err, control.ErrNoAgent) {
+		if !chosen {
+			return nil, nil
+		}
+		err = fmt.Errorf("%w; start one with 'rivulet agent', or use --agent none", err)
+	}
+	return c, err
+}

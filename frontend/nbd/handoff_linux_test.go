@@ -1,0 +1,308 @@
+package nbd
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/rivuletfs/rivulet/blockdev/blockdevtest"
+	"github.com/rivuletfs/rivulet/frontend/nbd/internal/wire"
+	"github.com/rivuletfs/rivulet/frontend/nbd/nbdclient"
+)
+
+// A relay is one socket that one server after the other serves, as processes do.
+type relay struct {
+	t       *testing.T
+	file    *os.File // of the listening socket
+	addr    net.Addr
+	exports []Export
+	srv     *Server
+	running *sync.WaitGroup
+}
+
+func newRelay(t *testing.T, exports ...Export) *relay {
+	t.Helper()
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := ln.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{t: t, file: file, addr: ln.Addr(), exports: exports}
+	ln.SetUnlinkOnClose(false)
+	_ = ln.Close()
+	r.serve(nil)
+	t.Cleanup(func() {
+		_ = r.srv.Shutdown(context.Background())
+		r.running.Wait()
+		_ = file.Close()
+	})
+	return r
+}
+
+// serve starts a server with what the one before handed off.
+func (r *relay) serve(handed []Handed) {
+	r.t.Helper()
+	r.srv, r.running = &Server{Log: testLog(r.t)}, &sync.WaitGroup{}
+	for _, e := range r.exports {
+		if err := r.srv.AddExport(e); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	ln, err := net.FileListener(r.file)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	srv := r.srv
+	r.running.Go(func() {
+		// It may be handed off before it has begun.
+		if err := srv.Serve(context.Background(), ln); err != nil && !errors.Is(err, ErrClosed) {
+			r.t.Errorf("Serve: %v", err)
+		}
+	})
+	for _, h := range handed {
+		if err := srv.Resume(context.Background(), h); err != nil {
+			r.t.Errorf("Resume: %v", err)
+		}
+	}
+}
+
+// handOff passes everything on to the next server, by way of JSON.
+func (r *relay) handOff() []Handed {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	handed, err := r.srv.HandOff(ctx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.running.Wait()
+	for i := range handed {
+		b, err := json.Marshal(handed[i].State)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		handed[i].State = ConnState{}
+		if err := json.Unmarshal(b, &handed[i].State); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	return handed
+}
+
+// TestHandOff hands connections on while they are read from, by clients with and
+// without structured replies, over a fast device and a slow one.
+func TestHandOff(t *testing.T) {
+	want := blockdevtest.Pattern(4<<20, 11)
+	memory := blockdevtest.NewMemory(want, func(page int64) bool { return page%9 < 4 })
+	slow := &blockdevtest.Slow{Device: memory, Delay: 2 * time.Millisecond}
+	r := newRelay(t, Export{Name: "fast", Device: memory}, Export{Name: "slow", Device: slow})
+	ctx, stop := context.WithCancel(t.Context())
+	var g errgroup.Group
+	for _, name := range []string{"fast", "slow"} {
+		c := dial(t, r.addr, name)
+		for range 8 {
+			g.Go(func() error { return readRandomly(ctx, c, want) })
+		}
+	}
+	const turns = 20
+	for range turns {
+		time.Sleep(10 * time.Millisecond)
+		handed := r.handOff()
+		if len(handed) != 2 {
+			t.Fatalf("%d connections are handed on, want 2", len(handed))
+		}
+		r.serve(handed)
+	}
+	stop()
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	if st := r.srv.Stats(); st.Connections != 2 || st.Failed != 0 {
+		t.Errorf("the last server: %+v", st)
+	}
+}
+
+// readRandomly reads and compares until ctx ends.
+func readRandomly(ctx context.Context, c *nbdclient.Client, want []byte) error {
+	got := make([]byte, 64<<10)
+	for ctx.Err() == nil {
+		off := rand.IntN(len(want))
+		n := min(1+rand.IntN(len(got)), len(want)-off)
+		if _, err := c.ReadAt(got[:n], int64(off)); err != nil {
+			return err
+		}
+		if !bytes.Equal(got[:n], want[off:off+n]) {
+			return fmt.Errorf("%d bytes at %d are wrong", n, off)
+		}
+	}
+	return nil
+}
+
+// TestHandOffPending hands a connection on with requests, and a part of one,
+// that were sent and not looked at, behind one that takes its time.
+func TestHandOffPending(t *testing.T) {
+	want := blockdevtest.Pattern(1<<20, 12)
+	gate := &blockdevtest.Gate{Device: blockdevtest.NewMemory(want, nil), From: 0, To: 4096, Open: make(chan struct{})}
+	r := newRelay(t, Export{Device: gate})
+	nc := rawClient(t, r.addr, false)
+	var send []byte
+	for i := range 60 {
+		send = wire.Request{Cookie: uint64(i), Offset: uint64(i) * 4096, Length: 4096}.Append(send)
+	}
+	cut := len(send) - 10
+	if _, err := nc.Write(send[:cut]); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the slow read", func() bool { return gate.Waiting.Load() == 1 })
+	handed := make(chan []Handed)
+	go func() { handed <- r.handOff() }()
+	waitFor(t, "the hand-over to begin", r.srv.handing.Load)
+	close(gate.Open)
+	list := <-handed
+	if len(list) != 1 {
+		t.Fatalf("%d connections are handed on, want 1", len(list))
+	}
+	if _, err := nc.Write(send[cut:]); err != nil {
+		t.Fatal(err)
+	}
+	r.serve(list)
+	seen := map[uint64]bool{}
+	reply := make([]byte, wire.SimpleReplySize+4096)
+	for range 60 {
+		if _, err := io.ReadFull(nc, reply); err != nil {
+			t.Fatalf("after %d replies: %v", len(seen), err)
+		}
+		cookie := uint64(reply[15])
+		if at := cookie * 4096; seen[cookie] || !bytes.Equal(reply[wire.SimpleReplySize:], want[at:at+4096]) {
+			t.Fatalf("reply to %d: twice, or wrong", cookie)
+		}
+		seen[cookie] = true
+	}
+}
+
+// TestHandOffDuringHandshake waits for a client that is about to choose.
+func TestHandOffDuringHandshake(t *testing.T) {
+	want := blockdevtest.Pattern(1<<20, 13)
+	r := newRelay(t, Export{Name: "d", Device: blockdevtest.NewMemory(want, nil)})
+	nc := connect(t, r.addr)
+	exchange(t, nc, nil, wire.GreetingSize)
+	waitFor(t, "the connection", func() bool { return r.srv.Stats().Connections == 1 })
+	handed := make(chan []Handed)
+	go func() { handed <- r.handOff() }()
+	waitFor(t, "the hand-over to begin", r.srv.handing.Load)
+	send := wire.AppendOption([]byte{0, 0, 0, 3}, wire.OptExportName, []byte("d"))
+	exchange(t, nc, send, 10)
+	r.serve(<-handed)
+	request := wire.Request{Cookie: 1, Offset: 512, Length: 512}.Append(nil)
+	reply := exchange(t, nc, request, wire.SimpleReplySize+512)
+	if !bytes.Equal(reply[wire.SimpleReplySize:], want[512:1024]) {
+		t.Error("wrong bytes after the hand-over")
+	}
+}
+
+// TestHandOffBounded cuts off what does not come to an end.
+func TestHandOffBounded(t *testing.T) {
+	gate := &blockdevtest.Gate{Device: blockdevtest.NewMemory(make([]byte, 1<<20), nil), From: 0, To: 4096, Open: make(chan struct{})}
+	r := newRelay(t, Export{Device: gate})
+	stuck, idle := rawClient(t, r.addr, false), rawClient(t, r.addr, false)
+	if _, err := stuck.Write(wire.Request{Length: 4096}.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the read", func() bool { return gate.Waiting.Load() == 1 })
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		waitFor(t, "the idle connection", func() bool { return r.srv.Stats().Connections == 1 })
+		cancel()
+		if n, err := stuck.Read(make([]byte, 1)); err == nil {
+			t.Errorf("the stuck connection got %d bytes", n)
+		}
+		close(gate.Open)
+	}()
+	handed, err := r.srv.HandOff(ctx)
+	if len(handed) != 1 || !errors.Is(err, context.Canceled) {
+		t.Errorf("%d handed on, %v; want the idle one, and an error", len(handed), err)
+	}
+	r.running.Wait()
+	r.serve(handed)
+	exchange(t, idle, wire.Request{Offset: 8192, Length: 512}.Append(nil), wire.SimpleReplySize+512)
+}
+
+// TestHandOffTLS ends connections whose keys cannot travel, in good order.
+func TestHandOffTLS(t *testing.T) {
+	certFile, keyFile := certificate(t)
+	cfg, err := LoadTLS(certFile, keyFile, certFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{TLS: cfg}
+	addr := start(t, s, Export{Name: "d", Device: blockdevtest.NewMemory(blockdevtest.Pattern(1<<20, 1), nil)})
+	secure, err := URI(addr, "d", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &tls.Config{RootCAs: cfg.ClientCAs, MinVersion: tls.VersionTLS12, Certificates: cfg.Certificates, ServerName: "127.0.0.1"}
+	c, err := (&nbdclient.Dialer{TLS: client}).Dial(t.Context(), secure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := c.ReadAt(make([]byte, 512), 0); err != nil {
+		t.Fatal(err)
+	}
+	if handed, err := s.HandOff(t.Context()); len(handed) != 0 || err != nil {
+		t.Errorf("%d connections handed on, %v", len(handed), err)
+	}
+}
+
+func TestResumeRefuses(t *testing.T) {
+	s := &Server{}
+	defer s.Close()
+	if err := s.AddExport(Export{Name: "d", Device: blockdevtest.NewMemory(make([]byte, 1<<20), nil)}); err != nil {
+		t.Fatal(err)
+	}
+	good := ConnState{Version: 1, Export: "d", Size: 1 << 20, Structured: true}
+	for want, change := range map[string]func(*ConnState){
+		"state of version 2":      func(st *ConnState) { st.Version = 2 },
+		"no such export":          func(st *ConnState) { st.Export = "other" },
+		"the client was told 512": func(st *ConnState) { st.Size = 512 },
+		"bytes are pending":       func(st *ConnState) { st.Pending = make([]byte, inBytes+1) },
+		"without structured":      func(st *ConnState) { st.Structured, st.Contexts = false, []string{"base:allocation"} },
+		"not all known":           func(st *ConnState) { st.Contexts = []string{"base:allocation", "x:y"} },
+	} {
+		st := good
+		change(&st)
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = s.Resume(t.Context(), Handed{st, pair[0]})
+		_ = unix.Close(pair[1])
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	if err := s.Resume(t.Context(), Handed{good, -1}); err == nil {
+		t.Error("resumed without a socket")
+	}
+	if n := s.Stats().Connections; n != 0 {
+		t.Errorf("%d connections are left", n)
+	}
+}

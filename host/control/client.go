@@ -1,0 +1,143 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/rivuletfs/rivulet/host"
+	"github.com/rivuletfs/rivulet/internal/fdpass"
+)
+
+// ErrNoAgent says that no agent answers at a socket.
+var ErrNoAgent = errors.New("no agent answers")
+
+// A Client asks an agent. Any number of calls may run at once.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// Dial returns a client of the agent that listens at socket. If nobody does, the
+// error is ErrNoAgent.
+func Dial(ctx context.Context, socket string) (*Client, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		if err != nil {
+			return nil, err
+		}
+		// Who listens in a shared folder could be anybody.
+		if err := fdpass.CheckPeer(c.(*net.UnixConn)); err != nil {
+			_ = c.Close()
+			return nil, err
+		}
+		return c, nil
+	}
+	c, err := dial(ctx, "", "")
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errors.ErrUnsupported) {
+		return nil, fmt.Errorf("%s: %w", socket, ErrNoAgent)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("agent at %s: %w", socket, err)
+	}
+	_ = c.Close()
+	return &Client{socket, &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}, nil
+}
+
+// Attach attaches all of specs, or none.
+func (c *Client) Attach(ctx context.Context, specs ...host.Spec) ([]host.Info, error) {
+	var got attachments
+	err := c.do(ctx, http.MethodPost, "/v1/attach", attachRequest{specs}, &got)
+	return got.Attachments, err
+}
+
+// List returns all attachments, the oldest first.
+func (c *Client) List(ctx context.Context) ([]host.Info, error) {
+	var got attachments
+	err := c.do(ctx, http.MethodGet, "/v1/attachments", nil, &got)
+	return got.Attachments, err
+}
+
+// Detach ends an attachment, as Host.Detach does with a context of that time.
+func (c *Client) Detach(ctx context.Context, id string, force bool, wait time.Duration) error {
+	q := url.Values{"wait": {strconv.FormatFloat(wait.Seconds(), 'f', -1, 64)}}
+	if force {
+		q.Set("force", "1")
+	}
+	return c.do(ctx, http.MethodDelete, "/v1/attachments/"+url.PathEscape(id)+"?"+q.Encode(), nil, nil)
+}
+
+// Wait returns when the attachment has ended, with an error if that was not on
+// purpose; it does so across restarts of the agent.
+func (c *Client) Wait(ctx context.Context, id string) error {
+	for {
+		err := c.do(ctx, http.MethodGet, "/v1/attachments/"+url.PathEscape(id)+"/wait", nil, nil)
+		var said *Error
+		if err == nil || errors.As(err, &said) && !errors.Is(err, host.ErrClosed) || ctx.Err() != nil {
+			return err
+		}
+		select { // the agent has gone, and comes back
+		case <-time.After(time.Second / 2):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Upgrade has the agent hand everything to a new process of its program.
+func (c *Client) Upgrade(ctx context.Context) (Upgraded, error) {
+	var u Upgraded
+	err := c.do(ctx, http.MethodPost, "/v1/upgrade", struct{}{}, &u)
+	return u, err
+}
+
+func (c *Client) do(ctx context.Context, method, path string, body, into any) error {
+	var r io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		r = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, r)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("agent at %s: %w", c.socket, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err != nil {
+		return fmt.Errorf("agent at %s: %w", c.socket, err)
+	}
+	if resp.StatusCode >= 300 {
+		e := &Error{}
+		if json.Unmarshal(b, e) != nil || e.Text == "" {
+			return fmt.Errorf("agent at %s: %s", c.socket, resp.Status)
+		}
+		if e.Kind == specKind {
+			return host.SpecErrorf("%w", e)
+		}
+		return e
+	}
+	if into == nil {
+		return nil
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		return fmt.Errorf("agent at %s: answer: %w", c.socket, err)
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+// Package control is how commands speak with the agent: a few requests of HTTP and
+// JSON over a unix socket that its user alone may use (mode 0600, and the peer's
+// user is asked for).
+//
+//	POST   /v1/attach            {"attach": [SPEC…]} → {"attachments": [INFO…]}; all or none
+//	GET    /v1/attachments       → {"attachments": [INFO…]}
+//	DELETE /v1/attachments/ID    ?force=1&wait=SECONDS → 204
+//	GET    /v1/attachments/ID/wait → 204 once the attachment has ended
+//	POST   /v1/upgrade           → {"pid": N}: another process serves from now on
+//	GET    /healthz              → 200 "ok", or 503 with what is not well
+//
+// An error is {"error": TEXT, "kind": KIND} with a status of 4xx or 5xx.
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/http"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/host"
+)
+
+// maxBody bounds a request, in bytes.
+const maxBody = 4 << 20
+
+type attachRequest struct {
+	Attach []host.Spec `json:"attach"`
+}
+
+type attachments struct {
+	Attachments []host.Info `json:"attachments"`
+}
+
+// Upgraded tells of the process that took an agent over.
+type Upgraded struct {
+	PID int `json:"pid"`
+}
+
+// An Error is an error of the agent's, as it arrives.
+type Error struct {
+	Text string `json:"error"`
+	Kind string `json:"kind,omitempty"`
+}
+
+// Error returns what the agent said.
+func (e *Error) Error() string { return e.Text }
+
+// Is lets callers ask for the errors that keep their meaning on the way.
+func (e *Error) Is(target error) bool {
+	for _, k := range kinds {
+		if k.err == target {
+			return k.name == e.Kind
+		}
+	}
+	return false
+}
+
+// kinds are the errors that keep their meaning on the way.
+var kinds = []struct {
+	name   string
+	err    error
+	status int
+}{
+	{"unknown attachment", host.ErrNotFound, http.StatusNotFound},
+	{"busy", host.ErrBusy, http.StatusConflict},
+	{"closed", host.ErrClosed, http.StatusServiceUnavailable},
+	{"unknown image", chunk.ErrNotFound, http.StatusNotFound},
+	{"forbidden", fs.ErrPermission, http.StatusInternalServerError},
+}
+
+// specKind is the kind of a host.SpecError.
+const specKind = "spec"
+
+// refuse answers with err.
+func refuse(w http.ResponseWriter, err error) {
+	e := Error{Text: err.Error()}
+	status := http.StatusInternalServerError
+	if errors.As(err, new(host.SpecError)) {
+		e.Kind, status = specKind, http.StatusBadRequest
+	}
+	for _, k := range kinds {
+		if e.Kind == "" && errors.Is(err, k.err) {
+			e.Kind, status = k.name, k.status
+		}
+	}
+	answer(w, status, &e)
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // whoever asked may have gone
+}

@@ -1,0 +1,154 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/rivuletfs/rivulet/host"
+	"github.com/rivuletfs/rivulet/internal/fdpass"
+)
+
+// A Server answers requests for one host.
+type Server struct {
+	Host *host.Host
+	// Upgrade hands everything to another process and returns its id. The agent
+	// ends once the answer is out. nil: it cannot.
+	Upgrade func(ctx context.Context) (pid int, err error)
+}
+
+// Handler returns the server's answers.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/attach", s.attach)
+	mux.HandleFunc("GET /v1/attachments", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, attachments{s.Host.List()})
+	})
+	mux.HandleFunc("DELETE /v1/attachments/{id}", s.detach)
+	mux.HandleFunc("GET /v1/attachments/{id}/wait", s.wait)
+	mux.HandleFunc("POST /v1/upgrade", s.upgrade)
+	mux.HandleFunc("GET /healthz", s.health)
+	return mux
+}
+
+func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
+	var q attachRequest
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&q); err != nil {
+		refuse(w, host.SpecErrorf("attach: %w", err))
+		return
+	}
+	infos, err := s.Host.Attach(r.Context(), q.Attach...)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	answer(w, http.StatusOK, attachments{infos})
+}
+
+// maxWait bounds how long a detach may wait for users to leave.
+const maxWait = time.Minute
+
+func (s *Server) detach(w http.ResponseWriter, r *http.Request) {
+	wait := time.Duration(0)
+	if text := r.FormValue("wait"); text != "" {
+		seconds, err := strconv.ParseFloat(text, 64)
+		if err != nil || seconds < 0 || seconds > maxWait.Seconds() {
+			refuse(w, host.SpecErrorf("detach: wait %q: want 0 to %v seconds", text, maxWait.Seconds()))
+			return
+		}
+		wait = time.Duration(seconds * float64(time.Second))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), wait)
+	defer cancel()
+	if err := s.Host.Detach(ctx, r.PathValue("id"), r.FormValue("force") != ""); err != nil {
+		refuse(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) wait(w http.ResponseWriter, r *http.Request) {
+	err := s.Host.Wait(r.Context(), r.PathValue("id"))
+	if r.Context().Err() != nil {
+		err = host.ErrClosed
+	}
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
+	if s.Upgrade == nil {
+		refuse(w, errors.ErrUnsupported)
+		return
+	}
+	pid, err := s.Upgrade(context.WithoutCancel(r.Context()))
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	answer(w, http.StatusOK, Upgraded{pid})
+}
+
+func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
+	bad := 0
+	for _, i := range s.Host.List() {
+		if i.State != host.Ready {
+			if bad++; bad == 1 {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			_, _ = fmt.Fprintf(w, "%s %s %s: %s\n", i.ID, i.Spec.Image, i.State, i.Problem)
+		}
+	}
+	if bad == 0 {
+		_, _ = fmt.Fprintln(w, "ok")
+	}
+}
+
+// Serve answers on ln, whose clients must be of this process's user, or root,
+// until ctx is done; then what is being answered is finished, within a few
+// seconds.
+func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
+	srv := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(checked{ln}) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("control socket: %w", err)
+	case <-ctx.Done():
+	}
+	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err := srv.Shutdown(finish)
+	if err != nil {
+		_ = srv.Close()
+	}
+	<-ended
+	return nil
+}
+
+// checked is a listener that lets in whom it should.
+type checked struct{ *net.UnixListener }
+
+// Accept implements [net.Listener].
+func (c checked) Accept() (net.Conn, error) {
+	for {
+		u, err := c.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		if fdpass.CheckPeer(u) == nil {
+			return u, nil
+		}
+		_ = u.Close()
+	}
+}

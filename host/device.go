@@ -1,0 +1,94 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/rivuletfs/rivulet/blockdev"
+)
+
+// errNotOpen is what reads get of a disk that could not be opened in time.
+var errNotOpen = errors.New("the disk is not open yet")
+
+// A device is a disk that may still have to be opened: its size is known, and
+// reads wait for the rest, as long as they would for a store. One set of waits
+// ends with the host.
+type device struct {
+	size    int64
+	patient time.Duration // bound of a read's wait
+
+	disk   atomic.Pointer[sharedDisk] // set once, by open
+	opened chan struct{}              // closed after that
+	closed chan struct{}              // closed by close: nobody waits any more
+}
+
+var (
+	_ blockdev.Device     = (*device)(nil)
+	_ blockdev.Extenter   = (*device)(nil)
+	_ blockdev.Prefetcher = (*device)(nil)
+)
+
+func newDevice(size int64, patient time.Duration) *device {
+	return &device{size: size, patient: patient, opened: make(chan struct{}), closed: make(chan struct{})}
+}
+
+// open gives the device its disk.
+func (d *device) open(s *sharedDisk) {
+	d.disk.Store(s)
+	close(d.opened)
+}
+
+// Size implements [blockdev.Device].
+func (d *device) Size() int64 { return d.size }
+
+// wait returns the disk, once it is open.
+func (d *device) wait(ctx context.Context) (*sharedDisk, error) {
+	if s := d.disk.Load(); s != nil {
+		return s, nil
+	}
+	t := time.NewTimer(d.patient)
+	defer t.Stop()
+	select {
+	case <-d.opened:
+		return d.disk.Load(), nil
+	case <-t.C:
+		return nil, fmt.Errorf("%w, after %v", errNotOpen, d.patient)
+	case <-d.closed:
+		return nil, errNotOpen
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// ReadAt implements [io.ReaderAt].
+func (d *device) ReadAt(p []byte, off int64) (int, error) {
+	s := d.disk.Load()
+	if s == nil {
+		var err error
+		if s, err = d.wait(context.Background()); err != nil {
+			return 0, err
+		}
+	}
+	return s.ReadAt(p, off)
+}
+
+// Extents implements [blockdev.Extenter].
+func (d *device) Extents(ctx context.Context, off, length int64, fn func(blockdev.Extent) bool) error {
+	s, err := d.wait(ctx)
+	if err != nil {
+		return err
+	}
+	return s.Extents(ctx, off, length, fn)
+}
+
+// Prefetch implements [blockdev.Prefetcher].
+func (d *device) Prefetch(ctx context.Context, off, length int64) error {
+	s, err := d.wait(ctx)
+	if err != nil {
+		return err
+	}
+	return s.Prefetch(ctx, off, length)
+}

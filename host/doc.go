@@ -1,0 +1,32 @@
+// Package host attaches images on this machine: it opens them, shares one disk
+// among all that show the same one, offers disks through frontends, detaches
+// them, and takes them over from the process before this one, however that ended.
+// An agent is a Host with a control socket; a command that serves one disk by
+// itself is a Host without a state folder.
+//
+//	Spec ─► image (found, signed, unlocked) ─► disk, one an image ─► Offer ─► Frontend
+//	          └── marked as in use daily        memory, opener: one a host
+//
+// # What outlives the process
+//
+// An attachment has a file in the state folder, written before its frontend is
+// asked, with its Spec, pinned to the digest of a block map, and what the frontend
+// needs to go on (State). There is no key in it and nothing secret; whoever reads
+// gives paths of key files. Descriptors are kept by a keep.Keeper.
+//
+// Recover offers every attachment of the folder at once, before its disk is open:
+// size and digest are in the file. Reads wait then, for a bounded time, until the
+// disk is there. What fails is tried again, with growing pauses, and holds up
+// nothing else.
+//
+// # Concurrency
+//
+//	Host.gate   read lock: Attach, Detach; write lock: Release, Close
+//	Host.mu     the tables of attachments, disks and stores; held for table work only
+//	attachment  gone: closed by whoever ends it first (Detach, the frontend, Release)
+//	device      disk: set once, by Attach or by the goroutine that opens it
+//
+// Goroutines are one an attachment, which waits for the frontend's end and opens
+// the disk if that is outstanding, and one an image, which marks it. Release and
+// Close end them and wait.
+package host

@@ -1,0 +1,461 @@
+package frontends
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/rivuletfs/rivulet/blockdev"
+	"github.com/rivuletfs/rivulet/blockdev/blockdevtest"
+	"github.com/rivuletfs/rivulet/frontend/nbd/nbdclient"
+	"github.com/rivuletfs/rivulet/host"
+	"github.com/rivuletfs/rivulet/host/keep"
+	"github.com/rivuletfs/rivulet/internal/fdpass"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A keeper remembers names, and holds nothing.
+type keeper struct {
+	mu    sync.Mutex
+	names map[string]bool
+}
+
+func (k *keeper) Keep(name string, _ *fdpass.File) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.names == nil {
+		k.names = map[string]bool{}
+	}
+	k.names[name] = true
+	return nil
+}
+
+func (k *keeper) Forget(name string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.names, name)
+	return nil
+}
+
+func (k *keeper) Close() error { return nil }
+
+func (k *keeper) kept() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.names)
+}
+
+// A stage is where one frontend after the other offers a disk.
+type stage struct {
+	t      *testing.T
+	keeper *keeper
+	device blockdev.Device
+	state  json.RawMessage
+	log    *slog.Logger
+}
+
+func newStage(t *testing.T, d blockdev.Device) *stage {
+	return &stage{t: t, keeper: &keeper{}, device: d, log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+}
+
+func (s *stage) offer(f host.Frontend, where, name string, change func(*host.Offer)) (host.Offered, error) {
+	s.t.Helper()
+	o := host.Offer{
+		ID: "a1", Where: where, Name: name, Disk: "sha256:1", Device: s.device, State: s.state,
+		Save: func(b json.RawMessage) error { s.state = b; return nil },
+	}
+	if change != nil {
+		change(&o)
+	}
+	offered, err := f.Offer(s.t.Context(), o)
+	if err == nil {
+		err = f.Begin()
+	}
+	return offered, err
+}
+
+func (s *stage) must(offered host.Offered, err error) host.Offered {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return offered
+}
+
+// again is what the next process offers, with what is inherited.
+func again(in *keep.Inherited) func(*host.Offer) {
+	return func(o *host.Offer) { o.Again, o.Inherited = true, in }
+}
+
+// release ends a frontend and returns what the next one inherits.
+func (s *stage) release(f host.Frontend) *keep.Inherited {
+	s.t.Helper()
+	list, err := f.Release(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	in := &keep.Inherited{}
+	for _, d := range list {
+		in.Add(d)
+	}
+	return in
+}
+
+func (s *stage) detach(o host.Offered) {
+	s.t.Helper()
+	if err := o.Detach(s.t.Context(), false); err != nil {
+		s.t.Fatal(err)
+	}
+	if n := s.keeper.kept(); n != 0 {
+		s.t.Errorf("%d descriptors are kept after detach", n)
+	}
+}
+
+func (s *stage) file() *File { return &File{Keeper: s.keeper, Logger: s.log} }
+
+func needMounts(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts")
+	}
+	for _, device := range []string{"/dev/fuse", "/dev/loop-control"} {
+		if _, err := os.Stat(device); err != nil {
+			t.Skip("needs ", device)
+		}
+	}
+}
+
+// ext4Disk returns a disk with a file system with one file, "f", in it.
+func ext4Disk(t *testing.T) blockdev.Device {
+	t.Helper()
+	needMounts(t)
+	if _, err := exec.LookPath("mke2fs"); err != nil {
+		t.Skip("needs mke2fs")
+	}
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "tree"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "tree", "f"), content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(dir, "image")
+	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", filepath.Join(dir, "tree"), image, "16M").CombinedOutput(); err != nil {
+		t.Fatalf("mke2fs: %v\n%s", err, out)
+	}
+	b, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return blockdev.NewFlat(bytes.NewReader(b), int64(len(b)))
+}
+
+var content = bytes.Repeat([]byte("some content\n"), 10000)
+
+// mounted reports whether anything is mounted below dir.
+func mounted(t *testing.T, dir string) bool {
+	t.Helper()
+	b, err := os.ReadFile("/proc/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(string(b), " "+dir)
+}
+
+// readPast reads a file past the page cache. It must not be opened by package os,
+// see frontend/fuse.
+func readPast(t *testing.T, path string) []byte {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+	b := make([]byte, len(content)+10)
+	n := 0
+	for {
+		m, err := unix.Read(fd, b[n:])
+		if err != nil {
+			t.Fatalf("read %s: %v", path, err)
+		}
+		if n += m; m == 0 || n == len(b) {
+			return b[:n]
+		}
+	}
+}
+
+func TestFileTakenOver(t *testing.T) {
+	needMounts(t)
+	s := newStage(t, blockdev.NewFlat(bytes.NewReader(content), int64(len(content))))
+	dir := t.TempDir()
+	f := s.file()
+	s.must(s.offer(f, dir, "disk", nil))
+	in := s.release(f)
+	next := s.file()
+	o := s.must(s.offer(next, dir, "disk", again(in)))
+	if got := readPast(t, filepath.Join(dir, "disk")); !bytes.Equal(got, content) {
+		t.Errorf("%d bytes read, or wrong ones", len(got))
+	}
+	if o.Address() != dir {
+		t.Errorf("address %q", o.Address())
+	}
+	s.detach(o)
+	if mounted(t, dir) {
+		t.Error("still mounted")
+	}
+	if _, err := s.offer(next, "relative", "disk", nil); !errors.As(err, new(host.SpecError)) {
+		t.Errorf("a relative directory: %v", err)
+	}
+}
+
+// TestFileEnds tells an end on purpose from others.
+func TestFileEnds(t *testing.T) {
+	needMounts(t)
+	s := newStage(t, blockdev.NewFlat(bytes.NewReader(content), int64(len(content))))
+	dir := t.TempDir()
+	f := s.file()
+	o := s.must(s.offer(f, dir, "disk", nil))
+	held, err := unix.Open(filepath.Join(dir, "disk"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := o.Detach(soon, false); !errors.Is(err, host.ErrBusy) {
+		t.Errorf("detach of a file that is open: %v", err)
+	}
+	_ = unix.Close(held)
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	<-o.Done()
+	if err := o.Err(); err != nil || s.keeper.kept() != 0 {
+		t.Errorf("unmounted by somebody: %v, %d descriptors are kept", err, s.keeper.kept())
+	}
+	// Unmounted while no process served it.
+	s.must(s.offer(f, dir, "disk", nil))
+	in := s.release(f)
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	o, err = s.offer(s.file(), dir, "disk", again(in))
+	if errors.Is(err, host.ErrGone) {
+		return // a kernel that says so at once
+	}
+	<-s.must(o, err).Done()
+	if err := o.Err(); err != nil || s.keeper.kept() != 0 {
+		t.Errorf("to go on with what was unmounted: %v, %d descriptors are kept", err, s.keeper.kept())
+	}
+}
+
+func (s *stage) mount(run string) *Mount {
+	return &Mount{File: File{Keeper: s.keeper, Logger: s.log}, Runtime: run}
+}
+
+func TestMountTakenOver(t *testing.T) {
+	s := newStage(t, ext4Disk(t))
+	run, dir := t.TempDir(), t.TempDir()
+	m := s.mount(run)
+	s.must(s.offer(m, dir, "", nil))
+	if _, err := s.offer(m, dir, "", func(o *host.Offer) { o.ID = "b2" }); err == nil {
+		t.Error("mounted over another mount")
+	}
+	for range 3 {
+		in := s.release(m)
+		m = s.mount(run)
+		s.must(s.offer(m, dir, "", again(in)))
+		if got := readPast(t, filepath.Join(dir, "f")); !bytes.Equal(got, content) {
+			t.Fatalf("%d bytes read, or wrong ones", len(got))
+		}
+	}
+	in := s.release(m)
+	m = s.mount(run)
+	s.detach(s.must(s.offer(m, dir, "", again(in))))
+	s.nothingLeft(run, dir)
+}
+
+func (s *stage) nothingLeft(run, dir string) {
+	s.t.Helper()
+	names, err := os.ReadDir(run)
+	if err != nil || len(names) != 0 || mounted(s.t, dir) || mounted(s.t, run) {
+		s.t.Errorf("left: %v, %v, or a mount", names, err)
+	}
+}
+
+// TestMountLost mounts anew where the descriptor went with its process.
+func TestMountLost(t *testing.T) {
+	s := newStage(t, ext4Disk(t))
+	run, dir := t.TempDir(), t.TempDir()
+	m := s.mount(run)
+	s.must(s.offer(m, dir, "", nil))
+	s.release(m).Close()
+	m = s.mount(run)
+	o := s.must(s.offer(m, dir, "", again(&keep.Inherited{})))
+	if got := readPast(t, filepath.Join(dir, "f")); !bytes.Equal(got, content) {
+		t.Fatalf("%d bytes read, or wrong ones", len(got))
+	}
+	// Killed before it had saved its state, which is as good as nothing.
+	in := s.release(m)
+	s.state = nil
+	m = s.mount(run)
+	o = s.must(s.offer(m, dir, "", again(in)))
+	if got := readPast(t, filepath.Join(dir, "f")); !bytes.Equal(got, content) {
+		t.Fatalf("%d bytes read, or wrong ones", len(got))
+	}
+	s.detach(o)
+	s.nothingLeft(run, dir)
+}
+
+// TestMountEnds sees who unmounts, whether it served then or not.
+func TestMountEnds(t *testing.T) {
+	s := newStage(t, ext4Disk(t))
+	run, dir := t.TempDir(), t.TempDir()
+	m := s.mount(run)
+	o := s.must(s.offer(m, dir, "", nil))
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	<-o.Done()
+	if err := o.Err(); err != nil {
+		t.Errorf("unmounted by somebody: %v", err)
+	}
+	s.nothingLeft(run, dir)
+	s.must(s.offer(m, dir, "", nil))
+	in := s.release(m)
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.offer(s.mount(run), dir, "", again(in)); !errors.Is(err, host.ErrGone) {
+		t.Errorf("to go on with what was unmounted: %v", err)
+	}
+	s.nothingLeft(run, dir)
+	if n := s.keeper.kept(); n != 0 {
+		t.Errorf("%d descriptors are kept", n)
+	}
+}
+
+// TestMountInUse waits for users, and takes it from them if it is to.
+func TestMountInUse(t *testing.T) {
+	s := newStage(t, ext4Disk(t))
+	run, dir := t.TempDir(), t.TempDir()
+	m := s.mount(run)
+	o := s.must(s.offer(m, dir, "", nil))
+	held, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := o.Detach(soon, false); !errors.Is(err, host.ErrBusy) {
+		t.Errorf("detach of a mount in use: %v", err)
+	}
+	if got := readPast(t, filepath.Join(dir, "f")); !bytes.Equal(got, content) {
+		t.Error("it serves no longer")
+	}
+	if err := o.Detach(soon, true); err != nil {
+		t.Errorf("forced: %v", err)
+	}
+	_ = unix.Close(held)
+	s.nothingLeft(run, dir)
+}
+
+func (s *stage) nbd() *NBD { return &NBD{Keeper: s.keeper, Logger: s.log} }
+
+func TestNBDTakenOver(t *testing.T) {
+	want := blockdevtest.Pattern(1<<20, 1)
+	s := newStage(t, blockdevtest.NewMemory(want, nil))
+	for _, where := range []string{"unix:" + filepath.Join(t.TempDir(), "s"), "tcp::0"} {
+		s.state = nil
+		n := s.nbd()
+		first := s.must(s.offer(n, where, "a", nil))
+		s.must(s.offer(n, where, "b", func(o *host.Offer) { o.ID = "b2" }))
+		c, err := nbdclient.Dial(t.Context(), first.Address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := s.release(n)
+		n = s.nbd()
+		o := s.must(s.offer(n, where, "a", again(in)))
+		if o.Address() != first.Address() {
+			t.Errorf("was at %s, is at %s", first.Address(), o.Address())
+		}
+		got := make([]byte, 4096)
+		if _, err := c.ReadAt(got, 8192); err != nil || !bytes.Equal(got, want[8192:8192+4096]) {
+			t.Errorf("%s: read of a client that went along: %v", where, err)
+		}
+		soon, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		if err := o.Detach(soon, false); !errors.Is(err, host.ErrBusy) {
+			t.Errorf("detach with a client: %v", err)
+		}
+		cancel()
+		_ = c.Close()
+		// Without descriptors, after a crash, it is where it was.
+		s.release(n).Close()
+		n = s.nbd()
+		o = s.must(s.offer(n, where, "a", again(nil)))
+		if o.Address() != first.Address() {
+			t.Errorf("was at %s, is at %s", first.Address(), o.Address())
+		}
+		s.detach(o)
+		if path, isUnix := strings.CutPrefix(where, "unix:"); isUnix {
+			if _, err := os.Lstat(path); err == nil {
+				t.Error("the socket is left")
+			}
+		}
+	}
+}
+
+func TestNBDMistakes(t *testing.T) {
+	s := newStage(t, blockdevtest.NewMemory(make([]byte, 1<<20), nil))
+	n := s.nbd()
+	where := "unix:" + filepath.Join(t.TempDir(), "s")
+	o := s.must(s.offer(n, where, "a", nil))
+	for what, change := range map[string]func(*host.Offer){
+		"the same name": func(*host.Offer) {},
+		"with TLS":      func(o *host.Offer) { o.TLS = &host.TLS{Certificate: "x", Key: "y"} },
+		"bad name":      func(o *host.Offer) { o.Name = "a\x00b" },
+	} {
+		if _, err := s.offer(n, where, "a", change); !errors.As(err, new(host.SpecError)) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for _, bad := range []string{"ftp:x", "unix:" + filepath.Join(t.TempDir(), "no", "folder")} {
+		if _, err := s.offer(n, bad, "a", nil); err == nil {
+			t.Errorf("offered at %s", bad)
+		}
+	}
+	if _, err := s.offer(n, "tcp::0", "a", func(o *host.Offer) { o.TLS = &host.TLS{Certificate: "nosuch", Key: "nosuch"} }); err == nil {
+		t.Error("offered with a certificate that is not there")
+	}
+	s.detach(o)
+}
+
+// TestNBDListenerFails ends what was offered there.
+func TestNBDListenerFails(t *testing.T) {
+	s := newStage(t, blockdevtest.NewMemory(make([]byte, 1<<20), nil))
+	n := s.nbd()
+	where := "unix:" + filepath.Join(t.TempDir(), "s")
+	o := s.must(s.offer(n, where, "a", nil))
+	n.mu.Lock()
+	_ = n.servers[where].listeners[0].Close()
+	n.mu.Unlock()
+	<-o.Done()
+	if o.Err() == nil {
+		t.Error("no reason")
+	}
+	s.detach(o)
+}

@@ -1,0 +1,189 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/host/keep"
+	"github.com/rivuletfs/rivulet/seal"
+)
+
+// Defaults of a Config.
+const (
+	DefaultRetryMin = time.Second
+	DefaultRetryMax = time.Minute
+)
+
+// A Config is what a Host works with. Open, Unwrappers and Frontends must be set.
+type Config struct {
+	// Open opens the origin at a URL. It is called once for each.
+	Open func(ctx context.Context, url string) (Source, error)
+	// Unwrappers returns the identities with these names, as Spec has them.
+	Unwrappers func(ctx context.Context, names []string) ([]seal.Unwrapper, error)
+	// Spellings returns what else an image may be called; nil: nothing.
+	Spellings func(ref string) []string
+	// Frontends are the ways to offer disks, by name.
+	Frontends map[string]Frontend
+	// State is the folder of the attachments' files, made if need be. Empty: they
+	// end with the process.
+	State string
+	// Memory bounds what is kept decoded, for all disks together, in bytes: 0 is
+	// disk.DefaultMemory.
+	Memory int64
+	// Bound, Cache and Sample are those of a Stack.
+	Bound  func(src chunk.Source, near bool, disk string) chunk.Source
+	Cache  Cache
+	Sample float64
+	// RetryMin and RetryMax bound the pauses between attempts to bring back an
+	// attachment; 0: the defaults.
+	RetryMin, RetryMax time.Duration
+	Logger             *slog.Logger // nil: nobody
+}
+
+// A Host attaches images. All methods may be called at any time, from any
+// goroutine.
+type Host struct {
+	cfg    Config
+	log    *slog.Logger
+	stack  Stack
+	folder *folder // nil: nothing is kept; set by Recover
+
+	gate   sync.RWMutex // see the package comment
+	closed bool         // under gate: no Attach, no Detach
+
+	mu       sync.Mutex // guards what follows
+	sources  map[string]*Source
+	disks    map[shareKey]*sharedDisk
+	attached map[string]*attachment
+}
+
+// New returns a host with nothing attached. Recover must be called first where
+// Config.State is set. The caller closes it.
+func New(cfg Config) (*Host, error) {
+	h := &Host{
+		cfg: cfg, log: cfg.Logger,
+		sources:  make(map[string]*Source),
+		disks:    make(map[shareKey]*sharedDisk),
+		attached: make(map[string]*attachment),
+		closed:   cfg.State != "",
+	}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	if h.cfg.RetryMin == 0 {
+		h.cfg.RetryMin = DefaultRetryMin
+	}
+	if h.cfg.RetryMax == 0 {
+		h.cfg.RetryMax = DefaultRetryMax
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = disk.DefaultMemory
+	}
+	opener, err := seal.NewOpener()
+	if err != nil {
+		return nil, err
+	}
+	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Bound: cfg.Bound, Cache: cfg.Cache, Sample: cfg.Sample, Logger: cfg.Logger}
+	return h, nil
+}
+
+// Release ends serving and leaves every attachment as it is for the next
+// process; see Frontend. It returns the descriptors, the caller's. After it the
+// host can be closed, or go on by Resume.
+func (h *Host) Release(ctx context.Context) ([]keep.Descriptor, error) {
+	h.gate.Lock()
+	defer h.gate.Unlock()
+	if h.closed {
+		return nil, ErrClosed
+	}
+	h.closed = true
+	for _, a := range h.all() {
+		h.rest(a)
+	}
+	var mu sync.Mutex
+	var all []keep.Descriptor
+	var g errgroup.Group
+	for name, f := range h.cfg.Frontends {
+		g.Go(func() error {
+			list, err := f.Release(ctx)
+			mu.Lock()
+			all = append(all, list...)
+			mu.Unlock()
+			if err != nil {
+				return fmt.Errorf("release %s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	if h.folder != nil {
+		lock, lockErr := h.folder.descriptor()
+		if lockErr == nil {
+			all = append(all, lock)
+		}
+		err = errors.Join(err, lockErr)
+	}
+	return all, err
+}
+
+// Resume goes on after a Release, with the descriptors that it returned.
+func (h *Host) Resume(ctx context.Context, in *keep.Inherited) error {
+	if lock, ok := in.Take(lockName); ok {
+		_ = lock.File.Close() // the folder has it still
+	}
+	h.gate.Lock()
+	h.closed = false
+	h.gate.Unlock()
+	return h.offerAll(ctx, h.all(), in)
+}
+
+// Close ends what Release has left: nothing is served any more, and attachments
+// stay in the state folder. Without a Release before, it releases first.
+func (h *Host) Close() error {
+	list, err := h.Release(context.Background())
+	if errors.Is(err, ErrClosed) {
+		err = nil
+	}
+	for _, d := range list {
+		_ = d.File.Close()
+	}
+	for _, a := range h.all() {
+		h.rest(a)
+		h.mu.Lock()
+		a.ending = ErrClosed
+		h.mu.Unlock()
+		h.drop(a)
+	}
+	h.stack.Opener.Close()
+	return errors.Join(err, h.folder.close())
+}
+
+// all returns the attachments, in no order.
+func (h *Host) all() []*attachment {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := make([]*attachment, 0, len(h.attached))
+	for _, a := range h.attached {
+		list = append(list, a)
+	}
+	return list
+}
+
+// begin has every frontend let clients in.
+func (h *Host) begin() error {
+	var errs []error
+	for name, f := range h.cfg.Frontends {
+		if err := f.Begin(); err != nil {
+			errs = append(errs, fmt.Errorf("begin %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,506 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/ext4"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/host/keep"
+)
+
+// readFile reads the image's file off an offered device.
+func readFile(t testing.TB, o Offer) string {
+	t.Helper()
+	fsys, err := ext4.Open(o.Device, o.Device.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := fsys.Open("file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestShared has several attachments of one image, by name and by digest, which
+// share a disk that goes with the last; another reader of it does not share.
+func TestShared(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	first := s.attach(h, spec("tree", "a"), spec("tree", "b"))
+	s.attach(h, spec(first[0].Digest, "c"))
+	h.mu.Lock()
+	disks := len(h.disks)
+	h.mu.Unlock()
+	if disks != 1 || s.opens.Load() != 1 {
+		t.Errorf("%d disks, of a store opened %d times; want one", disks, s.opens.Load())
+	}
+	for _, where := range []string{"a", "b", "c"} {
+		o, _ := s.front.last(where)
+		if got := readFile(t, o); got != strings.Repeat("one", 1000) {
+			t.Errorf("%s reads %d bytes", where, len(got))
+		}
+	}
+	stranger := spec("tree", "d")
+	stranger.Identities = []string{"/somebody/else"}
+	if _, err := h.Attach(t.Context(), stranger); err == nil {
+		t.Error("who cannot open the image shares the disk of who can")
+	}
+	for _, i := range h.List() {
+		if err := h.Detach(t.Context(), i.ID, false); err != nil {
+			t.Error(err)
+		}
+	}
+	h.mu.Lock()
+	disks = len(h.disks)
+	h.mu.Unlock()
+	if disks != 0 || len(s.records()) != 0 {
+		t.Errorf("%d disks and %d records are left", disks, len(s.records()))
+	}
+	s.close(h)
+}
+
+// TestSharedAtOnce attaches one image from many goroutines at once.
+func TestSharedAtOnce(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	done := make(chan error)
+	const n = 50
+	for i := range n {
+		go func() {
+			_, err := h.Attach(t.Context(), spec("tree", fmt.Sprint("place", i)))
+			done <- err
+		}()
+	}
+	for range n {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.disks) != 1 || len(h.attached) != n {
+		t.Errorf("%d disks, %d attachments", len(h.disks), len(h.attached))
+	}
+}
+
+func TestAttachAllOrNone(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	s.front.fail, s.front.failures = map[string]error{"bad": errBroken}, -1
+	for what, specs := range map[string][]Spec{
+		"unknown image":    {spec("tree", "a"), spec("nosuch", "b")},
+		"failing frontend": {spec("tree", "a"), spec("tree", "bad")},
+		"no such frontend": {spec("tree", "a"), {Image: "tree", Store: "memory", Frontend: "other", Where: "b"}},
+		"no image":         {spec("tree", "a"), spec("", "b")},
+		"secret":           {spec("tree", "a"), {Image: "tree", Store: "memory", Frontend: "double", Where: "b", Identities: []string{"age-secret-key-1abc"}}},
+		"too long":         {spec("tree", "a"), spec("tree", strings.Repeat("x", maxText+1))},
+		"bad key":          {spec("tree", "a"), {Image: "tree", Store: "memory", Frontend: "double", Where: "b", Required: []string{"nonsense"}}},
+	} {
+		if _, err := h.Attach(t.Context(), specs...); err == nil {
+			t.Errorf("%s: attached", what)
+		}
+		if s.front.at("a") != nil || len(h.List()) != 0 || len(s.records()) != 0 || len(h.disks) != 0 {
+			t.Errorf("%s: something is left", what)
+		}
+	}
+}
+
+// TestRecover starts a second host on the first one's folder: all is offered as it
+// was, pinned to what was attached, though the name means another image by now.
+func TestRecover(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	before := s.attach(h, spec("tree", "a"), spec("tree", "b"))
+	s.close(h)
+	if len(s.records()) != 2 {
+		t.Fatalf("%d records are left, want 2", len(s.records()))
+	}
+	s.publish("tree", "two")
+	h = s.start()
+	eventually(t, "the disks to open", func() bool { return states(h)[Ready] == 2 })
+	after := h.List()
+	for i := range after {
+		if after[i].ID != before[i].ID || after[i].Digest != before[i].Digest || after[i].Address != before[i].Address {
+			t.Errorf("was %+v, is %+v", before[i], after[i])
+		}
+	}
+	o, n := s.front.last("a")
+	var state map[string]string
+	if err := json.Unmarshal(o.State, &state); n != 2 || !o.Again || err != nil || state["where"] != "a" {
+		t.Errorf("offered %d times, the last time with %s, again %v, %v", n, o.State, o.Again, err)
+	}
+	if got := readFile(t, o); got != strings.Repeat("one", 1000) {
+		t.Error("reads another image")
+	}
+	s.attach(h, spec("tree", "c"))
+	if o, _ := s.front.last("c"); readFile(t, o) != strings.Repeat("two", 1000) {
+		t.Error("a new attachment reads the old image")
+	}
+}
+
+// TestRecoverWithoutStore offers what is attached before its disk can be opened:
+// reads wait, and get their bytes.
+func TestRecoverWithoutStore(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	s.attach(h, spec("tree", "a"))
+	s.close(h)
+	s.broken.Store(-1)
+	h = s.start()
+	if n := states(h); n[Opening] != 1 {
+		t.Fatalf("states %v, want one opening", n)
+	}
+	eventually(t, "the problem to be told", func() bool { return strings.Contains(h.List()[0].Problem, errBroken.Error()) })
+	o, _ := s.front.last("a")
+	read := make(chan string)
+	go func() { read <- readFile(t, o) }()
+	select {
+	case <-read:
+		t.Fatal("read without a store")
+	case <-time.After(20 * time.Millisecond):
+	}
+	s.broken.Store(0)
+	if got := <-read; got != strings.Repeat("one", 1000) {
+		t.Error("wrong bytes")
+	}
+	eventually(t, "no problem", func() bool { i := h.List()[0]; return i.State == Ready && i.Problem == "" })
+}
+
+// TestDeviceIsBounded ends a read that nobody will serve, and one of a device that
+// is closed.
+func TestDeviceIsBounded(t *testing.T) {
+	d := newDevice(4096, time.Millisecond)
+	if _, err := d.ReadAt(make([]byte, 1), 0); !errors.Is(err, errNotOpen) {
+		t.Errorf("read of a device without a disk: %v", err)
+	}
+	d = newDevice(4096, time.Hour)
+	close(d.closed)
+	if _, err := d.ReadAt(make([]byte, 1), 0); !errors.Is(err, errNotOpen) {
+		t.Errorf("read of a closed device: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	d = newDevice(4096, time.Hour)
+	if err := d.Prefetch(ctx, 0, 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("prefetch: %v", err)
+	}
+	if err := d.Extents(ctx, 0, 1, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("extents: %v", err)
+	}
+}
+
+// TestRecoverRetries tries again what its frontend fails to offer, and brings back
+// the others at once.
+func TestRecoverRetries(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	s.attach(h, spec("tree", "good"), spec("tree", "bad"), spec("tree", "gone"))
+	s.close(h)
+	s.front.fail = map[string]error{"bad": errBroken, "gone": ErrGone}
+	s.front.failures = -1
+	h = s.start()
+	eventually(t, "what is gone to be forgotten", func() bool { return len(h.List()) == 2 && len(s.records()) == 2 })
+	eventually(t, "several attempts", func() bool { _, n := s.front.last("bad"); return n > 4 })
+	if n := states(h); n[Waiting] != 1 || s.front.at("good") == nil {
+		t.Errorf("states %v; want one ready, one waiting", n)
+	}
+	s.front.mu.Lock()
+	begins := s.front.begins
+	s.front.failures = 0
+	s.front.mu.Unlock()
+	eventually(t, "all to be ready", func() bool { return states(h)[Ready] == 2 })
+	eventually(t, "clients to be let in", func() bool {
+		s.front.mu.Lock()
+		defer s.front.mu.Unlock()
+		return s.front.begins > begins
+	})
+}
+
+// TestEnds forgets an attachment that somebody has unmounted, or that failed.
+func TestEnds(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	infos := s.attach(h, spec("tree", "a"), spec("tree", "b"))
+	failed := s.front.at("b")
+	failed.err = errBroken
+	close(s.front.at("a").done)
+	close(failed.done)
+	if err := h.Wait(t.Context(), infos[0].ID); err != nil {
+		t.Errorf("unmounted by somebody: %v", err)
+	}
+	eventually(t, "both to be forgotten", func() bool { return len(h.List()) == 0 && len(s.records()) == 0 })
+	if err := h.Detach(t.Context(), infos[1].ID, false); !errors.Is(err, ErrNotFound) {
+		t.Errorf("detach of what has ended: %v", err)
+	}
+}
+
+func TestWait(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	infos := s.attach(h, spec("tree", "a"), spec("tree", "b"))
+	waits := make([]chan error, 2)
+	for i := range waits {
+		waits[i] = make(chan error, 1)
+		go func() { waits[i] <- h.Wait(t.Context(), infos[i].ID) }()
+	}
+	time.Sleep(5 * time.Millisecond)
+	f := s.front.at("a")
+	f.err = errBroken
+	close(f.done)
+	if err := <-waits[0]; !errors.Is(err, errBroken) {
+		t.Errorf("its frontend failed: %v", err)
+	}
+	s.close(h)
+	if err := <-waits[1]; !errors.Is(err, ErrClosed) {
+		t.Errorf("its host is closed: %v", err)
+	}
+}
+
+func TestDetachBusy(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	id := s.attach(h, spec("tree", "a"))[0].ID
+	f := s.front.at("a")
+	f.busy.Store(true)
+	if err := h.Detach(t.Context(), id, false); !errors.Is(err, ErrBusy) || len(h.List()) != 1 || len(s.records()) != 1 {
+		t.Errorf("detach of a disk in use: %v", err)
+	}
+	readFile(t, f.offer)
+	if err := h.Detach(t.Context(), id, true); err != nil || len(h.List()) != 0 {
+		t.Errorf("forced: %v", err)
+	}
+}
+
+// TestBadRecords leaves files that it cannot read as they are, and says so.
+func TestBadRecords(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	s.attach(h, spec("tree", "a"))
+	s.close(h)
+	good, err := os.ReadFile(s.records()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := map[string][]byte{
+		"torn.json":    good[:len(good)/2],
+		"empty.json":   nil,
+		"other.json":   good,
+		"version.json": bytes.Replace(good, []byte(`"version": 1`), []byte(`"version": 2`), 1),
+		"large.json":   bytes.Repeat([]byte(" "), maxRecordBytes+1),
+		".new-1234":    good,
+	}
+	for name, b := range bad {
+		if err := os.WriteFile(filepath.Join(s.state, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h = s.start()
+	if n := len(h.List()); n != 1 {
+		t.Errorf("%d attachments, want 1", n)
+	}
+	for name, b := range bad {
+		got, err := os.ReadFile(filepath.Join(s.state, name))
+		if temporary := strings.HasPrefix(name, "."); temporary != errors.Is(err, os.ErrNotExist) || !temporary && !bytes.Equal(got, b) {
+			t.Errorf("%s: changed, or not removed: %v", name, err)
+		}
+	}
+	if _, err := s.bare().Prepare(t.Context()); err == nil {
+		t.Error("a host prepares to take over what it cannot read")
+	}
+}
+
+func FuzzParseRecord(f *testing.F) {
+	f.Add([]byte(`{"version":1,"id":"ab","digest":"sha256:00","size":1,"spec":{"image":"a","store":"s","where":"w"}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := parseRecord(b)
+		if err != nil || r.check(r.ID+recordSuffix) != nil {
+			return
+		}
+		again, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r2, err := parseRecord(again); err != nil || r2.ID != r.ID || r2.check(r.ID+recordSuffix) != nil {
+			t.Errorf("%s is not read again: %v", again, err)
+		}
+	})
+}
+
+func TestOneHostAFolder(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	second := s.bare()
+	if err := second.Recover(t.Context(), &keep.Inherited{}); !errors.Is(err, ErrRunning) {
+		t.Errorf("a second host: %v", err)
+	}
+	if _, err := second.Attach(t.Context(), spec("tree", "a")); !errors.Is(err, ErrClosed) {
+		t.Errorf("attach before Recover: %v", err)
+	}
+	s.close(h)
+	s.close(s.start())
+}
+
+// TestHandOver passes everything to a second host, lock included, and takes it back
+// from a third that failed.
+func TestHandOver(t *testing.T) {
+	s := newSite(t)
+	old := s.start()
+	s.attach(old, spec("tree", "a"))
+	list, err := old.Release(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := old.Attach(t.Context(), spec("tree", "b")); !errors.Is(err, ErrClosed) {
+		t.Errorf("attach after Release: %v", err)
+	}
+	back := &keep.Inherited{}
+	for _, d := range list {
+		back.Add(d)
+	}
+	if err := old.Resume(t.Context(), back); err != nil {
+		t.Fatal(err)
+	}
+	if o, n := s.front.last("a"); n != 2 || !o.Again {
+		t.Errorf("offered %d times after a hand-over that failed", n)
+	}
+	s.attach(old, spec("tree", "b"))
+
+	next := s.bare()
+	done, err := next.Prepare(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, err = old.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	in := &keep.Inherited{}
+	for _, d := range list {
+		in.Add(d)
+	}
+	s.broken.Store(-1) // it has opened what it needs
+	if err := next.Recover(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	done()
+	if left := in.Close(); len(left) != 0 {
+		t.Errorf("nobody took %q", left)
+	}
+	eventually(t, "the disks to open", func() bool { return states(next)[Ready] == 2 })
+	s.close(old) // the lock goes on
+	if err := s.bare().Recover(t.Context(), &keep.Inherited{}); !errors.Is(err, ErrRunning) {
+		t.Errorf("a host beside the one that took over: %v", err)
+	}
+}
+
+// A warmCache has all that was read once.
+type warmCache struct {
+	mu     sync.Mutex
+	chunks map[chunk.ID]map[int64][]byte
+}
+
+func (c *warmCache) Reader(_ *generation.Image, origin chunk.Reader) chunk.Reader {
+	return warmReader{c, origin}
+}
+
+func (c *warmCache) Held() chunk.Reader { return warmReader{c, nil} }
+
+type warmReader struct {
+	*warmCache
+	origin chunk.Reader // nil: none
+}
+
+func (r warmReader) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b := r.chunks[id][off]; len(b) >= len(dst) {
+		return copy(dst, b), nil
+	}
+	if r.origin == nil {
+		return 0, chunk.ErrNotFound
+	}
+	n, err := r.origin.ReadChunk(ctx, id, dst, off)
+	if r.chunks[id] == nil {
+		r.chunks[id] = make(map[int64][]byte)
+	}
+	r.chunks[id][off] = bytes.Clone(dst[:n])
+	return n, err
+}
+
+// TestSampled looks for a cache's hits at the origin, which has lost them: the
+// alarm is raised.
+func TestSampled(t *testing.T) {
+	s := newSite(t)
+	cfg := s.config()
+	cfg.State, cfg.Cache, cfg.Sample = "", &warmCache{chunks: make(map[chunk.ID]map[int64][]byte)}, 1
+	cfg.Memory = 1 // bytes: every read goes to the cache
+	h, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.attach(h, spec("tree", "a"))
+	o, _ := s.front.last("a")
+	readFile(t, o)
+	if alarms, err := generation.Alarms(t.Context(), s.origin); err != nil || len(alarms) != 0 {
+		t.Errorf("%d alarms, %v; nothing is lost yet", len(alarms), err)
+	}
+	store := s.origin.Generation(1)
+	var ids []chunk.ID
+	if err := store.List(t.Context(), func(id chunk.ID, _ int64) error { ids = append(ids, id); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		if err := store.Remove(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readFile(t, o) // out of the warm cache
+	eventually(t, "the alarm", func() bool {
+		alarms, err := generation.Alarms(t.Context(), s.origin)
+		return err == nil && len(alarms) > 0
+	})
+	s.close(h)
+}
+
+// TestLeaks attaches and detaches a hundred times; goleak looks for goroutines.
+func TestLeaks(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	open := func() int {
+		names, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Skip("no /proc: descriptors are not counted")
+		}
+		return len(names)
+	}
+	var before int
+	for i := range 100 {
+		if i == 10 {
+			before = open()
+		}
+		id := s.attach(h, spec("tree", "a"))[0].ID
+		if err := h.Detach(t.Context(), id, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := open(); after > before {
+		t.Errorf("%d descriptors are open, %d were", after, before)
+	}
+}

@@ -1,0 +1,91 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/sign"
+)
+
+// A Reader is who reads images: what opens them for it, and whom it believes.
+type Reader struct {
+	// Identity returns what opens locked images. It is asked when there is one.
+	Identity func(context.Context) ([]seal.Unwrapper, error)
+	// Required are the publishers, one of whom must have signed; none: anybody.
+	Required []sign.PublicKey
+	// Spellings returns what else an image may be called; nil: nothing.
+	Spellings func(ref string) []string
+}
+
+// An Image is an image that can be read: found, vouched for as far as was asked,
+// and unlocked.
+type Image struct {
+	*generation.Image               // its Map may be locked
+	Unlocked          *blockmap.Map // view of the same map whose keys are readable
+}
+
+// Find finds the image that ref means, and checks that it is signed as was asked.
+// A reader that stays says so, to have it kept.
+func (r *Reader) Find(ctx context.Context, v *generation.View, ref string, stays bool) (*generation.Image, error) {
+	open := v.Open
+	if stays {
+		open = v.Attach
+	}
+	i, err := Lookup(ctx, open, ref, r.Spellings)
+	if err != nil || len(r.Required) == 0 {
+		return i, err
+	}
+	if _, err := sign.Require(ctx, i.Map, v.Origin().Generation(i.Generation()), r.Required...); err != nil {
+		return nil, fmt.Errorf("image %q: %w", ref, err)
+	}
+	return i, nil
+}
+
+// Open finds an image and unlocks it.
+func (r *Reader) Open(ctx context.Context, v *generation.View, ref string, stays bool) (*Image, error) {
+	i, err := r.Find(ctx, v, ref, stays)
+	if err != nil {
+		return nil, err
+	}
+	m, err := r.Unlock(ctx, v, i)
+	if err == nil {
+		err = seal.CheckReadable(m)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("image %q: %w", ref, err)
+	}
+	return &Image{i, m}, nil
+}
+
+// Unlock returns the block map of i, unlocked by the reader's identity if it is
+// locked.
+func (r *Reader) Unlock(ctx context.Context, v *generation.View, i *generation.Image) (*blockmap.Map, error) {
+	if !i.Map.Locked() {
+		return i.Map, nil
+	}
+	opens, err := r.Identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return seal.UnlockFor(ctx, i.Map, v.Origin().Generation(i.Generation()), opens...)
+}
+
+// Lookup calls open with ref and then, while that is not found, with its other
+// spellings.
+func Lookup[T any](ctx context.Context, open func(context.Context, string) (T, error), ref string, spellings func(string) []string) (T, error) {
+	i, err := open(ctx, ref)
+	if err == nil || !errors.Is(err, chunk.ErrNotFound) || spellings == nil {
+		return i, err
+	}
+	for _, other := range spellings(ref) {
+		if i, otherErr := open(ctx, other); !errors.Is(otherErr, chunk.ErrNotFound) {
+			return i, otherErr
+		}
+	}
+	return i, err
+}

@@ -1,0 +1,235 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rivuletfs/rivulet/host/keep"
+)
+
+const (
+	// settleTime is how long clients are kept waiting for all attachments to be
+	// offered again. What takes longer is offered later.
+	settleTime          = 3 * time.Second
+	stepOffer, stepOpen = "offer", "open"
+
+	// atOnce bounds the disks that Prepare opens at a time.
+	atOnce = 16
+)
+
+// Prepare opens the disks of what is in the state folder, while another process
+// still serves them, so that Recover finds them open. What cannot be opened is an
+// error; done gives back what was opened, after Recover.
+func (h *Host) Prepare(ctx context.Context) (done func(), err error) {
+	f := &folder{path: h.cfg.State}
+	all, bad, err := f.load()
+	if err = errors.Join(append(bad, err)...); err != nil {
+		return nil, err
+	}
+	opened := make([]*sharedDisk, len(all))
+	done = func() {
+		for _, s := range opened {
+			if s != nil {
+				h.release(s)
+			}
+		}
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	for i, r := range all {
+		g.Go(func() error {
+			s, err := h.acquire(gctx, r.pinned())
+			opened[i] = s
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		done()
+		return nil, err
+	}
+	return done, nil
+}
+
+// pinned is the spec of the very disk that was attached.
+func (r *record) pinned() *Spec {
+	s := r.Spec
+	s.Image = r.Image
+	return &s
+}
+
+// Recover brings back what is in the state folder, with the descriptors of the
+// process before this one, and returns once all is offered again, or enough
+// time has passed; what is left is tried again until it works. The error is
+// that of the folder itself: ErrRunning if another host uses it.
+func (h *Host) Recover(ctx context.Context, in *keep.Inherited) error {
+	folder, err := openFolder(h.cfg.State, in)
+	if err != nil {
+		return err
+	}
+	h.folder = folder
+	all, bad, err := folder.load()
+	if err != nil {
+		return err
+	}
+	for _, err := range bad {
+		h.log.Error("an attachment is not brought back", "err", err)
+	}
+	list := make([]*attachment, len(all))
+	for i, r := range all {
+		list[i] = newAttachment(r)
+		h.mu.Lock()
+		h.attached[r.ID] = list[i]
+		h.mu.Unlock()
+	}
+	h.gate.Lock()
+	h.closed = false
+	h.gate.Unlock()
+	return h.offerAll(ctx, list, in)
+}
+
+// offerAll offers what is attached again, and minds it.
+func (h *Host) offerAll(ctx context.Context, list []*attachment, in *keep.Inherited) error {
+	settled, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	tried := make([]<-chan struct{}, len(list))
+	for i, a := range list {
+		h.mu.Lock()
+		a.offered = nil
+		h.mu.Unlock()
+		tried[i] = h.bringBack(a, in)
+	}
+	for _, t := range tried {
+		select {
+		case <-t:
+		case <-settled.Done():
+		}
+	}
+	return h.begin()
+}
+
+// bringBack offers a with what its earlier process left, opens its disk, and
+// minds it. tried is closed after the first attempt to offer it.
+func (h *Host) bringBack(a *attachment, in *keep.Inherited) (tried <-chan struct{}) {
+	first := make(chan struct{})
+	h.run(a, func(ctx context.Context) {
+		opened := make(chan struct{})
+		go func() {
+			defer close(opened)
+			h.openDisk(ctx, a)
+		}()
+		again := false
+		h.retry(ctx, a, stepOffer, func() error {
+			err := h.offer(ctx, a, Offer{Again: true, Inherited: in})
+			if again && err == nil {
+				err = h.begin()
+			}
+			if !again {
+				again = true
+				close(first)
+			}
+			return err
+		})
+		<-opened
+		h.watch(ctx, a)
+	})
+	return first
+}
+
+// openDisk opens the disk of a, which has none yet, as long as ctx.
+func (h *Host) openDisk(ctx context.Context, a *attachment) {
+	if a.dev.disk.Load() != nil {
+		return
+	}
+	h.retry(ctx, a, stepOpen, func() error {
+		s, err := h.acquire(ctx, a.pinned)
+		if err != nil {
+			return err
+		}
+		a.dev.open(s)
+		return nil
+	})
+}
+
+// retry calls fn until it succeeds, what it is for is gone, or ctx ends. The
+// pauses grow.
+func (h *Host) retry(ctx context.Context, a *attachment, what string, fn func() error) {
+	for pause := h.cfg.RetryMin; ; pause = min(2*pause, h.cfg.RetryMax) {
+		err := fn()
+		h.mu.Lock()
+		if a.problems[what] = err; err == nil {
+			delete(a.problems, what)
+		}
+		h.mu.Unlock()
+		if err == nil || ctx.Err() != nil || errors.Is(err, ErrGone) {
+			return
+		}
+		h.log.Error("attachment is not back yet", "id", a.id, "image", a.spec.Image, "step", what, "err", err, "again", pause)
+		t := time.NewTimer(pause/2 + rand.N(pause/2+1))
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
+
+// mind waits for the end of an attachment that is offered.
+func (h *Host) mind(a *attachment) {
+	h.run(a, func(ctx context.Context) { h.watch(ctx, a) })
+}
+
+// run runs fn as the one goroutine that minds a.
+func (h *Host) run(a *attachment, fn func(ctx context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	minded := make(chan struct{})
+	h.mu.Lock()
+	a.cancel, a.minded = cancel, minded
+	h.mu.Unlock()
+	go func() {
+		defer close(minded)
+		defer cancel()
+		fn(ctx)
+	}()
+}
+
+// watch returns when ctx has ended, or the frontend has: then a is over.
+func (h *Host) watch(ctx context.Context, a *attachment) {
+	h.mu.Lock()
+	offered, gone := a.offered, errors.Is(a.problems[stepOffer], ErrGone)
+	h.mu.Unlock()
+	if offered != nil {
+		select {
+		case <-offered.Done():
+		case <-ctx.Done():
+			return
+		}
+		if err := offered.Err(); err != nil {
+			h.log.Error("attachment has ended", "id", a.id, "image", a.spec.Image, "err", err)
+			h.mu.Lock()
+			a.ending = err
+			h.mu.Unlock()
+		}
+	} else if !gone {
+		return
+	}
+	if err := h.folder.remove(a.id); err != nil {
+		h.log.Error("attachment has ended and is not forgotten", "id", a.id, "err", err)
+	}
+	h.drop(a)
+}
+
+// rest ends the goroutine that minds a.
+func (h *Host) rest(a *attachment) {
+	h.mu.Lock()
+	cancel, minded := a.cancel, a.minded
+	h.mu.Unlock()
+	if minded != nil {
+		cancel()
+		<-minded
+	}
+}

@@ -1,0 +1,87 @@
+package host
+
+import (
+	"errors"
+	"log/slog"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/seal"
+)
+
+// DefaultSample is how much of a cache's hits is looked for at the origin.
+const DefaultSample = 1.0 / 1000
+
+// A Cache is a cache of chunks between memory and the origin, such as the one of
+// this machine.
+type Cache interface {
+	// Reader returns a reader that asks the cache, and origin, the image's checked
+	// chunks, for what that does not have or cannot give in time.
+	Reader(image *generation.Image, origin chunk.Reader) chunk.Reader
+	// Held returns a reader of what is near at hand; see disk.Options.
+	Held() chunk.Reader
+}
+
+// A Stack is what disks are read through. It is shared by any number of disks;
+// the zero value is usable.
+type Stack struct {
+	Memory *disk.Memory // nil: each disk's own
+	Opener *seal.Opener // nil: each disk's own
+	// Bound puts a bound before a store that is near or far, for one of several
+	// disks; nil: there is none.
+	Bound  func(src chunk.Source, near bool, disk string) chunk.Source
+	Cache  Cache   // nil: none
+	Sample float64 // of the cache's hits, looked for at the origin; 0: DefaultSample
+	Logger *slog.Logger
+}
+
+// A Disk is a disk with all that it is read through.
+type Disk struct {
+	*disk.Disk
+	Image *Image
+
+	sampler *generation.Sampler // nil: there is no cache
+}
+
+// Disk puts the layers of reading together, nearest first: memory, the cache, the
+// checking door, the bound of what is asked of the store, the image's generation.
+// If the cache or the store is near, it reads by the frame. The caller closes the
+// disk.
+func (s *Stack) Disk(image *Image, near bool) (*Disk, error) {
+	d := &Disk{Image: image}
+	var src chunk.Source = image
+	if s.Bound != nil {
+		src = s.Bound(image, near, image.Map.Digest().String())
+	}
+	o := disk.Options{Memory: s.Memory, Opener: s.Opener, Mode: disk.WholeChunks, Logger: s.Logger}
+	if near || s.Cache != nil {
+		o.Mode = disk.SingleFrames
+	}
+	var reader chunk.Reader = chunk.NewDoor(src)
+	if s.Cache != nil {
+		rate := s.Sample
+		if rate == 0 {
+			rate = DefaultSample
+		}
+		// The image raises the alarm itself when it finds a chunk missing.
+		d.sampler = generation.NewSampler(image, rate, func(chunk.ID) {})
+		reader = watched{s.Cache.Reader(image.Image, witness{reader}), d.sampler}
+		o.Near = watched{s.Cache.Held(), d.sampler}
+	}
+	var err error
+	if d.Disk, err = disk.Open(image.Unlocked, reader, o); err != nil {
+		return nil, errors.Join(err, d.closeUnder())
+	}
+	return d, nil
+}
+
+// Close closes the disk and what lies under it.
+func (d *Disk) Close() error { return errors.Join(d.Disk.Close(), d.closeUnder()) }
+
+func (d *Disk) closeUnder() error {
+	if d.sampler == nil {
+		return nil
+	}
+	return d.sampler.Close()
+}

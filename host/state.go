@@ -1,0 +1,165 @@
+package host
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	recordVersion  = 1
+	maxRecordBytes = 1 << 20
+	recordSuffix   = ".json"
+)
+
+// A record is an attachment's file.
+type record struct {
+	Version int             `json:"version"`
+	ID      string          `json:"id"`
+	Spec    Spec            `json:"spec"`
+	Image   string          `json:"digest"` // of the block map; what is attached, whatever the name means later
+	Disk    string          `json:"disk"`   // digest of the disk
+	Size    int64           `json:"size"`   // bytes
+	Since   time.Time       `json:"since"`
+	State   json.RawMessage `json:"state,omitempty"` // the frontend's
+}
+
+func (r *record) check(name string) error {
+	switch {
+	case r.Version != recordVersion:
+		return fmt.Errorf("version %d, want %d", r.Version, recordVersion)
+	case r.ID+recordSuffix != name || !validID(r.ID):
+		return fmt.Errorf("it says that it is %q", r.ID)
+	case r.Size < 0 || r.Image == "":
+		return errors.New("without an image, or of negative size")
+	}
+	return r.Spec.check()
+}
+
+func validID(id string) bool {
+	return id != "" && len(id) <= 32 && strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789") == ""
+}
+
+// A folder keeps records, one file each. Of a nil folder nothing outlives the
+// process.
+type folder struct {
+	path string
+	dir  *os.File // the same, to sync
+	lock *os.File
+}
+
+// write replaces the record's file; it is there after a power cut, too.
+func (f *folder) write(r *record) error {
+	if f == nil {
+		return nil
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err == nil {
+		err = f.replace(r.ID+recordSuffix, append(b, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("keep attachment %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+func (f *folder) replace(name string, data []byte) error {
+	tmp, err := os.CreateTemp(f.path, ".new-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(data)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), filepath.Join(f.path, name))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp.Name()))
+	}
+	return f.dir.Sync()
+}
+
+// remove removes a record. One that is not there is no error.
+func (f *folder) remove(id string) error {
+	if f == nil {
+		return nil
+	}
+	err := os.Remove(filepath.Join(f.path, id+recordSuffix))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = f.dir.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("forget attachment %s: %w", id, err)
+	}
+	return nil
+}
+
+// load reads all records. Those that cannot be read are left as they are; bad
+// says why, for each.
+func (f *folder) load() (all []*record, bad []error, err error) {
+	if f == nil {
+		return nil, nil, nil
+	}
+	entries, err := os.ReadDir(f.path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read attachments: %w", err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(f.path, e.Name())
+		if strings.HasPrefix(e.Name(), ".new-") {
+			_ = os.Remove(path) // left by a process that was killed
+			continue
+		}
+		if !strings.HasSuffix(e.Name(), recordSuffix) {
+			continue
+		}
+		r, err := readRecord(path)
+		if err == nil {
+			err = r.check(e.Name())
+		}
+		if err != nil {
+			bad = append(bad, fmt.Errorf("attachment file %s: %w", path, err))
+			continue
+		}
+		all = append(all, r)
+	}
+	return all, bad, nil
+}
+
+func readRecord(path string) (*record, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	b, err := io.ReadAll(io.LimitReader(file, maxRecordBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxRecordBytes {
+		return nil, fmt.Errorf("more than %d bytes", maxRecordBytes)
+	}
+	return parseRecord(b)
+}
+
+func parseRecord(b []byte) (*record, error) {
+	r := &record{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, err
+	}
+	return r, nil
+}

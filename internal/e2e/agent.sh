@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# agent.sh [IMAGES_DIR] [NAME]: disks outlive the agent that serves them.
+#
+# Proves, for one image of an OCI layout (default python3), with a mount and an NBD
+# export of it under readers all the time: an agent that is killed with -9 and
+# started again, 5 times, fails no read of the mount, and qemu-io with
+# reconnect-delay none of the export; 5 upgrades to a new copy of the program fail
+# no read and cut no NBD connection (fio's nbd engine never connects again, and
+# verifies); an agent that is ended by SIGTERM leaves everything to the next one;
+# detach leaves nothing behind. At the end readers of a mount get an error if no
+# agent comes back in time.
+#
+# Needs root, /dev/fuse, a loop device, fio with the nbd engine, qemu-io, qemu-img.
+source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
+
+if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$(images); fi
+NAME=${1:-python3}
+need_root
+need mount losetup timeout fio qemu-io qemu-img jq
+[ -c /dev/fuse ] || skip "/dev/fuse"
+fio --enghelp=nbd >/dev/null 2>&1 || skip "fio with the nbd engine"
+build
+
+MNT=$WORK/mnt
+export XDG_STATE_HOME=$WORK/state
+mkdir "$MNT"
+later umount -l "$MNT"
+later rivulet agent detach --all --force
+rivulet publish "oci:$IMAGES:$NAME" --name "$NAME"
+rivulet export "$NAME" "$WORK/disk"
+
+# agent: starts one and waits until everything attached is there.
+agent() {
+	"$WORK/bin/rivulet" agent --memory 4M --hold "${HOLD:-60s}" >>"$WORK/agent.log" 2>&1 &
+	AGENT=$!
+	await 60 ready "$1" || { cat "$WORK/agent.log" >&2; fail "agent: $(rivulet agent ls)"; }
+}
+
+# ready N: whether N attachments are.
+ready() { [ "$(rivulet agent ls --json | jq '[.[] | select(.state == "ready")] | length')" = "$1" ]; }
+
+# tree_reader: compares the mounted tree with the image's, cold, until a file says stop.
+tree_reader() {
+	local rounds=0
+	while [ ! -e "$WORK/stop" ]; do
+		sync -f "$MNT"
+		echo 3 >/proc/sys/vm/drop_caches
+		(cd "$MNT" && sha256sum --quiet -c "$WORK/sums") || return 1
+		rounds=$((rounds + 1))
+	done
+	echo "rounds: $rounds"
+}
+
+# readers: starts those that must never see an error; settle waits for them.
+readers() {
+	rm -f "$WORK/stop"
+	tree_reader >"$WORK/tree.log" 2>&1 &
+	TREE=$!
+	PIDS+=($TREE)
+}
+
+settle() {
+	touch "$WORK/stop"
+	wait "$TREE" || { cat "$WORK/tree.log" "$WORK/agent.log" >&2; fail "a reader of the mount got an error"; }
+	grep -q '^rounds: [1-9]' "$WORK/tree.log" || fail "nothing was read"
+	cat "$WORK/tree.log"
+}
+
+step "attach"
+agent 0
+rivulet mount "$NAME" "$MNT"
+URI=$(rivulet agent attach "$NAME" --nbd "unix:$WORK/nbd.sock" --json | jq -r .address)
+(cd "$MNT" && find bin etc usr/bin usr/lib -xdev -type f -size -2048k 2>/dev/null | sort | awk 'NR % 23 == 1 && n++ < 120' | xargs -d '\n' sha256sum) >"$WORK/sums"
+[ "$(wc -l <"$WORK/sums")" -gt 20 ] || fail "too few files to read"
+
+step "kill -9 and restart, 5 times"
+readers
+for i in $(seq 300); do printf 'read %d 4k\nsleep 50\n' $((i * 65536)); done >"$WORK/commands"
+timeout 120 qemu-io -r --image-opts "driver=nbd,server.type=unix,server.path=$WORK/nbd.sock,export=$NAME,reconnect-delay=30" <"$WORK/commands" >"$WORK/qemu.log" 2>&1 &
+QEMU=$!
+PIDS+=($QEMU)
+for _ in 1 2 3 4 5; do
+	sleep 1
+	kill -9 "$AGENT"
+	wait "$AGENT" 2>/dev/null || true
+	sleep 0.2
+	agent 2
+done
+settle
+wait "$QEMU" || { cat "$WORK/qemu.log" >&2; fail "qemu-io over kills"; }
+if grep -q 'failed\|rror' "$WORK/qemu.log"; then cat "$WORK/qemu.log" >&2; fail "a read of the export failed"; fi
+count=$(grep -c 'read 4096/4096 bytes' "$WORK/qemu.log" || true)
+[ "$count" = 300 ] || fail "qemu-io: $count reads of 300"
+
+step "5 upgrades"
+readers
+timeout 120 fio --name=read --ioengine=nbd --uri="$URI" --rw=randread --bs=4k --size=64m --iodepth=8 --time_based --runtime=15 \
+	--output-format=json --output="$WORK/fio.json" >"$WORK/fio.log" 2>&1 &
+FIO=$!
+PIDS+=($FIO)
+for _ in 1 2 3 4 5; do
+	sleep 1.5
+	cp "$WORK/bin/rivulet" "$WORK/bin/rivulet.new"
+	mv "$WORK/bin/rivulet.new" "$WORK/bin/rivulet"
+	said=$(timeout 120 "$WORK/bin/rivulet" agent upgrade 2>&1) || fail "upgrade: $said"
+	wait "$AGENT" 2>/dev/null || true
+	AGENT=${said#served by process }
+	AGENT=${AGENT%% *}
+done
+settle
+wait "$FIO" || { cat "$WORK/fio.log" >&2; fail "fio over upgrades"; }
+jq -e '.jobs[0].error == 0 and .jobs[0].read.total_ios > 100' "$WORK/fio.json" >/dev/null || fail "fio: $(jq -c '.jobs[0] | {error, read: .read.total_ios}' "$WORK/fio.json")"
+timeout 60 qemu-img compare -f raw -F raw "$URI" "$WORK/disk"
+
+step "SIGTERM leaves everything to the next"
+readers
+kill -TERM "$AGENT"
+await 60 eval '! kill -0 "$AGENT"' || fail "the agent does not end"
+sleep 0.5
+agent 2
+settle
+
+step "detach"
+if rivulet agent detach nosuch 2>/dev/null; then fail "detached what is not there"; fi
+rivulet agent detach --all
+if grep -F " $WORK/" /proc/mounts; then fail "left mounted"; fi
+[ ! -e "$WORK/nbd.sock" ] || fail "the socket is left"
+[ -z "$(ls "$XDG_STATE_HOME/rivulet/agent" | grep json || true)" ] || fail "state is left"
+
+step "no agent comes back: an error, not a hang"
+kill -TERM "$AGENT"
+wait "$AGENT" 2>/dev/null || await 30 eval '! kill -0 "$AGENT"'
+await 10 eval '[ ! -e "$XDG_RUNTIME_DIR/rivulet/agent.hold" ]' || fail "the holder stays with nothing to hold"
+HOLD=2s agent 0
+rivulet mount "$NAME" "$MNT"
+kill -9 "$AGENT"
+wait "$AGENT" 2>/dev/null || true
+echo 3 >/proc/sys/vm/drop_caches
+SECONDS=0
+if (cd "$MNT" && timeout 30 sha256sum --quiet -c "$WORK/sums") >/dev/null 2>&1; then fail "read without an agent"; fi
+[ $SECONDS -lt 25 ] || fail "readers hang for $SECONDS s"
+echo "error after $SECONDS s"
+agent 1
+(cd "$MNT" && sha256sum --quiet -c "$WORK/sums") || fail "an agent that comes back late does not mount anew"
+rivulet agent detach "$MNT"
+kill -TERM "$AGENT"
+wait "$AGENT" 2>/dev/null || true
+echo "agent: ok"
