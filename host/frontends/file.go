@@ -207,7 +207,6 @@ type offeredFile struct {
 	id      string
 	session *fuse.Session
 	dir     string
-	err     error // of the keeper, written before Done is asked
 }
 
 var _ host.Offered = (*offeredFile)(nil)

@@ -304,7 +304,7 @@ func TestMountLost(t *testing.T) {
 	s.must(s.offer(m, dir, "", nil))
 	s.release(m).Close()
 	m = s.mount(run)
-	o := s.must(s.offer(m, dir, "", again(&keep.Inherited{})))
+	s.must(s.offer(m, dir, "", again(&keep.Inherited{})))
 	if got := readPast(t, filepath.Join(dir, "f")); !bytes.Equal(got, content) {
 		t.Fatalf("%d bytes read, or wrong ones", len(got))
 	}
@@ -312,7 +312,7 @@ func TestMountLost(t *testing.T) {
 	in := s.release(m)
 	s.state = nil
 	m = s.mount(run)
-	o = s.must(s.offer(m, dir, "", again(in)))
+	o := s.must(s.offer(m, dir, "", again(in)))
 	if got := readPast(t, filepath.Join(dir, "f")); !bytes.Equal(got, content) {
 		t.Fatalf("%d bytes read, or wrong ones", len(got))
 	}

@@ -149,7 +149,7 @@ func (o *offeredMount) watch(ctx context.Context) {
 		o.err = errors.Join(err, o.takeSession(ctx, true))
 	case <-o.session.Done():
 		stop()
-		<-unmounted
+		_ = <-unmounted
 		if ctx.Err() != nil {
 			return // it was released
 		}
@@ -193,6 +193,9 @@ func (o *offeredMount) Detach(ctx context.Context, force bool) error {
 func (o *offeredMount) unmountLoop(ctx context.Context, force bool) error {
 	for {
 		err := o.loop.Unmount(ctx)
+		if force && errors.Is(err, context.DeadlineExceeded) {
+			return nil // unmounted here; another mount namespace has a copy
+		}
 		if !errors.Is(err, loopmount.ErrBusy) {
 			return err
 		}
