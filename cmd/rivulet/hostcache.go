@@ -81,8 +81,8 @@ IDs, as 'rivulet cache ls' shows them.`,
 	return cmd
 }
 
-// ask runs do with the client of a host cache, which has to be there.
-func (a *app) ask(ctx context.Context, do func(ctx context.Context, c *cachedclient.Client) error) error {
+// withDaemon runs do with the client of a host cache, which has to be there.
+func (a *app) withDaemon(ctx context.Context, do func(ctx context.Context, c *cachedclient.Client) error) error {
 	c := a.hostCache(ctx)
 	if c == nil {
 		return errors.New("no host cache runs; start one with 'rivulet cached', or name its socket with --cache")
@@ -101,7 +101,7 @@ func (a *app) cacheStatsCommand() *cobra.Command {
 		Example: `  rivulet cache stats`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.ask(cmd.Context(), func(ctx context.Context, c *cachedclient.Client) error {
+			return a.withDaemon(cmd.Context(), func(ctx context.Context, c *cachedclient.Client) error {
 				list, err := c.DaemonStats(ctx)
 				if err != nil {
 					return err
@@ -145,7 +145,7 @@ func (a *app) cacheLsCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			enc := json.NewEncoder(a.out)
-			return a.ask(cmd.Context(), func(ctx context.Context, c *cachedclient.Client) error {
+			return a.withDaemon(cmd.Context(), func(ctx context.Context, c *cachedclient.Client) error {
 				return c.List(ctx, func(e cachedclient.Entry) error {
 					if asJSON {
 						return enc.Encode(cachedChunk{e.ID.String(), e.Size, e.Pinned})
@@ -181,7 +181,7 @@ func (a *app) changeCommand(name, short, long string, change func(c *cachedclien
 				}
 				ids[i] = id
 			}
-			return a.ask(cmd.Context(), func(ctx context.Context, c *cachedclient.Client) error {
+			return a.withDaemon(cmd.Context(), func(ctx context.Context, c *cachedclient.Client) error {
 				for _, id := range ids {
 					if err := change(c, ctx, id); err != nil {
 						return err
@@ -224,7 +224,7 @@ done. The cache does the same slowly in the background.`,
 			if err != nil {
 				return err
 			}
-			return a.ask(cmd.Context(), func(ctx context.Context, c *cachedclient.Client) error {
+			return a.withDaemon(cmd.Context(), func(ctx context.Context, c *cachedclient.Client) error {
 				s, err := c.Scrub(ctx, perSecond)
 				if err != nil {
 					return err
