@@ -107,6 +107,13 @@ for _ in 1 2 3 4 5; do
 	AGENT=${said#served by process }
 	AGENT=${AGENT%% *}
 done
+cp "$WORK/bin/rivulet" "$WORK/rivulet.good"
+printf '#!/bin/sh\nexit 1\n' >"$WORK/rivulet.bad"
+chmod +x "$WORK/rivulet.bad"
+mv "$WORK/rivulet.bad" "$WORK/bin/rivulet"
+if "$WORK/rivulet.good" agent upgrade 2>"$WORK/said"; then fail "upgraded to a program that does not run"; fi
+grep -q 'the old process goes on' "$WORK/said" || fail "an upgrade that fails: $(cat "$WORK/said")"
+mv "$WORK/rivulet.good" "$WORK/bin/rivulet"
 settle
 wait "$FIO" || { cat "$WORK/fio.log" >&2; fail "fio over upgrades"; }
 jq -e '.jobs[0].error == 0 and .jobs[0].read.total_ios > 100' "$WORK/fio.json" >/dev/null || fail "fio: $(jq -c '.jobs[0] | {error, read: .read.total_ios}' "$WORK/fio.json")"
