@@ -132,7 +132,7 @@ func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
 	if err != nil {
 		_ = srv.Close()
 	}
-	_ = <-ended // that it was shut down
+	<-ended // that it was shut down
 	return nil
 }
 

@@ -149,7 +149,7 @@ func (o *offeredMount) watch(ctx context.Context) {
 		o.err = errors.Join(err, o.takeSession(ctx, true))
 	case <-o.session.Done():
 		stop()
-		_ = <-unmounted
+		<-unmounted
 		if ctx.Err() != nil {
 			return // it was released
 		}
