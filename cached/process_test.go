@@ -257,6 +257,33 @@ func (p *process) kill() {
 	}
 }
 
+// holdsNoChunk checks that the child, a daemon, soon has no chunk's file open.
+func (p *process) holdsNoChunk() {
+	p.t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd/", p.cmd.Process.Pid)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		open := 0
+		for _, e := range list {
+			to, _ := os.Readlink(dir + e.Name()) // it may be closed by now
+			for _, o := range processChunks() {
+				if strings.Contains(to, o.ID.String()) {
+					open++
+				}
+			}
+		}
+		if open == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			p.t.Fatalf("the daemon has %d files of chunks open", open)
+		}
+	}
+}
+
 // succeeds waits for the child's end and returns its last line.
 func (p *process) succeeds() string {
 	p.t.Helper()
@@ -291,6 +318,9 @@ func TestProcesses(t *testing.T) {
 		r.succeeds()
 	}
 	once(t, o)
+	if runtime.GOOS == "linux" {
+		d.holdsNoChunk()
+	}
 	d.kill()
 	if s := d.err.String(); strings.Contains(s, cachedtest.Secret) {
 		t.Errorf("the daemon's log has a token in it:\n%s", s)
