@@ -43,7 +43,7 @@ type load struct {
 	wait          sync.WaitGroup
 	reads, failed atomic.Int64
 	last          atomic.Pointer[error]
-	end           func()       // stops reading; may be called again
+	end           func() // stops reading; may be called again
 }
 
 // check fails the test if a read has failed.
