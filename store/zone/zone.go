@@ -130,7 +130,8 @@ func (z *Zone) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (i
 
 // ReadChunk implements [chunk.Reader]. It is ErrNotFound if fewer stripes are there
 // than a chunk needs; if that cannot be known, as nodes do not answer, it is
-// ErrUnavailable, after twice the time of a request at most.
+// ErrUnavailable, after twice the time of a request at most, and twice that if
+// another copy is looked at first.
 func (z *Zone) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read chunk %v: negative offset %d", id, off)
@@ -220,9 +221,13 @@ func (z *Zone) readCopy(ctx context.Context, id chunk.ID, nodes []int, dst []byt
 	return n, err
 }
 
-// one returns reads of stripe i alone.
+// one returns reads of stripe i alone, which may outlive the read that they are for.
 func (r *reading) one(i int) tier.Next {
 	return func(ctx context.Context, _ chunk.ID, dst []byte, off int64) (int, error) {
+		if err := r.z.enter(); err != nil {
+			return 0, err
+		}
+		defer r.z.work.Done()
 		return r.read(ctx, 1<<i, dst, off)
 	}
 }

@@ -353,6 +353,33 @@ func TestFillIsBounded(t *testing.T) {
 	}
 }
 
+// TestCloseUnderLoad closes zones that are read and filled.
+func TestCloseUnderLoad(t *testing.T) {
+	_, urls := servers(t, 9)
+	objects := chunktest.Objects(1)[:4]
+	for name, scheme := range schemes {
+		t.Run(name, func(t *testing.T) {
+			z := open(t, zone.Config{Nodes: urls, Scheme: scheme})
+			put(t, z, objects...)
+			l := startLoad(z, objects, 8)
+			l.more(t, 100)
+			for _, o := range objects {
+				z.Fill(o.ID, o.Bytes)
+			}
+			if err := z.Close(); err != nil {
+				t.Error(err)
+			}
+			requests := z.Stats().Nodes
+			l.end()
+			for i, n := range z.Stats().Nodes {
+				if n.Requests != requests[i].Requests || n.InFlight != 0 {
+					t.Errorf("node %d: %d requests after Close, %d in flight", i, n.Requests-requests[i].Requests, n.InFlight)
+				}
+			}
+		})
+	}
+}
+
 func TestClosed(t *testing.T) {
 	_, urls := servers(t, 5)
 	z := open(t, zone.Config{Nodes: urls})
