@@ -189,13 +189,17 @@ func TestModel(t *testing.T) {
 		if err != nil {
 			r.Fatal(err)
 		}
-		defer os.RemoveAll(dir)
 		m := &model{t: t, r: r, config: Config{Dir: dir, MaxBytes: 5 * size}, objects: objects}
 		m.reopen()
-		defer func() { m.release(); _ = m.c.Close() }()
+		defer func() {
+			m.release()
+			if err := errors.Join(m.c.Close(), os.RemoveAll(m.config.Dir)); err != nil {
+				r.Error(err)
+			}
+		}()
 		r.Repeat(map[string]func(*rapid.T){
 			"put": m.put, "get": m.get, "hold": m.hold, "free": m.free, "evict": m.evict, "pin": m.pin, "unpin": m.unpin,
-			"rot": m.rot, "scrub": m.scrub, "abort": m.abort,
+			"rot": m.rot, "scrub": m.scrub, "abort": m.abort, "crash": m.crash,
 			"restart": func(*rapid.T) {
 				m.release()
 				if err := m.c.Close(); err != nil {
@@ -419,6 +423,34 @@ func (m *model) abort(r *rapid.T) {
 	}
 	d.Abort()
 	m.evicted()
+}
+
+// crash goes on with the directory as it is in the middle of a deposit, as after
+// a kill.
+func (m *model) crash(r *rapid.T) {
+	o := m.objects[m.pick(r)]
+	d, err := m.c.Begin(o.ID, int64(len(o.Bytes)))
+	if err != nil {
+		return
+	}
+	defer d.Abort()
+	if _, err := d.Write(o.Bytes[:rapid.IntRange(0, len(o.Bytes)).Draw(r, "bytes")]); err != nil {
+		r.Fatal(err)
+	}
+	m.evicted()
+	old, dir := m.config.Dir, m.config.Dir+"x"
+	if err := os.CopyFS(dir, os.DirFS(old)); err != nil {
+		r.Fatal(err)
+	}
+	m.release()
+	if err := errors.Join(m.c.Close(), os.RemoveAll(old)); err != nil {
+		r.Fatal(err)
+	}
+	m.config.Dir = dir
+	m.reopen()
+	if s := m.c.Stats(); s.Orphans != 1 {
+		r.Fatalf("%d temporary files were found, want 1", s.Orphans)
+	}
 }
 
 func (m *model) check() {

@@ -5,7 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math/rand/v2"
-	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -68,7 +68,7 @@ func checkModel(t *rapid.T, open func() evict.Policy) {
 		if p.Len() != len(held) || p.Bytes() != sum || p.History() < 0 {
 			t.Fatalf("Len %d, Bytes %d, History %d; want %d, %d", p.Len(), p.Bytes(), p.History(), len(held), sum)
 		}
-		if !reflect.DeepEqual(records(p), records(twin)) {
+		if !slices.Equal(records(p), records(twin)) {
 			t.Fatalf("not the same after Restore:\n%v\n%v", records(p), records(twin))
 		}
 	}
