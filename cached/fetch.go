@@ -321,8 +321,7 @@ func (in *inflow) end(ctx context.Context, err error) error {
 
 // fill offers a chunk to the zone.
 func (s *Server) fill(h *cache.Handle, id chunk.ID) {
-	object := make([]byte, h.Size())
-	if _, err := h.File().ReadAt(object, 0); err == nil {
+	if object, err := h.AppendObject(nil); err == nil {
 		s.zone.Fill(id, object)
 	}
 }

@@ -150,6 +150,33 @@ func rot(t testing.TB, c *Cache, o *chunktest.Object, at int) {
 	}
 }
 
+// TestAppendObject: what the process itself reads is checked; the chunk is
+// dropped if it has rotted, whatever region.
+func TestAppendObject(t *testing.T) {
+	c := open(t, Config{Dir: t.TempDir()})
+	o := small(1)
+	for at := 0; at < int(fileSize(int64(len(o.Bytes)))); at += 211 {
+		h, err := deposit(c, o, 5000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := h.AppendObject([]byte("before"))
+		if err != nil || string(b) != "before"+string(o.Bytes) {
+			t.Fatalf("%d bytes, %v", len(b), err)
+		}
+		rot(t, c, o, at)
+		var corrupt *chunk.CorruptError
+		if _, err := h.AppendObject(nil); !errors.As(err, &corrupt) {
+			t.Errorf("byte %d flipped: %v; want a CorruptError", at, err)
+		}
+		h.Release()
+		if holds(t, c, o) {
+			t.Errorf("byte %d flipped: still held", at)
+		}
+	}
+	checkInvariants(t, c)
+}
+
 // TestDamagedFrame: page checksums that agree with wrong bytes are caught by a
 // reader's word, since the frames' digests do not.
 func TestDamagedFrame(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/rivuletfs/rivulet/chunk"
@@ -150,6 +151,24 @@ func (s *files) verify(f *os.File, id chunk.ID, size int64, frames bool) error {
 		}
 	}
 	return nil
+}
+
+// appendObject appends the object of size bytes in f to b, checked against the
+// page checksums. Its errors are those of verify.
+func (s *files) appendObject(b []byte, f *os.File, id chunk.ID, size int64) ([]byte, error) {
+	at := len(b)
+	b = slices.Grow(b, int(fileSize(size)))[:at+int(fileSize(size))]
+	if err := s.readFull(f, b[at:], 0); err != nil {
+		return nil, err
+	}
+	object, tail := b[at:at+int(size)], b[at+int(size):]
+	if err := checkTail(tail, size); err != nil {
+		return nil, &chunk.CorruptError{ID: id, Reason: err.Error()}
+	}
+	if i := badPage(object, tail); i >= 0 {
+		return nil, &chunk.CorruptError{ID: id, Reason: fmt.Sprintf("page %d has another checksum", i)}
+	}
+	return b[:at+int(size)], nil
 }
 
 // readTail reads page checksums and trailer into k.tail.

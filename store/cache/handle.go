@@ -37,6 +37,21 @@ func (h *Handle) File() *os.File { return h.opened.file }
 // Size returns the bytes of the object.
 func (h *Handle) Size() int64 { return h.opened.entry.size }
 
+// AppendObject appends the object to b, checked against the page checksums. If
+// it is damaged the chunk is dropped, and the error is a *chunk.CorruptError or
+// that of reading.
+func (h *Handle) AppendObject(b []byte) ([]byte, error) {
+	e := h.opened.entry
+	b, err := h.cache.appendObject(b, h.File(), e.id, e.size)
+	if err != nil {
+		if damage(err) {
+			h.cache.drop(e, err)
+		}
+		return nil, fmt.Errorf("read chunk %v: %w", e.id, err)
+	}
+	return b, nil
+}
+
 // Release ends the use. Further calls do nothing.
 func (h *Handle) Release() {
 	if !h.released.Swap(true) {
