@@ -35,7 +35,7 @@ var (
 // Config says what a cache may take. Dir and MaxBytes are needed.
 type Config struct {
 	Dir      string // is made if it is missing; must not be used for anything else
-	MaxBytes int64  // cap: sum of Cost over the chunks held and on their way
+	MaxBytes int64  // cap: sum of Cost over the chunks held and on their way; at most one for each 32 KiB of it, or 1024
 	MinFree  int64  // bytes that the cache leaves free on the file system
 
 	// Policy decides what goes; nil means evict.New(). It belongs to
@@ -59,7 +59,8 @@ type Config struct {
 // Open makes one.
 type Cache struct {
 	files
-	max, minFree int64
+	max, minFree int64 // bytes
+	maxChunks    int
 	durable      bool
 	logger       *slog.Logger
 	lock         *os.File
@@ -76,7 +77,7 @@ type Cache struct {
 	base     time.Duration
 	entries  map[chunk.ID]*entry
 	deposits map[chunk.ID]*Deposit
-	policy   evict.Policy // knows the entries that are neither pinned nor damaged
+	policy   evict.Policy // knows the entries that are not pinned
 	used     int64        // bytes: Cost of all entries and deposits
 	reserved int64        // bytes: of the deposits among them
 	kept     int64        // bytes: of entries that are in use or pinned

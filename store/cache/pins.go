@@ -44,7 +44,7 @@ func (c *Cache) Pin(ctx context.Context, ids ...chunk.ID) error {
 			uses = append(uses, c.use(e))
 			pins[id] = e.size
 		}
-		if len(pins) > MaxPins || sumCosts(pins) > c.max/2 {
+		if c.tooMany(pins) {
 			return fmt.Errorf("pin %d chunks: %w: %w", len(ids), ErrFull, errTooMany)
 		}
 		return nil
@@ -59,6 +59,11 @@ func (c *Cache) Unpin(ctx context.Context, ids ...chunk.ID) error {
 		}
 		return nil
 	})
+}
+
+// tooMany reports whether pins would leave too little for the rest.
+func (c *Cache) tooMany(pins map[chunk.ID]int64) bool {
+	return len(pins) > min(MaxPins, c.maxChunks/2) || sumCosts(pins) > c.max/2
 }
 
 func sumCosts(pins map[chunk.ID]int64) (sum int64) {
@@ -164,7 +169,7 @@ func (c *Cache) loadPins() {
 	if err == nil {
 		pins, err = parsePins(b)
 	}
-	if err == nil && sumCosts(pins) > c.max/2 { // the cap was larger
+	if err == nil && c.tooMany(pins) { // the cap was larger
 		err = errTooMany
 	}
 	if err != nil {

@@ -23,7 +23,7 @@ func (c *Cache) reserve(cost int64) error {
 	if c.kept+c.reserved+cost > c.max { // before anything goes in vain
 		return ErrFull
 	}
-	for c.used+cost > c.max {
+	for c.over(cost) {
 		if _, err := c.evictOne(); err != nil {
 			return err
 		}
@@ -34,6 +34,20 @@ func (c *Cache) reserve(cost int64) error {
 	c.used += cost
 	c.reserved += cost
 	return nil
+}
+
+// A cache holds at most one chunk for each bytesPerChunk of its cap, and
+// leastChunks in any case, so that very small chunks cannot take all memory:
+// each takes some 350 bytes of it.
+const (
+	bytesPerChunk = 32 << 10
+	leastChunks   = 1024
+)
+
+// over reports whether cost bytes more are above the cap, or the chunks held and
+// on their way too many. mu is held.
+func (c *Cache) over(cost int64) bool {
+	return c.used+cost > c.max || len(c.entries)+len(c.deposits) > c.maxChunks
 }
 
 // evictOne evicts the policy's victim and returns what that gave. making and mu
@@ -144,7 +158,7 @@ func (c *Cache) trim() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := c.makeFree(0)
-	for err == nil && c.used > c.max { // it was opened with a smaller cap
+	for err == nil && c.over(0) { // it was opened with a smaller cap
 		_, err = c.evictOne()
 	}
 	if err != nil && err != ErrFull {

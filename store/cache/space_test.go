@@ -119,6 +119,16 @@ func TestPins(t *testing.T) {
 	if holds(t, c, small(0)) || holds(t, c, small(1)) {
 		t.Error("unpinned chunks are kept")
 	}
+	if err := c.Pin(ctx, small(200).ID, small(201).ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, Config{Dir: dir, MaxBytes: 3 * size}) // two are more than half of it
+	if s := c.Stats(); s.Pinned != 0 || s.Chunks != 3 {
+		t.Errorf("with a smaller cap: %+v", s)
+	}
 	if err := os.WriteFile(c.path(pinsFile), []byte("rot"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -126,9 +136,28 @@ func TestPins(t *testing.T) {
 		t.Fatal(err)
 	}
 	c = open(t, config)
-	if s := c.Stats(); s.Pinned != 0 || s.Chunks != 4 {
+	if s := c.Stats(); s.Pinned != 0 || s.Chunks != 3 {
 		t.Errorf("with a damaged list of pins: %+v", s)
 	}
+}
+
+// TestManySmall: very small chunks are bounded in number.
+func TestManySmall(t *testing.T) {
+	c := open(t, Config{Dir: t.TempDir()})
+	if c.maxChunks != 1<<15 {
+		t.Errorf("at most %d chunks in 1 GiB", c.maxChunks)
+	}
+	c.maxChunks = 5
+	for i := range uint64(20) {
+		put(t, c, small(i))
+		if s := c.Stats(); s.Chunks > 5 {
+			t.Fatalf("%d chunks are held, want at most 5", s.Chunks)
+		}
+	}
+	if s := c.Stats(); s.Chunks != 5 || s.Evictions != 15 {
+		t.Errorf("stats %+v", s)
+	}
+	checkInvariants(t, c)
 }
 
 // TestMinFree tells the cache how much the file system has left: it gives way,

@@ -72,16 +72,17 @@ func newCache(config Config) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{
-		files:    files{dir: dir, group: config.Group, fault: config.fault},
-		max:      config.MaxBytes,
-		minFree:  config.MinFree,
-		durable:  config.Sync,
-		logger:   config.Logger,
-		policy:   config.Policy,
-		begun:    time.Now(),
-		entries:  make(map[chunk.ID]*entry),
-		deposits: make(map[chunk.ID]*Deposit),
-		pins:     make(map[chunk.ID]int64),
+		files:     files{dir: dir, group: config.Group, fault: config.fault},
+		max:       config.MaxBytes,
+		maxChunks: int(max(leastChunks, config.MaxBytes/bytesPerChunk)),
+		minFree:   config.MinFree,
+		durable:   config.Sync,
+		logger:    config.Logger,
+		policy:    config.Policy,
+		begun:     time.Now(),
+		entries:   make(map[chunk.ID]*entry),
+		deposits:  make(map[chunk.ID]*Deposit),
+		pins:      make(map[chunk.ID]int64),
 	}
 	c.gone.L = &c.mu
 	if c.policy == nil {
@@ -106,7 +107,7 @@ func (c *Cache) start(ctx context.Context) error {
 	}
 	c.loadPins()
 	c.loadIndex()
-	for c.used > c.max { // the cap was larger
+	for c.over(0) { // the cap was larger
 		if err := ctx.Err(); err != nil {
 			return err
 		}
