@@ -20,9 +20,9 @@ import (
 // Every error is a *LayerError. Several layers may be read at once, each with a
 // spool of its own; one layer is read by one call at a time.
 //
-// Two goroutines work on a layer: one reads, hashes and decompresses, the
-// caller's hashes what comes out, parses and spools it. Read returns when both
-// are done.
+// Two goroutines work on a layer: one reads, hashes and decompresses, or has
+// igzip decompress; the caller's hashes what comes out, parses and spools it.
+// Read returns when both are done.
 func (l *Layer) Read(ctx context.Context, spool flatten.Spool) (*flatten.Layer, error) {
 	return l.check(ctx, func(r io.Reader) (*flatten.Layer, error) {
 		return flatten.ReadLayer(ctx, r, spool, l.limits)
@@ -82,14 +82,13 @@ func (l *Layer) unpack(ctx context.Context, stored *storedReader, parse parser) 
 		return nil, v1.Hash{}, err
 	}
 	defer end()
-	ahead := startAhead(plain)
-	defer ahead.stop()
 	sum := sha256.New()
-	layer, err := parse(io.TeeReader(ahead, sum))
+	layer, err := parse(io.TeeReader(plain, sum))
 	return layer, hashOf(sum.Sum(nil)), err
 }
 
-// decode returns the uncompressed layer, and what ends its reading.
+// decode returns the uncompressed layer, and what ends its reading. Somebody else
+// than the caller decompresses it: igzip, or a goroutine.
 func (l *Layer) decode(ctx context.Context, stored *storedReader) (io.Reader, func(), error) {
 	in := bufio.NewReaderSize(stored, storedBuffer)
 	is, err := codecIn(in, l.mediaType)
@@ -102,7 +101,11 @@ func (l *Layer) decode(ctx context.Context, stored *storedReader) (io.Reader, fu
 		} // there may be no room for a process: Go needs none
 	}
 	r, err := is.decode(in)
-	return r, func() {}, err
+	if err != nil {
+		return nil, nil, err
+	}
+	ahead := startAhead(r)
+	return ahead, ahead.stop, nil
 }
 
 var errTooLong = errors.New("stored layer is longer than its descriptor says")
