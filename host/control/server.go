@@ -128,11 +128,12 @@ func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
 	}
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	err := srv.Shutdown(finish)
-	if err != nil {
+	if srv.Shutdown(finish) != nil {
 		_ = srv.Close()
 	}
-	<-ended // that it was shut down
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("control socket: %w", err)
+	}
 	return nil
 }
 

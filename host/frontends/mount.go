@@ -149,11 +149,14 @@ func (o *offeredMount) watch(ctx context.Context) {
 		o.err = errors.Join(err, o.takeSession(ctx, true))
 	case <-o.session.Done():
 		stop()
-		<-unmounted
+		err := <-unmounted
 		if ctx.Err() != nil {
 			return // it was released
 		}
-		o.err = errors.Join(o.session.Wait(), o.takeSession(ctx, true))
+		if errors.Is(err, context.Canceled) {
+			err = nil // by stop
+		}
+		o.err = errors.Join(err, o.session.Wait(), o.takeSession(ctx, true))
 	}
 	close(o.done)
 }

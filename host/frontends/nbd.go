@@ -297,7 +297,7 @@ func (n *NBD) Release(ctx context.Context) ([]keep.Descriptor, error) {
 
 // release hands the server off, as the descriptors of its sockets.
 func (s *nbdServer) release(ctx context.Context) ([]keep.Descriptor, error) {
-	var all []keep.Descriptor
+	all := s.pending // of the process before, if Begin did not come to them
 	var errs []error
 	for _, ln := range s.listeners {
 		if c, ok := ln.(syscall.Conn); ok {
@@ -318,7 +318,7 @@ func (s *nbdServer) release(ctx context.Context) ([]keep.Descriptor, error) {
 		state, err := json.Marshal(h.State)
 		errs = append(errs, err)
 		all = append(all, keep.Descriptor{
-			Name:  fmt.Sprintf("%s%s-%d", connPrefix, label(s.where), i),
+			Name:  fmt.Sprintf("%s%s-%d", connPrefix, label(s.where), len(s.pending)+i),
 			State: state, File: fdpass.NewFile(h.FD),
 		})
 	}

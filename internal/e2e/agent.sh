@@ -11,6 +11,12 @@
 # agent comes back in time.
 #
 # Needs root, /dev/fuse, a loop device, fio with the nbd engine, qemu-io, qemu-img.
+
+# In mounts of its own: whoever copies the machine's (ip netns, unshare) would hold
+# what is unmounted here.
+if [ "$(id -u)" = 0 ] && [ "${OWN_MOUNTS:-}" != 1 ]; then
+	OWN_MOUNTS=1 exec unshare --mount --propagation private "${BASH_SOURCE[0]}" "$@"
+fi
 source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 
 if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$(images); fi

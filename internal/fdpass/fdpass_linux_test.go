@@ -2,10 +2,12 @@ package fdpass
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -164,5 +166,47 @@ func TestFile(t *testing.T) {
 	}
 	if _, err := FromFile(null); err == nil {
 		t.Error("a file is a socket of messages")
+	}
+}
+
+// TestStranger is refused: a thread of this process connects as another user.
+func TestStranger(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: becomes another user")
+	}
+	name := fmt.Sprintf("@rivulet-fdpass-%d", os.Getpid())
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	connected := make(chan error)
+	done := make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		const nobody = 65534
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), nobody, ^uintptr(0)); e != 0 {
+			connected <- e
+			return
+		}
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Connect(fd, &unix.SockaddrUnix{Name: name})
+		}
+		connected <- err
+		<-done
+		_ = unix.Close(fd)
+	}()
+	if err := <-connected; err != nil {
+		t.Fatal(err)
+	}
+	defer close(done)
+	c, err := ln.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if err := CheckPeer(c); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("another user's process: %v", err)
 	}
 }
