@@ -32,6 +32,6 @@ func serve(addr string) error {
 		return err
 	}
 	fmt.Println(l.Addr())
-	srv := &http.Server{Handler: ociserver.New(ocimem.New(), nil), ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: ociserver.New(newRanged(ocimem.New()), nil), ReadHeaderTimeout: 10 * time.Second}
 	return srv.Serve(l)
 }
