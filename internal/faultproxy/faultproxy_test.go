@@ -281,3 +281,33 @@ func TestSingle(t *testing.T) {
 		}
 	}
 }
+
+// TestObserve tells of every request, in order, at an address of choice.
+func TestObserve(t *testing.T) {
+	addr, _ := serve(t)
+	s, err := ListenServer("127.0.0.1:0", addr, nil, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var seen []Request
+	s.Observe(func(r Request) { seen = append(seen, r) })
+	s.Single(2, Flip, 0)
+	c := client(t, true)
+	for _, method := range []string{http.MethodHead, http.MethodGet} {
+		r, _ := http.NewRequest(method, "http://"+s.Addr()+"/a%20b?secret", nil)
+		resp, err := c.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+	s.Observe(nil)
+	if _, _, err := get(context.Background(), c, s.Addr()); err != nil {
+		t.Fatal(err)
+	}
+	if len(seen) != 2 || seen[0].Method != http.MethodHead || seen[1].Method != http.MethodGet || seen[1].Path != "/a%20b" || seen[1].Fault != Flip || seen[1].At.Before(seen[0].At) {
+		t.Errorf("%+v", seen)
+	}
+}

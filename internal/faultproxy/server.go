@@ -30,6 +30,15 @@ type Server struct {
 	retryAfter time.Duration
 	counts     map[Kind]int
 	one        single
+	observe    func(Request)
+}
+
+// A Request is what an observer is told of.
+type Request struct {
+	At     time.Time // when its header was read
+	Method string
+	Path   string // as the client wrote it
+	Fault  Kind   // that it meets with; "": none
 }
 
 // A single is a fault of one request.
@@ -43,10 +52,15 @@ type single struct {
 // interface to the HTTP server at target, HOST:PORT, which sees the Host that
 // the client sent.
 func NewServer(target string, f Faults, seed uint64) (*Server, error) {
+	return ListenServer("127.0.0.1:0", target, f, seed)
+}
+
+// ListenServer is NewServer at an address, HOST:PORT, of the caller's choice.
+func ListenServer(listen, target string, f Faults, seed uint64) (*Server, error) {
 	if err := f.Check(); err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", listen)
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +96,14 @@ func (s *Server) Single(n int, kind Kind, random uint64) {
 	s.one = single{s.requests.Load() + uint64(n), kind, random}
 }
 
+// Observe has fn called for each request from now on, before anything is done with
+// it. Calls do not overlap.
+func (s *Server) Observe(fn func(Request)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.observe = fn
+}
+
 // Requests returns how many requests there were, and how many of them met with
 // each kind of fault.
 func (s *Server) Requests() (all int, faults map[Kind]int) {
@@ -102,8 +124,8 @@ func (s *Server) Close() error {
 	return err
 }
 
-// choose picks what happens to the next request.
-func (s *Server) choose() (kind Kind, r uint64, retryAfter time.Duration) {
+// choose picks what happens to the next request, and tells of it.
+func (s *Server) choose(req *http.Request) (kind Kind, r uint64, retryAfter time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.requests.Add(1)
@@ -115,12 +137,15 @@ func (s *Server) choose() (kind Kind, r uint64, retryAfter time.Duration) {
 	if kind != "" {
 		s.counts[kind]++
 	}
+	if s.observe != nil {
+		s.observe(Request{time.Now(), req.Method, req.URL.EscapedPath(), kind})
+	}
 	return kind, r, s.retryAfter
 }
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	kind, random, retryAfter := s.choose()
+	kind, random, retryAfter := s.choose(r)
 	switch kind {
 	case Unavailable, TooMany:
 		status, _ := strconv.Atoi(string(kind))
