@@ -142,8 +142,9 @@ collect() {
 	rivulet --store "$1" generation delete 1 >/dev/null
 }
 
-# s3_server: starts an S3 server with a bucket named "bucket". S3_ADDR is its HOST:PORT,
-# S3_DIR has its objects, and the environment has its credentials.
+# s3_server [CMD...]: starts an S3 server with a bucket named "bucket", by CMD, which runs
+# it elsewhere. S3_ADDR is its HOST:PORT, S3_DIR has its objects, and the environment
+# has its credentials.
 s3_server() {
 	PATH=$PATH:$(go env GOPATH 2>/dev/null || true)/bin need versitygw curl
 	local program
@@ -154,8 +155,8 @@ s3_server() {
 	AWS_SECRET_ACCESS_KEY=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 	mkdir -p "$S3_DIR/bucket"
 	ROOT_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID ROOT_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY \
-		start "$WORK/s3.log" "$program" --port "$S3_ADDR" --quiet --keep-alive --health /health posix "$S3_DIR"
-	await 20 curl -sf -o /dev/null "http://$S3_ADDR/health" || fail "versitygw: not ready after 20 s"
+		start "$WORK/s3.log" "$@" "$program" --port "$S3_ADDR" --quiet --keep-alive --health /health posix "$S3_DIR"
+	await 20 "$@" curl -sf -o /dev/null "http://$S3_ADDR/health" || fail "versitygw: not ready after 20 s"
 }
 
 # free_port: a TCP port of this machine that was free just now.

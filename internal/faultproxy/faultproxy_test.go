@@ -307,7 +307,7 @@ func TestObserve(t *testing.T) {
 	if _, _, err := get(context.Background(), c, s.Addr()); err != nil {
 		t.Fatal(err)
 	}
-	if len(seen) != 2 || seen[0].Method != http.MethodHead || seen[1].Method != http.MethodGet || seen[1].Path != "/a%20b" || seen[1].Fault != Flip || seen[1].At.Before(seen[0].At) {
+	if len(seen) != 2 || seen[0].Method != http.MethodHead || seen[1].Method != http.MethodGet || seen[1].Path != "/a%20b" || seen[1].Fault != Flip || seen[1].Client != "127.0.0.1" || seen[1].At.Before(seen[0].At) {
 		t.Errorf("%+v", seen)
 	}
 }

@@ -36,6 +36,7 @@ type Server struct {
 // A Request is what an observer is told of.
 type Request struct {
 	At     time.Time // when its header was read
+	Client string    // its address, without the port
 	Method string
 	Path   string // as the client wrote it
 	Fault  Kind   // that it meets with; "": none
@@ -138,7 +139,8 @@ func (s *Server) choose(req *http.Request) (kind Kind, r uint64, retryAfter time
 		s.counts[kind]++
 	}
 	if s.observe != nil {
-		s.observe(Request{time.Now(), req.Method, req.URL.EscapedPath(), kind})
+		client, _, _ := net.SplitHostPort(req.RemoteAddr)
+		s.observe(Request{time.Now(), client, req.Method, req.URL.EscapedPath(), kind})
 	}
 	return kind, r, s.retryAfter
 }

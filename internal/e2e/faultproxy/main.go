@@ -6,7 +6,7 @@
 // With -fault or -log it is an HTTP proxy, else it forwards any TCP. It listens on
 // a free port of the loopback interface, prints "ready HOST:PORT", and ends on
 // SIGTERM or SIGINT. With -log it appends a line to FILE for each request when it
-// comes: the time in seconds, the method, the path, and the fault or "-".
+// comes: the time in seconds, the client's address, the method, the path, and the fault or "-".
 //
 // With -listen the HTTP proxy is at that address, and the latency and bandwidth
 // are between it and the server.
@@ -104,7 +104,7 @@ func newServer(listen, log, target string, faults faultproxy.Faults, seed uint64
 		if fault == "" {
 			fault = "-"
 		}
-		fmt.Fprintf(f, "%.6f %s %s %s\n", float64(r.At.UnixMicro())/1e6, r.Method, r.Path, fault)
+		fmt.Fprintf(f, "%.6f %s %s %s %s\n", float64(r.At.UnixMicro())/1e6, r.Client, r.Method, r.Path, fault)
 	})
 	return server, nil
 }

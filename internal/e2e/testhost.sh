@@ -1,0 +1,271 @@
+#!/usr/bin/env bash
+# testhost.sh [IMAGES_DIR]: three hosts, five zone nodes and one S3 server, under load
+# and faults.
+#
+# Proves, with two images of an OCI layout (base and python3), each host with a host
+# cache and processes that serve disks, and a zone of redis and memcached (hosts.sh),
+# every byte read being compared with the exported image:
+#   - STARTS at once, caches empty: a chunk leaves the origin once per host at most,
+#     and the rate at which a host asks stays under its limit; again: not at all; with
+#     empty host caches and a primed zone: once for all hosts at most;
+#   - zone nodes, daemons and servers of disks killed by -9 or frozen at random under
+#     readers for FAULT_TIME seconds: no wrong byte, no read that fails or takes more
+#     than BOUND seconds, and no leak of memory, descriptors, threads or goroutines;
+#   - flipped bits in every region of cache files, while the daemon runs and while it
+#     does not, and of stripes: caught and healed;
+#   - origin and network gone: what a host cache holds is served, after a restart too.
+# SEED repeats a run's choices.
+#
+# Needs root, network namespaces, redis-server, memcached, versitygw, jq, curl.
+source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
+source "$E2E/hosts.sh"
+
+: "${STARTS:=500}" "${RANGES:=48}" "${LIMIT:=150}" "${FAULT_TIME:=40}" "${BOUND:=20}" "${SEED:=$$}"
+RANDOM=$SEED
+IMAGES=$(images "$@")
+NAMES=(base python3)
+LOAD=()
+PATH=$PATH:$(go env GOPATH 2>/dev/null || true)/bin
+need_hosts
+build
+
+starts() {
+	local n peak
+	: >"$ORIGIN_LOG"
+	load -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 1 2 3
+	n=$(most_gets 0)
+	peak=$(peak)
+	echo "$(chunk_gets | wc -l) chunks fetched, $(chunk_gets | cut -d' ' -f2 | sort -u | wc -l) distinct; most by one host: $n; at most $peak in a second by one host"
+	[ "$n" = 1 ] || fail "a host fetched a chunk $n times, want once"
+	[ "$peak" -le $((LIMIT * 11 / 10 + 2)) ] || fail "a host fetched $peak chunks in a second, its limit is $LIMIT and a tenth"
+
+	: >"$ORIGIN_LOG"
+	load -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 1 2 3
+	n=$(chunk_gets | wc -l)
+	[ "$n" = 0 ] || fail "$n chunks were fetched that the host caches have"
+
+	fresh
+	zone_flush
+	hosts_up
+	load -starts 2 -ranges "$RANGES" -- 1 >/dev/null # fills the zone
+	sleep 1
+	: >"$ORIGIN_LOG"
+	load -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 2 3
+	n=$(most_gets 2)
+	echo "with a primed zone: $(chunk_gets | wc -l) chunks fetched"
+	[ "$n" -le 1 ] || fail "a chunk left the origin $n times, want once"
+	[ "$(chunk_gets | wc -l)" -le 5 ] || fail "the zone was primed, and the origin asked"
+}
+
+# settled FILE: measures all processes when they have calmed down.
+settled() {
+	local h n
+	sleep 3
+	for h in "${HOSTS[@]}"; do
+		echo "cached.$h $(measure "${CACHED[$h]}")"
+		for n in $(seq "$DISKS_EACH"); do echo "serve.$h.$n $(measure "${SERVE[$h.$n]}")"; done
+	done >"$1"
+}
+
+# leaks BEFORE AFTER: fails if a process has more than the most that one of its kind had.
+leaks() {
+	awk -v fds=24 -v threads=24 -v rss=40960 '
+		{ split($1, kind, "."); k = kind[1] }
+		NR == FNR { if ($2 > f[k]) f[k] = $2; if ($3 > t[k]) t[k] = $3; if ($4 > r[k]) r[k] = $4; next }
+		{ print $1 ": descriptors " $2 " (before " f[k] "), threads " $3 " (" t[k] "), KiB " $4 " (" r[k] ")" }
+		$2 > f[k] + fds || $3 > t[k] + threads || $4 > 1.5 * r[k] + rss { print "leak: " $1; bad = 1 }
+		END { exit bad }' "$1" "$2"
+}
+
+# goroutines PID LOG: ends a process and counts the goroutines that it had.
+goroutines() {
+	kill -QUIT "$1"
+	wait "$1" 2>/dev/null || true
+	grep -c '^goroutine ' "$2" || fail "no goroutines in $2"
+}
+
+# victim KIND: what the last one of that kind is called and its process ID.
+hurt() {
+	local what=$((RANDOM % 3)) how=$((RANDOM % 2)) h=$((RANDOM % 3 + 1)) n=$((RANDOM % DISKS_EACH + 1)) z=$((RANDOM % 5 + 1))
+	local pid again name
+	case $what in
+	0) pid=${NODE[$z]} again=(node $z) name="zone node $z" ;;
+	1) pid=${CACHED[$h]} again=(daemon $h) name="daemon of host $h" ;;
+	2) pid=${SERVE[$h.$n]} again=(disks $h $n) name="server $n of host $h" ;;
+	esac
+	if [ $how = 0 ]; then
+		echo "kill -9: $name"
+		kill -9 "$pid"
+		wait "$pid" 2>/dev/null || true
+		sleep "0.$((RANDOM % 10))"
+		"${again[@]}"
+	else
+		echo "freeze: $name"
+		kill -STOP "$pid"
+		sleep "$((RANDOM % 4)).$((RANDOM % 10))"
+		kill -CONT "$pid"
+	fi
+	sleep "0.$((RANDOM % 10))"
+}
+
+faults() {
+	local h end before after load
+	fresh
+	for h in "${HOSTS[@]}"; do CACHED_OPTIONS[$h]="--size 32M"; done # less than the images: there is always something to fetch
+	hosts_up
+	load -for 6s -workers 24 -bound "${BOUND}s" -- 1 2 3 >/dev/null
+	settled "$WORK/before"
+	before=$(goroutines "${CACHED[2]}" "$WORK/h2/cached.log")
+	daemon 2
+	mapfile -t URIS < <(uris 1 2 3)
+	start "$WORK/load.log" "$WORK/bin/nbdload" "${LOAD[@]}" -for "${FAULT_TIME}s" -workers 24 -bound "${BOUND}s" "${URIS[@]}"
+	load=$!
+	end=$((SECONDS + FAULT_TIME - 5))
+	while [ $SECONDS -lt $end ]; do
+		kill -0 "$load" 2>/dev/null || break
+		hurt
+	done
+	wait "$load" || { cat "$WORK/load.log" >&2; fail "reads under faults (SEED=$SEED)"; }
+	cat "$WORK/load.log"
+	for h in "${HOSTS[@]}"; do echo "host $h: $(stats "$h" | jq -c '{hits, misses, flights, timeouts, downloads, failed_downloads, zone_hits, evictions, damaged}')"; done
+	settled "$WORK/after"
+	leaks "$WORK/before" "$WORK/after" || fail "leak (SEED=$SEED)"
+	after=$(goroutines "${CACHED[2]}" "$WORK/h2/cached.log")
+	echo "goroutines of a daemon: $after (before $before)"
+	[ "$after" -le $((before + 24)) ] || fail "$after goroutines, before $before (SEED=$SEED)"
+	daemon 2
+}
+
+# flip FILE OFFSET: turns a byte over.
+flip() {
+	local byte
+	byte=$(od -An -tu1 -j "$2" -N 1 "$1")
+	# shellcheck disable=SC2059
+	printf "\\x$(printf %02x $((byte ^ 0x10)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+
+# flip_files N: flips a byte of N files each in the header, a frame, the page checksums
+# and the trailer. Files that were damaged before are left alone.
+flip_files() {
+	local file size i=0
+	while read -r file; do
+		size=${file##*.}
+		chmod u+w "$file"
+		case $((i % 4)) in
+		0) flip "$file" $((RANDOM % 100)) ;;
+		1) flip "$file" $((size / 2 + RANDOM % (size / 3))) ;;
+		2) flip "$file" $((size + RANDOM % 8)) ;;
+		3) flip "$file" $(($(stat -c %s "$file") - 1 - RANDOM % 16)) ;;
+		esac
+		i=$((i + 1))
+	done < <(find "$WORK/h1/cache/chunks" -type f | shuf --random-source=<(yes "$SEED $1") | head -n $((4 * $1)))
+	echo "$i files damaged"
+}
+
+# healed: every file of host 1's cache has the object that the origin has.
+healed() {
+	local file id size bad=0 n=0
+	while read -r file; do
+		size=${file##*.} id=$(basename "${file%.*}") n=$((n + 1))
+		cmp -s -n "$size" "$file" "$S3_DIR/bucket/images/generations/1/chunks/${id:0:2}/$id" || { echo "$id: other bytes"; bad=$((bad + 1)); }
+	done < <(find "$WORK/h1/cache/chunks" -type f)
+	[ "$n" -gt 50 ] || fail "only $n files in the cache"
+	[ $bad = 0 ] || fail "$bad of $n cache files are still damaged"
+}
+
+# mended DAMAGED: after reads and a scrub all files are right, and DAMAGED were noticed.
+mended() {
+	local n
+	load -starts 8 -ranges 200 -bound 60s -- 1 >/dev/null
+	"$WORK/bin/rivulet" cache scrub --json --cache "$WORK/h1/cached.sock"
+	n=$(stat_of 1 damaged)
+	echo "$n damaged files noticed"
+	[ "$n" -ge "$1" ] || fail "$n damaged files were noticed, want $1"
+	healed
+}
+
+damaged_files() {
+	local h
+	fresh
+	for h in "${HOSTS[@]}"; do CACHED_OPTIONS[$h]="--size 1G"; done
+	hosts_up
+	load -starts 8 -ranges 200 -- 1 >/dev/null
+	flip_files 8 # under readers that have them open
+	mended 32
+	stop "${SERVE[1.1]}"
+	stop "${CACHED[1]}"
+	flip_files 9
+	daemon 1
+	disks 1 1
+	mended 36
+}
+
+# damaged_stripes: spoils each stripe that the three redis nodes have, one node after
+# another, in header, checksum and payload in turn, and all three at once.
+damaged_stripes() {
+	local set z
+	for set in 1 2 3 "1 2 3"; do
+		fresh
+		hosts_up
+		load -starts 2 -ranges "$RANGES" -- 1 >/dev/null
+		sleep 1
+		fresh
+		for z in $set; do
+			redis "$z" --scan | awk 'BEGIN { split("1 6 20 41 45 60 5000", at, " ") } { printf "SETRANGE %s %d RVLT\n", $1, at[NR % 7 + 1] }' | redis "$z" >/dev/null
+		done
+		hosts_up
+		: >"$ORIGIN_LOG"
+		load -starts 2 -ranges "$RANGES" -bound 60s -- 1 >/dev/null
+		echo "stripes damaged on node $set: $(chunk_gets | wc -l) chunks from the origin, $(stat_of 1 zone_hits) from the zone"
+		[ "$(most_gets 0)" -le 1 ] || fail "chunks were fetched again and again"
+		if [ "$set" != "1 2 3" ]; then
+			[ "$(stat_of 1 zone_hits)" -gt 50 ] || fail "one bad stripe of five is too much"
+			[ "$(chunk_gets | wc -l)" = 0 ] || fail "the origin was asked though four stripes are good"
+		fi
+		await 20 stripes_right "$set" || fail "stripes on $set were not healed"
+	done
+}
+
+# stripes_right NODES: no stripe that was read has what damaged_stripes wrote.
+stripes_right() {
+	local z
+	for z in $1; do
+		[ "$(redis "$z" --scan | awk '{ print "GETRANGE " $1 " 0 5004" }' | redis "$z" --raw | grep -ac RVLT || true)" -le 2 ] || return 1
+	done
+}
+
+alone() {
+	local before
+	fresh
+	hosts_up
+	load -starts 4 -ranges "$RANGES" -- 1 >/dev/null
+	before=$(stat_of 1 chunks)
+	kill -STOP "$PROXY_PID"
+	load -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
+	ip -n "$NS-h1" link set eth0 down
+	kill -CONT "$PROXY_PID"
+	load -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
+	stop "${CACHED[1]}"
+	daemon 1
+	[ "$(stat_of 1 chunks)" = "$before" ] || fail "restarted: $(stat_of 1 chunks) chunks of $before"
+	load -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
+	kill -9 "${CACHED[1]}"
+	wait "${CACHED[1]}" 2>/dev/null || true
+	daemon 1
+	load -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
+	[ "$(stat_of 1 hits)" -gt 0 ] || fail "the restarted daemon was not asked"
+	ip -n "$NS-h1" link set eth0 up
+}
+
+step "network, zone, origin"
+network
+for n in "${NODES[@]}"; do node "$n"; done
+origin -latency 5ms
+for h in "${HOSTS[@]}"; do CACHED_OPTIONS[$h]="--size 1G --origin-requests $LIMIT"; done
+hosts_up
+step "$STARTS starts at once ($SECONDS s)"; starts
+step "killed and frozen at random, SEED=$SEED ($SECONDS s)"; faults
+step "bits of cache files ($SECONDS s)"; damaged_files
+step "bits of stripes ($SECONDS s)"; damaged_stripes
+step "no origin, no network ($SECONDS s)"; alone
+echo "testhost: ok ($SECONDS s)"
