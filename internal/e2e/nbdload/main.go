@@ -5,7 +5,7 @@
 //
 // The export of each URI is one of the names. Without -for it makes N starts, all
 // at once: each connects to the next URI in turn and reads the ranges of its disk,
-// which are the same for every start, in the same order. With -for, so many workers
+// which are the same for every start; each begins with another one. With -for, so many workers
 // read ranges at random until the time is over.
 //
 // A connection that ends, or cannot be made, is made anew, and the read repeated:
@@ -116,7 +116,9 @@ func (l *load) read() ([]*reader, error) {
 		g.Go(func() error {
 			defer r.close()
 			if l.length == 0 {
-				return r.start(ctx, r.disk.ranges(rand.New(rand.NewPCG(l.seed, 0)), l.ranges))
+				all := r.disk.ranges(rand.New(rand.NewPCG(l.seed, 0)), l.ranges)
+				first := i % len(all)
+				return r.start(ctx, append(all[first:], all[:first]...))
 			}
 			random := rand.New(rand.NewPCG(l.seed, uint64(i)+1))
 			for time.Now().Before(end) {
