@@ -110,30 +110,50 @@ daemon() {
 stats() { "$WORK/bin/rivulet" cache stats --json --cache "$WORK/h$1/cached.sock"; }
 stat_of() { stats "$1" | jq ".$2"; }
 
-# disks HOST N: starts process N of a host's that serve disks.
+# disks HOST N: starts process N of those that serve a host's disks: 1 is the agent,
+# which knows what it had when it is started again, 2 is rivulet serve.
 disks() {
-	local dir=$WORK/h$1 log=$WORK/h$1/serve$2.log
-	start_on "h$1" "$log" "$WORK/bin/rivulet" serve "${NAMES[@]}" --nbd "unix:$dir/nbd$2.sock" --cache "$dir/cached.sock" --memory "${MEMORY:-8M}"
-	SERVE[$1.$2]=$!
-	await 60 grep -q '^ready ' "$log" || fail "rivulet serve on host $1: not ready after 60 s"
-}
-
-# uris HOST...: of all disks of those hosts.
-uris() {
-	local h n name
-	for n in $(seq "$DISKS_EACH"); do
-		for h; do
-			for name in "${NAMES[@]}"; do echo "nbd+unix:///$name?socket=$WORK/h$h/nbd$n.sock"; done
+	local dir=$WORK/h$1 name
+	case $2 in
+	1)
+		start_on "h$1" "$dir/serve1.log" env XDG_RUNTIME_DIR="$dir" "$WORK/bin/rivulet" agent --state "$dir/state" --agent "$dir/agent.sock" \
+			--cache "$dir/cached.sock" --memory "${MEMORY:-8M}" --keep none
+		SERVE[$1.1]=$!
+		await 60 grep -q '^ready ' "$dir/serve1.log" || fail "agent of host $1: not ready after 60 s"
+		[ -e "$dir/attached" ] && return
+		for name in "${NAMES[@]}"; do
+			on "h$1" "$WORK/bin/rivulet" agent attach "$name" --agent "$dir/agent.sock" --nbd "unix:$dir/nbd1.$name.sock" >/dev/null
 		done
-	done
+		touch "$dir/attached"
+		;;
+	2)
+		start_on "h$1" "$dir/serve2.log" "$WORK/bin/rivulet" serve "${NAMES[@]}" --nbd "unix:$dir/nbd2.sock" --agent none --cache "$dir/cached.sock" --memory "${MEMORY:-8M}"
+		SERVE[$1.2]=$!
+		await 60 grep -q '^ready ' "$dir/serve2.log" || fail "rivulet serve on host $1: not ready after 60 s"
+		;;
+	esac
 }
 
-# load OPTION... -- HOST...: runs nbdload on their disks.
+# served HOST...: URIs of the disks that are served there.
+served() {
+	local h name
+	for h; do for name in "${NAMES[@]}"; do echo "nbd+unix:///$name?socket=$WORK/h$h/nbd1.$name.sock"; done; done
+	for h; do for name in "${NAMES[@]}"; do echo "nbd+unix:///$name?socket=$WORK/h$h/nbd2.sock"; done; done
+}
+
+# attached HOST...: what makes nbdload attach disks to the agents there.
+attached() {
+	local h name
+	for h; do for name in "${NAMES[@]}"; do echo "agent:///$name?socket=$WORK/h$h/agent.sock"; done; done
+}
+
+# load WHICH OPTION... -- HOST...: runs nbdload on the disks that WHICH lists.
 load() {
-	local options=()
+	local which=$1 options=()
+	shift
 	while [ "$1" != -- ]; do options+=("$1"); shift; done
 	shift
-	mapfile -t URIS < <(uris "$@")
+	mapfile -t URIS < <($which "$@")
 	"$WORK/bin/nbdload" "${LOAD[@]}" "${options[@]}" "${URIS[@]}"
 }
 
@@ -176,7 +196,10 @@ peak() {
 	} END { print most + 0 }' "$ORIGIN_LOG"
 }
 
-# measure PID: descriptors, threads, and RSS in KiB.
+# measure PID: descriptors but those of chunks in the cache, threads, RSS in KiB, and
+# descriptors of chunks, how many of them second ones of one chunk.
 measure() {
-	echo "$(find "/proc/$1/fd" -mindepth 1 | wc -l) $(awk '/^Threads/ { print $2 }' "/proc/$1/status") $(awk '/^VmRSS/ { print $2 }' "/proc/$1/status")"
+	find "/proc/$1/fd" -mindepth 1 -printf '%l\n' >"$WORK/fds"
+	echo "$(grep -vc /cache/chunks/ "$WORK/fds" || true) $(awk '/^Threads/ { print $2 }' "/proc/$1/status") $(awk '/^VmRSS/ { print $2 }' "/proc/$1/status")" \
+		"$(grep -c /cache/chunks/ "$WORK/fds" || true) $(grep -o '/cache/chunks/../[0-9a-f]*' "$WORK/fds" | sort | uniq -d | wc -l)"
 }

@@ -3,12 +3,12 @@
 # and faults.
 #
 # Proves, with two images of an OCI layout (base and python3), each host with a host
-# cache and processes that serve disks, and a zone of redis and memcached (hosts.sh),
+# cache, an agent and rivulet serve, and a zone of redis and memcached (hosts.sh),
 # every byte read being compared with the exported image:
-#   - STARTS at once, caches empty: a chunk leaves the origin once per host at most,
+#   - STARTS at once, each attaching a disk of its own to an agent, caches empty: a chunk leaves the origin once per host at most,
 #     and the rate at which a host asks stays under its limit; again: not at all; with
 #     empty host caches and a primed zone: once for all hosts at most;
-#   - zone nodes, daemons and servers of disks killed by -9 or frozen at random under
+#   - zone nodes, daemons, agents and servers killed by -9 or frozen at random under
 #     readers for FAULT_TIME seconds: no wrong byte, no read that fails or takes more
 #     than BOUND seconds, and no leak of memory, descriptors, threads or goroutines;
 #   - flipped bits in every region of cache files, while the daemon runs and while it
@@ -20,7 +20,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 source "$E2E/hosts.sh"
 
-: "${STARTS:=500}" "${RANGES:=48}" "${LIMIT:=30}" "${FAULT_TIME:=40}" "${BOUND:=20}" "${SEED:=$$}"
+: "${STARTS:=500}" "${RANGES:=48}" "${LIMIT:=20}" "${FAULT_TIME:=40}" "${BOUND:=20}" "${SEED:=$$}"
 RANDOM=$SEED
 IMAGES=$(images "$@")
 NAMES=(base python3)
@@ -32,7 +32,7 @@ build
 starts() {
 	local n peak
 	: >"$ORIGIN_LOG"
-	load -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 1 2 3
+	load attached -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 1 2 3
 	n=$(most_gets 0)
 	peak=$(peak)
 	echo "$(chunk_gets | wc -l) chunks fetched, $(chunk_gets | cut -d' ' -f2 | sort -u | wc -l) distinct; most by one host: $n; at most $peak in a second by one host"
@@ -41,17 +41,17 @@ starts() {
 	[ "$peak" -ge $((LIMIT / 2)) ] || fail "the limit of $LIMIT was not in anybody's way"
 
 	: >"$ORIGIN_LOG"
-	load -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 1 2 3
+	load attached -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 1 2 3
 	n=$(chunk_gets | wc -l)
 	[ "$n" = 0 ] || fail "$n chunks were fetched that the host caches have"
 
 	fresh
 	zone_flush
 	hosts_up
-	load -starts 2 -ranges "$RANGES" -- 1 >/dev/null # fills the zone
+	load attached -starts 2 -ranges "$RANGES" -- 1 >/dev/null # fills the zone
 	sleep 1
 	: >"$ORIGIN_LOG"
-	load -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 2 3
+	load attached -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 2 3
 	n=$(most_gets 2)
 	echo "with a primed zone: $(chunk_gets | wc -l) chunks fetched"
 	[ "$n" -le 1 ] || fail "a chunk left the origin $n times, want once"
@@ -73,8 +73,8 @@ leaks() {
 	awk -v fds=24 -v threads=24 -v rss=40960 '
 		{ split($1, kind, "."); k = kind[1] }
 		NR == FNR { if ($2 > f[k]) f[k] = $2; if ($3 > t[k]) t[k] = $3; if ($4 > r[k]) r[k] = $4; next }
-		{ print $1 ": descriptors " $2 " (before " f[k] "), threads " $3 " (" t[k] "), KiB " $4 " (" r[k] ")" }
-		$2 > f[k] + fds || $3 > t[k] + threads || $4 > 1.5 * r[k] + rss { print "leak: " $1; bad = 1 }
+		{ print $1 ": descriptors " $2 " (before " f[k] ") and " $5 " of chunks, threads " $3 " (" t[k] "), KiB " $4 " (" r[k] ")" }
+		$2 > f[k] + fds || $3 > t[k] + threads || $4 > 1.5 * r[k] + rss || $6 > 0 { print "leak: " $1; bad = 1 }
 		END { exit bad }' "$1" "$2"
 }
 
@@ -92,7 +92,7 @@ hurt() {
 	case $what in
 	0) pid=${NODE[$z]} again=(node $z) name="zone node $z" ;;
 	1) pid=${CACHED[$h]} again=(daemon $h) name="daemon of host $h" ;;
-	2) pid=${SERVE[$h.$n]} again=(disks $h $n) name="server $n of host $h" ;;
+	2) pid=${SERVE[$h.$n]} again=(disks $h $n) name="$([ $n = 1 ] && echo agent || echo server) of host $h" ;;
 	esac
 	if [ $how = 0 ]; then
 		echo "kill -9: $name"
@@ -114,12 +114,12 @@ faults() {
 	fresh
 	for h in "${HOSTS[@]}"; do CACHED_OPTIONS[$h]="--size 32M"; done # less than the images: there is always something to fetch
 	hosts_up
-	load -for 6s -workers 24 -bound "${BOUND}s" -- 1 2 3 >/dev/null
+	load served -for 6s -workers 24 -bound "${BOUND}s" -- 1 2 3 >/dev/null
 	settled "$WORK/before"
 	goroutines "${CACHED[2]}" "$WORK/h2/cached.log"
 	before=$GOROUTINES
 	daemon 2
-	mapfile -t URIS < <(uris 1 2 3)
+	mapfile -t URIS < <(served 1 2 3)
 	start "$WORK/load.log" "$WORK/bin/nbdload" "${LOAD[@]}" -for "${FAULT_TIME}s" -workers 24 -bound "${BOUND}s" "${URIS[@]}"
 	load=$!
 	end=$((SECONDS + FAULT_TIME - 5))
@@ -179,7 +179,7 @@ healed() {
 # mended DAMAGED: after reads and a scrub all files are right, and DAMAGED were noticed.
 mended() {
 	local n
-	load -starts 8 -ranges 200 -bound 60s -- 1 >/dev/null
+	load served -starts 8 -ranges 200 -bound 60s -- 1 >/dev/null
 	"$WORK/bin/rivulet" cache scrub --json --cache "$WORK/h1/cached.sock"
 	n=$(stat_of 1 damaged)
 	echo "$n damaged files noticed"
@@ -192,7 +192,7 @@ damaged_files() {
 	fresh
 	for h in "${HOSTS[@]}"; do CACHED_OPTIONS[$h]="--size 1G"; done
 	hosts_up
-	load -starts 8 -ranges 200 -- 1 >/dev/null
+	load served -starts 8 -ranges 200 -- 1 >/dev/null
 	flip_files 8 # under readers that have them open
 	mended 32
 	stop "${SERVE[1.1]}"
@@ -203,37 +203,45 @@ damaged_files() {
 	mended 36
 }
 
-# damaged_stripes: spoils each stripe that the three redis nodes have, one node after
-# another, in header, checksum and payload in turn, and all three at once.
+# spoiled NODES: how many stripes have what damaged_stripes wrote.
+spoiled() {
+	local z
+	for z in $1; do
+		redis "$z" --scan | awk '{ print "GETRANGE " $1 " 0 5004" }' | redis "$z" --raw | grep -ac RVLT || true
+	done | awk '{ n += $1 } END { print n }'
+}
+
+# damaged_stripes: spoils each stripe that a redis node has, in header, checksum and
+# payload in turn, one node after another and then all three at once. A read takes the
+# first four stripes of five that arrive, so it can take some reads until all are met.
 damaged_stripes() {
-	local set z
+	local set z n round HOSTS=(1)
 	for set in 1 2 3 "1 2 3"; do
 		fresh
+		zone_flush
 		hosts_up
-		load -starts 2 -ranges "$RANGES" -- 1 >/dev/null
+		load served -starts 2 -ranges "$RANGES" -- 1 >/dev/null
 		sleep 1
-		fresh
 		for z in $set; do
 			redis "$z" --scan | awk 'BEGIN { split("1 6 20 41 45 60 5000", at, " ") } { printf "SETRANGE %s %d RVLT\n", $1, at[NR % 7 + 1] }' | redis "$z" >/dev/null
 		done
-		hosts_up
-		: >"$ORIGIN_LOG"
-		load -starts 2 -ranges "$RANGES" -bound 60s -- 1 >/dev/null
-		echo "stripes damaged on node $set: $(chunk_gets | wc -l) chunks from the origin, $(stat_of 1 zone_hits) from the zone"
-		[ "$(most_gets 0)" -le 1 ] || fail "chunks were fetched again and again"
-		if [ "$set" != "1 2 3" ]; then
-			[ "$(stat_of 1 zone_hits)" -gt 50 ] || fail "one bad stripe of five is too much"
-			[ "$(chunk_gets | wc -l)" = 0 ] || fail "the origin was asked though four stripes are good"
-		fi
-		await 20 stripes_right "$set" || fail "stripes on $set were not healed"
-	done
-}
-
-# stripes_right NODES: no stripe that was read has what damaged_stripes wrote.
-stripes_right() {
-	local z
-	for z in $1; do
-		[ "$(redis "$z" --scan | awk '{ print "GETRANGE " $1 " 0 5004" }' | redis "$z" --raw | grep -ac RVLT || true)" -le 2 ] || return 1
+		n=$(spoiled "$set")
+		[ "$n" -gt 50 ] || fail "only $n stripes were damaged"
+		for round in 1 2 3 4 5 6 7 8; do
+			fresh
+			hosts_up
+			: >"$ORIGIN_LOG"
+			load served -starts 2 -ranges "$RANGES" -bound 60s -- 1 >/dev/null
+			sleep 0.5
+			echo "node $set, read $round: $n stripes damaged, $(chunk_gets | wc -l) chunks from the origin, $(stat_of 1 zone_hits) from the zone; then $(spoiled "$set") damaged"
+			[ "$(most_gets 0)" -le 1 ] || fail "chunks were fetched again and again"
+			if [ "$set" != "1 2 3" ]; then
+				[ "$(chunk_gets | wc -l)" -le 2 ] || fail "the origin was asked though four stripes of five are good"
+			fi
+			n=$(spoiled "$set")
+			[ "$n" != 0 ] || break
+		done
+		[ "$n" = 0 ] || fail "$n stripes were not healed"
 	done
 }
 
@@ -241,21 +249,21 @@ alone() {
 	local before
 	fresh
 	hosts_up
-	load -starts 4 -ranges "$RANGES" -- 1 >/dev/null
+	load served -starts 4 -ranges "$RANGES" -- 1 >/dev/null
 	before=$(stat_of 1 chunks)
 	kill -STOP "$PROXY_PID"
-	load -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
+	load served -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
 	ip -n "$NS-h1" link set eth0 down
 	kill -CONT "$PROXY_PID"
-	load -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
+	load served -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
 	stop "${CACHED[1]}"
 	daemon 1
 	[ "$(stat_of 1 chunks)" = "$before" ] || fail "restarted: $(stat_of 1 chunks) chunks of $before"
-	load -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
+	load served -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
 	kill -9 "${CACHED[1]}"
 	wait "${CACHED[1]}" 2>/dev/null || true
 	daemon 1
-	load -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
+	load served -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
 	[ "$(stat_of 1 hits)" -gt 0 ] || fail "the restarted daemon was not asked"
 	ip -n "$NS-h1" link set eth0 up
 }

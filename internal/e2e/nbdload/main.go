@@ -3,7 +3,9 @@
 //
 //	nbdload -disk NAME=FILE... [-starts N] [-ranges N] [-for 20s] [-workers N] [-bound 10s] URI...
 //
-// The export of each URI is one of the names. Without -for it makes N starts, all
+// The export of each URI is one of the names. A URI agent:///NAME?socket=PATH has the
+// agent at that socket attach the image NAME of $RIVULET_STORE for each start, and
+// detach it when it is done. Without -for it makes N starts, all
 // at once: each connects to the next URI in turn and reads the ranges of its disk,
 // which are the same for every start; each begins with another one. With -for, so many workers
 // read ranges at random until the time is over.
@@ -89,13 +91,23 @@ func (l *load) addDisk(s string) error {
 
 // disk returns what the export of uri has to hold.
 func (l *load) disk(uri string) (*reference, error) {
-	a, err := nbdclient.ParseURI(uri)
-	if err != nil {
-		return nil, err
+	var name string
+	if strings.HasPrefix(uri, "agent:") {
+		image, _, err := splitAgent(uri)
+		if err != nil {
+			return nil, err
+		}
+		name = image
+	} else {
+		a, err := nbdclient.ParseURI(uri)
+		if err != nil {
+			return nil, err
+		}
+		name = a.Export
 	}
-	r := l.disks[a.Export]
+	r := l.disks[name]
 	if r == nil {
-		return nil, fmt.Errorf("%s: no -disk %s=FILE", uri, a.Export)
+		return nil, fmt.Errorf("%s: no -disk %s=FILE", uri, name)
 	}
 	return r, nil
 }
@@ -108,28 +120,38 @@ func (l *load) read() ([]*reader, error) {
 	}
 	g, ctx := errgroup.WithContext(context.Background())
 	readers := make([]*reader, n)
-	end := time.Now().Add(l.length)
 	for i := range readers {
 		r := &reader{uri: l.uris[i%len(l.uris)], bound: l.bound}
 		r.disk, _ = l.disk(r.uri)
 		readers[i] = r
 		g.Go(func() error {
-			defer r.close()
-			if l.length == 0 {
-				all := r.disk.ranges(rand.New(rand.NewPCG(l.seed, 0)), l.ranges)
-				first := i % len(all)
-				return r.start(ctx, append(all[first:], all[:first]...))
+			if !strings.HasPrefix(r.uri, "agent:") {
+				return l.run(ctx, i, r)
 			}
-			random := rand.New(rand.NewPCG(l.seed, uint64(i)+1))
-			for time.Now().Before(end) {
-				if err := r.start(ctx, r.disk.ranges(random, 1)); err != nil {
-					return err
-				}
-			}
-			return nil
+			return attached(ctx, r.uri, i, func(uri string) error {
+				r.uri = uri
+				return l.run(ctx, i, r)
+			})
 		})
 	}
 	return readers, g.Wait()
+}
+
+// run is what reader i does.
+func (l *load) run(ctx context.Context, i int, r *reader) error {
+	defer r.close()
+	if l.length == 0 {
+		all := r.disk.ranges(rand.New(rand.NewPCG(l.seed, 0)), l.ranges)
+		first := i % len(all)
+		return r.start(ctx, append(all[first:], all[:first]...))
+	}
+	random := rand.New(rand.NewPCG(l.seed, uint64(i)+1))
+	for end := time.Now().Add(l.length); time.Now().Before(end); {
+		if err := r.start(ctx, r.disk.ranges(random, 1)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A result is what is printed.
