@@ -28,5 +28,6 @@ run agent.sh "$images"
 run faults.sh "$images"
 run stores.sh "$images" "${names[@]}"
 run registries.sh "$images" "${names[@]}"
+run testhost.sh "$images"
 [ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}"; exit 1; }
 echo "all checks passed or were skipped as said"

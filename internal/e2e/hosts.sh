@@ -134,10 +134,16 @@ disks() {
 	esac
 }
 
-# served HOST...: URIs of the disks that are served there.
-served() {
+# served HOST...: URIs of the disks that are served there, by_agent and by_server.
+served() { by_agent "$@"; by_server "$@"; }
+
+by_agent() {
 	local h name
 	for h; do for name in "${NAMES[@]}"; do echo "nbd+unix:///$name?socket=$WORK/h$h/nbd1.$name.sock"; done; done
+}
+
+by_server() {
+	local h name
 	for h; do for name in "${NAMES[@]}"; do echo "nbd+unix:///$name?socket=$WORK/h$h/nbd2.sock"; done; done
 }
 

@@ -245,26 +245,33 @@ damaged_stripes() {
 	done
 }
 
+# alone: the agent reads, and when origin and network are gone rivulet serve, which has
+# nothing of it yet, reads the same.
 alone() {
 	local before
 	fresh
 	hosts_up
-	load served -starts 4 -ranges "$RANGES" -- 1 >/dev/null
+	load by_agent -starts 4 -ranges "$RANGES" -- 1 >/dev/null
 	before=$(stat_of 1 chunks)
 	kill -STOP "$PROXY_PID"
-	load served -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
+	load by_agent -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
 	ip -n "$NS-h1" link set eth0 down
 	kill -CONT "$PROXY_PID"
-	load served -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
 	stop "${CACHED[1]}"
 	daemon 1
 	[ "$(stat_of 1 chunks)" = "$before" ] || fail "restarted: $(stat_of 1 chunks) chunks of $before"
-	load served -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
+	load by_server -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
+	[ "$(stat_of 1 hits)" -gt 50 ] || fail "the restarted daemon was not asked"
 	kill -9 "${CACHED[1]}"
 	wait "${CACHED[1]}" 2>/dev/null || true
 	daemon 1
+	[ "$(stat_of 1 chunks)" = "$before" ] || fail "restarted after kill -9: $(stat_of 1 chunks) chunks of $before"
 	load served -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
-	[ "$(stat_of 1 hits)" -gt 0 ] || fail "the restarted daemon was not asked"
+	if [ -n "${TRY_AGENT:-}" ]; then
+		stop "${SERVE[1.1]}"
+		disks 1 1
+		load by_agent -starts 10 -ranges "$RANGES" -bound "${BOUND}s" -- 1 || { cat $WORK/h1/serve1.log; echo "AGENT CANNOT"; }
+	fi
 	ip -n "$NS-h1" link set eth0 up
 }
 

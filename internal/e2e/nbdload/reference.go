@@ -14,8 +14,11 @@ const (
 	seekHole = 4
 )
 
-// longest bounds a read, in bytes.
-const longest = 128 << 10
+// A read is of block << 0 to block << 5 bytes.
+const (
+	block = 4096
+	sizes = 6
+)
 
 // An extent is bytes of a disk.
 type extent struct{ offset, length int64 }
@@ -54,8 +57,8 @@ func openReference(path string) (*reference, error) {
 	return r, nil
 }
 
-// ranges picks n ranges of 4 KiB to longest in data, each in whole blocks where
-// the data allows.
+// ranges picks n ranges of 4 to 128 KiB in data, shorter where data ends. Each
+// begins at a block.
 func (r *reference) ranges(random *rand.Rand, n int) []extent {
 	list := make([]extent, n)
 	for i := range list {
@@ -65,8 +68,8 @@ func (r *reference) ranges(random *rand.Rand, n int) []extent {
 				at -= x.length
 				continue
 			}
-			at &^= 4095
-			list[i] = extent{x.offset + at, min(4096<<random.IntN(6), x.length-at)}
+			at &^= block - 1
+			list[i] = extent{x.offset + at, min(block<<random.IntN(sizes), x.length-at)}
 			break
 		}
 	}
