@@ -20,7 +20,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 source "$E2E/hosts.sh"
 
-: "${STARTS:=500}" "${RANGES:=48}" "${LIMIT:=20}" "${FAULT_TIME:=40}" "${BOUND:=20}" "${SEED:=$$}"
+: "${STARTS:=500}" "${RANGES:=48}" "${LIMIT:=20}" "${FAULT_TIME:=30}" "${BOUND:=20}" "${SEED:=$$}"
 RANDOM=$SEED
 IMAGES=$(images "$@")
 NAMES=(base python3)
@@ -267,11 +267,6 @@ alone() {
 	daemon 1
 	[ "$(stat_of 1 chunks)" = "$before" ] || fail "restarted after kill -9: $(stat_of 1 chunks) chunks of $before"
 	load served -starts 100 -ranges "$RANGES" -bound "${BOUND}s" -- 1
-	if [ -n "${TRY_AGENT:-}" ]; then
-		stop "${SERVE[1.1]}"
-		disks 1 1
-		load by_agent -starts 10 -ranges "$RANGES" -bound "${BOUND}s" -- 1 || { cat $WORK/h1/serve1.log; echo "AGENT CANNOT"; }
-	fi
 	ip -n "$NS-h1" link set eth0 up
 }
 
