@@ -41,14 +41,6 @@ second_layer() {
 	echo "$(jq -r '.layers[1].digest' "$(blob "$IMAGES" "$manifest")") $(jq -r '.rootfs.diff_ids[1]' "$(blob "$IMAGES" "$config")")"
 }
 
-# flip FILE [OFFSET]: turns one byte over, by default in the middle.
-flip() {
-	local at=${2:-$(($(stat -c %s "$1") / 2))} byte
-	byte=$(od -An -tu1 -j "$at" -N 1 "$1")
-	# shellcheck disable=SC2059
-	printf "\\x$(printf %02x $((byte ^ 0x55)))" | dd of="$1" bs=1 seek="$at" conv=notrunc status=none
-}
-
 halve() { truncate -s $(($(stat -c %s "$1") / 2)) "$1"; }
 
 damaged_layers() {

@@ -172,6 +172,14 @@ fault_proxy() {
 	PROXY=$(sed -n 's/^ready //p;T;q' "$log")
 }
 
+# flip FILE [OFFSET]: turns one byte over, by default in the middle.
+flip() {
+	local at=${2:-$(($(stat -c %s "$1") / 2))} byte
+	byte=$(od -An -tu1 -j "$at" -N 1 "$1")
+	# shellcheck disable=SC2059
+	printf "\\x$(printf %02x $((byte ^ 0x55)))" | dd of="$1" bs=1 seek="$at" conv=notrunc status=none
+}
+
 # loop_mount FILE DIR: mounts an ext4 image read-only without replaying its journal.
 loop_mount() {
 	mkdir -p "$2"

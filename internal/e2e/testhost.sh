@@ -139,14 +139,6 @@ faults() {
 	daemon 2
 }
 
-# flip FILE OFFSET: turns a byte over.
-flip() {
-	local byte
-	byte=$(od -An -tu1 -j "$2" -N 1 "$1")
-	# shellcheck disable=SC2059
-	printf "\\x$(printf %02x $((byte ^ 0x10)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
-}
-
 # flip_files N: flips a byte of N files each in the header, a frame, the page checksums
 # and the trailer. Files that were damaged before are left alone.
 flip_files() {
