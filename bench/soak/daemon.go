@@ -68,12 +68,12 @@ func (d *daemon) trouble(ctx context.Context, rng *rand.Rand) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(10*time.Second + rand.N(10*time.Second)):
+		case <-time.After(10*time.Second + between(rng, 10*time.Second)):
 		}
 		if rng.IntN(2) == 0 {
 			d.kills++
 			d.kill()
-			time.Sleep(rand.N(2 * time.Second))
+			time.Sleep(between(rng, 2*time.Second))
 			if err := d.start(); err != nil {
 				return err
 			}
@@ -81,9 +81,14 @@ func (d *daemon) trouble(ctx context.Context, rng *rand.Rand) error {
 		}
 		d.stalls++
 		_ = d.cmd.Process.Signal(syscall.SIGSTOP)
-		time.Sleep(rand.N(4 * time.Second))
+		time.Sleep(between(rng, 4*time.Second))
 		_ = d.cmd.Process.Signal(syscall.SIGCONT)
 	}
+}
+
+// between returns a time from 0 to most.
+func between(rng *rand.Rand, most time.Duration) time.Duration {
+	return time.Duration(rng.Int64N(int64(most)))
 }
 
 // A use is what a process takes.

@@ -86,7 +86,7 @@ func TestHitRatios(t *testing.T) {
 }
 
 func TestMemory(t *testing.T) {
-	w := watch{samples: []sample{{at: time.Second, daemon: use{rss: 10}}, {at: 2 * time.Second, daemon: use{rss: 20}}, {at: 9 * time.Second, daemon: use{rss: 90}}}}
+	w := watch{samples: []sample{{at: time.Second, daemon: use{rss: 10}}, {at: 2 * time.Second, daemon: use{rss: 20}}, {at: 3 * time.Second}, {at: 9 * time.Second, daemon: use{rss: 90}}}}
 	if m := w.memory(0, 5*time.Second); m != 15 {
 		t.Errorf("mean of 10 and 20 is %v", m)
 	}

@@ -53,11 +53,11 @@ func (w *watch) run(ctx context.Context) error {
 	}
 }
 
-// memory returns the daemon's mean RSS between two times, in KiB.
+// memory returns the daemon's mean RSS between two times, in KiB, while it was alive.
 func (w *watch) memory(from, to time.Duration) float64 {
 	sum, n := 0.0, 0
 	for _, s := range w.samples {
-		if s.at >= from && s.at < to {
+		if s.at >= from && s.at < to && s.daemon.rss > 0 {
 			sum += float64(s.daemon.rss)
 			n++
 		}
