@@ -29,6 +29,9 @@ PATH=$PATH:$(go env GOPATH 2>/dev/null || true)/bin
 need_hosts
 build
 
+# zone_filled: the zone, which was empty, has what host 1 has.
+zone_filled() { [ "$(redis 1 DBSIZE)" -ge "$(stat_of 1 chunks)" ] && [ "$(redis 3 DBSIZE)" -ge "$(stat_of 1 chunks)" ]; }
+
 starts() {
 	local n peak
 	: >"$ORIGIN_LOG"
@@ -48,8 +51,8 @@ starts() {
 	fresh
 	zone_flush
 	hosts_up
-	load attached -starts 2 -ranges "$RANGES" -- 1 >/dev/null # fills the zone
-	sleep 1
+	load attached -starts 2 -ranges "$RANGES" -- 1 >/dev/null
+	await 10 zone_filled || echo "the zone was not filled in 10 s"
 	: >"$ORIGIN_LOG"
 	load attached -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 2 3
 	n=$(most_gets 2)
@@ -213,7 +216,7 @@ damaged_stripes() {
 		zone_flush
 		hosts_up
 		load served -starts 2 -ranges "$RANGES" -- 1 >/dev/null
-		sleep 1
+		await 10 zone_filled || echo "the zone was not filled in 10 s"
 		for z in $set; do
 			redis "$z" --scan | awk 'BEGIN { split("1 6 20 41 45 60 5000", at, " ") } { printf "SETRANGE %s %d RVLT\n", $1, at[NR % 7 + 1] }' | redis "$z" >/dev/null
 		done
