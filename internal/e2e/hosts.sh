@@ -28,8 +28,12 @@ need_hosts() {
 # on NAME CMD...: runs CMD in the namespace of NAME.
 on() { ip netns exec "$NS-$1" "${@:2}"; }
 
-# start_on NAME LOG CMD...: start, in the namespace of NAME.
-start_on() { start "$2" ip netns exec "$NS-$1" "${@:3}"; }
+# start_on NAME LOG CMD...: start, in the namespace of NAME. What an earlier process wrote
+# to LOG is gone before it returns.
+start_on() {
+	rm -f "$2"
+	start "$2" ip netns exec "$NS-$1" "${@:3}"
+}
 
 # network: makes all namespaces: hN at .N, zN at .10+N, origin at .100.
 network() {
