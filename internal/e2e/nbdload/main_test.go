@@ -26,9 +26,11 @@ type device struct {
 	blockdev.Device
 	flip, broken atomic.Bool
 	pause        atomic.Int64 // nanoseconds
+	reads        atomic.Int64
 }
 
 func (d *device) ReadAt(p []byte, off int64) (int, error) {
+	d.reads.Add(1)
 	time.Sleep(time.Duration(d.pause.Load()))
 	if d.broken.Load() {
 		return 0, errors.New("broken")
@@ -113,26 +115,25 @@ func TestStarts(t *testing.T) {
 	}
 }
 
-// TestReconnects has the server away for a while.
+// TestReconnects has another server in the place of the first.
 func TestReconnects(t *testing.T) {
 	content := blockdevtest.Pattern(diskSize, 1)
 	l, socket := newLoad(t, content)
-	l.length = 400 * time.Millisecond
-	_, end := serve(t, socket, content)
+	l.length = 2 * time.Second
+	d, end := serve(t, socket, content)
+	var readers []*reader
+	failed := make(chan error, 1)
 	go func() {
-		time.Sleep(100 * time.Millisecond)
-		end()
-		time.Sleep(100 * time.Millisecond)
-		d := &device{Device: blockdevtest.NewMemory(content, nil)}
-		s := &nbd.Server{Log: slog.New(slog.DiscardHandler)}
-		_ = s.AddExport(nbd.Export{Name: "disk", Device: d})
-		if ln, err := nbd.Listen("unix:" + socket); err == nil {
-			t.Cleanup(s.Close)
-			_ = s.Serve(context.Background(), ln)
-		}
+		var err error
+		readers, err = l.read()
+		failed <- err
 	}()
-	readers, err := l.read()
-	if err != nil {
+	for d.reads.Load() < 100 { // then somebody has the answer to a first read
+		time.Sleep(time.Millisecond)
+	}
+	end()
+	serve(t, socket, content)
+	if err := <-failed; err != nil {
 		t.Fatal(err)
 	}
 	if s := summary(readers, time.Second); s.Reconnects == 0 {
