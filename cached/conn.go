@@ -56,6 +56,7 @@ func (c *conn) end() { c.ending.Do(func() { close(c.quit) }) }
 // protocol.
 func (c *conn) receive() {
 	defer c.server.running.Done()
+	defer c.wire.EndReading()
 	err := c.greet()
 	for err == nil {
 		err = c.next()

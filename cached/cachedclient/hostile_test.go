@@ -149,9 +149,14 @@ func TestHostileDaemon(t *testing.T) {
 		"a miss of no known reason":   send(wire.Miss, wire.Refusal{Reason: 200}.Append, nil),
 		"nonsense":                    raw([]byte("HTTP/1.1 200 OK\r\n\r\n")),
 		"an answer nobody asked for":  raw(wire.Header{Type: wire.Done, Request: 1 << 60}.Append(nil)),
-		"half a message":              raw(wire.Header{Type: wire.Done, Request: 1}.Append(nil)[:9]),
-		"the end":                     func(*wire.Conn, *wire.Message) bool { return false },
-		"silence":                     func(*wire.Conn, *wire.Message) bool { return true },
+		"descriptors nobody asked for": func(c *wire.Conn, _ *wire.Message) bool {
+			fd := int(zeros.Fd())
+			_, _, err := c.Socket().WriteMsgUnix(wire.Header{Type: wire.Done, Request: 1 << 60}.Append(nil), syscall.UnixRights(fd, fd, fd, fd), nil)
+			return err == nil
+		},
+		"half a message": raw(wire.Header{Type: wire.Done, Request: 1}.Append(nil)[:9]),
+		"the end":        func(*wire.Conn, *wire.Message) bool { return false },
+		"silence":        func(*wire.Conn, *wire.Message) bool { return true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			socket := impostor(t, answer)

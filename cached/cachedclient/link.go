@@ -103,6 +103,7 @@ func (c *Client) dial() {
 	close(c.dialing)
 	c.dialing = nil
 	if err == nil && c.closed {
+		l.wire.EndReading()
 		_ = l.wire.Close()
 		return
 	}
@@ -144,6 +145,7 @@ func (c *Client) greet() (*link, error) {
 	stop := context.AfterFunc(c.done, func() { _ = socket.Close() })
 	defer stop()
 	if l.terms, err = l.hello(); err != nil {
+		l.wire.EndReading()
 		_ = socket.Close()
 		return nil, err
 	}
@@ -180,6 +182,7 @@ func (l *link) hello() (wire.Terms, error) {
 // of life when there was none for a quarter of Config.Silence.
 func (l *link) receive() {
 	defer func() { _ = l.wire.Close() }()
+	defer l.wire.EndReading()
 	for {
 		m, err := l.wire.Read()
 		if errors.Is(err, os.ErrDeadlineExceeded) {

@@ -72,6 +72,9 @@ func (d *decoder) space() []byte {
 func (d *decoder) arrived(n int, files []int) error {
 	d.end += n
 	d.files = append(d.files, files...)
+	if !d.answers && len(d.files) > 0 {
+		return malformed("%d descriptors, and no request has one", len(d.files))
+	}
 	if len(d.files) > MaxFiles {
 		return malformed("%d descriptors that belong to no message", len(d.files))
 	}
@@ -132,6 +135,10 @@ type Conn struct {
 func NewConn(socket *net.UnixConn, answers bool, patience time.Duration) *Conn {
 	return &Conn{socket: socket, decoder: decoder{answers: answers}, patience: patience}
 }
+
+// EndReading closes the descriptors that have arrived and that no message took.
+// Whoever reads calls it when it reads no more, whatever the reason.
+func (c *Conn) EndReading() { c.decoder.close() }
 
 // Close closes the socket. Reading ends.
 func (c *Conn) Close() error { return c.socket.Close() }
