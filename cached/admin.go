@@ -11,20 +11,6 @@ import (
 	"github.com/rivuletfs/rivulet/store/cache"
 )
 
-// damaged looks at a chunk of which a client says that it is not what its name
-// promises. It is dropped if that is so.
-func (c *conn) damaged(m *wire.Message) error {
-	id, err := wire.ParseID(m.Payload)
-	if err != nil {
-		return err
-	}
-	c.server.stats.complaints.Add(1)
-	if _, err := c.server.cache.Damaged(c.server.done, id); err != nil {
-		return c.fail(m.Request, wire.Internal, err.Error())
-	}
-	return c.done(m.Request)
-}
-
 // touch notes that a client uses chunks by descriptors that it has, and tells
 // which of them are not in the cache any more.
 func (c *conn) touch(m *wire.Message) error {

@@ -48,6 +48,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/internal/loglimit"
+	"github.com/rivuletfs/rivulet/internal/tokenbucket"
 	"github.com/rivuletfs/rivulet/store/cache"
 	"github.com/rivuletfs/rivulet/store/download"
 	"github.com/rivuletfs/rivulet/tier"
@@ -113,6 +114,8 @@ type Server struct {
 	stats    counters
 	scrub    atomic.Bool // one runs
 
+	complaints complaints
+
 	done    context.Context // ends at Close
 	stop    context.CancelFunc
 	running sync.WaitGroup // every goroutine
@@ -151,6 +154,7 @@ func New(c Config) (*Server, error) {
 		slots: make(chan struct{}, c.Downloads), logger: loglimit.New(c.Logger),
 		flights: make(map[chunk.ID]*flight), leases: make(map[uint64]*flight),
 		conns: make(map[*conn]struct{}), listeners: make(map[net.Listener]struct{}),
+		complaints: complaints{users: make(map[int]*tokenbucket.Bucket)},
 	}
 	s.done, s.stop = context.WithCancel(context.Background())
 	return s, nil

@@ -1,13 +1,16 @@
 package cached_test
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rivuletfs/rivulet/cached/cachedtest"
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
 )
 
 // openFiles counts the descriptors of this process.
@@ -29,6 +32,67 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("not within 10 s: %s", what)
 		}
+	}
+}
+
+// TestComplaints has a client complain of good chunks without end, over several
+// connections: most are not looked at. True ones always are.
+func TestComplaints(t *testing.T) {
+	o := full(1)
+	d := cachedtest.Start(t, nil)
+	k := talk(t, d.Socket)
+	k.depositAll(k.lease(o.ID), o.Bytes)
+	complain := func(k *talker) wire.Type {
+		k.send(wire.Damaged, func(b []byte) []byte { return wire.AppendIDs(b, o.ID) })
+		return k.next().Type
+	}
+	spoil(t, d.Dir, &o)
+	k.get(o.ID, 0, 0, 0)
+	m := k.wait(wire.Hit)
+	m.Close()
+	for range 50 { // the first one is true, and the others cost nothing
+		if got := complain(k); got != wire.Done {
+			t.Fatalf("a true complaint: %v", got)
+		}
+	}
+	k.depositAll(k.lease(o.ID), o.Bytes)
+	begun, read := time.Now(), d.Cache.Stats().ScrubbedBytes
+	var done, refused int
+	for range 5 {
+		k := talk(t, d.Socket)
+		for range 20 {
+			switch complain(k) {
+			case wire.Done:
+				done++
+			case wire.Fail:
+				refused++
+			}
+		}
+	}
+	most := 16 + int(time.Since(begun).Seconds()) + 1
+	if done < 16 || done > most || done+refused != 100 {
+		t.Errorf("%d complaints were looked into, %d refused", done, refused)
+	}
+	if read = d.Cache.Stats().ScrubbedBytes - read; read < int64(done*len(o.Bytes)) || read > int64(most*(len(o.Bytes)+4096)) {
+		t.Errorf("%d bytes were read for %d complaints", read, done)
+	}
+}
+
+// spoil changes a byte in a chunk's file.
+func spoil(t *testing.T, dir string, o *chunktest.Object) {
+	t.Helper()
+	name := o.ID.String()
+	list, err := filepath.Glob(filepath.Join(dir, "chunks", name[:2], name+".*"))
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%d files, %v", len(list), err)
+	}
+	f, err := os.OpenFile(list[0], os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt([]byte{o.Bytes[9000] ^ 1}, 9000)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
 

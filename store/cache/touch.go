@@ -24,3 +24,11 @@ func (c *Cache) Unchecked(id chunk.ID) bool {
 	e, err := c.find(id)
 	return err == nil && !e.checked
 }
+
+// Holds reports whether chunk id is held. It counts for nothing.
+func (c *Cache) Holds(id chunk.ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, err := c.find(id)
+	return err == nil
+}

@@ -272,7 +272,7 @@ const (
 	Waited   Reason = 1 // Miss: it took too long
 	NoRoom   Reason = 2 // Miss: the cache cannot take the chunk
 	NoOrigin Reason = 3 // Miss: nobody's request brought it
-	Busy     Reason = 4 // Miss: too much is under way
+	Busy     Reason = 4 // Miss or Fail: too much is under way
 	Closing  Reason = 5 // Miss: the daemon ends
 	Internal Reason = 6 // Miss or Fail: the daemon's disk, or memory
 
