@@ -109,7 +109,6 @@ type Server struct {
 	lease    time.Duration
 	wait     time.Duration
 	group    int
-	slots    chan struct{} // one for each goroutine that fetches
 	logger   *slog.Logger
 	stats    counters
 	scrub    atomic.Bool // one runs
@@ -122,6 +121,7 @@ type Server struct {
 
 	mu        sync.Mutex // guards what follows, and flights
 	closed    bool
+	places    places
 	flights   map[chunk.ID]*flight
 	leases    map[uint64]*flight
 	lastLease uint64
@@ -151,7 +151,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{
 		cache: c.Cache, download: c.Download, zone: c.Zone, limit: c.Limit, lease: c.Lease, wait: c.Wait, group: c.Group,
-		slots: make(chan struct{}, c.Downloads), logger: loglimit.New(c.Logger),
+		places: places{most: c.Downloads}, logger: loglimit.New(c.Logger),
 		flights: make(map[chunk.ID]*flight), leases: make(map[uint64]*flight),
 		conns: make(map[*conn]struct{}), listeners: make(map[net.Listener]struct{}),
 		complaints: complaints{users: make(map[int]*tokenbucket.Bucket)},

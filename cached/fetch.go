@@ -172,21 +172,34 @@ func (c *conn) fetch(m *wire.Message) error {
 		return c.fail(m.Request, wire.NoLease, "")
 	}
 	s.unlease(f)
-	flow := strconv.Itoa(c.who.pid)
-	select {
-	case s.slots <- struct{}{}:
-		f.stage = fetching
-		s.running.Add(1)
-		go func() {
-			defer s.running.Done()
-			defer func() { <-s.slots }()
-			s.bring(f, r, flow)
-		}()
-	default:
+	taken := s.startDownload(f, r, strconv.Itoa(c.who.pid))
+	if !taken {
 		s.giveUp(f, tooBusy)
 	}
 	s.mu.Unlock()
+	if !taken {
+		return c.fail(m.Request, tooBusy.Reason, tooBusy.Text)
+	}
 	return c.done(m.Request)
+}
+
+// startDownload has f's chunk downloaded, and reports whether there is a place
+// for it. mu is held.
+func (s *Server) startDownload(f *flight, r origin.Request, flow string) bool {
+	p := f.priority.Priority()
+	if !s.places.take(p) {
+		return false
+	}
+	f.stage = fetching
+	s.running.Add(1)
+	go func() {
+		defer s.running.Done()
+		s.bring(f, r, flow)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.places.free(p)
+	}()
+	return true
 }
 
 // bring downloads a chunk, in turn with those of other flows.

@@ -8,8 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rivuletfs/rivulet/cached"
 	"github.com/rivuletfs/rivulet/cached/cachedtest"
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
+	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
 )
 
@@ -75,6 +77,29 @@ func TestComplaints(t *testing.T) {
 	}
 	if read = d.Cache.Stats().ScrubbedBytes - read; read < int64(done*len(o.Bytes)) || read > int64(most*(len(o.Bytes)+4096)) {
 		t.Errorf("%d bytes were read for %d complaints", read, done)
+	}
+}
+
+// TestDemandFindsPlace takes all the places for downloads that nobody waits for:
+// more of them are refused, and one that a guest waits for is not.
+func TestDemandFindsPlace(t *testing.T) {
+	d := cachedtest.Start(t, func(c *cached.Config) { c.Downloads = 8 })
+	list := []chunktest.Object{full(1), full(2), full(3), full(4)}
+	origin := cachedtest.NewOrigin(t, list...)
+	letGo := half(origin)
+	defer letGo()
+	k := talk(t, d.Socket)
+	for i, want := range []wire.Type{wire.Done, wire.Done, wire.Fail, wire.Done} {
+		o, p := &list[i], chunk.Fill
+		if i == 3 {
+			p = chunk.Demand
+		}
+		k.send(wire.Get, (&wire.Want{ID: o.ID, WaitMillis: long, Priority: p}).Append)
+		r, _ := wire.ParseRight(k.wait(wire.Lease).Payload)
+		k.fetch(r.Lease, origin, o.ID)
+		if m := k.wait(want); want == wire.Fail && wire.Reason(m.Payload[0]) != wire.Busy {
+			t.Errorf("refused: %q", m.Payload)
+		}
 	}
 }
 

@@ -92,7 +92,7 @@ func (q *quest) step(ctx context.Context) (n int, done bool, err error) {
 		return q.useLease(ctx, right)
 	case wire.Miss:
 		miss, err := wire.ParseRefusal(a.payload)
-		if err == nil && miss.Reason == wire.Busy && sleep(ctx, busyPause/2+rand.N(busyPause)) {
+		if err == nil && miss.Reason == wire.Busy && pauseBusy(ctx) {
 			return 0, false, nil
 		}
 	default:
@@ -139,6 +139,10 @@ func (c *Client) watchUrgency(ctx context.Context, id chunk.ID, p chunk.Priority
 		<-ended
 	}
 }
+
+// pauseBusy waits before a daemon that has too much to do is asked again. It
+// reports whether ctx has not ended.
+func pauseBusy(ctx context.Context) bool { return sleep(ctx, busyPause/2+rand.N(busyPause)) }
 
 // sleep reports whether it slept so long before ctx ended.
 func sleep(ctx context.Context, d time.Duration) bool {
@@ -257,8 +261,14 @@ func (q *quest) handOver(ctx context.Context, lease uint64) bool {
 		return true
 	}
 	f, err := wire.ParseRefusal(a.payload)
-	if err != nil || f.Reason == wire.NoLease {
-		return err == nil
+	switch {
+	case err != nil:
+		return false
+	case f.Reason == wire.Busy: // and has taken the lease back
+		q.leases--
+		return pauseBusy(ctx)
+	case f.Reason == wire.NoLease:
+		return true
 	}
 	c.logger.Warn("host cache does not send the request", "chunk", q.id, "reason", f.Text)
 	return false

@@ -221,6 +221,34 @@ func TestDescriptorsRunOut(t *testing.T) {
 	}
 }
 
+// TestBusy has the daemon refuse requests for a while because too many wait: the
+// client asks again, and does not read the origin itself.
+func TestBusy(t *testing.T) {
+	o := chunks(1)[0]
+	file := fileWith(t, o.Bytes)
+	refused := 0
+	socket := impostor(t, func(c *wire.Conn, m *wire.Message) bool {
+		switch {
+		case m.Type == wire.Fetch && refused < maxLeases+2:
+			refused++
+			return c.Write(wire.Fail, m.Request, wire.Refusal{Reason: wire.Busy}.Append, nil) == nil
+		case m.Type == wire.Get && refused < maxLeases+2:
+			return c.Write(wire.Lease, m.Request, wire.Right{Lease: uint64(refused + 1), Millis: 1000}.Append, nil) == nil
+		case m.Type == wire.Get:
+			n := uint32(len(o.Bytes))
+			return c.Write(wire.Hit, m.Request, wire.Held{Size: n, Checked: n}.Append, file) == nil
+		}
+		return c.Write(wire.Done, m.Request, nil, nil) == nil
+	})
+	origin := cachedtest.NewOrigin(t, o)
+	c := New(Config{Socket: socket})
+	defer c.Close()
+	readWholly(t, c.Reader(chunk.NewDoor(origin), origin), &o)
+	if s := c.Stats(); s.Brought != 0 || s.Fallbacks != 0 || s.Asks < maxLeases+3 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // TestNotFound tells that a chunk is nowhere.
 func TestNotFound(t *testing.T) {
 	d, o := cachedtest.Start(t, nil), cachedtest.NewOrigin(t)

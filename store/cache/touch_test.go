@@ -18,7 +18,7 @@ func TestTouch(t *testing.T) {
 			t.Fatal(err)
 		}
 		if start == 0 {
-			if c.Touch(o.ID) || c.Unchecked(o.ID) {
+			if c.Touch(o.ID) || c.Unchecked(o.ID) || c.Holds(o.ID) {
 				t.Error("a chunk that is not held is")
 			}
 			d, err := c.Begin(o.ID, int64(len(o.Bytes)))
@@ -34,7 +34,7 @@ func TestTouch(t *testing.T) {
 			}
 			h.Release()
 		}
-		if !c.Touch(o.ID) || c.Unchecked(o.ID) != (start == 1) {
+		if !c.Touch(o.ID) || !c.Holds(o.ID) || c.Unchecked(o.ID) != (start == 1) {
 			t.Errorf("start %d: not held, or unchecked is %v", start, c.Unchecked(o.ID))
 		}
 		h, err := c.Acquire(o.ID)
