@@ -31,8 +31,9 @@
 //   - A deposit is written by one goroutine at a time: that of the download, or
 //     the holder's reader. flight.busy says so; whoever ends a flight that is busy
 //     leaves the deposit to that goroutine.
-//   - Downloads and looks into the zone have a goroutine each, bounded by
-//     Config.Downloads. They belong to the server, not to who asked: a lease
+//   - Downloads have a goroutine each, bounded by Config.Downloads, and so have
+//     looks, bounded by the flights that a connection may begin (Outstanding); of
+//     these only a few look into the zone at a time. They belong to the server, not to who asked: a lease
 //     survives its holder. Close ends and awaits them all.
 package cached
 
@@ -72,6 +73,8 @@ const (
 	maxTries = 3
 	// greetTime is how long a client may take to say who it is.
 	greetTime = 5 * time.Second
+	// zoneLooks is how many chunks are asked of the zone at a time.
+	zoneLooks = 64
 	// sendTime is how long a client may leave its answers unread.
 	sendTime = 5 * time.Second
 )
@@ -111,6 +114,7 @@ type Server struct {
 	group    int
 	logger   *slog.Logger
 	stats    counters
+	looks    tier.Limit  // into the zone; each has a buffer for a chunk
 	scrub    atomic.Bool // one runs
 
 	complaints complaints
@@ -154,6 +158,7 @@ func New(c Config) (*Server, error) {
 		places: places{most: c.Downloads}, logger: loglimit.New(c.Logger),
 		flights: make(map[chunk.ID]*flight), leases: make(map[uint64]*flight),
 		conns: make(map[*conn]struct{}), listeners: make(map[net.Listener]struct{}),
+		looks:      tier.Limit{Concurrent: zoneLooks},
 		complaints: complaints{users: make(map[int]*tokenbucket.Bucket)},
 	}
 	s.done, s.stop = context.WithCancel(context.Background())

@@ -27,6 +27,7 @@ type conn struct {
 
 	// Guarded by Server.mu.
 	gone    bool // no more answers, no more leases
+	begun   int  // flights in the table that it began
 	leases  map[uint64]*flight
 	waiters map[*waiter]struct{}
 }

@@ -124,8 +124,14 @@ const zoneBuffer = chunk.Size + 64<<10
 func (s *Server) fromZone(f *flight) bool {
 	ctx, cancel := context.WithTimeout(chunk.WithUrgency(s.done, f.priority), zoneTime)
 	defer cancel()
-	object := make([]byte, zoneBuffer)
-	n, err := s.zone.Fetch(ctx, f.id, object, 0)
+	grant, err := s.looks.Acquire(ctx, zoneBuffer)
+	defer func() { grant.Release(zoneBuffer) }()
+	var object []byte
+	var n int
+	if err == nil {
+		object = make([]byte, zoneBuffer)
+		n, err = s.zone.Fetch(ctx, f.id, object, 0)
+	}
 	if err == nil && n == len(object) {
 		object = make([]byte, chunk.MaxStoredSize)
 		n, err = s.zone.Fetch(ctx, f.id, object, 0)
@@ -355,6 +361,11 @@ func (c *conn) deposit(m *wire.Message) error {
 	}
 	in := c.inflows[p.Lease]
 	if in == nil {
+		for lease := range c.inflows { // those that were lost, and are not gone on with
+			if c.leases[lease] == nil {
+				delete(c.inflows, lease)
+			}
+		}
 		in = &inflow{server: s, flight: f, stage: depositing, lease: p.Lease}
 		c.inflows[p.Lease] = in
 		f.stage = depositing

@@ -26,6 +26,7 @@ const (
 // A flight is how one chunk comes into the cache. Server.mu guards all of it.
 type flight struct {
 	id       chunk.ID
+	by       *conn // whose Get began it; nil: out of the table
 	stage    stage
 	waiters  []*waiter // in the order in which they came
 	tries    int       // leases that came to nothing
@@ -80,8 +81,13 @@ func (s *Server) join(c *conn, request uint64, want *wire.Want) {
 	f := s.flights[want.ID]
 	begins := f == nil
 	if begins {
-		f = &flight{id: want.ID, priority: chunk.NewUrgency(want.Priority)}
+		if c.begun >= Outstanding { // its waiters may have gone, and looks and downloads go on
+			w.refuse(tooBusy)
+			return
+		}
+		f = &flight{id: want.ID, by: c, priority: chunk.NewUrgency(want.Priority)}
 		s.flights[f.id] = f
+		c.begun++
 		s.stats.flights.Add(1)
 	} else {
 		s.stats.waits.Add(1)
@@ -218,9 +224,12 @@ func (s *Server) remove(f *flight) {
 	s.unlease(f)
 	s.letGo(f)
 	f.stage = ended
-	if s.flights[f.id] == f {
-		delete(s.flights, f.id)
+	if f.by == nil {
+		return
 	}
+	f.by.begun--
+	f.by = nil
+	delete(s.flights, f.id)
 }
 
 // giveUp ends a flight; whoever waits reads elsewhere. mu is held.
