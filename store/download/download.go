@@ -71,13 +71,29 @@ func New(o Options) (*Client, error) {
 	}
 	c := &Client{connect: transport, allow: o.Allow, policy: link.NewPolicy()}
 	c.policy.Attempts = attempts
-	c.http = http.Client{Transport: transport, CheckRedirect: c.checkRedirect}
+	c.http = http.Client{Transport: located{transport}, CheckRedirect: c.checkRedirect}
 	c.buffers.New = func() any { return new([copyBytes]byte) }
 	return c, nil
 }
 
 // Close closes idle connections. Calls that still run are not disturbed.
 func (c *Client) Close() { c.connect.CloseIdleConnections() }
+
+// located refuses an answer that leads to what is no address. [http.Client] would
+// too, by an error that has all of it, signature included.
+type located struct{ http.RoundTripper }
+
+func (l located) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := l.RoundTripper.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := resp.Location(); err != nil && !errors.Is(err, http.ErrNoLocation) {
+		_ = resp.Body.Close()
+		return nil, fmt.Errorf("%w: redirected to what is no address", ErrRequest)
+	}
+	return resp, nil
+}
 
 func (c *Client) checkRedirect(r *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {

@@ -213,6 +213,10 @@ func TestRefused(t *testing.T) {
 			w.Header().Set("Location", "https://localhost/")
 			w.WriteHeader(http.StatusFound)
 		}, ErrRequest},
+		"to no address": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "http://host:port/?signature="+secret)
+			w.WriteHeader(http.StatusFound)
+		}, ErrRequest},
 		"to a forbidden host": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "http://metadata.internal/")
 			w.WriteHeader(http.StatusFound)
