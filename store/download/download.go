@@ -96,6 +96,7 @@ func (l located) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (c *Client) checkRedirect(r *http.Request, via []*http.Request) error {
+	r.Header.Del("Referer") // it has the address of the request, which may be signed
 	if len(via) > maxRedirects {
 		return fmt.Errorf("%w: more than %d redirects", ErrRequest, maxRedirects)
 	}

@@ -259,7 +259,7 @@ func TestTokenStays(t *testing.T) {
 	p := newPack()
 	told := make(chan string, 1)
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		told <- r.Header.Get("Authorization")
+		told <- r.Header.Get("Authorization") + r.Header.Get("Referer")
 		p.serve(w, r)
 	}))
 	defer other.Close()
@@ -268,7 +268,7 @@ func TestTokenStays(t *testing.T) {
 		http.Redirect(w, r, elsewhere+r.URL.Path, http.StatusFound)
 	}))
 	defer s.Close()
-	b, err := get(client(t, Options{}), origin.Request{URL: s.URL + "/chunk", Header: http.Header{"Authorization": {secret}}})
+	b, err := get(client(t, Options{}), origin.Request{URL: s.URL + "/chunk?signature=x", Header: http.Header{"Authorization": {secret}}})
 	if err != nil || !bytes.Equal(b, p.o.Bytes) {
 		t.Fatalf("%d bytes, %v", len(b), err)
 	}
