@@ -356,7 +356,10 @@ func (c *Client) deposit(ctx context.Context, lease uint64, object []byte) error
 		a.close()
 		if a.kind != wire.Done {
 			f, err := wire.ParseRefusal(a.payload)
-			return fmt.Errorf("refused: %s%w", f.Text, err)
+			if err == nil {
+				err = errors.New(f.Text)
+			}
+			return fmt.Errorf("refused: %w", err)
 		}
 		off += len(data)
 	}

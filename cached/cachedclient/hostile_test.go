@@ -2,9 +2,11 @@ package cachedclient
 
 import (
 	"bytes"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -246,6 +248,28 @@ func TestBusy(t *testing.T) {
 	readWholly(t, c.Reader(chunk.NewDoor(origin), origin), &o)
 	if s := c.Stats(); s.Brought != 0 || s.Fallbacks != 0 || s.Asks < maxLeases+3 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestDepositRefusedText has the daemon take no deposit: the log says why.
+func TestDepositRefusedText(t *testing.T) {
+	o := chunks(1)[0]
+	socket := impostor(t, func(c *wire.Conn, m *wire.Message) bool {
+		switch m.Type {
+		case wire.Get:
+			return c.Write(wire.Lease, m.Request, wire.Right{Lease: 1, Millis: 1000}.Append, nil) == nil
+		case wire.Deposit:
+			return c.Write(wire.Fail, m.Request, wire.Refusal{Reason: wire.NoRoom, Text: "no room"}.Append, nil) == nil
+		}
+		return c.Write(wire.Done, m.Request, nil, nil) == nil
+	})
+	origin := cachedtest.NewOrigin(t, o)
+	var log bytes.Buffer
+	c := New(Config{Socket: socket, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	readWholly(t, c.Reader(chunk.NewDoor(origin), nil), &o)
+	c.Close()
+	if !strings.Contains(log.String(), `err="refused: no room"`) {
+		t.Errorf("the log says %s", log.String())
 	}
 }
 
