@@ -284,18 +284,19 @@ func TestSpread(t *testing.T) {
 	}
 	l := startLoad(z, []chunktest.Object{o}, 64)
 	defer l.end()
-	eventually(t, "spread", func() bool { return count(list, &o) == 10 })
-	l.more(t, 1000)
-	l.end()
-	read := 0
-	for _, s := range list {
-		if s.Answers.Load() > 200 {
-			read++
+	answering := func(least int64) (n int) {
+		for _, s := range list {
+			if s.Answers.Load() >= least {
+				n++
+			}
 		}
+		return n
 	}
+	eventually(t, "spread", func() bool { return count(list, &o) == 10 && answering(200) == 10 })
+	l.end()
 	l.check(t)
-	if read != 10 || z.Stats().Spread == 0 {
-		t.Errorf("%d nodes are read from, spread %d", read, z.Stats().Spread)
+	if n := answering(1); n != 10 || z.Stats().Spread == 0 {
+		t.Errorf("%d nodes are read from, spread %d", n, z.Stats().Spread)
 	}
 }
 
