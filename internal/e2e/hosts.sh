@@ -197,12 +197,12 @@ chunk_gets() { awk '$3 == "GET" && $4 ~ "/chunks/" { print $2, $4 }' "$ORIGIN_LO
 # (FIELD 0) or all (FIELD 2); 0 if none was.
 most_gets() { chunk_gets | awk -v f="$1" '{ n[f ? $f : $0]++ } END { for (k in n) if (n[k] > m) m = n[k]; print m + 0 }'; }
 
-# peak: the most GETs of chunks by one host in any second.
+# peak SECONDS: the most GETs of chunks by one host in any time of that length.
 peak() {
-	awk '$3 == "GET" && $4 ~ "/chunks/" {
+	awk -v window="$1" '$3 == "GET" && $4 ~ "/chunks/" {
 		c = $2; at[c, ++n[c]] = $1
 		if (!(c in first)) first[c] = 1
-		while (at[c, first[c]] <= $1 - 1) first[c]++
+		while (at[c, first[c]] <= $1 - window) first[c]++
 		if (n[c] - first[c] + 1 > most) most = n[c] - first[c] + 1
 	} END { print most + 0 }' "$ORIGIN_LOG"
 }
