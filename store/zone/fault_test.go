@@ -152,9 +152,9 @@ func descriptors(t *testing.T) int {
 // when it is back.
 func TestDeadNodeIsLeftOut(t *testing.T) {
 	list, urls := processes(t, zonetest.Redis, 5)
-	z := open(t, zone.Config{Nodes: urls, Timeout: 20 * time.Millisecond})
 	o := chunktest.Random(1, 100_000, chunk.FrameSize)
-	put(t, z, o)
+	put(t, open(t, zone.Config{Nodes: urls}), o) // which may take its time
+	z := open(t, zone.Config{Nodes: urls, Timeout: 20 * time.Millisecond})
 	if err := list[2].Freeze(); err != nil {
 		t.Fatal(err)
 	}
@@ -304,9 +304,9 @@ func TestSpread(t *testing.T) {
 // put on others.
 func TestTwoDeadOfMany(t *testing.T) {
 	list, urls := servers(t, 10)
-	z := open(t, zone.Config{Nodes: urls, Timeout: 100 * time.Millisecond})
 	o := chunktest.Random(1, 50_000, chunk.FrameSize)
-	put(t, z, o)
+	put(t, open(t, zone.Config{Nodes: urls}), o) // which may take its time
+	z := open(t, zone.Config{Nodes: urls, Timeout: 100 * time.Millisecond})
 	for i := range 2 {
 		holder(t, list, key(zone.DefaultScheme, &o, i)).Close()
 	}
