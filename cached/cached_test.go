@@ -108,6 +108,24 @@ func (k *talker) get(id chunk.ID, off, n, wait uint32) uint64 {
 	return k.send(wire.Get, (&wire.Want{ID: id, Off: off, Len: n, WaitMillis: wait}).Append)
 }
 
+// heard waits until the daemon has looked at what was sent so far, none of which it
+// answers yet.
+func (k *talker) heard() {
+	k.t.Helper()
+	k.send(wire.Ping, nil)
+	k.wait(wire.Done)
+}
+
+// eventually waits until what it is given holds.
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: never", what)
+		}
+	}
+}
+
 const long = 60_000 // ms
 
 // lease asks for a chunk that is not there and gets the lease.
@@ -277,12 +295,12 @@ func TestPart(t *testing.T) {
 	lease := a.lease(o.ID)
 	b.get(o.ID, first, 4096, long)
 	lastOf := b.get(o.ID, last, 4096, long)
-	timed := b.get(o.ID, last, 4096, 50)
 	a.fetch(lease, origin, o.ID)
 	a.wait(wire.Done)
 	if n := check(t, b.wait(wire.Part), &o); n < int(o.Header.FrameOffset(1)) || n > len(o.Bytes)/2 {
 		t.Errorf("%d bytes are there", n)
 	}
+	timed := b.get(o.ID, last, 4096, 50)
 	if m := b.wait(wire.Miss); m.Request != timed || wire.Reason(m.Payload[0]) != wire.Waited {
 		t.Errorf("%d: %q, want %d to have waited for too long", m.Request, m.Payload, timed)
 	}
@@ -363,16 +381,18 @@ func TestWrongDownload(t *testing.T) {
 func TestOriginGone(t *testing.T) {
 	o := full(1)
 	d, origin := cachedtest.Start(t, nil), cachedtest.NewOrigin(t)
+	first := talk(t, d.Socket)
+	lease := first.lease(o.ID)
 	var list []*talker
-	for range 6 {
+	for range 5 {
 		k := talk(t, d.Socket)
 		k.get(o.ID, 0, 0, long)
+		k.heard() // and stands in line before the next one
 		list = append(list, k)
-		if len(list) == 1 {
-			time.Sleep(20 * time.Millisecond) // it is first
-		}
 	}
-	leases, misses := 0, 0
+	first.fetch(lease, origin, o.ID)
+	first.wait(wire.Done)
+	leases, misses := 1, 0
 	for _, k := range list {
 		m := k.next()
 		if m.Type == wire.Lease {
@@ -397,7 +417,8 @@ func TestOriginGone(t *testing.T) {
 // came before it.
 func TestRaise(t *testing.T) {
 	list := []chunktest.Object{full(1), full(2), full(3)}
-	d := cachedtest.Start(t, func(c *cached.Config) { c.Limit = &tier.Limit{Concurrent: 1} })
+	limit := &tier.Limit{Concurrent: 1}
+	d := cachedtest.Start(t, func(c *cached.Config) { c.Limit = limit })
 	origin := cachedtest.NewOrigin(t, list...)
 	var mu sync.Mutex
 	var order []chunk.ID
@@ -419,7 +440,7 @@ func TestRaise(t *testing.T) {
 		r, _ := wire.ParseRight(k.wait(wire.Lease).Payload)
 		k.fetch(r.Lease, origin, o.ID)
 		k.wait(wire.Done)
-		time.Sleep(20 * time.Millisecond) // is in line
+		eventually(t, "in line", func() bool { s := limit.Stats(); return s.InFlight == 1 && s.Waiting == i })
 	}
 	k.send(wire.Raise, wire.Urgent{ID: list[2].ID, Priority: chunk.Demand}.Append)
 	k.wait(wire.Done)
@@ -470,9 +491,9 @@ func TestDepositRefused(t *testing.T) {
 			_ = k.wire.Close()
 		})
 	}
-	time.Sleep(50 * time.Millisecond)
-	if s := d.Cache.Stats(); s.Chunks != 0 || s.Reserved != 0 {
-		t.Errorf("%d chunks and %d bytes on their way are left", s.Chunks, s.Reserved)
+	eventually(t, "nothing is on its way", func() bool { return d.Cache.Stats().Reserved == 0 })
+	if n := d.Cache.Stats().Chunks; n != 0 {
+		t.Errorf("%d chunks are left", n)
 	}
 }
 
@@ -570,8 +591,8 @@ func TestCloseAnswers(t *testing.T) {
 	a.fetch(a.lease(o.ID), origin, o.ID)
 	a.wait(wire.Done)
 	b.get(o.ID, 0, 0, long)
+	b.heard()
 	a.lease(other.ID)
-	time.Sleep(20 * time.Millisecond)
 	d.Stop(t)
 	if r := b.refusal(wire.Miss); r.Reason != wire.Closing {
 		t.Errorf("%+v", r)

@@ -91,7 +91,7 @@ func TestOriginGone(t *testing.T) {
 
 // TestAlone never finds a daemon.
 func TestAlone(t *testing.T) {
-	list := chunks(1)
+	list := []chunktest.Object{chunktest.Random(1, 10_000, chunk.FrameSize)} // small: time is for waiting
 	o := cachedtest.NewOrigin(t, list...)
 	c := client(t, cachedtest.SocketIn(t), nil)
 	begun := time.Now()

@@ -57,6 +57,9 @@ start() {
 	LOGS+=("$log")
 }
 
+# child PID: whether the process is this script's, and nobody's who has its number now.
+child() { grep -qsx "PPid:[[:space:]]*$$" "/proc/$1/status"; }
+
 # stop PID: ends a process begun by start and waits for it.
 stop() {
 	kill "$1" 2>/dev/null || true
@@ -77,22 +80,30 @@ await() {
 ours() {
 	local exe
 	for exe in /proc/[0-9]*/exe; do
-		if [ "$(readlink "$exe" 2>/dev/null)" = "$WORK/bin/rivulet" ]; then
+		case $(readlink "$exe" 2>/dev/null) in
+		"$WORK/bin/rivulet" | "$WORK/bin/rivulet (deleted)") # by an upgrade
 			exe=${exe#/proc/}
 			echo "${exe%/exe}"
-		fi
+			;;
+		esac
 	done
 }
 
 cleanup() {
 	local status=$? i pid log
 	set +e
+	trap '' INT TERM # whoever is impatient leaves nothing behind either
 	case $status in
 	0 | 77 | 130) ;;
 	*) for log in "${LOGS[@]}"; do [ ! -s "$log" ] || { printf -- '-- %s\n' "${log##*/}"; tail -n 20 "$log" | cut -c1-1500; } >&2; done ;;
 	esac
 	for ((i = ${#LATER[@]} - 1; i >= 0; i--)); do eval "${LATER[i]}" >/dev/null 2>&1; done
-	for pid in "${PIDS[@]}"; do stop "$pid"; done
+	for pid in "${PIDS[@]}"; do
+		child "$pid" || continue
+		kill "$pid" 2>/dev/null
+		await 20 eval "! child $pid" || kill -9 "$pid"
+		wait "$pid" 2>/dev/null
+	done
 	for pid in $(ours); do kill -9 "$pid" 2>/dev/null; done
 	rm -rf --one-file-system "$WORK"
 	exit $status

@@ -21,6 +21,7 @@ declare -A CACHED_OPTIONS    # by host
 need_hosts() {
 	need_root
 	need ip redis-server redis-cli memcached jq curl versitygw awk cmp shuf
+	later ip netns del "$NS-probe"
 	ip netns add "$NS-probe" 2>/dev/null || skip "network namespaces"
 	ip netns del "$NS-probe"
 }
@@ -39,13 +40,13 @@ start_on() {
 network() {
 	local name n=0
 	later_thaw
-	ip netns add "$NS-net"
 	later ip netns del "$NS-net"
+	ip netns add "$NS-net"
 	ip -n "$NS-net" link add br0 type bridge
 	ip -n "$NS-net" link set br0 up
 	for name in h1:1 h2:2 h3:3 z1:11 z2:12 z3:13 z4:14 z5:15 origin:100; do
-		ip netns add "$NS-${name%:*}"
 		later ip netns del "$NS-${name%:*}"
+		ip netns add "$NS-${name%:*}"
 		n=$((n + 1))
 		ip -n "$NS-net" link add "p$n" type veth peer name eth0 netns "$NS-${name%:*}"
 		ip -n "$NS-net" link set "p$n" master br0 up
@@ -59,7 +60,7 @@ network() {
 later_thaw() { later thaw; }
 thaw() {
 	local pid
-	for pid in "${PIDS[@]}"; do kill -CONT "$pid"; done
+	for pid in "${PIDS[@]}"; do ! child "$pid" || kill -CONT "$pid"; done
 }
 
 # origin OPTION...: starts the S3 server and the proxy before it, publishes NAMES, and
@@ -196,12 +197,12 @@ chunk_gets() { awk '$3 == "GET" && $4 ~ "/chunks/" { print $2, $4 }' "$ORIGIN_LO
 # (FIELD 0) or all (FIELD 2); 0 if none was.
 most_gets() { chunk_gets | awk -v f="$1" '{ n[f ? $f : $0]++ } END { for (k in n) if (n[k] > m) m = n[k]; print m + 0 }'; }
 
-# peak: the most GETs of chunks by one host in any second.
+# peak SECONDS: the most GETs of chunks by one host in any time of that length.
 peak() {
-	awk '$3 == "GET" && $4 ~ "/chunks/" {
+	awk -v window="$1" '$3 == "GET" && $4 ~ "/chunks/" {
 		c = $2; at[c, ++n[c]] = $1
 		if (!(c in first)) first[c] = 1
-		while (at[c, first[c]] <= $1 - 1) first[c]++
+		while (at[c, first[c]] <= $1 - window) first[c]++
 		if (n[c] - first[c] + 1 > most) most = n[c] - first[c] + 1
 	} END { print most + 0 }' "$ORIGIN_LOG"
 }

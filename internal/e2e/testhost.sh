@@ -33,14 +33,17 @@ build
 zone_filled() { [ "$(redis 1 DBSIZE)" -ge "$(stat_of 1 chunks)" ] && [ "$(redis 3 DBSIZE)" -ge "$(stat_of 1 chunks)" ]; }
 
 starts() {
-	local n peak
+	local n peak long
 	: >"$ORIGIN_LOG"
 	load attached -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 1 2 3
 	n=$(most_gets 0)
-	peak=$(peak)
-	echo "$(chunk_gets | wc -l) chunks fetched, $(chunk_gets | cut -d' ' -f2 | sort -u | wc -l) distinct; most by one host: $n; at most $peak in a second by one host"
+	peak=$(peak 1) long=$(peak 5)
+	echo "$(chunk_gets | wc -l) chunks fetched, $(chunk_gets | cut -d' ' -f2 | sort -u | wc -l) distinct; most by one host: $n; at most $peak in a second by one host, $long in 5 s"
 	[ "$n" = 1 ] || fail "a host fetched a chunk $n times, want once"
-	[ "$peak" -le $((LIMIT * 11 / 10 + 2)) ] || fail "a host fetched $peak chunks in a second, its limit is $LIMIT and a tenth"
+	# Requests are seen when they arrive, and a busy machine holds some up for others to
+	# catch up with them: up to half a second.
+	[ "$long" -le $((LIMIT * 55 / 10 + 2)) ] || fail "a host fetched $long chunks in 5 s, its limit is $LIMIT a second and a tenth"
+	[ "$peak" -le $((LIMIT * 15 / 10 + 2)) ] || fail "a host fetched $peak chunks in a second, its limit is $LIMIT and a half"
 	[ "$peak" -ge $((LIMIT / 2)) ] || fail "the limit of $LIMIT was not in anybody's way"
 
 	: >"$ORIGIN_LOG"
@@ -52,7 +55,7 @@ starts() {
 	zone_flush
 	hosts_up
 	load attached -starts 2 -ranges "$RANGES" -- 1 >/dev/null
-	await 10 zone_filled || echo "the zone was not filled in 10 s"
+	await 30 zone_filled || echo "the zone was not filled in 30 s"
 	: >"$ORIGIN_LOG"
 	load attached -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 2 3
 	n=$(most_gets 2)
@@ -216,7 +219,7 @@ damaged_stripes() {
 		zone_flush
 		hosts_up
 		load served -starts 2 -ranges "$RANGES" -- 1 >/dev/null
-		await 10 zone_filled || echo "the zone was not filled in 10 s"
+		await 30 zone_filled || echo "the zone was not filled in 30 s"
 		for z in $set; do
 			redis "$z" --scan | awk 'BEGIN { split("1 6 20 41 45 60 5000", at, " ") } { printf "SETRANGE %s %d RVLT\n", $1, at[NR % 7 + 1] }' | redis "$z" >/dev/null
 		done

@@ -119,7 +119,7 @@ func TestKinds(t *testing.T) {
 			}
 			limit := 10 * time.Second
 			if kind == Hang {
-				limit = 50 * time.Millisecond
+				limit = 500 * time.Millisecond // in which the request arrives
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()

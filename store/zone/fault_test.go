@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net"
 	"os"
@@ -151,9 +152,9 @@ func descriptors(t *testing.T) int {
 // when it is back.
 func TestDeadNodeIsLeftOut(t *testing.T) {
 	list, urls := processes(t, zonetest.Redis, 5)
-	z := open(t, zone.Config{Nodes: urls, Timeout: 20 * time.Millisecond})
 	o := chunktest.Random(1, 100_000, chunk.FrameSize)
-	put(t, z, o)
+	put(t, open(t, zone.Config{Nodes: urls}), o) // which may take its time
+	z := open(t, zone.Config{Nodes: urls, Timeout: 20 * time.Millisecond})
 	if err := list[2].Freeze(); err != nil {
 		t.Fatal(err)
 	}
@@ -173,14 +174,14 @@ func TestDeadNodeIsLeftOut(t *testing.T) {
 // found, within the time of a request; then nobody waits any more.
 func TestUnavailable(t *testing.T) {
 	list, urls := processes(t, zonetest.Redis, 5)
-	z := open(t, zone.Config{Nodes: urls, Timeout: 50 * time.Millisecond})
 	o := chunktest.Random(1, 100_000, chunk.FrameSize)
-	put(t, z, o)
+	put(t, open(t, zone.Config{Nodes: urls}), o)
 	for _, p := range list[:2] {
 		if err := p.Freeze(); err != nil {
 			t.Fatal(err)
 		}
 	}
+	z := open(t, zone.Config{Nodes: urls, Timeout: 50 * time.Millisecond})
 	for range 20 {
 		if err := read(z, &o); err == nil || !strings.Contains(err.Error(), zone.ErrUnavailable.Error()) {
 			t.Fatalf("%v, want %v", err, zone.ErrUnavailable)
@@ -188,6 +189,38 @@ func TestUnavailable(t *testing.T) {
 	}
 	if n := z.Stats().Nodes[0].Skipped; n == 0 {
 		t.Error("a dead node is asked each time")
+	}
+}
+
+// TestNobodyQueuesForADeadNode: while a node that was dead is tried with the only
+// request that it may have, others do not wait for their turn.
+func TestNobodyQueuesForADeadNode(t *testing.T) {
+	list, urls := servers(t, 1)
+	z := open(t, zone.Config{Nodes: urls, Scheme: zone.Whole{}, Connections: 1})
+	o := chunktest.Random(1, 10_000, chunk.FrameSize)
+	put(t, z, o)
+	fails := func(io.Writer, string, []byte) (bool, error) { return false, io.EOF }
+	list[0].Behave(fails)
+	eventually(t, "left out", func() bool { _ = read(z, &o); return z.Stats().Nodes[0].Skipped > 0 })
+	var tried atomic.Bool
+	end, done := make(chan struct{}), make(chan struct{})
+	list[0].Behave(func(w io.Writer, key string, value []byte) (bool, error) {
+		tried.Store(true)
+		<-end
+		return fails(w, key, value)
+	})
+	go func() {
+		defer close(done)
+		for !tried.Load() && t.Context().Err() == nil {
+			_ = read(z, &o)
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	defer func() { close(end); <-done }()
+	eventually(t, "tried", tried.Load)
+	skipped := z.Stats().Nodes[0].Skipped
+	if err := read(z, &o); err == nil || z.Stats().Nodes[0].Skipped != skipped+1 {
+		t.Errorf("%v; %d requests were not sent, want one more than %d", err, z.Stats().Nodes[0].Skipped, skipped)
 	}
 }
 
@@ -251,18 +284,19 @@ func TestSpread(t *testing.T) {
 	}
 	l := startLoad(z, []chunktest.Object{o}, 64)
 	defer l.end()
-	eventually(t, "spread", func() bool { return count(list, &o) == 10 })
-	l.more(t, 1000)
-	l.end()
-	read := 0
-	for _, s := range list {
-		if s.Answers.Load() > 200 {
-			read++
+	answering := func(least int64) (n int) {
+		for _, s := range list {
+			if s.Answers.Load() >= least {
+				n++
+			}
 		}
+		return n
 	}
+	eventually(t, "spread", func() bool { return count(list, &o) == 10 && answering(200) == 10 })
+	l.end()
 	l.check(t)
-	if read != 10 || z.Stats().Spread == 0 {
-		t.Errorf("%d nodes are read from, spread %d", read, z.Stats().Spread)
+	if n := answering(1); n != 10 || z.Stats().Spread == 0 {
+		t.Errorf("%d nodes are read from, spread %d", n, z.Stats().Spread)
 	}
 }
 
@@ -270,9 +304,9 @@ func TestSpread(t *testing.T) {
 // put on others.
 func TestTwoDeadOfMany(t *testing.T) {
 	list, urls := servers(t, 10)
-	z := open(t, zone.Config{Nodes: urls, Timeout: 100 * time.Millisecond})
 	o := chunktest.Random(1, 50_000, chunk.FrameSize)
-	put(t, z, o)
+	put(t, open(t, zone.Config{Nodes: urls}), o) // which may take its time
+	z := open(t, zone.Config{Nodes: urls, Timeout: 100 * time.Millisecond})
 	for i := range 2 {
 		holder(t, list, key(zone.DefaultScheme, &o, i)).Close()
 	}

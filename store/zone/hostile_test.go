@@ -120,8 +120,8 @@ func TestAllLie(t *testing.T) {
 	for name, lie := range liars {
 		t.Run(name, func(t *testing.T) {
 			list, urls := servers(t, 5)
+			put(t, open(t, zone.Config{Nodes: urls}), o) // which may take its time
 			z := open(t, zone.Config{Nodes: urls, Timeout: 200 * time.Millisecond})
-			put(t, z, o)
 			for _, s := range list {
 				s.Behave(lie)
 			}

@@ -134,7 +134,12 @@ func (n *node) write(ctx context.Context, size int, op func(wire.Conn) error) er
 }
 
 // request runs op, which moves size bytes or so, when the node has room for it.
+// Nobody waits in line for a node that is left out.
 func (n *node) request(ctx context.Context, size int, op func(wire.Conn) error) error {
+	if !n.breaker.Ready() {
+		n.skipped.Add(1)
+		return tier.ErrOpen
+	}
 	turn, err := n.turns.Acquire(ctx, 0)
 	if err != nil {
 		n.busy.Add(1)
