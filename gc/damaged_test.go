@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap/blockmaptest"
+	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/store/memory"
 )
@@ -39,8 +41,8 @@ func (s rottenStore) GetPointer(ctx context.Context, name string) ([]byte, error
 	return s.Store.GetPointer(ctx, name)
 }
 
-// TestDamagedName has a name that nobody can read while it is carried, and in the
-// last look: what it leads to is not known, so nothing goes.
+// TestDamagedName has a name that nobody can read: what it leads to is not known,
+// so nothing goes.
 func TestDamagedName(t *testing.T) {
 	var name string
 	l := newLabOn(t, rotten{memory.New(), &name})
@@ -68,4 +70,18 @@ func TestDamagedName(t *testing.T) {
 	if _, err := l.view().Open(ctx, "x"); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestLastLookAtDamagedName has one come late, which only the last look sees.
+func TestLastLookAtDamagedName(t *testing.T) {
+	l, _ := closed(t, func(l *lab, img *blockmaptest.Image) error {
+		_, err := catalog.SetName(ctx, l.o.Generation(1), "late", img.Digest())
+		return err
+	})
+	name := "names/late"
+	l.Origin = rotten{l.o, &name}
+	if r, err := l.Run(ctx); !errors.Is(err, origin.ErrCorrupt) || len(r.Deleted) != 0 || l.chunks(1) != 3 {
+		t.Errorf("%+v, %v, %d chunks", r, err, l.chunks(1))
+	}
+	l.states(generation.StateExpired, generation.StateActive)
 }
