@@ -17,6 +17,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 )
@@ -128,6 +129,9 @@ func (c *checker) run(ctx context.Context) error {
 	if err := c.findDonors(ctx); err != nil {
 		return err
 	}
+	if err := c.pointers(ctx); err != nil {
+		return err
+	}
 	pins, err := c.readClaims(ctx)
 	if err != nil {
 		return err
@@ -171,6 +175,20 @@ func (c *checker) findDonors(ctx context.Context) error {
 		c.donors = append(c.donors, c.opt.From.Generation(g))
 	}
 	return nil
+}
+
+// pointers looks for damaged ones among those of the origin itself.
+func (c *checker) pointers(ctx context.Context) error {
+	return c.origin.ListPointers(ctx, "", func(name string) error {
+		_, err := c.origin.GetPointer(ctx, name)
+		switch {
+		case errors.Is(err, origin.ErrCorrupt):
+			c.problem(Problem{Kind: Damaged, What: "pointer", Name: name, Reason: err.Error()})
+		case err != nil && !errors.Is(err, chunk.ErrNotFound): // removed meanwhile
+			return err
+		}
+		return nil
+	})
 }
 
 func (c *checker) readClaims(ctx context.Context) ([]generation.Pin, error) {

@@ -18,6 +18,7 @@ import (
 	"github.com/rivuletfs/rivulet/fsck"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/place"
 	"github.com/rivuletfs/rivulet/store/dir"
 	"github.com/rivuletfs/rivulet/store/memory"
 )
@@ -241,6 +242,43 @@ func TestShortcutsAreDropped(t *testing.T) {
 	}
 	if r := run(t, o, fsck.Options{}); len(r.Problems) != 0 {
 		t.Errorf("%+v", r.Problems)
+	}
+}
+
+// TestDamagedPointers flips a bit in pointers: each is named, and all else is
+// looked at.
+func TestDamagedPointers(t *testing.T) {
+	path := t.TempDir()
+	o, err := dir.Open(path, true)
+	ok(t, err)
+	publish(t, o, 1, "x", img)
+	publish(t, o, 1, "y", blockmaptest.Small(5, 2))
+	ok(t, generation.Mark(ctx, o, img.Digest(), time.Now()))
+	_, err = generation.NewView(o, generation.Options{}).Pin(ctx, "y")
+	ok(t, err)
+	damage := func(in, name string) string {
+		file := filepath.Join(path, in, place.Pointer(name))
+		b, err := os.ReadFile(file)
+		ok(t, err)
+		b[8] ^= 1
+		ok(t, os.WriteFile(file, b, 0o666))
+		return name
+	}
+	want := []string{
+		damage("", "marks/"+chunk.ID(img.Digest()).String()),
+		damage(place.Generation(1), catalog.NameKey("x")), damage(place.Generation(1), catalog.DigestKey(img.Map.Info().Disk)),
+	}
+	r := run(t, o, fsck.Options{})
+	var got []string
+	for _, p := range r.Problems {
+		if p.Kind == fsck.Damaged && p.What == "pointer" {
+			got = append(got, p.Name)
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if !slices.Equal(got, want) || len(r.Problems) != len(want) || r.Sound() || r.Images != 2 || r.Chunks != 5 {
+		t.Errorf("%+v; want %q", r, want)
 	}
 }
 

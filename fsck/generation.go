@@ -79,7 +79,7 @@ func (g *one) pointers(ctx context.Context) error {
 		switch {
 		case errors.Is(err, chunk.ErrNotFound):
 			return nil // removed meanwhile, or reserved
-		case errors.Is(err, catalog.ErrPointer):
+		case errors.Is(err, catalog.ErrPointer), errors.Is(err, origin.ErrCorrupt):
 			g.problem(Problem{Generation: g.id, Kind: Damaged, What: "pointer", Name: name, Reason: err.Error()})
 			return nil
 		case err != nil:

@@ -58,7 +58,9 @@ func (c *Collector) finish(ctx context.Context, id origin.GenerationID, r *Repor
 	if s := w.list.State(id); s != generation.StateDeleted {
 		return fmt.Errorf("generation %v is %v: %w", id, s, generation.ErrState)
 	}
-	err = c.quiet(ctx)
+	if err = c.quiet(ctx); err == nil {
+		err = w.damaged()
+	}
 	if err == nil {
 		err = c.needed(ctx, w, id)
 	}

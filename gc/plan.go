@@ -15,7 +15,7 @@ import (
 type Plan struct {
 	Generations []Planned          `json:"generations"`
 	Images      []PlannedImage     `json:"images"`           // that are wanted
-	Broken      []string           `json:"broken,omitempty"` // names that hold no digest
+	Broken      []string           `json:"broken,omitempty"` // names that hold no digest, or are damaged
 	Alarms      []generation.Alarm `json:"alarms,omitempty"` // which stop all deletion
 }
 

@@ -28,7 +28,7 @@ type Want struct {
 type wanted struct {
 	list   generation.List
 	names  map[string]generation.Named
-	broken map[string]error // names whose pointers hold no digest
+	broken map[string]error // names whose pointers hold no digest, or are damaged
 	images map[origin.Digest]*Want
 }
 
@@ -74,6 +74,17 @@ func (c *Collector) scan(ctx context.Context, upTo generation.State) (*wanted, e
 	return w, err
 }
 
+// damaged returns an error if a name is damaged: whatever it led to may be wanted,
+// so nothing can go.
+func (w *wanted) damaged() error {
+	for _, name := range slices.Sorted(maps.Keys(w.broken)) {
+		if err := w.broken[name]; errors.Is(err, origin.ErrCorrupt) {
+			return fmt.Errorf("nothing is deleted while a name is damaged; publish it anew once its pointer is removed: %w", err)
+		}
+	}
+	return nil
+}
+
 // sorted returns the images in an order that is always the same.
 func (w *wanted) sorted() []origin.Digest {
 	return slices.SortedFunc(maps.Keys(w.images), func(a, b origin.Digest) int { return slices.Compare(a[:], b[:]) })
@@ -116,7 +127,7 @@ func (c *Collector) carry(ctx context.Context, r *Report) (generation.List, erro
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return w.list, errors.Join(faults...)
+	return w.list, errors.Join(append(faults, w.damaged())...)
 }
 
 // imagesAtOnce is how many images are looked after at one time; each may have

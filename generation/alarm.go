@@ -64,7 +64,7 @@ func Alarms(ctx context.Context, o origin.Pointers) ([]Alarm, error) {
 		if errors.Is(err, chunk.ErrNotFound) {
 			return nil // cleared meanwhile
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, origin.ErrCorrupt) {
 			return err
 		}
 		var a Alarm

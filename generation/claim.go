@@ -78,7 +78,7 @@ func claims(ctx context.Context, o origin.Pointers, prefix string, fn func(d ori
 		if errors.Is(err, chunk.ErrNotFound) {
 			return nil // taken away meanwhile
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, origin.ErrCorrupt) { // what its name says counts
 			return err
 		}
 		return fn(origin.Digest(id), value)
@@ -94,6 +94,9 @@ func Mark(ctx context.Context, o origin.Pointers, image origin.Digest, now time.
 	name, value := claimKey(markPrefix, image), day(now)
 	for {
 		old, err := o.GetPointer(ctx, name)
+		if errors.Is(err, origin.ErrCorrupt) {
+			return nil // it counts as one of today, see Marks
+		}
 		if err != nil && !errors.Is(err, chunk.ErrNotFound) {
 			return fmt.Errorf("mark %v: %w", image, err)
 		}

@@ -24,7 +24,7 @@ type Named struct {
 // Names returns the names that the generations of l up to state upTo have, with
 // what the newest of them says. It reads old generations before new ones, as names
 // are carried from those to these: so none is missed that is there all the time.
-// Names whose pointers hold no digest are returned as broken. It has at most
+// Names whose pointers hold no digest, or are origin.ErrCorrupt, are returned as broken. It has at most
 // atOnce requests under way.
 func Names(ctx context.Context, o origin.Origin, l List, upTo State, atOnce int) (names map[string]Named, broken map[string]error, err error) {
 	names, broken = make(map[string]Named), make(map[string]error)
@@ -60,7 +60,7 @@ func namesOf(ctx context.Context, store origin.Pointers, id origin.GenerationID,
 			switch {
 			case errors.Is(err, chunk.ErrNotFound): // removed meanwhile, or only reserved
 				return nil
-			case errors.Is(err, catalog.ErrPointer):
+			case errors.Is(err, catalog.ErrPointer), errors.Is(err, origin.ErrCorrupt):
 				delete(names, name)
 				broken[name] = err
 				return nil

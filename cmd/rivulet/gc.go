@@ -181,7 +181,7 @@ func (a *app) printPlan(p *gc.Plan) error {
 		return err
 	}
 	for _, name := range p.Broken {
-		a.note("rivulet: the name %q leads nowhere", name)
+		a.note("rivulet: the name %q is damaged, or leads nowhere", name)
 	}
 	if len(p.Alarms) > 0 {
 		a.note("rivulet: %d alarms stop all deletion; 'rivulet gc alarms' lists them", len(p.Alarms))

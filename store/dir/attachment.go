@@ -58,7 +58,10 @@ func (s *Store) attach(ctx context.Context, folder string, data []byte) error {
 	defer unlock()
 	path = filepath.Join(folder, place.Index)
 	index, err := s.readCell(path, place.MaxIndexBytes)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, origin.ErrCorrupt) {
+	if errors.Is(err, origin.ErrCorrupt) {
+		index, err = otherAttachments(ctx, folder, d)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	index, added, err := place.AddToIndex(index, d)
@@ -66,6 +69,21 @@ func (s *Store) attach(ctx context.Context, folder string, data []byte) error {
 		return err
 	}
 	return s.writeCell(path, index)
+}
+
+// otherAttachments returns an index of all attachments in folder but d.
+func otherAttachments(ctx context.Context, folder string, d origin.Digest) ([]byte, error) {
+	var list []origin.Digest
+	err := listFolder(ctx, folder, func(id chunk.ID, _ int64) error {
+		if origin.Digest(id) != d {
+			list = append(list, origin.Digest(id))
+		}
+		if len(list) > origin.MaxAttachments {
+			return fmt.Errorf("more than %d", origin.MaxAttachments)
+		}
+		return nil
+	})
+	return place.AppendIndex(nil, list), err
 }
 
 // ListAttachments implements [origin.Attachments]. A file whose bytes are not

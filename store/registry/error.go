@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
 )
 
 var (
@@ -31,9 +32,17 @@ var (
 	ErrNotMounted = errors.New("not mounted")
 	// ErrIndex is returned (wrapped) for a malformed index.
 	ErrIndex = errors.New("malformed pack index")
-	// ErrArtifact is returned (wrapped) for a manifest that is none of ours.
-	ErrArtifact = errors.New("unexpected manifest")
+	// ErrArtifact is returned (wrapped) for a manifest that is none of ours, which
+	// is an origin.ErrCorrupt.
+	ErrArtifact error = artifactError{}
 )
+
+type artifactError struct{}
+
+func (artifactError) Error() string { return "unexpected manifest" }
+
+// Is implements what errors.Is looks for.
+func (artifactError) Is(target error) bool { return target == origin.ErrCorrupt }
 
 const (
 	maxErrorBytes = 64 << 10 // read of the text of an error

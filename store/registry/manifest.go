@@ -42,7 +42,7 @@ const (
 const (
 	maxManifestBytes = 8 << 20
 	maxListBytes     = 8 << 20 // of a page of tags
-	maxListPages     = 1 << 12
+	maxListPages     = 1 << 12 // of a list
 	tagsAtOnce       = 1000
 	maxReferrers     = 1 << 16  // of one manifest
 	inlineBytes      = 16 << 10 // blobs up to that size stand in the manifest as well, and are read with it

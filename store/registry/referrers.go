@@ -85,7 +85,10 @@ func (c *client) askReferrers(ctx context.Context, subject v1.Hash, artifact str
 		at = withQuery(at, "artifactType", artifact)
 	}
 	var all []referrer
-	for at != "" {
+	for pages := 0; at != ""; pages++ {
+		if pages == maxListPages {
+			return nil, fmt.Errorf("%s: more than %d pages", op, maxListPages)
+		}
 		page, err := agree.List(ctx, func(ctx context.Context) (agree.Answer[referrer], error) {
 			page, next, err := readPage[v1.IndexManifest](ctx, c, op, at, string(types.OCIImageIndex))
 			return agree.Answer[referrer]{Items: referrersOf(page.Manifests), Next: next}, err

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -55,6 +56,28 @@ func TestDeletedGenerationIsUnlisted(t *testing.T) {
 	slices.Sort(left)
 	if want := []string{"3.12", "sbom", referrersTag(hashOf(image))}; !slices.Equal(left, want) {
 		t.Errorf("tags left: %q, want %q", left, want)
+	}
+}
+
+// TestEndlessReferrers has a list that never ends, of pages without an item.
+func TestEndlessReferrers(t *testing.T) {
+	host := registrytest.Memory(t, true, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.Contains(r.URL.Path, "/referrers/") {
+				h.ServeHTTP(w, r)
+				return
+			}
+			w.Header().Set("Content-Type", string(types.OCIImageIndex))
+			w.Header().Set("Link", "<"+r.URL.Path+`>; rel="next"`)
+			_, _ = w.Write([]byte(`{"schemaVersion":2,"manifests":[]}`))
+		})
+	})
+	o := hasty(t, host, Options{})
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	_, err := o.client.referrers(ctx, hashOf(origin.Sum(nil)), "x")
+	if err == nil || !strings.Contains(err.Error(), "pages") {
+		t.Errorf("got %v, want that there are too many pages", err)
 	}
 }
 

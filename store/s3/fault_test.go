@@ -178,16 +178,31 @@ func TestAttachTogether(t *testing.T) {
 	}
 	wg.Wait()
 	at := place.Generation(1) + "/" + place.Attached(subject, "note") + "/" + place.Index
-	b, err := os.ReadFile(filepath.Join(server.Dir, bucket, at))
-	if err != nil {
-		t.Fatal(err)
+	file := filepath.Join(server.Dir, bucket, at)
+	check := func(want int) {
+		t.Helper()
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		index, err := place.ParseCell(at, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list, err := place.ParseIndex(index); err != nil || len(list) != want {
+			t.Errorf("the index has %d, %v; want %d", len(list), err, want)
+		}
 	}
-	index, err := place.ParseCell(at, b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if list, err := place.ParseIndex(index); err != nil || len(list) != 12 {
-		t.Errorf("the index has %d, %v; want 12", len(list), err)
+	check(12)
+	// If it is damaged, none of the others is lost by it.
+	for n, i := range []byte{3, 200} { // one that is there, one that is not
+		if err := os.WriteFile(file, []byte("damaged"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Attach(ctx, subject, "note", []byte{i}); err != nil {
+			t.Fatal(err)
+		}
+		check(12 + n)
 	}
 }
 

@@ -83,7 +83,10 @@ func (s *Store) attach(ctx context.Context, folder string, data []byte) error {
 	}
 	for n := 0; ; n++ {
 		old, err := s.readCell(ctx, folder+place.Index, place.MaxIndexBytes)
-		if err != nil && !errors.Is(err, origin.ErrCorrupt) {
+		if errors.Is(err, origin.ErrCorrupt) {
+			old.value, err = s.otherAttachments(ctx, folder, u.sum)
+		}
+		if err != nil {
 			return err
 		}
 		index, added, err := place.AddToIndex(old.value, u.sum)
@@ -99,6 +102,23 @@ func (s *Store) attach(ctx context.Context, folder string, data []byte) error {
 			return err
 		}
 	}
+}
+
+// otherAttachments returns an index of all attachments in folder but d.
+func (s *Store) otherAttachments(ctx context.Context, folder string, d origin.Digest) ([]byte, error) {
+	var list []origin.Digest
+	err := s.list(ctx, folder, func(page []entry) error {
+		for _, o := range page {
+			if id, ok := place.ParseHashed(o.key); ok && origin.Digest(id) != d {
+				list = append(list, id)
+			}
+		}
+		if len(list) > origin.MaxAttachments {
+			return fmt.Errorf("more than %d", origin.MaxAttachments)
+		}
+		return nil
+	})
+	return place.AppendIndex(nil, list), err
 }
 
 // maxConflicts is how often an index is read again because somebody else has
