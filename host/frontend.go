@@ -68,6 +68,9 @@ func (s *Spec) check() error {
 		return SpecErrorf("attach: image, store and where must be given")
 	}
 	texts := append([]string{s.Image, s.Store, s.Frontend, s.Where, s.Name}, s.Identities...)
+	if t := s.TLS; t != nil {
+		texts = append(texts, t.Certificate, t.Key, t.ClientCA)
+	}
 	for _, t := range append(texts, s.Required...) {
 		if len(t) > maxText || strings.ContainsRune(t, 0) {
 			return SpecErrorf("attach: a text is longer than %d bytes, or has a NUL", maxText)

@@ -109,6 +109,7 @@ func TestAttachAllOrNone(t *testing.T) {
 		"no image":         {spec("tree", "a"), spec("", "b")},
 		"secret":           {spec("tree", "a"), {Image: "tree", Store: "memory", Frontend: "double", Where: "b", Identities: []string{"age-secret-key-1abc"}}},
 		"too long":         {spec("tree", "a"), spec("tree", strings.Repeat("x", maxText+1))},
+		"too long TLS":     {spec("tree", "a"), {Image: "tree", Store: "memory", Frontend: "double", Where: "b", TLS: &TLS{Key: strings.Repeat("x", maxText+1)}}},
 		"bad key":          {spec("tree", "a"), {Image: "tree", Store: "memory", Frontend: "double", Where: "b", Required: []string{"nonsense"}}},
 	} {
 		if _, err := h.Attach(t.Context(), specs...); err == nil {
@@ -117,6 +118,62 @@ func TestAttachAllOrNone(t *testing.T) {
 		if s.front.at("a") != nil || len(h.List()) != 0 || len(s.records()) != 0 || len(h.disks) != 0 {
 			t.Errorf("%s: something is left", what)
 		}
+	}
+}
+
+// long returns texts that are as long as they may be, and six times that in JSON.
+func long(n int) []string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = strings.Repeat("\x01", maxText)
+	}
+	return list
+}
+
+// TestRecordIsReadAgain keeps nothing that could not be brought back.
+func TestRecordIsReadAgain(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	big := &record{Version: recordVersion, ID: "ab", Image: "x", Spec: Spec{Image: "x", Store: "x", Where: "x", Identities: long(maxList)}}
+	if err := h.folder.write(big); err == nil {
+		t.Error("kept what is too large to be read")
+	}
+	if all, bad, err := h.folder.load(); len(all)+len(bad) != 0 || err != nil {
+		t.Errorf("%d records, %v, %v", len(all), bad, err)
+	}
+}
+
+// TestGoneWithoutStore forgets what somebody has unmounted though its disk cannot
+// be opened, whether that was before this host or under it.
+func TestGoneWithoutStore(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	s.attach(h, spec("tree", "gone"), spec("tree", "goes"))
+	s.close(h)
+	s.front.fail, s.front.failures = map[string]error{"gone": ErrGone}, -1
+	s.broken.Store(-1)
+	h = s.start()
+	eventually(t, "what is gone to be forgotten", func() bool { return len(h.List()) == 1 && len(s.records()) == 1 })
+	close(s.front.at("goes").done)
+	eventually(t, "what goes to be forgotten", func() bool { return len(h.List()) == 0 && len(s.records()) == 0 })
+}
+
+// TestPrepareBesideWriter leaves alone what the process before is about to write.
+func TestPrepareBesideWriter(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	s.attach(h, spec("tree", "a"))
+	path := filepath.Join(s.state, ".new-1")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done, err := s.bare().Prepare(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	done()
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -71,6 +71,9 @@ func (h *Host) Recover(ctx context.Context, in *keep.Inherited) error {
 		return err
 	}
 	h.folder = folder
+	if err := folder.clean(); err != nil {
+		h.log.Warn("state folder is not clean", "err", err)
+	}
 	all, bad, err := folder.load()
 	if err != nil {
 		return err
@@ -116,10 +119,12 @@ func (h *Host) offerAll(ctx context.Context, list []*attachment, in *keep.Inheri
 func (h *Host) bringBack(a *attachment, in *keep.Inherited) (tried <-chan struct{}) {
 	first := make(chan struct{})
 	h.run(a, func(ctx context.Context) {
+		opening, giveUp := context.WithCancel(ctx)
+		defer giveUp()
 		opened := make(chan struct{})
 		go func() {
 			defer close(opened)
-			h.openDisk(ctx, a)
+			h.openDisk(opening, a)
 		}()
 		again := false
 		h.retry(ctx, a, stepOffer, func() error {
@@ -133,8 +138,12 @@ func (h *Host) bringBack(a *attachment, in *keep.Inherited) (tried <-chan struct
 			}
 			return err
 		})
+		over := h.awaitEnd(ctx, a)
+		giveUp()
 		<-opened
-		h.watch(ctx, a)
+		if over {
+			h.forget(a)
+		}
 	})
 	return first
 }
@@ -180,7 +189,11 @@ func (h *Host) retry(ctx context.Context, a *attachment, what string, fn func() 
 
 // mind waits for the end of an attachment that is offered.
 func (h *Host) mind(a *attachment) {
-	h.run(a, func(ctx context.Context) { h.watch(ctx, a) })
+	h.run(a, func(ctx context.Context) {
+		if h.awaitEnd(ctx, a) {
+			h.forget(a)
+		}
+	})
 }
 
 // run runs fn as the one goroutine that minds a.
@@ -197,26 +210,31 @@ func (h *Host) run(a *attachment, fn func(ctx context.Context)) {
 	}()
 }
 
-// watch returns when ctx has ended, or the frontend has: then a is over.
-func (h *Host) watch(ctx context.Context, a *attachment) {
+// awaitEnd returns true when the frontend has ended, which is the end of a; false
+// when ctx has.
+func (h *Host) awaitEnd(ctx context.Context, a *attachment) bool {
 	h.mu.Lock()
 	offered, gone := a.offered, errors.Is(a.problems[stepOffer], ErrGone)
 	h.mu.Unlock()
-	if offered != nil {
-		select {
-		case <-offered.Done():
-		case <-ctx.Done():
-			return
-		}
-		if err := offered.Err(); err != nil {
-			h.log.Error("attachment has ended", "id", a.id, "image", a.spec.Image, "err", err)
-			h.mu.Lock()
-			a.ending = err
-			h.mu.Unlock()
-		}
-	} else if !gone {
-		return
+	if offered == nil {
+		return gone
 	}
+	select {
+	case <-offered.Done():
+	case <-ctx.Done():
+		return false
+	}
+	if err := offered.Err(); err != nil {
+		h.log.Error("attachment has ended", "id", a.id, "image", a.spec.Image, "err", err)
+		h.mu.Lock()
+		a.ending = err
+		h.mu.Unlock()
+	}
+	return true
+}
+
+// forget is the end of an attachment that nobody has detached.
+func (h *Host) forget(a *attachment) {
 	if err := h.folder.remove(a.id); err != nil {
 		h.log.Error("attachment has ended and is not forgotten", "id", a.id, "err", err)
 	}

@@ -16,6 +16,7 @@ const (
 	recordVersion  = 1
 	maxRecordBytes = 1 << 20
 	recordSuffix   = ".json"
+	newPrefix      = ".new-" // of files that are not whole yet
 )
 
 // A record is an attachment's file.
@@ -60,6 +61,9 @@ func (f *folder) write(r *record) error {
 		return nil
 	}
 	b, err := json.MarshalIndent(r, "", "  ")
+	if err == nil && len(b) >= maxRecordBytes {
+		err = SpecErrorf("more than %d bytes, which nobody would read again", maxRecordBytes)
+	}
 	if err == nil {
 		err = f.replace(r.ID+recordSuffix, append(b, '\n'))
 	}
@@ -70,7 +74,7 @@ func (f *folder) write(r *record) error {
 }
 
 func (f *folder) replace(name string, data []byte) error {
-	tmp, err := os.CreateTemp(f.path, ".new-*") // mode 0600
+	tmp, err := os.CreateTemp(f.path, newPrefix+"*") // mode 0600
 	if err != nil {
 		return err
 	}
@@ -108,8 +112,21 @@ func (f *folder) remove(id string) error {
 	return nil
 }
 
+// clean removes what a process that was killed had begun to write. It is for who
+// has the lock.
+func (f *folder) clean() error {
+	if f == nil {
+		return nil
+	}
+	left, err := filepath.Glob(filepath.Join(f.path, newPrefix+"*"))
+	for _, path := range left {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
+}
+
 // load reads all records. Those that cannot be read are left as they are; bad
-// says why, for each.
+// says why, for each. Another process may be writing and removing some.
 func (f *folder) load() (all []*record, bad []error, err error) {
 	if f == nil {
 		return nil, nil, nil
@@ -119,15 +136,14 @@ func (f *folder) load() (all []*record, bad []error, err error) {
 		return nil, nil, fmt.Errorf("read attachments: %w", err)
 	}
 	for _, e := range entries {
-		path := filepath.Join(f.path, e.Name())
-		if strings.HasPrefix(e.Name(), ".new-") {
-			_ = os.Remove(path) // left by a process that was killed
-			continue
-		}
 		if !strings.HasSuffix(e.Name(), recordSuffix) {
 			continue
 		}
+		path := filepath.Join(f.path, e.Name())
 		r, err := readRecord(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // detached just now
+		}
 		if err == nil {
 			err = r.check(e.Name())
 		}

@@ -55,6 +55,15 @@ func (s *Server) HandOff(ctx context.Context) ([]Handed, error) {
 		}
 		_ = ln.Close()
 	}
+	s.mu.Unlock()
+	// What has been accepted by now goes along.
+	accepted := make(chan struct{})
+	go func() { s.accepts.Wait(); close(accepted) }()
+	select {
+	case <-accepted:
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
 	ended := s.awaitEnd()
 	for se := range s.conns {
 		if se.conn != nil && !se.conn.stream.handable() {

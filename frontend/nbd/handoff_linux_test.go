@@ -218,6 +218,67 @@ func TestHandOffDuringHandshake(t *testing.T) {
 	}
 }
 
+// A lateListener accepts one connection at the moment it is closed.
+type lateListener struct {
+	net.Listener
+	nc     net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *lateListener) Accept() (net.Conn, error) {
+	<-l.closed
+	time.Sleep(20 * time.Millisecond)
+	nc := l.nc
+	if l.nc = nil; nc == nil {
+		return nil, net.ErrClosed
+	}
+	return nc, nil
+}
+
+func (l *lateListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+// TestHandOffJustAccepted hands on a connection that is accepted as the hand-over
+// begins.
+func TestHandOffJustAccepted(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]net.Conn
+	for i, fd := range pair {
+		f := os.NewFile(uintptr(fd), "pair")
+		if ends[i], err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Close()
+		defer func() { _ = ends[i].Close() }()
+	}
+	s := &Server{Log: testLog(t)}
+	if err := s.AddExport(Export{Name: "d", Device: blockdevtest.NewMemory(make([]byte, 1<<20), nil)}); err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error)
+	go func() { served <- s.Serve(t.Context(), &lateListener{nc: ends[0], closed: make(chan struct{})}) }()
+	waitFor(t, "Serve", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.serving == 1 })
+	go func() {
+		_, _ = ends[1].Write(wire.AppendOption([]byte{0, 0, 0, 3}, wire.OptExportName, []byte("d")))
+	}()
+	handed, err := s.HandOff(t.Context())
+	if len(handed) != 1 || err != nil {
+		t.Errorf("%d connections are handed on, %v; want the one just accepted", len(handed), err)
+	}
+	for _, h := range handed {
+		_ = unix.Close(h.FD)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestHandOffBounded cuts off what does not come to an end.
 func TestHandOffBounded(t *testing.T) {
 	gate := &blockdevtest.Gate{Device: blockdevtest.NewMemory(make([]byte, 1<<20), nil), From: 0, To: 4096, Open: make(chan struct{})}

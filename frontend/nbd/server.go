@@ -96,6 +96,8 @@ type Server struct {
 	signal    *handOffSignal // while there are any; they read it without mu
 	handed    []Handed
 	ended     chan struct{} // closes when no connection is left; made by Shutdown
+
+	accepts sync.WaitGroup // calls of Serve that may still admit a connection
 }
 
 type counters struct {
@@ -140,6 +142,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer s.accepts.Done()
 	for pause := time.Duration(0); ; {
 		nc, err := ln.Accept()
 		if err != nil {
@@ -243,6 +246,7 @@ func (s *Server) enter(ln net.Listener) error {
 	}
 	if ln != nil {
 		s.listeners[ln] = struct{}{}
+		s.accepts.Add(1)
 	}
 	return nil
 }
