@@ -648,8 +648,10 @@ func TestZone(t *testing.T) {
 	if id := <-z.filled; id != fresh.ID {
 		t.Errorf("filled with %v", id)
 	}
+	z.mu.Lock()
 	z.bad = true
 	z.objects[full(4).ID] = full(4).Bytes
+	z.mu.Unlock()
 	k.lease(full(4).ID)
 	if s := d.Server.Stats(); s.ZoneHits != 2 || s.ZoneMisses != 2 {
 		t.Errorf("%d hits and %d misses in the zone", s.ZoneHits, s.ZoneMisses)

@@ -29,16 +29,6 @@ func openFiles(t testing.TB) int {
 	return 0
 }
 
-// eventually waits until ok, for at most 10 s.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within 10 s: %s", what)
-		}
-	}
-}
-
 // TestComplaints has a client complain of good chunks without end, over several
 // connections: most are not looked at. True ones always are.
 func TestComplaints(t *testing.T) {
