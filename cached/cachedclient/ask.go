@@ -335,6 +335,21 @@ func (c *Client) keepLease(right wire.Right) (stop func()) {
 	}
 }
 
+// forgo gives up an answer that came too late. A lease goes back at once, for
+// others wait for it.
+func (c *Client) forgo(r *reply) {
+	r.close()
+	if r.kind != wire.Lease {
+		return
+	}
+	right, err := wire.ParseRight(r.payload)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil && !c.closed {
+		c.running.Go(func() { c.abandon(right.Lease) })
+	}
+}
+
 // abandon gives a lease back; if that fails it ends by itself.
 func (c *Client) abandon(lease uint64) {
 	ctx, cancel := context.WithTimeout(c.done, c.config.Silence)

@@ -19,11 +19,12 @@
 //
 // # Concurrency
 //
-// Client.mu guards the connection and who dials it; link.mu a connection's table
-// of calls; shelf.mu the chunks that are held. None is held over a system call.
-// A client has up to three goroutines: the keeper, which tells the daemon what
-// is used; a dialler, while it dials; and the reader of the connection. Close
-// ends and awaits them.
+// link.mu guards a connection's table of calls; Client.mu, which may be taken
+// under it, the connection and who dials it; shelf.mu the chunks that are held.
+// None is held over a system call. A client has up to three goroutines, and one
+// for each lease that it gives back: the keeper, which tells the daemon what is
+// used; a dialler, while it dials; and the reader of the connection. Close ends
+// and awaits them.
 package cachedclient
 
 import (

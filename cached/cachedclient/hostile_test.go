@@ -2,12 +2,15 @@ package cachedclient
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -270,6 +273,44 @@ func TestDepositRefusedText(t *testing.T) {
 	c.Close()
 	if !strings.Contains(log.String(), `err="refused: no room"`) {
 		t.Errorf("the log says %s", log.String())
+	}
+}
+
+// TestLateLease gives a lease to a read that has been given up: it comes back at
+// once, for others wait for it.
+func TestLateLease(t *testing.T) {
+	o := chunks(1)[0]
+	asked, back := make(chan struct{}), make(chan uint64, 1)
+	var gone atomic.Bool
+	socket := impostor(t, func(c *wire.Conn, m *wire.Message) bool {
+		switch m.Type {
+		case wire.Get:
+			close(asked)
+			for !gone.Load() {
+				time.Sleep(time.Millisecond)
+			}
+			return c.Write(wire.Lease, m.Request, wire.Right{Lease: 7, Millis: 1000}.Append, nil) == nil
+		case wire.Abandon:
+			lease, _ := wire.ParseNumber(m.Payload)
+			back <- lease
+		}
+		return c.Write(wire.Done, m.Request, nil, nil) == nil
+	})
+	c := New(Config{Socket: socket})
+	defer c.Close()
+	given, giveUp := context.WithCancel(ctx)
+	go func() { <-asked; giveUp() }()
+	if _, err := c.Reader(chunk.NewDoor(cachedtest.NewOrigin(t, o)), nil).ReadChunk(given, o.ID, make([]byte, 10), 0); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	gone.Store(true)
+	select {
+	case lease := <-back:
+		if lease != 7 {
+			t.Errorf("lease %d came back", lease)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the lease is kept")
 	}
 }
 

@@ -216,8 +216,11 @@ func (l *link) answer(m *wire.Message) error {
 	}
 	delete(l.calls, m.Request)
 	<-l.slots
+	r := reply{m.Type, append([]byte(nil), m.Payload...), m.File()}
 	if ch != nil {
-		ch <- reply{m.Type, append([]byte(nil), m.Payload...), m.File()} // has room for it
+		ch <- r // has room for it
+	} else {
+		l.client.forgo(&r)
 	}
 	return l.watch()
 }
@@ -291,7 +294,7 @@ func (l *link) call(ctx context.Context, t wire.Type, payload func(b []byte) []b
 	if _, owed := l.calls[n]; owed {
 		l.calls[n] = nil
 	} else if r, ok := <-ch; ok { // it came at the same moment
-		r.close()
+		l.client.forgo(&r)
 	}
 	return reply{}, ctx.Err()
 }
