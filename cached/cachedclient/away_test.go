@@ -3,8 +3,10 @@ package cachedclient
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
@@ -211,6 +213,40 @@ func TestBitFlips(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestForgedPage changes a page that was checked before so that its CRC-32C stays
+// what it was, as who owns the file can: the change is noticed all the same.
+func TestForgedPage(t *testing.T) {
+	o := chunks(1)[0]
+	d, origin := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, o)
+	c := client(t, d.Socket, nil)
+	r := c.Reader(chunk.NewDoor(origin), origin)
+	readWholly(t, r, &o)
+	readWholly(t, r, &o)
+	// The bits of the polynomial itself leave the checksum as it is.
+	at := o.Header.FrameOffset(3) + 5000
+	page := o.Header.FrameOffset(3) + 4096
+	forged := bytes.Clone(o.Bytes[page : page+4096])
+	polynomial := binary.LittleEndian.AppendUint64(nil, 1|crc32.Castagnoli<<1)
+	for i, b := range polynomial {
+		forged[at-page+int64(i)] ^= b
+	}
+	table := crc32.MakeTable(crc32.Castagnoli)
+	if crc32.Checksum(forged, table) != crc32.Checksum(o.Bytes[page:page+4096], table) {
+		t.Fatal("the checksum is another one")
+	}
+	f, err := os.OpenFile(chunkFile(t, d.Dir, o.ID), os.O_RDWR, 0)
+	if err == nil {
+		_, err = f.WriteAt(forged, page)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	readWholly(t, r, &o)
+	if s := c.Stats(); s.Damaged == 0 {
+		t.Error("nothing was noticed")
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
 )
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // quantiles reports the median and the 99th percentile of times.
 func quantiles(b *testing.B, times []time.Duration) {
 	slices.Sort(times)

@@ -4,7 +4,7 @@
 // daemon sent: after the first touch no byte and no question goes through the
 // daemon. The daemon is not trusted. Each frame is checked by its SHA-256 against
 // the chunk's header when it is touched first, and by the page from then on, with
-// checksums taken behind that check; what turns out damaged is reported to the
+// keyed checksums taken behind that check; what turns out damaged is reported to the
 // daemon, and had anew.
 //
 // A chunk that the cache lacks is fetched once for the whole host. Whoever asks

@@ -4,7 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash/crc32"
+	"hash/maphash"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -16,7 +16,12 @@ import (
 // begin of each frame, so that a page of a raw frame is a page of plaintext.
 const pageSize = 4 << 10
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// seed makes page checksums a secret of this process. Whoever owns the file could
+// change a page so that its CRC stays what it was; without the seed nobody knows
+// what keeps these.
+var seed = maphash.MakeSeed()
+
+func pageSum(b []byte) uint64 { return maphash.Bytes(seed, b) }
 
 // errMore is returned for bytes of a chunk that were not checked by the daemon
 // when it sent the descriptor.
@@ -38,7 +43,7 @@ type held struct {
 
 	mu   sync.Mutex // held while sums of a frame are written, before its bit is set
 	good [chunk.MaxFrames / 64]atomic.Uint64
-	sums []uint32
+	sums []uint64
 
 	// Guarded by the shelf's mu.
 	refs       int
@@ -70,7 +75,7 @@ func newHeld(id chunk.ID, file *os.File, size, ready int64) (*held, error) {
 		page += (int(f.Len) + pageSize - 1) / pageSize
 	}
 	h.begins = append(h.begins, at)
-	h.sums = make([]uint32, page)
+	h.sums = make([]uint64, page)
 	h.ready.Store(ready)
 	return h, nil
 }
@@ -182,7 +187,7 @@ func (h *held) check(i int, from int64, b []byte) error {
 	page := h.pages[i] + int(from-h.begins[i])/pageSize
 	for len(b) > 0 {
 		n := min(len(b), pageSize)
-		if crc32.Checksum(b[:n], castagnoli) != h.sums[page] {
+		if pageSum(b[:n]) != h.sums[page] {
 			return &chunk.CorruptError{ID: h.id, Reason: fmt.Sprintf("a page of frame %d has changed", i)}
 		}
 		b, page = b[n:], page+1
@@ -203,7 +208,7 @@ func (h *held) checkFrame(i int, b []byte) error {
 	}
 	for page := h.pages[i]; len(b) > 0; page++ {
 		n := min(len(b), pageSize)
-		h.sums[page] = crc32.Checksum(b[:n], castagnoli)
+		h.sums[page] = pageSum(b[:n])
 		b = b[n:]
 	}
 	h.good[i/64].Or(1 << (i % 64))
