@@ -199,7 +199,7 @@ func (d *Deposit) publish() error {
 	}
 	if c.durable {
 		if err := c.sync(d.out); err != nil {
-			return err
+			return c.noSpace(d, err)
 		}
 	}
 	if err := d.out.Close(); err != nil { // some file systems only now tell that they are full
@@ -209,7 +209,7 @@ func (d *Deposit) publish() error {
 	d.out = nil
 	if err := c.rename(d.temp(), c.place(d.id, d.size)); err != nil {
 		_ = c.files.remove(c.place(d.id, d.size)) // should it be there after all
-		return err
+		return c.noSpace(d, err)
 	}
 	return nil
 }
