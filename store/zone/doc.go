@@ -18,10 +18,10 @@
 // by then are not sent; answers that are on their way are read to their end, off
 // everybody's path, since a connection that is cut costs more.
 //
-//	ReadChunk ─► ask ─┬─► node: turn ─► breaker ─► connection ─► answer ─┐
-//	                  ├─► …                                              ├─► collect ─► door ─► dst
-//	                  └─► …                                              ┘      │
-//	                                      late answers ─► note what is lost ────┴─► queue ─► repair
+//	ReadChunk ─► ask ─┬─► node: gate ─► turn ─► breaker ─► connection ─► answer ─┐
+//	                  ├─► …                                                      ├─► collect ─► door ─► dst
+//	                  └─► …                                                      ┘      │
+//	                                              late answers ─► note what is lost ────┴─► queue ─► repair
 //
 // # Whom to trust
 //

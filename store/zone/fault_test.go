@@ -97,7 +97,7 @@ func TestNodeDies(t *testing.T) {
 			z := open(t, zone.Config{Nodes: urls})
 			var objects []chunktest.Object
 			for i := range 16 {
-				objects = append(objects, chunktest.Random(uint64(i), 200_000, chunk.FrameSize))
+				objects = append(objects, chunktest.Random(uint64(i), 20_000, chunk.FrameSize))
 			}
 			put(t, z, objects...)
 			l := startLoad(z, objects, 8)

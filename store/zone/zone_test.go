@@ -99,11 +99,16 @@ func healed(t *testing.T, z *zone.Zone, o *chunktest.Object, holds func() bool) 
 	})
 }
 
+// small returns those of chunktest's objects whose chunks are small.
+func small() []chunktest.Object {
+	objects := chunktest.Objects(1)
+	return append(objects[:4:4], objects[7])
+}
+
 // TestSource runs the suite of sources with every scheme, on both protocols, and
 // with fewer nodes than stripes. Chunks are small: all of one is fetched each time.
 func TestSource(t *testing.T) {
-	objects := chunktest.Objects(1)
-	objects = append(objects[:4:4], objects[7])
+	objects := small()
 	for name, scheme := range schemes {
 		for _, nodes := range []int{1, 9} {
 			t.Run(fmt.Sprintf("%s on %d", name, nodes), func(t *testing.T) {
@@ -146,8 +151,8 @@ func TestServers(t *testing.T) {
 					}
 				}
 				if name == "4of5" {
-					chunktest.TestSource(t, z, objects[:6])
-					chunktest.TestReader(t, chunk.NewDoor(z), objects[:6])
+					chunktest.TestSource(t, z, small())
+					chunktest.TestReader(t, chunk.NewDoor(z), small())
 				}
 			}
 		})
