@@ -84,23 +84,31 @@ func (f *File) resume(o host.Offer, show fuse.Disk) (*fuse.Session, error) {
 	}
 	var st fileState
 	if o.State == nil || json.Unmarshal(o.State, &st) != nil {
-		_ = d.File.Close() // it died before it had mounted
-		return nil, nil
+		// It died as it mounted. While anybody holds that, whoever looks at the
+		// mount hangs.
+		_ = d.File.Close()
+		return nil, f.Keeper.Forget(d.Name)
 	}
 	if err := f.Keeper.Keep(d.Name, d.File); err != nil {
 		f.log("descriptor is not kept: the mount will not outlive this process", err, o)
 	}
 	s, err := fuse.Resume(d.File.Take(), st.Session, []fuse.Disk{show}, fuse.Options{})
+	if err == nil {
+		return s, nil
+	}
+	// Likewise: it is mounted anew.
+	if err := f.Keeper.Forget(d.Name); err != nil {
+		f.log("descriptor is not forgotten", err, o)
+	}
 	switch {
 	case errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.EPERM):
 		// Unmounted, or taken from its users (EPERM: never mounted).
-		_ = f.Keeper.Forget(d.Name)
 		return nil, fmt.Errorf("%w: %w", host.ErrGone, err)
 	case errors.Is(err, fuse.ErrNoResend):
 		f.log("taking a mount over needs Linux 6.9: what was open in it fails, and it is mounted anew", err, o)
-		return nil, f.Keeper.Forget(d.Name)
+		return nil, nil
 	}
-	return s, err
+	return nil, err
 }
 
 func (f *File) mount(o host.Offer, show fuse.Disk, dir string) (*fuse.Session, error) {

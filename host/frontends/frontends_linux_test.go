@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,41 +21,9 @@ import (
 	"github.com/rivuletfs/rivulet/frontend/nbd/nbdclient"
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/keep"
-	"github.com/rivuletfs/rivulet/internal/fdpass"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// A keeper remembers names, and holds nothing.
-type keeper struct {
-	mu    sync.Mutex
-	names map[string]bool
-}
-
-func (k *keeper) Keep(name string, _ *fdpass.File) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.names == nil {
-		k.names = map[string]bool{}
-	}
-	k.names[name] = true
-	return nil
-}
-
-func (k *keeper) Forget(name string) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.names, name)
-	return nil
-}
-
-func (k *keeper) Close() error { return nil }
-
-func (k *keeper) kept() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return len(k.names)
-}
 
 // A stage is where one frontend after the other offers a disk.
 type stage struct {
@@ -219,6 +186,42 @@ func TestFileTakenOver(t *testing.T) {
 	}
 	if _, err := s.offer(next, "relative", "disk", nil); !errors.As(err, new(host.SpecError)) {
 		t.Errorf("a relative directory: %v", err)
+	}
+}
+
+// TestFileUnreadable mounts anew over a session that is held and that it cannot go
+// on with: whoever looks at that hangs.
+func TestFileUnreadable(t *testing.T) {
+	needMounts(t)
+	for what, state := range map[string]string{"": "", "of another version": `{"session":{"version":99,"dir":"/x"}}`} {
+		s := newStage(t, blockdev.NewFlat(bytes.NewReader(content), int64(len(content))))
+		s.keeper.holds = true
+		dir := t.TempDir()
+		f := s.file()
+		s.must(s.offer(f, dir, "disk", nil))
+		in := s.release(f)
+		s.state = json.RawMessage(state)
+		if state == "" {
+			s.state = nil
+		}
+		hangs := time.AfterFunc(20*time.Second, func() {
+			t.Errorf("state %q: it hangs", what)
+			_ = s.keeper.Forget(fusePrefix + "a1")
+		})
+		next := s.file()
+		o, err := s.offer(next, dir, "disk", again(in))
+		if state != "" {
+			if err == nil {
+				t.Error("went on with the state of another version")
+			}
+			o, err = s.offer(next, dir, "disk", again(in)) // as a host tries again
+		}
+		s.must(o, err)
+		hangs.Stop()
+		if got := readPast(t, filepath.Join(dir, "disk")); !bytes.Equal(got, content) {
+			t.Errorf("%d bytes read, or wrong ones", len(got))
+		}
+		s.detach(o)
 	}
 }
 

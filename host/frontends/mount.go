@@ -223,8 +223,9 @@ func (o *offeredMount) startWatch() {
 
 // Release implements [host.Frontend].
 func (m *Mount) Release(ctx context.Context) ([]keep.Descriptor, error) {
+	// All at once: a watch takes a moment to see that it is to end.
+	m.offers.Range(func(_, o any) bool { o.(*offeredMount).stop(); return true })
 	m.offers.Range(func(_, o any) bool {
-		o.(*offeredMount).stop()
 		<-o.(*offeredMount).stopped
 		return true
 	})

@@ -254,10 +254,10 @@ func (n *NBD) close(s *nbdServer) {
 	s.stopping = true
 	delete(n.servers, s.where)
 	s.Close()
-	if !s.begun {
-		for _, ln := range s.listeners {
-			_ = ln.Close()
-		}
+	// Also those that Serve has not come to: closed later, one would take away
+	// the socket of whoever listens at the same path by then.
+	for _, ln := range s.listeners {
+		_ = ln.Close()
 	}
 	for _, d := range s.pending {
 		_ = d.File.Close()
