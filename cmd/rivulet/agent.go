@@ -92,8 +92,10 @@ type agent struct {
 	listen  *net.UnixListener
 	end     context.CancelFunc // ends serving
 
-	upgrading sync.Mutex
-	passed    bool // another process has taken over; set before end is called
+	upgrades chan os.Signal // asks for one
+
+	upgrading sync.Mutex // held for an upgrade
+	passed    bool       // another process has taken over; set before end is called
 }
 
 // runAgent is the life of an agent.
@@ -108,7 +110,14 @@ func (a *app) runAgent(ctx context.Context, o *agentOptions) error {
 	if o.state, err = stateFolder(o.state); err != nil {
 		return err
 	}
-	g := &agent{app: a, opt: o, socket: socket}
+	g := &agent{app: a, opt: o, socket: socket, upgrades: make(chan os.Signal, 1)}
+	// From the beginning and to the end: unasked for, either would end the process.
+	signal.Notify(g.upgrades, syscall.SIGUSR2)
+	defer signal.Stop(g.upgrades)
+	// Whoever waited for "ready" may have closed our output since.
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, syscall.SIGPIPE)
+	defer signal.Stop(broken)
 	if g.program, err = os.Executable(); err != nil {
 		return err
 	}
@@ -251,9 +260,6 @@ func (g *agent) forgetUnused(in *keep.Inherited) {
 func (g *agent) serve(ctx context.Context) error {
 	ctx, g.end = context.WithCancel(ctx)
 	defer g.end()
-	upgrades := make(chan os.Signal, 1)
-	signal.Notify(upgrades, syscall.SIGUSR2)
-	defer signal.Stop(upgrades)
 	server := &control.Server{Host: g.host, Upgrade: g.upgrade}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ctx, g.listen) }()
@@ -262,7 +268,7 @@ func (g *agent) serve(ctx context.Context) error {
 	defer check.Stop()
 	for {
 		select {
-		case <-upgrades:
+		case <-g.upgrades:
 			go func() {
 				if _, err := g.upgrade(context.WithoutCancel(ctx)); err != nil {
 					g.note("rivulet: %v", err)

@@ -295,6 +295,31 @@ func TestAgentUpgraded(t *testing.T) {
 	_ = s.agent.Wait()
 }
 
+// TestAgentOutlivesItsOutput upgrades an agent whose output nobody reads any more.
+func TestAgentOutlivesItsOutput(t *testing.T) {
+	s := newStation(t)
+	cmd := exec.Command("rivulet", "agent")
+	cmd.Env, cmd.Dir = s.env, s.home
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 6)); err != nil {
+		t.Error(err)
+	}
+	_ = out.Close()
+	for range 2 {
+		if _, err := s.client().Upgrade(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.awaitReady(0)
+	}
+	_ = cmd.Wait()
+}
+
 // signalAgent upgrades the agent by signal, and waits until another one answers.
 func (s *station) signalAgent(pids map[int]bool) {
 	s.t.Helper()

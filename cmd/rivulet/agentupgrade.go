@@ -9,9 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/keep"
 	"github.com/rivuletfs/rivulet/internal/fdpass"
 	"github.com/rivuletfs/rivulet/internal/systemd"
@@ -63,6 +65,9 @@ func (g *agent) upgrade(ctx context.Context) (pid int, err error) {
 		return 0, errors.New("upgrade: one is under way")
 	}
 	defer g.upgrading.Unlock()
+	if g.passed {
+		return 0, fmt.Errorf("upgrade: another process serves already: %w", host.ErrClosed)
+	}
 	conn, theirs, err := fdpass.Pair()
 	if err != nil {
 		return 0, fmt.Errorf("upgrade: %w", err)
@@ -77,12 +82,15 @@ func (g *agent) upgrade(ctx context.Context) (pid int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("upgrade: %w", err)
 	}
-	if err = expect(conn, stepReady, prepareTime); err == nil {
-		err = g.handOver(ctx, conn)
-	}
-	if err != nil {
+	end := sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+	})
+	if err = expect(conn, stepReady, prepareTime); err == nil {
+		err = g.handOver(ctx, conn, end)
+	}
+	if err != nil {
+		end()
 		return 0, fmt.Errorf("upgrade: the old process goes on: %w", err)
 	}
 	g.passed = true
@@ -96,11 +104,14 @@ func (g *agent) upgrade(ctx context.Context) (pid int, err error) {
 	return pid, nil
 }
 
-// handOver gives everything to the new process, or takes it back.
-func (g *agent) handOver(ctx context.Context, conn *fdpass.Conn) error {
+// handOver gives everything to the new process, or ends that and takes it back.
+func (g *agent) handOver(ctx context.Context, conn *fdpass.Conn, end func()) error {
 	releasing, cancel := context.WithTimeout(ctx, releaseTime)
 	defer cancel()
 	list, err := g.host.Release(releasing)
+	if errors.Is(err, host.ErrClosed) {
+		return err // this process is ending: there is nothing to give, or to take back
+	}
 	if err != nil {
 		g.note("rivulet: upgrade: %v", err) // what was cut off is lost either way
 	}
@@ -117,7 +128,7 @@ func (g *agent) handOver(ctx context.Context, conn *fdpass.Conn) error {
 		}
 		return nil
 	}
-	_ = conn.Close() // the new process ends, if it has not yet
+	end() // two processes must not read from one descriptor
 	back := &keep.Inherited{}
 	for _, d := range list {
 		back.Add(d)
