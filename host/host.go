@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/host/keep"
 	"github.com/rivuletfs/rivulet/seal"
@@ -38,8 +37,7 @@ type Config struct {
 	// Memory bounds what is kept decoded, for all disks together, in bytes: 0 is
 	// disk.DefaultMemory.
 	Memory int64
-	// Bound, Cache and Sample are those of a Stack.
-	Bound  func(src chunk.Source, near bool, disk string) chunk.Source
+	// Cache and Sample are those of a Stack.
 	Cache  Cache
 	Sample float64
 	// RetryMin and RetryMax bound the pauses between attempts to bring back an
@@ -91,7 +89,7 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Bound: cfg.Bound, Cache: cfg.Cache, Sample: cfg.Sample, Logger: cfg.Logger}
+	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Logger: cfg.Logger}
 	return h, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
@@ -17,6 +18,9 @@ import (
 type Source struct {
 	View *generation.View
 	Near bool // a request costs little, so that reading by the frame is best
+	// Bound puts a bound of what is asked of this origin before it, for one of
+	// several disks; nil: there is none.
+	Bound func(src chunk.Source, disk string) chunk.Source
 }
 
 // A shareKey says which attachments share a disk. Who reads is part of it: that
@@ -142,7 +146,7 @@ func (h *Host) openShared(ctx context.Context, s *sharedDisk, src *Source, r *Re
 	defer close(s.ready)
 	image, err := r.Open(ctx, src.View, s.key.image.String(), true)
 	if err == nil {
-		s.Disk, err = h.stack.Disk(image, src.Near)
+		s.Disk, err = h.stack.Disk(image, src.Near, src.Bound)
 	}
 	if err != nil {
 		s.err = fmt.Errorf("image %q: %w", ref, err)

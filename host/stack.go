@@ -28,11 +28,8 @@ type Cache interface {
 type Stack struct {
 	Memory *disk.Memory // nil: each disk's own
 	Opener *seal.Opener // nil: each disk's own
-	// Bound puts a bound before a store that is near or far, for one of several
-	// disks; nil: there is none.
-	Bound  func(src chunk.Source, near bool, disk string) chunk.Source
-	Cache  Cache   // nil: none
-	Sample float64 // of the cache's hits, looked for at the origin; 0: DefaultSample
+	Cache  Cache        // nil: none
+	Sample float64      // of the cache's hits, looked for at the origin; 0: DefaultSample
 	Logger *slog.Logger
 }
 
@@ -46,13 +43,13 @@ type Disk struct {
 
 // Disk puts the layers of reading together, nearest first: memory, the cache, the
 // checking door, the bound of what is asked of the store, the image's generation.
-// If the cache or the store is near, it reads by the frame. The caller closes the
-// disk.
-func (s *Stack) Disk(image *Image, near bool) (*Disk, error) {
+// If the cache or the store is near, it reads by the frame. bound is the Source's.
+// The caller closes the disk.
+func (s *Stack) Disk(image *Image, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
 	d := &Disk{Image: image}
 	var src chunk.Source = image
-	if s.Bound != nil {
-		src = s.Bound(image, near, image.Map.Digest().String())
+	if bound != nil {
+		src = bound(image, image.Map.Digest().String())
 	}
 	o := disk.Options{Memory: s.Memory, Opener: s.Opener, Mode: disk.WholeChunks, Logger: s.Logger}
 	if near || s.Cache != nil {

@@ -39,8 +39,7 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	bound, err := a.origin.share()
-	if err != nil {
+	if _, err := a.origin.parse(true); err != nil {
 		return nil, err
 	}
 	run, err := runtimeDir()
@@ -73,7 +72,7 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 			frontendMount: mounted,
 		},
 		State: o.state, Memory: budget, Logger: log,
-		Bound: bound, Cache: a.diskCache(ctx),
+		Cache: a.diskCache(ctx),
 	})
 }
 
@@ -83,7 +82,9 @@ func (a *app) openSource(ctx context.Context, url string) (host.Source, error) {
 	if err != nil {
 		return host.Source{}, err
 	}
-	return host.Source{View: a.view(o), Near: store.Near(url)}, nil
+	near := store.Near(url)
+	bound, err := a.origin.share(near)
+	return host.Source{View: a.view(o), Near: near, Bound: bound}, err
 }
 
 // spec is ref, as this user reads it, for a process in any folder.

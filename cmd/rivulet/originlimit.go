@@ -63,21 +63,14 @@ func (o *originLimit) parse(near bool) (*tier.Limit, error) {
 	return l, nil
 }
 
-// share returns a function that puts the bound before a store, for one disk of
-// several: all of those that are near share one, and all that are far.
-func (o *originLimit) share() (func(src chunk.Source, near bool, disk string) chunk.Source, error) {
-	near, err := o.parse(true)
+// share returns what puts the bound before one store, near or far, for one disk of
+// several, which share it.
+func (o *originLimit) share(near bool) (func(src chunk.Source, disk string) chunk.Source, error) {
+	limit, err := o.parse(near)
 	if err != nil {
 		return nil, err
 	}
-	far, err := o.parse(false)
-	if err != nil {
-		return nil, err
-	}
-	return func(src chunk.Source, isNear bool, disk string) chunk.Source {
-		if isNear {
-			return tier.Source(src, tier.Flow(disk), near)
-		}
-		return tier.Source(src, tier.Flow(disk), far)
+	return func(src chunk.Source, disk string) chunk.Source {
+		return tier.Source(src, tier.Flow(disk), limit)
 	}, nil
 }

@@ -36,11 +36,11 @@ func TestOriginLimit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				bound, err := c.limit.share()
+				bound, err := c.limit.share(c.near)
 				if err != nil {
 					t.Fatal(err)
 				}
-				a, b := bound(nothing{}, c.near, "a"), bound(nothing{}, c.near, "b")
+				a, b := bound(nothing{}, "a"), bound(nothing{}, "b")
 				begun, dst := time.Now(), make([]byte, 10_000)
 				for i := range c.reads {
 					if _, err := []chunk.Source{a, b}[i%2].Fetch(t.Context(), chunktest.Absent, dst, 0); !errors.Is(err, chunk.ErrNotFound) {
@@ -54,7 +54,7 @@ func TestOriginLimit(t *testing.T) {
 		})
 	}
 	for _, bad := range []originLimit{{requests: "x"}, {requests: "-1"}, {requests: "1.5"}, {rate: "1X"}} {
-		if _, err := bad.share(); !errors.As(err, new(usageError)) {
+		if _, err := bad.share(true); !errors.As(err, new(usageError)) {
 			t.Errorf("%+v: %v, want a usage error", bad, err)
 		}
 		if got := bad.forward([]string{"mount"}); len(got) != 3 || !slices.Contains(got, bad.requests+bad.rate) {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rivuletfs/rivulet/host"
+	"github.com/rivuletfs/rivulet/host/control"
 	"github.com/rivuletfs/rivulet/internal/systemd"
 )
 
@@ -83,6 +84,11 @@ func (a *app) serve(ctx context.Context, names []string, o *serveOptions) error 
 		return err
 	}
 	defer func() { _ = done() }()
+	if _, ok := holder.(*control.Client); ok {
+		if err := absolutePaths(specs); err != nil {
+			return err
+		}
+	}
 	infos, err := holder.Attach(ctx, specs...)
 	if err != nil {
 		return err
@@ -129,6 +135,31 @@ func (a *app) serveSpecs(names []string, o *serveOptions) ([]host.Spec, error) {
 		specs = append(specs, s)
 	}
 	return specs, nil
+}
+
+// absolutePaths makes specs mean the same to a process in another folder.
+func absolutePaths(specs []host.Spec) error {
+	for i := range specs {
+		s := &specs[i]
+		var err error
+		if s.Where, err = absoluteAddress(s.Where); err != nil {
+			return err
+		}
+		if s.TLS == nil {
+			continue
+		}
+		t := *s.TLS
+		for _, path := range []*string{&t.Certificate, &t.Key, &t.ClientCA} {
+			if *path == "" {
+				continue
+			}
+			if *path, err = filepath.Abs(*path); err != nil {
+				return err
+			}
+		}
+		s.TLS = &t
+	}
+	return nil
 }
 
 // serveHolder chooses who holds the disks: whoever was given sockets by systemd is

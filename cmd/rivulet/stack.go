@@ -137,12 +137,13 @@ const oneShotMemory = 64 << 20
 
 // openDisk opens the disk of an image for a command that reads it once.
 func (a *app) openDisk(ctx context.Context, image *host.Image, ref string) (*host.Disk, error) {
-	bound, err := a.origin.share()
+	near := a.near()
+	bound, err := a.origin.share(near)
 	if err != nil {
 		return nil, err
 	}
-	stack := host.Stack{Memory: disk.NewMemory(oneShotMemory), Bound: bound, Cache: a.diskCache(ctx), Logger: a.logger()}
-	d, err := stack.Disk(image, a.near())
+	stack := host.Stack{Memory: disk.NewMemory(oneShotMemory), Cache: a.diskCache(ctx), Logger: a.logger()}
+	d, err := stack.Disk(image, near, bound)
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
