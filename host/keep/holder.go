@@ -44,7 +44,14 @@ func NewHolder(path string, start func(ln *os.File) error) (*Holder, *Inherited,
 	if err == nil {
 		err = h.take(in)
 	}
+	if h.conn != nil && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) {
+		// It was about to end. What it had given stays.
+		_ = h.conn.Close()
+		h.conn = nil
+		return h, in, nil
+	}
 	if err != nil {
+		in.Close()
 		_ = h.Close()
 		return nil, nil, fmt.Errorf("holder of descriptors: %w", err)
 	}

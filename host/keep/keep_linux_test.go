@@ -196,6 +196,29 @@ func TestHolderDies(t *testing.T) {
 	}
 }
 
+// TestHolderEnds comes to a holder that is about to end, and then starts another.
+func TestHolderEnds(t *testing.T) {
+	w := newWorld(t)
+	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: w.path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if c, err := ln.Accept(); err == nil {
+			_ = c.Close()
+		}
+		_ = ln.Close()
+	}()
+	h, in := w.agent()
+	<-ended
+	wants(t, in)
+	keepAll(t, h, "a")
+	_, in = w.agent()
+	wants(t, in, "a")
+}
+
 // TestHolderIsPatient lets go when no agent comes back.
 func TestHolderIsPatient(t *testing.T) {
 	w := newWorld(t)
