@@ -40,6 +40,10 @@ type Config struct {
 	// Cache and Sample are those of a Stack.
 	Cache  Cache
 	Sample float64
+	// Commit, if set, is called by Recover when all is offered and no client has
+	// been let in: until it returns nil, another process can still go on with
+	// everything.
+	Commit func() error
 	// RetryMin and RetryMax bound the pauses between attempts to bring back an
 	// attachment; 0: the defaults.
 	RetryMin, RetryMax time.Duration
@@ -140,7 +144,8 @@ func (h *Host) Resume(ctx context.Context, in *keep.Inherited) error {
 	h.gate.Lock()
 	h.closed = false
 	h.gate.Unlock()
-	return h.offerAll(ctx, h.all(), in)
+	h.offerAll(ctx, h.all(), in)
+	return h.begin()
 }
 
 // Close ends what Release has left: nothing is served any more, and attachments

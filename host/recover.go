@@ -64,7 +64,7 @@ func (r *record) pinned() *Spec {
 // Recover brings back what is in the state folder, with the descriptors of the
 // process before this one, and returns once all is offered again, or enough
 // time has passed; what is left is tried again until it works. The error is
-// that of the folder itself: ErrRunning if another host uses it.
+// that of the folder itself, ErrRunning if another host uses it, or of Commit.
 func (h *Host) Recover(ctx context.Context, in *keep.Inherited) error {
 	folder, err := openFolder(h.cfg.State, in)
 	if err != nil {
@@ -91,11 +91,17 @@ func (h *Host) Recover(ctx context.Context, in *keep.Inherited) error {
 	h.gate.Lock()
 	h.closed = false
 	h.gate.Unlock()
-	return h.offerAll(ctx, list, in)
+	h.offerAll(ctx, list, in)
+	if h.cfg.Commit != nil {
+		if err := h.cfg.Commit(); err != nil {
+			return err
+		}
+	}
+	return h.begin()
 }
 
 // offerAll offers what is attached again, and minds it.
-func (h *Host) offerAll(ctx context.Context, list []*attachment, in *keep.Inherited) error {
+func (h *Host) offerAll(ctx context.Context, list []*attachment, in *keep.Inherited) {
 	settled, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	tried := make([]<-chan struct{}, len(list))
@@ -111,7 +117,6 @@ func (h *Host) offerAll(ctx context.Context, list []*attachment, in *keep.Inheri
 		case <-settled.Done():
 		}
 	}
-	return h.begin()
 }
 
 // bringBack offers a with what its earlier process left, opens its disk, and

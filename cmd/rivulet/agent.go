@@ -130,7 +130,11 @@ func (a *app) runAgent(ctx context.Context, o *agentOptions) error {
 		return err
 	}
 	defer func() { _ = g.keeper.Close() }()
-	if g.host, err = a.newHost(ctx, hostOptions{memory: o.memory, keeper: g.keeper, state: o.state, agent: true}); err != nil {
+	ho := hostOptions{memory: o.memory, keeper: g.keeper, state: o.state, agent: true}
+	if old != nil {
+		ho.commit = func() error { return old.Send(upgradeMessage{Step: stepServing}) }
+	}
+	if g.host, err = a.newHost(ctx, ho); err != nil {
 		return err
 	}
 	if old != nil {

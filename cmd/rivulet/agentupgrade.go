@@ -27,7 +27,7 @@ import (
 //	stops: requests begun are answered
 //	─ descriptor, descriptor, … , all ──────► offers everything again
 //	◄────────────────────────────── serving ─ (or ends: the old one takes all back)
-//	ends
+//	ends                                     lets NBD clients in
 //
 // The old process keeps a descriptor of everything until the new one serves.
 type upgradeMessage struct {
@@ -236,5 +236,5 @@ func (g *agent) receive(ctx context.Context, old *fdpass.Conn, in *keep.Inherite
 		return err
 	}
 	g.forgetUnused(in)
-	return old.Send(upgradeMessage{Step: stepServing})
+	return nil
 }

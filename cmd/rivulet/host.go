@@ -30,6 +30,7 @@ type hostOptions struct {
 	keeper    keep.Keeper    // nil: nothing outlives the process
 	state     string         // folder; "": likewise
 	listeners []net.Listener // for NBD, opened by somebody else
+	commit    func() error   // as in host.Config
 	agent     bool           // nobody is there to be asked for a passphrase
 }
 
@@ -71,7 +72,7 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 			frontendFile:  &shown,
 			frontendMount: mounted,
 		},
-		State: o.state, Memory: budget, Logger: log,
+		State: o.state, Commit: o.commit, Memory: budget, Logger: log,
 		Cache: a.diskCache(ctx),
 	})
 }
