@@ -64,6 +64,7 @@ func dirBlocks(t *testing.T, names []string) (leaves, nodes int) {
 }
 
 func TestLargeDirectories(t *testing.T) {
+	sequential(t)
 	short, long := make([]string, 100_000), make([]string, 100_000)
 	for i := range short {
 		short[i], long[i] = fmt.Sprint("größe", i), longName(i)
@@ -150,6 +151,7 @@ func TestHashCollisionAcrossLeaves(t *testing.T) {
 }
 
 func TestManySubdirectories(t *testing.T) {
+	sequential(t)
 	c := testConfig()
 	c.InodesPerGroup = 32768
 	c.Blocks, c.Meta = 4*c.Blocks, 2*BlocksPerGroup

@@ -77,6 +77,7 @@ func scattered(number uint32, n int, start uint64) *Inode {
 }
 
 func TestDeepExtentTrees(t *testing.T) {
+	sequential(t)
 	for _, n := range []int{5, 340, 341, 1360, 1361, 340*340 + 1, 4*340*340 + 1} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			c := testConfig()

@@ -152,6 +152,7 @@ func FuzzOpen(f *testing.F) {
 // Bytes all over the metadata are damaged, where there are no checksums to
 // tell; beyond the first inodes, every seventh that is not one of many alike.
 func TestReadFlipped(t *testing.T) {
+	sequential(t)
 	seed := seedImage(t)
 	readHostile(t, seed)
 	for at := superOffset; at < len(seed); at++ {

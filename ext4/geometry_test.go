@@ -43,6 +43,7 @@ func TestBadConfig(t *testing.T) {
 
 // TestShapes writes the same small tree to devices of many sizes.
 func TestShapes(t *testing.T) {
+	sequential(t)
 	for _, test := range []struct {
 		blocks, low, meta uint64
 		inodes, journal   uint32

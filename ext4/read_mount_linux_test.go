@@ -55,6 +55,7 @@ func fillMounted(t *testing.T, dir string) {
 
 // What the kernel wrote reads as the kernel reads it.
 func TestReadMounted(t *testing.T) {
+	sequential(t)
 	for _, args := range [][]string{{"-b", "4096"}, {"-b", "1024"}, {"-b", "1024", "-O", "^extent,^64bit"}, {"-O", "inline_data"}} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			_, disk := makeImage(t, "96m", append([]string{"-t", "ext4", "-N", "12000"}, args...)...)

@@ -103,6 +103,7 @@ var mkfsModes = []struct {
 }
 
 func TestReadMkfs(t *testing.T) {
+	sequential(t)
 	small, tree := makeTree(t), makeTree(t)
 	addSparse(t, tree)
 	for _, mode := range mkfsModes {

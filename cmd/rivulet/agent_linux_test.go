@@ -223,7 +223,11 @@ func TestAgentKilled(t *testing.T) {
 			return err
 		})
 	}
-	for range 20 {
+	times := 20
+	if testing.Short() {
+		times = 4
+	}
+	for range times {
 		time.Sleep(time.Duration(20+rand.IntN(60)) * time.Millisecond)
 		s.kill()
 		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
@@ -275,7 +279,11 @@ func TestAgentUpgraded(t *testing.T) {
 		}
 	}
 	pids := map[int]bool{}
-	for i := range 10 {
+	times := 10
+	if testing.Short() {
+		times = 3
+	}
+	for i := range times {
 		time.Sleep(50 * time.Millisecond)
 		if i%2 == 0 {
 			u, err := s.client().Upgrade(t.Context())

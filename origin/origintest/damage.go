@@ -42,7 +42,13 @@ func TestDamage(t *testing.T, fill origin.Origin, open func(t *testing.T) origin
 		t.Fatalf("undamaged, %d answers:\n%s", answers, want)
 	}
 	for how, times := range spoilings {
+		if testing.Short() {
+			times = 1
+		}
 		for n := range answers {
+			if testing.Short() && (how != "flip" && n%4 != 0) {
+				continue
+			}
 			for i := range times {
 				// Spread over the bits of a body, whatever its length.
 				random := (i*0x9e3779b97f4a7c15 + uint64(n)*0xbf58476d1ce4e5b9) >> 16
