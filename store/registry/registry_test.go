@@ -48,6 +48,9 @@ func TestServers(t *testing.T) {
 		{"Distribution", true, func(t testing.TB) string { return registrytest.Distribution(t).Addr }},
 		{"OCI", true, registrytest.OCI},
 	} {
+		if testing.Short() && server.name != "Distribution" {
+			continue // one stands for all
+		}
 		t.Run(server.name, func(t *testing.T) {
 			host := server.start(t)
 			origintest.TestOrigin(t, func(t *testing.T) origin.Origin { return openAt(t, host, Options{}) })
