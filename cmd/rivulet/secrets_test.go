@@ -299,7 +299,11 @@ func (d *desk) worksWell() {
 // goesWrong makes what can fail fail, near secrets.
 func (d *desk) goesWrong(identity string) {
 	d.t.Helper()
-	d.write("bent", identity[:len(identity)-1]+"0\n")
+	last := "0" // which the identity may end in by chance
+	if strings.HasSuffix(identity, last) {
+		last = "2"
+	}
+	d.write("bent", identity[:len(identity)-1]+last+"\n")
 	d.write("long", identity+" and more\n")
 	d.write("ssh", "-----BEGIN OPENSSH PRIVATE KEY-----\n"+identity+"\n-----END OPENSSH PRIVATE KEY-----\n")
 	d.write("age", "age-encryption.org/v1\n-> "+identity+"\n")
