@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,10 +35,8 @@ func TestObserve(t *testing.T) {
 			{Tier: "origin", ID: o.ID, Offset: 7, Asked: 5000, Bytes: len(o.Bytes) - 7, Begun: begun, Latency: 100 * time.Millisecond, Priority: chunk.Prefetch},
 			{Tier: "origin", ID: chunktest.Absent, Asked: 10, Begun: begun.Add(100 * time.Millisecond), Latency: 100 * time.Millisecond, Priority: chunk.Prefetch, Err: missed},
 		}
-		for i, e := range got {
-			if e != want[i] {
-				t.Errorf("event %d: %+v, want %+v", i, e, want[i])
-			}
+		if !slices.Equal(got, want) {
+			t.Errorf("events %+v, want %+v", got, want)
 		}
 	})
 }

@@ -1,7 +1,7 @@
 // Zone measures how a zone's schemes read chunks from real Redis servers when all
 // of them are well, when one is slow, dead or hung, and when many want one chunk.
 //
-//	zone [-reads N] [-rate READS/S] [-rounds N] [-plot FILE] [-hot]
+//	zone [-reads N] [-rate READS/S] [-rounds N] [-chunks N] [-latency TIME [-bandwidth BYTES/S]] [-plot FILE] [-hot]
 //
 // Reads begin at random times at the rate given, whether or not the ones before
 // have ended, and are timed from when they should have begun: a reader that waits

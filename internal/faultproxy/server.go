@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -22,10 +21,10 @@ type Server struct {
 	listener  net.Listener
 	server    *http.Server
 	transport *http.Transport
-	requests  atomic.Uint64
 	wg        sync.WaitGroup
 
-	mu         sync.Mutex
+	mu         sync.Mutex // guards what follows
+	requests   uint64
 	faults     Faults
 	retryAfter time.Duration
 	counts     map[Kind]int
@@ -94,7 +93,7 @@ func (s *Server) Set(f Faults, retryAfter time.Duration) error {
 func (s *Server) Single(n int, kind Kind, random uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.one = single{s.requests.Load() + uint64(n), kind, random}
+	s.one = single{s.requests + uint64(n), kind, random}
 }
 
 // Observe has fn called for each request from now on, before anything is done with
@@ -114,7 +113,7 @@ func (s *Server) Requests() (all int, faults map[Kind]int) {
 	for k, n := range s.counts {
 		faults[k] = n
 	}
-	return int(s.requests.Load()), faults
+	return int(s.requests), faults
 }
 
 // Close cuts all connections.
@@ -129,10 +128,10 @@ func (s *Server) Close() error {
 func (s *Server) choose(req *http.Request) (kind Kind, r uint64, retryAfter time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.requests.Add(1)
-	chance, r := roll(s.seed, n)
+	s.requests++
+	chance, r := roll(s.seed, s.requests)
 	kind = s.faults.pick(chance)
-	if n == s.one.request {
+	if s.requests == s.one.request {
 		kind, r = s.one.kind, s.one.random
 	}
 	if kind != "" {

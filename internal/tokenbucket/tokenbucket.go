@@ -19,11 +19,14 @@ type Bucket struct {
 	last   time.Time // monotonic
 }
 
-// settle brings tokens up to date.
+// settle brings tokens up to date. A time before the last one changes nothing.
 func (b *Bucket) settle(now time.Time) {
-	if !b.begun {
+	switch passed := now.Sub(b.last); {
+	case !b.begun:
 		b.begun, b.tokens = true, b.Burst
-	} else if passed := now.Sub(b.last); passed > 0 {
+	case passed < 0:
+		return
+	default:
 		b.tokens = min(b.Burst, b.tokens+passed.Seconds()*b.PerSecond)
 	}
 	b.last = now

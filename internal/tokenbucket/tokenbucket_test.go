@@ -28,7 +28,8 @@ func TestBucket(t *testing.T) {
 	b.Add(at(0.5), 100) // no more than Burst
 	b.Take(at(100), 4)
 	wait(100, 1, 500*time.Millisecond)
-	wait(99, 1, 500*time.Millisecond) // a time that came late earns nothing
+	wait(99, 1, 500*time.Millisecond)     // a time that came late earns nothing,
+	wait(100.25, 1, 250*time.Millisecond) // nor does what follows it earn more
 	wait(100.5, 1, 0)
 }
 

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"io"
 	"math/big"
 	"net"
@@ -183,7 +184,7 @@ func TestUnavailable(t *testing.T) {
 	}
 	z := open(t, zone.Config{Nodes: urls, Timeout: 50 * time.Millisecond})
 	for range 20 {
-		if err := read(z, &o); err == nil || !strings.Contains(err.Error(), zone.ErrUnavailable.Error()) {
+		if err := read(z, &o); !errors.Is(err, zone.ErrUnavailable) || errors.Is(err, chunk.ErrNotFound) {
 			t.Fatalf("%v, want %v", err, zone.ErrUnavailable)
 		}
 	}

@@ -38,12 +38,27 @@ func room(n int) []byte {
 
 type opener func(net.Conn, Login) (Conn, error)
 
+// wants fails the test if err is not want. A refusal has the server's words, which
+// want has not.
+func wants(t *testing.T, err, want error) {
+	t.Helper()
+	var refused *RefusedError
+	switch {
+	case !errors.As(want, &refused):
+		if !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	case !errors.As(err, &refused) || refused.Text == "" || len(refused.Text) > maxQuote:
+		t.Errorf("%v, want the server's words", err)
+	}
+}
+
 func TestGet(t *testing.T) {
 	for name, c := range map[string]struct {
 		open  opener
 		says  string
 		value string
-		err   error // nil: none; errAny: some
+		err   error
 	}{
 		"redis value":            {OpenRedis, "$5\r\nab\r\nc\r\n", "ab\r\nc", nil},
 		"redis empty":            {OpenRedis, "$0\r\n\r\n", "", nil},
@@ -88,14 +103,7 @@ func TestGet(t *testing.T) {
 				t.Fatal(err)
 			}
 			value, err := conn.Get("k", room)
-			var refused *RefusedError
-			if errors.As(c.err, &refused) {
-				if !errors.As(err, &refused) || refused.Text == "" || len(refused.Text) > maxQuote {
-					t.Errorf("%v, want the server's words", err)
-				}
-			} else if !errors.Is(err, c.err) {
-				t.Errorf("%v, want %v", err, c.err)
-			}
+			wants(t, err, c.err)
 			if err == nil && string(value) != c.value {
 				t.Errorf("%q, want %q", value, c.value)
 			}
@@ -132,15 +140,7 @@ func TestCommands(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = c.do(conn)
-			if c.err == refused {
-				var got *RefusedError
-				if !errors.As(err, &got) {
-					t.Errorf("%v, want the server's words", err)
-				}
-			} else if !errors.Is(err, c.err) {
-				t.Errorf("%v, want %v", err, c.err)
-			}
+			wants(t, c.do(conn), c.err)
 			if c.sent != "" && s.sent.String() != c.sent {
 				t.Errorf("sent %q, want %q", s.sent.String(), c.sent)
 			}
