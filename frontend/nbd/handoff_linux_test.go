@@ -218,6 +218,43 @@ func TestHandOffDuringHandshake(t *testing.T) {
 	}
 }
 
+// TestHandOffSilent hands on a connection whose reader waits in a read, and in a
+// poll; and has a client pause within a request and within what it wants written,
+// which a hand-over waits for.
+func TestHandOffSilent(t *testing.T) {
+	want := blockdevtest.Pattern(1<<20, 14)
+	r := newRelay(t, Export{Device: blockdevtest.NewMemory(want, nil)})
+	nc := rawClient(t, r.addr, false)
+	read := wire.Request{Cookie: 1, Offset: 512, Length: 512}.Append(nil)
+	for _, pause := range []time.Duration{0, silence / 2, 4 * silence} {
+		if reply := exchange(t, nc, read, wire.SimpleReplySize+512); !bytes.Equal(reply[wire.SimpleReplySize:], want[512:1024]) {
+			t.Error("wrong bytes")
+		}
+		time.Sleep(pause)
+		handed := r.handOff()
+		if len(handed) != 1 {
+			t.Fatalf("after %v: %d connections are handed on, want 1", pause, len(handed))
+		}
+		r.serve(handed)
+	}
+	write := append(wire.Request{Command: wire.CmdWrite, Cookie: 2, Length: 9}.Append(nil), "payload!!"...)
+	handed := make(chan []Handed)
+	for i, part := range [][]byte{write[:10], write[10:wire.RequestSize], write[wire.RequestSize : wire.RequestSize+4]} {
+		exchange(t, nc, part, 0)
+		time.Sleep(4 * silence)
+		if i == 2 { // it has begun with the request
+			go func() { handed <- r.handOff() }()
+			waitFor(t, "the hand-over to begin", r.srv.handing.Load)
+			time.Sleep(4 * silence)
+		}
+	}
+	if reply := exchange(t, nc, write[wire.RequestSize+4:], wire.SimpleReplySize); wire.Errno(reply[7]) != wire.EPERM {
+		t.Errorf("a write is answered by % x", reply)
+	}
+	r.serve(<-handed)
+	exchange(t, nc, read, wire.SimpleReplySize+512)
+}
+
 // A lateListener accepts one connection at the moment it is closed.
 type lateListener struct {
 	net.Listener

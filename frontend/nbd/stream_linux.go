@@ -1,11 +1,11 @@
 package nbd
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,9 +26,8 @@ func newStream(nc net.Conn, limit time.Duration, signal *handOffSignal) (stream,
 // A handOffSignal wakes the readers of all connections: the read end of a pipe
 // that can be read once the other end is closed.
 type handOffSignal struct {
-	fd     int // polled by readers, none of whom may be left at close
-	end    *os.File
-	raised atomic.Bool
+	fd  int // polled by readers, none of whom may be left at close
+	end *os.File
 }
 
 func newHandOffSignal() (*handOffSignal, error) {
@@ -39,22 +38,24 @@ func newHandOffSignal() (*handOffSignal, error) {
 	return &handOffSignal{fd: fds[0], end: os.NewFile(uintptr(fds[1]), "hand off")}, nil
 }
 
-func (h *handOffSignal) raise() {
-	if !h.raised.Swap(true) {
-		_ = h.end.Close()
-	}
-}
+// raise may be called again.
+func (h *handOffSignal) raise() { _ = h.end.Close() }
 
 func (h *handOffSignal) close() {
 	h.raise()
 	_ = unix.Close(h.fd)
 }
 
+// silence is how long a reader waits in a read, where a hand-over does not reach
+// it, before it waits in a poll. So a client that asks more often costs no poll, an
+// idle one nothing, and a hand-over takes at most so much longer.
+const silence = 10 * time.Millisecond
+
 // A socket is a stream on a descriptor in blocking mode, which the runtime's
-// poller does not know. Waiting for a request then is two system calls of one
-// thread, one to wait for it or for the hand-over, one to read it; the runtime's
-// poller needs three and another thread: measured, half the processor time of a
-// 4 KiB read. The price is a thread for each connection.
+// poller does not know. Waiting for a request then is one system call that
+// returns with it, where the poller needs three and another thread: measured,
+// half the processor time of a 4 KiB read. The price is a thread for each
+// connection.
 type socket struct {
 	fd     int
 	limit  time.Duration
@@ -79,10 +80,11 @@ func newSocket(sc syscall.Conn, nc net.Conn, limit time.Duration, signal *handOf
 	if err != nil {
 		return nil, fmt.Errorf("take over socket: %w", err)
 	}
-	tv := unix.NsecToTimeval(int64(limit))
-	if err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err == nil {
-		err = unix.SetNonblock(fd, false)
-	}
+	send, receive := unix.NsecToTimeval(int64(limit)), unix.NsecToTimeval(int64(silence))
+	err = errors.Join(
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &send),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &receive),
+		unix.SetNonblock(fd, false))
 	if err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("take over socket: %w", err)
@@ -92,19 +94,14 @@ func newSocket(sc syscall.Conn, nc net.Conn, limit time.Duration, signal *handOf
 }
 
 func (s *socket) read(p []byte, between bool) (int, error) {
-	watch := [...]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.signal.fd), Events: unix.POLLIN}}
 	for {
-		if between {
-			if _, err := unix.Poll(watch[:], -1); err != nil && err != unix.EINTR {
-				return 0, os.NewSyscallError("poll", err)
-			}
-			if watch[1].Revents != 0 {
-				return 0, errHandOff
-			}
-		}
 		n, err := unix.Read(s.fd, p)
 		switch {
 		case err == unix.EINTR:
+		case err == unix.EAGAIN: // silence
+			if err := s.await(between); err != nil {
+				return 0, err
+			}
 		case err != nil:
 			return 0, os.NewSyscallError("read", err)
 		case n == 0:
@@ -113,6 +110,22 @@ func (s *socket) read(p []byte, between bool) (int, error) {
 			return n, nil
 		}
 	}
+}
+
+// await waits without bound for something to read or, between requests, for the
+// hand-over. It may return too early.
+func (s *socket) await(between bool) error {
+	watch := [...]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.signal.fd), Events: unix.POLLIN}}
+	if !between {
+		watch[1].Fd = -1 // is passed over
+	}
+	if _, err := unix.Poll(watch[:], -1); err != nil && err != unix.EINTR {
+		return os.NewSyscallError("poll", err)
+	}
+	if watch[1].Revents != 0 {
+		return errHandOff
+	}
+	return nil
 }
 
 func (s *socket) write(p []byte) error {
