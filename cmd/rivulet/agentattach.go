@@ -31,6 +31,16 @@ func (a *app) runningAgent(ctx context.Context) (*control.Client, error) {
 	return c, err
 }
 
+// agentAttachments returns the agent, which must run, and what it has attached.
+func (a *app) agentAttachments(ctx context.Context) (*control.Client, []host.Info, error) {
+	c, err := a.runningAgent(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	infos, err := c.List(ctx)
+	return c, infos, err
+}
+
 func (a *app) agentAttachCommand() *cobra.Command {
 	var nbdAddress, file, mount, name string
 	var asJSON bool
@@ -132,11 +142,7 @@ func (a *app) agentDetachCommand() *cobra.Command {
 		},
 		ValidArgsFunction: a.completeAttachments,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.runningAgent(cmd.Context())
-			if err != nil {
-				return err
-			}
-			infos, err := c.List(cmd.Context())
+			c, infos, err := a.agentAttachments(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -172,11 +178,9 @@ func attachmentID(infos []host.Info, arg string) string {
 
 func (a *app) completeAttachments(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	var ids []cobra.Completion
-	if c, err := a.runningAgent(cmd.Context()); err == nil {
-		infos, _ := c.List(cmd.Context())
-		for _, i := range infos {
-			ids = append(ids, cobra.CompletionWithDesc(i.ID, i.Spec.Image+" "+i.Address))
-		}
+	_, infos, _ := a.agentAttachments(cmd.Context())
+	for _, i := range infos {
+		ids = append(ids, cobra.CompletionWithDesc(i.ID, i.Spec.Image+" "+i.Address))
 	}
 	return ids, cobra.ShellCompDirectiveDefault
 }
@@ -189,11 +193,7 @@ func (a *app) agentListCommand() *cobra.Command {
 		Example: `  rivulet agent ls`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.runningAgent(cmd.Context())
-			if err != nil {
-				return err
-			}
-			infos, err := c.List(cmd.Context())
+			_, infos, err := a.agentAttachments(cmd.Context())
 			if err != nil {
 				return err
 			}

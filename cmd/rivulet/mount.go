@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -125,15 +124,4 @@ func (a *app) mount(ctx context.Context, ref, dir string, o *mountOptions) error
 		return err
 	}
 	return ignoreMissing(inProcess{h}.Detach(context.WithoutCancel(ctx), infos[0].ID, true, drainTime))
-}
-
-// pause waits a moment for something that is about to change; it returns the
-// error of ctx once that has ended.
-func pause(ctx context.Context) error {
-	select {
-	case <-time.After(10 * time.Millisecond):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

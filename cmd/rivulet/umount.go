@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -59,9 +60,10 @@ func clearHolder(ctx context.Context, dir string) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if errors.Is(err, syscall.ENOTCONN) || pause(ctx) != nil {
+		if errors.Is(err, syscall.ENOTCONN) || ctx.Err() != nil {
 			return errors.Join(fuse.Unmount(dir), os.Remove(dir))
 		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 
