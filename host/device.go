@@ -14,15 +14,14 @@ import (
 var errNotOpen = errors.New("the disk is not open yet")
 
 // A device is a disk that may still have to be opened: its size is known, and
-// reads wait for the rest, as long as they would for a store. One set of waits
-// ends with the host.
+// reads wait for the rest, as long as they would for a store.
 type device struct {
 	size    int64
 	patient time.Duration // bound of a read's wait
 
 	disk   atomic.Pointer[sharedDisk] // set once, by open
 	opened chan struct{}              // closed after that
-	closed chan struct{}              // closed by close: nobody waits any more
+	closed chan struct{}              // closed when the attachment has ended: nobody waits any more
 }
 
 var (

@@ -21,12 +21,13 @@
 //
 // # Concurrency
 //
-//	Host.gate   read lock: Attach, Detach; write lock: Release, Close
+//	Host.gate   read lock: Attach, Detach; write lock: Recover, Release, Resume, Close
 //	Host.mu     the tables of attachments, disks and stores; held for table work only
-//	attachment  gone: closed by whoever ends it first (Detach, the frontend, Release)
+//	attachment  what changes: Host.mu; ended by whoever is first (Detach, the frontend, Close)
 //	device      disk: set once, by Attach or by the goroutine that opens it
 //
-// Goroutines are one an attachment, which waits for the frontend's end and opens
-// the disk if that is outstanding, and one an image, which marks it. Release and
-// Close end them and wait.
+// Goroutines are one an attachment, which offers it if that is outstanding and waits
+// for the frontend's end; a second one while its disk is to be opened; and one an
+// image, which marks it. Release ends the former and waits; the latter ends with its
+// disk.
 package host

@@ -344,6 +344,7 @@ func (s *station) signalAgent(pids map[int]bool) {
 			s.t.Fatalf("process %d does not end\n%s", pid, s.log())
 		}
 	}
+	s.t.Fatalf("none of the processes %v is there to be upgraded\n%s", pids, s.log())
 }
 
 func (s *station) awaitReady(n int) {

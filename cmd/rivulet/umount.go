@@ -19,7 +19,7 @@ import (
 func (a *app) umountCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "umount DIR",
-		Short:   "Unmount an image and end the process that served it",
+		Short:   "Unmount an image, and end what serves it",
 		Example: `  rivulet umount /mnt`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
