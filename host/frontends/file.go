@@ -133,10 +133,10 @@ func (f *File) keep(o host.Offer, s *fuse.Session) error {
 		return err
 	}
 	defer func() { _ = d.File.Close() }()
-	if err := f.Keeper.Keep(d.Name, d.File); err != nil {
-		return err
+	var state json.RawMessage
+	if err = f.Keeper.Keep(d.Name, d.File); err == nil {
+		state, err = json.Marshal(fileState{s.State()})
 	}
-	state, err := json.Marshal(fileState{s.State()})
 	if err == nil {
 		err = o.Save(state)
 	}

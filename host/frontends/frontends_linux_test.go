@@ -422,6 +422,25 @@ func TestNBDTakenOver(t *testing.T) {
 	}
 }
 
+// TestNotKept leaves nothing with a keeper that fails: a socket that it held would
+// be in the way of whoever listens there next.
+func TestNotKept(t *testing.T) {
+	s := newStage(t, blockdevtest.NewMemory(make([]byte, 1<<20), nil))
+	s.keeper.holds = true
+	try := func(f host.Frontend, where string) {
+		t.Helper()
+		s.keeper.fails = errors.New("the keeper is full")
+		if _, err := s.offer(f, where, "a", nil); !errors.Is(err, s.keeper.fails) || s.keeper.kept() != 0 {
+			t.Errorf("%T: offered, %v, with %d descriptors kept", f, err, s.keeper.kept())
+		}
+		s.keeper.fails = nil
+		s.detach(s.must(s.offer(f, where, "a", nil)))
+	}
+	try(s.nbd(), "tcp::0")
+	needMounts(t)
+	try(s.file(), t.TempDir())
+}
+
 func TestNBDMistakes(t *testing.T) {
 	s := newStage(t, blockdevtest.NewMemory(make([]byte, 1<<20), nil))
 	n := s.nbd()

@@ -1,6 +1,7 @@
 package frontends
 
 import (
+	"errors"
 	"sync"
 
 	"github.com/rivuletfs/rivulet/internal/fdpass"
@@ -9,6 +10,7 @@ import (
 // A keeper remembers names, and holds nothing unless it is to.
 type keeper struct {
 	holds bool
+	fails error // of Keep, which keeps all the same
 	mu    sync.Mutex
 	files map[string]*fdpass.File // nil: not held
 }
@@ -26,7 +28,7 @@ func (k *keeper) Keep(name string, f *fdpass.File) (err error) {
 	if k.holds {
 		k.files[name], err = f.Duplicate()
 	}
-	return err
+	return errors.Join(err, k.fails)
 }
 
 func (k *keeper) Forget(name string) error {

@@ -152,7 +152,7 @@ func (n *NBD) open(o host.Offer) (*nbdServer, error) {
 		_ = own.Close()
 	}
 	if err != nil {
-		_ = ln.Close()
+		n.close(s)
 		return nil, err
 	}
 	return s, nil

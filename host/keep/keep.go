@@ -40,7 +40,8 @@ type Descriptor struct {
 // run at once.
 type Keeper interface {
 	// Keep keeps f under name, in place of what was kept under it. f stays the
-	// caller's.
+	// caller's. After an error it may come to be kept all the same, unless it is
+	// forgotten.
 	Keep(name string, f *fdpass.File) error
 	// Forget closes what is kept under name. An unknown name is no error.
 	Forget(name string) error
