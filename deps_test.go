@@ -75,7 +75,7 @@ blockdev/blockdevtest std: blockdev
 store/download     std: chunk origin store/internal/byterange store/internal/link store/internal/retry
 cached             any: cached/internal/wire chunk internal/loglimit internal/tokenbucket origin store/cache store/download tier
 cached/internal/wire std: chunk
-cached/cachedclient std: cached/internal/wire chunk internal/loglimit origin
+cached/cachedclient std: cached/internal/wire chunk internal/loglimit internal/runtimedir origin
 cached/cachedtest  any: cached chunk chunk/chunktest origin store/cache store/download
 store/cache        any: chunk store/cache/evict
 store/cache/evict  std: chunk

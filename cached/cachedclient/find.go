@@ -2,12 +2,12 @@ package cachedclient
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
-	"syscall"
 	"time"
+
+	"github.com/rivuletfs/rivulet/internal/runtimedir"
 )
 
 // Variable is the environment variable with the path of the daemon's socket, or
@@ -27,29 +27,13 @@ const findTime = time.Second
 // usual returns where a daemon may listen that nobody named: for this user, or
 // for the host.
 func usual() (sockets []string) {
-	if base := os.Getenv("XDG_RUNTIME_DIR"); base != "" {
-		sockets = append(sockets, filepath.Join(base, "rivulet", SocketName))
-	} else if os.Geteuid() != 0 || runtime.GOOS != "linux" {
-		// Anybody may have made this one, to be handed requests with credentials.
-		if dir := filepath.Join(os.TempDir(), fmt.Sprintf("rivulet-%d", os.Geteuid())); ownedAlone(dir) {
-			sockets = append(sockets, filepath.Join(dir, SocketName))
-		}
+	if dir := runtimedir.Path(); dir != runtimedir.Host && runtimedir.Check(dir) == nil {
+		sockets = append(sockets, filepath.Join(dir, SocketName))
 	}
 	if runtime.GOOS == "linux" {
-		sockets = append(sockets, filepath.Join("/run/rivulet", SocketName))
+		sockets = append(sockets, filepath.Join(runtimedir.Host, SocketName))
 	}
 	return sockets
-}
-
-// ownedAlone reports whether dir is a folder of this user's that nobody else can
-// write to.
-func ownedAlone(dir string) bool {
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return false
-	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	return ok && info.IsDir() && info.Mode()&0o022 == 0 && int(owner.Uid) == os.Geteuid()
 }
 
 // Find returns a client of the host cache at address: a socket's path, None, or

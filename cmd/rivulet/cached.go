@@ -20,6 +20,7 @@ import (
 	"github.com/rivuletfs/rivulet/cached/cachedclient"
 	"github.com/rivuletfs/rivulet/frontend/nbd"
 	"github.com/rivuletfs/rivulet/host/frontends"
+	"github.com/rivuletfs/rivulet/internal/runtimedir"
 	"github.com/rivuletfs/rivulet/internal/systemd"
 	"github.com/rivuletfs/rivulet/store/cache"
 	"github.com/rivuletfs/rivulet/store/cache/evict"
@@ -301,7 +302,7 @@ func (o *cachedOptions) open(gid int) (net.Listener, error) {
 		return nil, usagef("%s is %q: name a socket with --socket", cachedclient.Variable, cachedclient.None)
 	}
 	if path == "" {
-		dir, err := runtimeDir()
+		dir, err := runtimedir.Make()
 		if err != nil {
 			return nil, err
 		}

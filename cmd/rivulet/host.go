@@ -13,6 +13,7 @@ import (
 	"github.com/rivuletfs/rivulet/host/control"
 	"github.com/rivuletfs/rivulet/host/frontends"
 	"github.com/rivuletfs/rivulet/host/keep"
+	"github.com/rivuletfs/rivulet/internal/runtimedir"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/store"
 )
@@ -43,7 +44,7 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 	if _, err := a.origin.parse(true); err != nil {
 		return nil, err
 	}
-	run, err := runtimeDir()
+	run, err := runtimedir.Make()
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +167,7 @@ func (a *app) agentSocket() (socket string, chosen bool, err error) {
 	case noAgent:
 		return "", true, nil
 	case "":
-		run, err := runtimeDir()
+		run, err := runtimedir.Make()
 		return filepath.Join(run, "agent.sock"), false, err
 	}
 	return socket, true, nil

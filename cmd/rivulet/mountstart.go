@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/rivuletfs/rivulet/cached/cachedclient"
+	"github.com/rivuletfs/rivulet/internal/runtimedir"
 )
 
 // startMount runs this program again as the process that serves the mount, and
@@ -24,7 +25,7 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 	if err != nil {
 		return err
 	}
-	run, err := runtimeDir()
+	run, err := runtimedir.Make()
 	if err != nil {
 		return err
 	}

@@ -6,12 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,6 +16,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/control"
+	"github.com/rivuletfs/rivulet/internal/runtimedir"
 	"github.com/rivuletfs/rivulet/internal/systemd"
 )
 
@@ -243,42 +241,9 @@ func (a *app) reportServed(infos, last []host.Info, asJSON bool) error {
 
 // defaultSocket is where serve listens if it is not told.
 func defaultSocket() (string, error) {
-	dir, err := runtimeDir()
+	dir, err := runtimedir.Make()
 	if err != nil {
 		return "", err
 	}
 	return "unix:" + filepath.Join(dir, "nbd.sock"), nil
-}
-
-// runtimeDir returns a folder for sockets and mounts that only this user can
-// enter, and makes it if need be.
-func runtimeDir() (string, error) {
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("rivulet-%d", os.Geteuid()))
-	if base := os.Getenv("XDG_RUNTIME_DIR"); base != "" {
-		dir = filepath.Join(base, "rivulet")
-	} else if os.Geteuid() == 0 && runtime.GOOS == "linux" {
-		dir = "/run/rivulet"
-	}
-	dir, err := filepath.Abs(dir)
-	if err == nil {
-		err = os.MkdirAll(dir, 0o700)
-	}
-	if err != nil {
-		return "", fmt.Errorf("runtime folder: %w", err)
-	}
-	return dir, ownedAlone(dir)
-}
-
-// ownedAlone refuses a folder that others could put files into: in a shared
-// temporary folder anybody may have made it first.
-func ownedAlone(dir string) error {
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return fmt.Errorf("runtime folder: %w", err)
-	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !info.IsDir() || info.Mode()&0o022 != 0 || !ok || int(owner.Uid) != os.Geteuid() {
-		return fmt.Errorf("runtime folder %s: others may write to it; set XDG_RUNTIME_DIR to a folder of your own", dir)
-	}
-	return nil
 }
