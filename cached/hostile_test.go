@@ -15,19 +15,8 @@ import (
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
+	"github.com/rivuletfs/rivulet/internal/openfiles"
 )
-
-// openFiles counts the descriptors of this process.
-func openFiles(t testing.TB) int {
-	t.Helper()
-	for _, dir := range []string{"/proc/self/fd", "/dev/fd"} {
-		if list, err := os.ReadDir(dir); err == nil {
-			return len(list)
-		}
-	}
-	t.Skip("cannot count descriptors")
-	return 0
-}
 
 // TestComplaints has a client complain of good chunks without end, over several
 // connections: most are not looked at. True ones always are.
@@ -175,17 +164,22 @@ func TestDescriptorsSent(t *testing.T) {
 	fd := int(file.Fd())
 	hello := append(wire.Header{Type: wire.Hello, Len: 20}.Append(nil), wire.Greeting{Version: wire.Version}.Append(nil)...)
 	bad := append(wire.Header{Type: wire.Renew, Len: 3}.Append(nil), 1, 2, 3)
-	before := openFiles(t)
+	before := openfiles.In(t)
 	for range 8 {
 		k := connect(t, d.Socket)
 		if _, _, err := k.wire.Socket().WriteMsgUnix(append(hello, bad...), syscall.UnixRights(fd, fd, fd, fd), nil); err != nil {
 			t.Fatal(err)
 		}
 		_ = k.wire.Socket().SetReadDeadline(time.Now().Add(10 * time.Second))
-		for err == nil {
-			_, err = k.wire.Read()
+		for err = nil; err == nil; {
+			var m wire.Message
+			m, err = k.wire.Read()
+			m.Close()
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error("the connection is still there")
 		}
 		_ = k.wire.Close()
 	}
-	eventually(t, "descriptors are closed", func() bool { return openFiles(t) <= before })
+	eventually(t, "descriptors are closed", func() bool { return openfiles.In(t) <= before })
 }

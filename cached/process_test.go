@@ -26,6 +26,7 @@ import (
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
+	"github.com/rivuletfs/rivulet/internal/openfiles"
 	"github.com/rivuletfs/rivulet/store/cache"
 	"github.com/rivuletfs/rivulet/store/download"
 )
@@ -95,7 +96,7 @@ func childDaemon(dir, socket string) error {
 // childReader reads all chunks, in an order of its own, or at random for so many
 // seconds, and compares every byte.
 func childReader(socket, url, seconds string) error {
-	before, err := descriptors()
+	before, err := openfiles.Count()
 	if err != nil {
 		return err
 	}
@@ -133,7 +134,7 @@ func childReader(socket, url, seconds string) error {
 	c.Close()
 	http.DefaultClient.CloseIdleConnections()
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		after, err := descriptors()
+		after, err := openfiles.Count()
 		if err != nil {
 			return err
 		}
@@ -146,16 +147,6 @@ func childReader(socket, url, seconds string) error {
 	}
 	fmt.Printf("slowest %d connects %d fallbacks %d\n", slowest.Milliseconds(), s.Connects, s.Fallbacks)
 	return nil
-}
-
-// descriptors counts those that are open.
-func descriptors() (int, error) {
-	dir := "/dev/fd"
-	if runtime.GOOS == "linux" {
-		dir = "/proc/self/fd"
-	}
-	list, err := os.ReadDir(dir)
-	return len(list), err
 }
 
 // childHolder takes the lease of every chunk and does nothing with it.

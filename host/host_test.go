@@ -15,6 +15,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/ext4"
 	"github.com/rivuletfs/rivulet/host/keep"
+	"github.com/rivuletfs/rivulet/internal/openfiles"
 )
 
 // readFile reads the image's file off an offered device.
@@ -468,24 +469,17 @@ func TestHandOver(t *testing.T) {
 func TestLeaks(t *testing.T) {
 	s := newSite(t)
 	h := s.start()
-	open := func() int {
-		names, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Skip("no /proc: descriptors are not counted")
-		}
-		return len(names)
-	}
 	var before int
 	for i := range 100 {
 		if i == 10 {
-			before = open()
+			before = openfiles.In(t)
 		}
 		id := s.attach(h, spec("tree", "a"))[0].ID
 		if err := h.Detach(t.Context(), id, false); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if after := open(); after > before {
+	if after := openfiles.In(t); after > before {
 		t.Errorf("%d descriptors are open, %d were", after, before)
 	}
 }

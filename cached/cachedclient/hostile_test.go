@@ -19,6 +19,7 @@ import (
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
+	"github.com/rivuletfs/rivulet/internal/openfiles"
 )
 
 // An impostor is a daemon that welcomes clients and answers requests as it
@@ -73,18 +74,6 @@ func converse(c *wire.Conn, answer func(c *wire.Conn, m *wire.Message) bool) {
 			return
 		}
 	}
-}
-
-// openFiles counts the descriptors of this process.
-func openFiles(t testing.TB) int {
-	t.Helper()
-	for _, dir := range []string{"/proc/self/fd", "/dev/fd"} {
-		if list, err := os.ReadDir(dir); err == nil {
-			return len(list)
-		}
-	}
-	t.Skip("cannot count descriptors")
-	return 0
 }
 
 // fileWith returns a file with these bytes, open for reading.
@@ -165,7 +154,7 @@ func TestHostileDaemon(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			socket := impostor(t, answer)
-			before := openFiles(t)
+			before := openfiles.In(t)
 			origin := cachedtest.NewOrigin(t, o)
 			c := New(Config{Socket: socket, Silence: 100 * time.Millisecond, Wait: time.Second})
 			r := c.Reader(chunk.NewDoor(origin), origin)
@@ -183,7 +172,7 @@ func TestHostileDaemon(t *testing.T) {
 			}
 			c.Close()
 			// The impostor's ends close when it sees that ours have.
-			eventually(t, "descriptors are closed", func() bool { return openFiles(t) <= before+1 })
+			eventually(t, "descriptors are closed", func() bool { return openfiles.In(t) <= before+1 })
 		})
 	}
 }

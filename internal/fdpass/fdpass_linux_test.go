@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rivuletfs/rivulet/internal/openfiles"
 )
 
 func pair(t *testing.T) (a, b *Conn) {
@@ -41,15 +43,6 @@ func temporary(t *testing.T, content string) *File {
 	f := NewFile(fd)
 	t.Cleanup(func() { _ = f.Close() })
 	return f
-}
-
-func openDescriptors(t *testing.T) int {
-	t.Helper()
-	names, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(names)
 }
 
 func TestMessages(t *testing.T) {
@@ -99,7 +92,7 @@ func TestRefused(t *testing.T) {
 	if err := a.Send("x", make([]*File, MaxFiles+1)...); err == nil {
 		t.Error("sent too many descriptors")
 	}
-	before := openDescriptors(t)
+	before := openfiles.In(t)
 	for what, write := range map[string]func() error{
 		"no JSON": func() error { _, _, err := a.WriteMsgUnix([]byte("{"), Rights([]*File{f, f}), nil); return err },
 		"too many": func() error {
@@ -123,7 +116,7 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: received %v with %d descriptors", what, v, len(files))
 		}
 	}
-	if after := openDescriptors(t); after != before {
+	if after := openfiles.In(t); after != before {
 		t.Errorf("%d descriptors are open, %d were", after, before)
 	}
 }

@@ -15,18 +15,9 @@ import (
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
+	"github.com/rivuletfs/rivulet/internal/openfiles"
 	"github.com/rivuletfs/rivulet/store/cache/evict"
 )
-
-// openFiles returns the number of descriptors of this process.
-func openFiles(t testing.TB) int {
-	t.Helper()
-	list, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Skip("no /proc/self/fd: ", err)
-	}
-	return len(list)
-}
 
 // TestStress does everything at once to a cache that is far too small. Meanwhile
 // its bytes stay below the cap, on disk too, and what is held is not evicted.
@@ -36,7 +27,7 @@ func TestStress(t *testing.T) {
 	for n := range uint64(chunks) {
 		objects = append(objects, crashObject(n))
 	}
-	before := openFiles(t)
+	before := openfiles.In(t)
 	for _, p := range []evict.Policy{nil, evict.NewSIEVE()} {
 		c := open(t, Config{Dir: t.TempDir(), MaxBytes: 600_000, ScrubRate: 1 << 30, Policy: p})
 		stop := make(chan struct{})
@@ -85,7 +76,7 @@ func TestStress(t *testing.T) {
 		}
 		t.Logf("%d steps, %+v", steps.Load(), s)
 	}
-	if after := openFiles(t); after > before {
+	if after := openfiles.In(t); after > before {
 		t.Errorf("%d descriptors, %d before", after, before)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
 	"github.com/rivuletfs/rivulet/internal/faultproxy"
+	"github.com/rivuletfs/rivulet/internal/openfiles"
 	"github.com/rivuletfs/rivulet/store/zone"
 	"github.com/rivuletfs/rivulet/store/zone/zonetest"
 	"github.com/rivuletfs/rivulet/tier"
@@ -94,7 +95,7 @@ func TestNodeDies(t *testing.T) {
 	for _, program := range []string{zonetest.Redis, zonetest.Memcached} {
 		t.Run(program, func(t *testing.T) {
 			list, urls := processes(t, program, 5)
-			before := descriptors(t)
+			before := openfiles.In(t)
 			z := open(t, zone.Config{Nodes: urls})
 			var objects []chunktest.Object
 			for i := range 16 {
@@ -132,21 +133,11 @@ func TestNodeDies(t *testing.T) {
 			l.end()
 			l.check(t)
 			_ = z.Close()
-			if after := descriptors(t); after > before {
+			if after := openfiles.In(t); after > before {
 				t.Errorf("%d descriptors before, %d after", before, after)
 			}
 		})
 	}
-}
-
-// descriptors returns how many this process has open; 0 where that cannot be told.
-func descriptors(t *testing.T) int {
-	t.Helper()
-	list, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return 0
-	}
-	return len(list)
 }
 
 // TestDeadNodeIsLeftOut: a node that answers nothing is asked seldom, and again

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/internal/openfiles"
 )
 
 var id = chunk.ID{1, 2, 3, 31: 4}
@@ -171,20 +172,6 @@ func sockets(t testing.TB) (a, b *net.UnixConn) {
 	return ends[0], ends[1]
 }
 
-// openFiles counts the descriptors of this process.
-func openFiles(t testing.TB) int {
-	t.Helper()
-	dir := "/proc/self/fd"
-	if _, err := os.Stat(dir); err != nil {
-		dir = "/dev/fd"
-	}
-	list, err := os.ReadDir(dir)
-	if err != nil {
-		t.Skipf("cannot count descriptors: %v", err)
-	}
-	return len(list)
-}
-
 // TestConn sends many messages, some with descriptors, and checks that each
 // arrives with its own.
 func TestConn(t *testing.T) {
@@ -293,7 +280,7 @@ func TestConnHostile(t *testing.T) {
 		"more than can be there": {hit[:1], many[:4], 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := openFiles(t)
+			before := openfiles.In(t)
 			a, b := sockets(t)
 			in := NewConn(b, true, time.Second)
 			for range c.times {
@@ -309,7 +296,7 @@ func TestConnHostile(t *testing.T) {
 				m.Close()
 			}
 			_ = in.Close()
-			if after := openFiles(t); after != before {
+			if after := openfiles.In(t); after != before {
 				t.Errorf("%d descriptors more are open, after %v", after-before, err)
 			}
 		})
