@@ -1,11 +1,9 @@
 package cached_test
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -82,56 +80,6 @@ func TestDemandFindsPlace(t *testing.T) {
 			t.Errorf("refused: %q", m.Payload)
 		}
 	}
-}
-
-// A hungZone answers nobody before it is let go, and counts who waits.
-type hungZone struct {
-	gate    chan struct{}
-	mu      sync.Mutex
-	at      int
-	highest int
-}
-
-func (z *hungZone) Fetch(context.Context, chunk.ID, []byte, int64) (int, error) {
-	z.mu.Lock()
-	z.at++
-	z.highest = max(z.highest, z.at)
-	z.mu.Unlock()
-	<-z.gate
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	z.at--
-	return 0, chunk.ErrNotFound
-}
-
-func (*hungZone) Fill(chunk.ID, []byte) {}
-
-// TestLooksBounded asks for many chunks without waiting for them, over a zone that
-// hangs: what goes on for nobody stays bounded.
-func TestLooksBounded(t *testing.T) {
-	z := &hungZone{gate: make(chan struct{})}
-	d := cachedtest.Start(t, func(c *cached.Config) { c.Zone = z })
-	letGo := sync.OnceFunc(func() { close(z.gate) })
-	defer letGo()
-	k := talk(t, d.Socket)
-	var busy int
-	for i := range cached.Outstanding + 100 {
-		k.get(chunk.ID{byte(i), byte(i >> 8)}, 0, 0, 0)
-		if k.refusal(wire.Miss).Reason == wire.Busy {
-			busy++
-		}
-	}
-	z.mu.Lock()
-	highest := z.highest
-	z.mu.Unlock()
-	if highest > 64 || busy == 0 {
-		t.Errorf("%d looks at a time, %d requests refused", highest, busy)
-	}
-	letGo()
-	eventually(t, "another flight begins", func() bool {
-		k.get(chunk.ID{1, 2, 3}, 0, 0, long)
-		return k.next().Type == wire.Lease
-	})
 }
 
 // spoil changes a byte in a chunk's file.

@@ -1,0 +1,121 @@
+package cached_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/rivuletfs/rivulet/cached"
+	"github.com/rivuletfs/rivulet/cached/cachedtest"
+	"github.com/rivuletfs/rivulet/cached/internal/wire"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
+)
+
+// A zone in memory.
+type zone struct {
+	mu      sync.Mutex
+	objects map[chunk.ID][]byte
+	bad     bool
+	filled  chan chunk.ID
+}
+
+func (z *zone) Fetch(_ context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	b, ok := z.objects[id]
+	if !ok {
+		return 0, fmt.Errorf("zone: %w", chunk.ErrNotFound)
+	}
+	n := copy(dst, b[min(off, int64(len(b))):])
+	if z.bad {
+		dst[n-1] ^= 1
+	}
+	return n, nil
+}
+
+func (z *zone) Fill(id chunk.ID, object []byte) {
+	z.mu.Lock()
+	z.objects[id] = bytes.Clone(object)
+	z.mu.Unlock()
+	z.filled <- id
+}
+
+// TestZone reads what the zone has from there, fills it with what came from an
+// origin, and believes nothing that it says.
+func TestZone(t *testing.T) {
+	o, big, fresh := full(1), chunktest.Random(3, chunk.MaxSize, chunk.FrameSize), full(2)
+	z := &zone{objects: map[chunk.ID][]byte{o.ID: o.Bytes, big.ID: big.Bytes}, filled: make(chan chunk.ID, 9)}
+	d := cachedtest.Start(t, func(c *cached.Config) { c.Zone = z })
+	origin := cachedtest.NewOrigin(t, fresh)
+	k := talk(t, d.Socket)
+	for _, have := range []chunktest.Object{o, big} {
+		k.get(have.ID, 0, 0, long)
+		check(t, k.wait(wire.Hit), &have)
+	}
+	k.fetch(k.lease(fresh.ID), origin, fresh.ID)
+	k.wait(wire.Done)
+	if id := <-z.filled; id != fresh.ID {
+		t.Errorf("filled with %v", id)
+	}
+	z.mu.Lock()
+	z.bad = true
+	z.objects[full(4).ID] = full(4).Bytes
+	z.mu.Unlock()
+	k.lease(full(4).ID)
+	if s := d.Server.Stats(); s.ZoneHits != 2 || s.ZoneMisses != 2 {
+		t.Errorf("%d hits and %d misses in the zone", s.ZoneHits, s.ZoneMisses)
+	}
+}
+
+// A hungZone answers nobody before it is let go, and counts who waits.
+type hungZone struct {
+	gate    chan struct{}
+	mu      sync.Mutex
+	at      int
+	highest int
+}
+
+func (z *hungZone) Fetch(context.Context, chunk.ID, []byte, int64) (int, error) {
+	z.mu.Lock()
+	z.at++
+	z.highest = max(z.highest, z.at)
+	z.mu.Unlock()
+	<-z.gate
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.at--
+	return 0, chunk.ErrNotFound
+}
+
+func (*hungZone) Fill(chunk.ID, []byte) {}
+
+// TestLooksBounded asks for many chunks without waiting for them, over a zone that
+// hangs: what goes on for nobody stays bounded.
+func TestLooksBounded(t *testing.T) {
+	z := &hungZone{gate: make(chan struct{})}
+	d := cachedtest.Start(t, func(c *cached.Config) { c.Zone = z })
+	letGo := sync.OnceFunc(func() { close(z.gate) })
+	defer letGo()
+	k := talk(t, d.Socket)
+	var busy int
+	for i := range cached.Outstanding + 100 {
+		k.get(chunk.ID{byte(i), byte(i >> 8)}, 0, 0, 0)
+		if k.refusal(wire.Miss).Reason == wire.Busy {
+			busy++
+		}
+	}
+	z.mu.Lock()
+	highest := z.highest
+	z.mu.Unlock()
+	if highest > 64 || busy == 0 {
+		t.Errorf("%d looks at a time, %d requests refused", highest, busy)
+	}
+	letGo()
+	eventually(t, "another flight begins", func() bool {
+		k.get(chunk.ID{1, 2, 3}, 0, 0, long)
+		return k.next().Type == wire.Lease
+	})
+}
