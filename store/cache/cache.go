@@ -44,9 +44,6 @@ type Config struct {
 	// Group lets members of the directory's group read: modes 0750 and 0640
 	// instead of 0700 and 0600.
 	Group bool
-	// Sync makes Commit wait until the chunk is on the medium. Without it a
-	// power cut can cost what came last, but never gives a wrong byte.
-	Sync bool
 	// ScrubRate is how many bytes a second are read in the background to find
 	// what rotted; 0 means none.
 	ScrubRate int64
@@ -61,7 +58,6 @@ type Cache struct {
 	files
 	max, minFree int64 // bytes
 	maxChunks    int
-	durable      bool
 	logger       *slog.Logger
 	lock         *os.File
 	begun        time.Time // what now counts from, less base

@@ -235,7 +235,7 @@ func faultAt(t *testing.T, o op, n int64, errno error) bool {
 	dir := t.TempDir()
 	fault, seen := failing(o, n, errno)
 	size := Cost(int64(len(small(0).Bytes)))
-	config := Config{Dir: dir, MaxBytes: 3 * size, MinFree: 1, Sync: true, fault: fault}
+	config := Config{Dir: dir, MaxBytes: 3 * size, MinFree: 1, fault: fault}
 	c, err := Open(ctx, config)
 	if err != nil {
 		if !errors.Is(err, errno) {

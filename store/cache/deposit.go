@@ -197,11 +197,6 @@ func (d *Deposit) publish() error {
 	if err := c.writeAt(d.out, appendTrailer(d.sums.table, d.size), d.size); err != nil {
 		return c.noSpace(d, err)
 	}
-	if c.durable {
-		if err := c.sync(d.out); err != nil {
-			return c.noSpace(d, err)
-		}
-	}
 	if err := d.out.Close(); err != nil { // some file systems only now tell that they are full
 		d.out = nil
 		return c.noSpace(d, err)

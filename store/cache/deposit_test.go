@@ -77,35 +77,33 @@ func TestDepositRefuses(t *testing.T) {
 	}
 }
 
-// TestFullAtTheEnd has the file system be full when a deposit gets its name, or is
-// synced: that is ErrFull, as it is before, and whoever brings chunks gives up.
+// TestFullAtTheEnd has the file system be full when a deposit gets its name: that
+// is ErrFull, as it is before, and whoever brings chunks gives up.
 func TestFullAtTheEnd(t *testing.T) {
-	for _, at := range []op{opRename, opSync} {
-		var full atomic.Bool
-		c := open(t, Config{Dir: t.TempDir(), Sync: true, fault: func(o op, _ string, n int) (int, error) {
-			if o == at && full.Load() {
-				return 0, syscall.ENOSPC
-			}
-			return n, nil
-		}})
-		full.Store(true)
-		o := small(1)
-		d, err := c.Begin(o.ID, int64(len(o.Bytes)))
-		if err == nil {
-			_, err = d.Write(o.Bytes)
+	var full atomic.Bool
+	c := open(t, Config{Dir: t.TempDir(), fault: func(o op, _ string, n int) (int, error) {
+		if o == opRename && full.Load() {
+			return 0, syscall.ENOSPC
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := d.Commit(ctx); !errors.Is(err, ErrFull) {
-			t.Errorf("%s: %v; want ErrFull", at, err)
-		}
-		if s := c.Stats(); s.NoSpace != 1 || s.Bytes != 0 || s.Chunks != 0 {
-			t.Errorf("%s: stats %+v", at, s)
-		}
-		full.Store(false)
-		checkInvariants(t, c)
+		return n, nil
+	}})
+	full.Store(true)
+	o := small(1)
+	d, err := c.Begin(o.ID, int64(len(o.Bytes)))
+	if err == nil {
+		_, err = d.Write(o.Bytes)
 	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Commit(ctx); !errors.Is(err, ErrFull) {
+		t.Errorf("%v; want ErrFull", err)
+	}
+	if s := c.Stats(); s.NoSpace != 1 || s.Bytes != 0 || s.Chunks != 0 {
+		t.Errorf("stats %+v", s)
+	}
+	full.Store(false)
+	checkInvariants(t, c)
 }
 
 // TestOneDeposit: of many that bring one chunk, one may; the others can read

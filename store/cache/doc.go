@@ -12,8 +12,8 @@
 //
 // # What is trusted
 //
-// Nothing that was not checked since the cache was opened. Files are not synced
-// (Config.Sync), so after a power cut they may be short, torn, empty, of old
+// Nothing that was not checked since the cache was opened. Files of chunks are
+// not synced, so after a power cut they may be short, torn, empty, of old
 // content, or back from the dead. The first Acquire of each reads it once: page
 // checksums, and the header against the chunk's name. What fails is dropped and
 // counted, and the caller gets ErrNotFound and fetches it anew. What rots later

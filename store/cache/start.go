@@ -76,7 +76,6 @@ func newCache(config Config) (*Cache, error) {
 		max:       config.MaxBytes,
 		maxChunks: int(max(leastChunks, config.MaxBytes/bytesPerChunk)),
 		minFree:   config.MinFree,
-		durable:   config.Sync,
 		logger:    config.Logger,
 		policy:    config.Policy,
 		begun:     time.Now(),

@@ -286,7 +286,7 @@ func (m *model) evicted() {
 		delete(m.rotten, i)
 		over--
 	}
-	if over != 0 && over != min(0, over) {
+	if over > 0 {
 		m.r.Fatalf("%d chunks too many", over)
 	}
 }
