@@ -18,26 +18,6 @@ var (
 	ErrInUse = errors.New("in use or pinned")
 )
 
-// touch tells the daemon which chunks are used, and drops those that it does not
-// have any more.
-func (c *Client) touch(l *link, ids []chunk.ID) bool {
-	ctx, cancel := context.WithTimeout(c.done, c.config.Silence)
-	defer cancel()
-	a, err := l.call(ctx, wire.Touch, func(b []byte) []byte { return wire.AppendIDs(b, ids...) })
-	if err != nil {
-		return false
-	}
-	defer a.close()
-	gone, err := wire.ParseIDs(a.payload)
-	if err != nil || a.kind != wire.Gone {
-		return false
-	}
-	for _, id := range gone {
-		c.shelf.drop(id, nil)
-	}
-	return true
-}
-
 // do sends a request whose answer is of one kind, and returns its payload.
 func (c *Client) do(ctx context.Context, op string, t, want wire.Type, payload func(b []byte) []byte) ([]byte, error) {
 	a, err := c.call(ctx, t, payload)

@@ -127,9 +127,7 @@ func (c *Client) watchUrgency(ctx context.Context, id chunk.ID, p chunk.Priority
 		defer close(ended)
 		select {
 		case p := <-r:
-			if a, err := c.call(ctx, wire.Raise, wire.Urgent{ID: id, Priority: p}.Append); err == nil {
-				a.close()
-			}
+			_, _ = c.tell(ctx, wire.Raise, wire.Urgent{ID: id, Priority: p}.Append) // else it is not raised
 		case <-ctx.Done():
 		}
 	}()
@@ -213,10 +211,7 @@ func (c *Client) tellDamaged(id chunk.ID, why error) {
 	c.logger.Warn("host cache has a damaged chunk", "chunk", id, "err", why)
 	ctx, cancel := context.WithTimeout(c.done, c.config.Silence)
 	defer cancel()
-	r, err := c.call(ctx, wire.Damaged, func(b []byte) []byte { return wire.AppendIDs(b, id) })
-	if err == nil {
-		r.close()
-	}
+	_, _ = c.tell(ctx, wire.Damaged, func(b []byte) []byte { return wire.AppendIDs(b, id) }) // else the scrubber finds it
 }
 
 // useLease fetches the chunk for everybody: by a request that the daemon sends,
@@ -323,8 +318,8 @@ func (c *Client) keepLease(right wire.Right) (stop func()) {
 	go func() {
 		defer close(ended)
 		for sleep(ctx, every) {
-			a, err := c.call(ctx, wire.Renew, func(b []byte) []byte { return wire.AppendNumber(b, right.Lease) })
-			if err != nil || a.kind != wire.Done {
+			done, err := c.tell(ctx, wire.Renew, func(b []byte) []byte { return wire.AppendNumber(b, right.Lease) })
+			if err != nil || !done {
 				return
 			}
 		}
@@ -354,9 +349,7 @@ func (c *Client) forgo(r *reply) {
 func (c *Client) abandon(lease uint64) {
 	ctx, cancel := context.WithTimeout(c.done, c.config.Silence)
 	defer cancel()
-	if a, err := c.call(ctx, wire.Abandon, func(b []byte) []byte { return wire.AppendNumber(b, lease) }); err == nil {
-		a.close()
-	}
+	_, _ = c.tell(ctx, wire.Abandon, func(b []byte) []byte { return wire.AppendNumber(b, lease) })
 }
 
 // deposit sends an object to the daemon.

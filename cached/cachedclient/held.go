@@ -129,8 +129,8 @@ func (h *held) read(dst []byte, off int64, buffer *buffer) (int, error) {
 		}
 	}
 	end := off + int64(len(dst))
-	first, last := h.frameAt(off, 0), 0
-	last = h.frameAt(end-1, first)
+	first := h.frameAt(off, 0)
+	last := h.frameAt(end-1, first)
 	begin, stop := h.cover(first, last, off, end)
 	if stop > h.ready.Load() {
 		return 0, errMore

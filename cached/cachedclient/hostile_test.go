@@ -148,6 +148,12 @@ func TestHostileDaemon(t *testing.T) {
 			_, _, err := c.Socket().WriteMsgUnix(wire.Header{Type: wire.Done, Request: 1 << 60}.Append(nil), syscall.UnixRights(fd, fd, fd, fd), nil)
 			return err == nil
 		},
+		"a descriptor with every answer": func(c *wire.Conn, m *wire.Message) bool {
+			if m.Type == wire.Get {
+				return c.Write(wire.Lease, m.Request, wire.Right{Lease: 1, Millis: 1}.Append, nil) == nil
+			}
+			return c.Write(wire.Hit, m.Request, held(all, all), zeros) == nil
+		},
 		"half a message": raw(wire.Header{Type: wire.Done, Request: 1}.Append(nil)[:9]),
 		"the end":        func(*wire.Conn, *wire.Message) bool { return false },
 		"silence":        func(*wire.Conn, *wire.Message) bool { return true },
@@ -303,17 +309,17 @@ func TestLateLease(t *testing.T) {
 	}
 }
 
-// TestNotFound tells that a chunk is nowhere.
+// TestNotFound says of a chunk that is nowhere what the client's own origin says.
 func TestNotFound(t *testing.T) {
 	d, o := cachedtest.Start(t, nil), cachedtest.NewOrigin(t)
 	c := client(t, d.Socket, nil)
-	if _, err := c.Reader(gone{}, o).ReadChunk(ctx, chunktest.Absent, make([]byte, 10), 0); err == nil {
-		t.Error("no error")
+	if _, err := c.Reader(gone{}, o).ReadChunk(ctx, chunktest.Absent, make([]byte, 10), 0); !errors.Is(err, errGone) {
+		t.Errorf("%v, want %v", err, errGone)
 	}
 }
 
-// FuzzDaemon has the daemon say anything at all: reads are right, and nothing
-// stays open.
+// FuzzDaemon has the daemon say anything at all: reads are right, and no
+// descriptor stays open.
 func FuzzDaemon(f *testing.F) {
 	o := chunktest.Random(1, 5000, chunk.FrameSize)
 	add := func(kind wire.Type, request uint64, payload []byte) {
@@ -346,9 +352,11 @@ func FuzzDaemon(f *testing.F) {
 			_, _, err = c.Socket().WriteMsgUnix(b, rights, nil)
 			return err == nil && len(b) > 0
 		})
+		before := openfiles.In(t)
 		origin := cachedtest.NewOrigin(t, o)
 		c := New(Config{Socket: socket, Silence: 20 * time.Millisecond, Wait: 40 * time.Millisecond})
-		defer c.Close()
 		readWholly(t, c.Reader(chunk.NewDoor(origin), origin), &o)
+		c.Close()
+		eventually(t, "descriptors are closed", func() bool { return openfiles.In(t) <= before+1 })
 	})
 }

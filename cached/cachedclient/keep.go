@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
+	"github.com/rivuletfs/rivulet/chunk"
 )
 
 // keep is the keeper: it tells the daemon from time to time which chunks are
@@ -28,6 +29,26 @@ func (c *Client) keep() {
 			used = used[n:]
 		}
 	}
+}
+
+// touch tells the daemon which chunks are used, and drops those that it does not
+// have any more.
+func (c *Client) touch(l *link, ids []chunk.ID) bool {
+	ctx, cancel := context.WithTimeout(c.done, c.config.Silence)
+	defer cancel()
+	a, err := l.call(ctx, wire.Touch, func(b []byte) []byte { return wire.AppendIDs(b, ids...) })
+	if err != nil {
+		return false
+	}
+	defer a.close()
+	gone, err := wire.ParseIDs(a.payload)
+	if err != nil || a.kind != wire.Gone {
+		return false
+	}
+	for _, id := range gone {
+		c.shelf.drop(id, nil)
+	}
+	return true
 }
 
 // counters are what a client counts.
@@ -60,9 +81,6 @@ func (c *Client) Stats() Stats {
 
 // Ping reports, by a nil error, that the daemon answers within the time of ctx.
 func (c *Client) Ping(ctx context.Context) error {
-	a, err := c.call(ctx, wire.Ping, nil)
-	if err == nil {
-		a.close()
-	}
+	_, err := c.tell(ctx, wire.Ping, nil)
 	return err
 }

@@ -347,3 +347,14 @@ func (c *Client) call(ctx context.Context, t wire.Type, payload func(b []byte) [
 	}
 	return l.call(ctx, t, payload)
 }
+
+// tell sends a request whose answer has nothing in it, and reports whether it is
+// Done.
+func (c *Client) tell(ctx context.Context, t wire.Type, payload func(b []byte) []byte) (done bool, err error) {
+	a, err := c.call(ctx, t, payload)
+	if err != nil {
+		return false, err
+	}
+	a.close() // a daemon that is none may have sent a descriptor
+	return a.kind == wire.Done, nil
+}
