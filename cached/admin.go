@@ -11,24 +11,6 @@ import (
 	"github.com/rivuletfs/rivulet/store/cache"
 )
 
-// touch notes that a client uses chunks by descriptors that it has, and tells
-// which of them are not in the cache any more.
-func (c *conn) touch(m *wire.Message) error {
-	ids, err := wire.ParseIDs(m.Payload)
-	if err != nil {
-		return err
-	}
-	var gone []chunk.ID
-	for _, id := range ids {
-		if !c.server.cache.Touch(id) {
-			gone = append(gone, id)
-			continue
-		}
-		c.server.stats.touches.Add(1)
-	}
-	return c.reply(answer{request: m.Request, kind: wire.Gone, payload: func(b []byte) []byte { return wire.AppendIDs(b, gone...) }})
-}
-
 // administer handles the requests of administrators.
 func (c *conn) administer(m *wire.Message) error {
 	if !c.who.admin {

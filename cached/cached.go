@@ -33,8 +33,9 @@
 //     leaves the deposit to that goroutine.
 //   - Downloads have a goroutine each, bounded by Config.Downloads, and so have
 //     looks, bounded by the flights that a connection may begin (Outstanding); of
-//     these only a few look into the zone at a time. They belong to the server, not to who asked: a lease
-//     survives its holder. Close ends and awaits them all.
+//     these only a few look into the zone at a time. All belong to the server, not
+//     to who asked: what a lease began survives its holder. Close ends and awaits
+//     them.
 package cached
 
 import (

@@ -89,6 +89,24 @@ func (c *conn) raise(m *wire.Message) error {
 	return c.done(m.Request)
 }
 
+// touch notes that a client uses chunks by descriptors that it has, and tells
+// which of them are not in the cache any more.
+func (c *conn) touch(m *wire.Message) error {
+	ids, err := wire.ParseIDs(m.Payload)
+	if err != nil {
+		return err
+	}
+	var gone []chunk.ID
+	for _, id := range ids {
+		if !c.server.cache.Touch(id) {
+			gone = append(gone, id)
+			continue
+		}
+		c.server.stats.touches.Add(1)
+	}
+	return c.reply(answer{request: m.Request, kind: wire.Gone, payload: func(b []byte) []byte { return wire.AppendIDs(b, gone...) }})
+}
+
 // look finds out whether the chunk came into the cache while the flight was
 // begun, or is in the zone; else somebody gets the lease. mu is held.
 func (s *Server) look(f *flight) {
