@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -148,6 +149,28 @@ func TestHeaders(t *testing.T) {
 		if strings.HasPrefix(kind.String(), "type ") {
 			t.Errorf("type %d has no name", uint8(kind))
 		}
+	}
+}
+
+// TestStatNames compares the numbers' names with those in the specification, order
+// included.
+func TestStatNames(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "..", "doc", "format", "cache-protocol.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(b), "\n## Numbers of STATISTICS\n")
+	var names []string
+	for line := range strings.Lines(table) {
+		if cells := strings.Split(line, "|"); len(cells) > 1 {
+			for _, name := range strings.Split(cells[1], ",") {
+				names = append(names, strings.Trim(name, " `"))
+			}
+		}
+	}
+	names = slices.DeleteFunc(names, func(s string) bool { return strings.Trim(s, "-") == "" })
+	if !slices.Equal(names, StatNames) || len(names) > MaxStats {
+		t.Errorf("the specification has %q, want %q", names, StatNames)
 	}
 }
 
