@@ -5,10 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
-	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +30,7 @@ type traffic struct {
 	rate    float64 // of all clients
 	seed    uint64
 	begin   time.Time
-	ranks   []float64 // summed weights
+	ranks   simulate.Ranks
 
 	reads, slow atomic.Int64
 	slowest     atomic.Int64 // nanoseconds
@@ -50,11 +48,8 @@ type traffic struct {
 type fetched struct{ reads, fetches int64 }
 
 func newTraffic(o *options, org *origins) *traffic {
-	t := &traffic{origin: org, rate: o.rate, seed: o.seed, rng: rand.New(rand.NewPCG(o.seed, 0)), begin: time.Now()}
-	sum := 0.0
-	for i := range o.chunks {
-		sum += math.Pow(float64(i+1), -o.skew)
-		t.ranks = append(t.ranks, sum)
+	t := &traffic{origin: org, rate: o.rate, seed: o.seed, rng: rand.New(rand.NewPCG(o.seed, 0)), begin: time.Now(), ranks: simulate.NewRanks(o.chunks, o.skew)}
+	for range o.chunks {
 		t.inUsed = append(t.inUsed, org.make(t.rng))
 	}
 	for range o.clients {
@@ -93,7 +88,7 @@ func (t *traffic) endCalm() {
 
 // next chooses a chunk and writes down that it is asked for.
 func (t *traffic) next(rng *rand.Rand) piece {
-	rank := min(sort.SearchFloat64s(t.ranks, rng.Float64()*t.ranks[len(t.ranks)-1]), len(t.ranks)-1)
+	rank := t.ranks.Draw(rng)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	at := time.Since(t.begin)

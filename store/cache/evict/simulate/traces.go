@@ -24,12 +24,13 @@ func cost(rng *rand.Rand) int64 {
 	return (maxCost/block/8 + rng.Int64N(maxCost/block*7/8)) * block
 }
 
-// A ranks draws numbers from 0 on, number i with a probability in proportion to
-// (i+1)^-skew. math/rand has that for a skew above 1 alone.
-type ranks []float64
+// Ranks draw numbers from 0 on, number i with a probability in proportion to
+// (i+1)^-skew: Zipf's law. math/rand has that for a skew above 1 alone.
+type Ranks []float64
 
-func newRanks(n int, skew float64) ranks {
-	r, sum := make(ranks, n), 0.0
+// NewRanks returns the ranks of n numbers, of which there is at least one.
+func NewRanks(n int, skew float64) Ranks {
+	r, sum := make(Ranks, n), 0.0
 	for i := range r {
 		sum += math.Pow(float64(i+1), -skew)
 		r[i] = sum
@@ -37,7 +38,8 @@ func newRanks(n int, skew float64) ranks {
 	return r
 }
 
-func (r ranks) draw(rng *rand.Rand) int {
+// Draw returns the next number.
+func (r Ranks) Draw(rng *rand.Rand) int {
 	return min(sort.SearchFloat64s(r, rng.Float64()*r[len(r)-1]), len(r)-1)
 }
 
@@ -49,10 +51,10 @@ func Zipf(seed uint64, n, requests int, skew, perSecond float64) *Trace {
 	for range n {
 		t.Costs = append(t.Costs, cost(rng))
 	}
-	r := newRanks(n, skew)
+	r := NewRanks(n, skew)
 	for i := range requests {
 		at := time.Duration(float64(i) / perSecond * float64(time.Second))
-		t.Requests = append(t.Requests, Request{at, int32(r.draw(rng))})
+		t.Requests = append(t.Requests, Request{at, int32(r.Draw(rng))})
 	}
 	return t
 }
@@ -97,16 +99,16 @@ func Fleet(l Load) *Trace {
 	for range l.Bases {
 		f.bases = append(f.bases, f.chunks(l.Shared))
 	}
-	bases := newRanks(l.Bases, 1)
+	bases := NewRanks(l.Bases, 1)
 	for range l.Functions + l.Herd {
 		f.own = append(f.own, f.chunks(f.rng.IntN(l.Own+1)))
-		f.base = append(f.base, bases.draw(f.rng))
+		f.base = append(f.base, bases.Draw(f.rng))
 	}
-	called := newRanks(l.Functions, l.Skew)
+	called := NewRanks(l.Functions, l.Skew)
 	for hour := range l.Hours {
 		begin := time.Duration(hour) * time.Hour
 		for range l.Starts {
-			f.start(called.draw(f.rng), begin+time.Duration(f.rng.Int64N(int64(time.Hour))))
+			f.start(called.Draw(f.rng), begin+time.Duration(f.rng.Int64N(int64(time.Hour))))
 		}
 		for i := range l.Herd {
 			if i%l.HerdEach == hour%l.HerdEach {
