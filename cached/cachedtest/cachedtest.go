@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -119,7 +120,6 @@ type Origin struct {
 	URL string
 
 	server *httptest.Server
-	token  string
 
 	mu      sync.Mutex // guards what follows
 	objects map[chunk.ID][]byte
@@ -134,7 +134,7 @@ const Secret = "a-token-that-nobody-may-see"
 // NewOrigin returns an origin that has the objects.
 func NewOrigin(t testing.TB, list ...chunktest.Object) *Origin {
 	t.Helper()
-	o := &Origin{objects: make(map[chunk.ID][]byte), asked: make(map[chunk.ID]int), token: Secret}
+	o := &Origin{objects: make(map[chunk.ID][]byte), asked: make(map[chunk.ID]int)}
 	for _, c := range list {
 		o.objects[c.ID] = c.Bytes
 	}
@@ -162,17 +162,13 @@ func (o *Origin) Delay(d time.Duration) {
 func (o *Origin) Asked() map[chunk.ID]int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	asked := make(map[chunk.ID]int)
-	for id, n := range o.asked {
-		asked[id] = n
-	}
-	return asked
+	return maps.Clone(o.asked)
 }
 
 // ServeHTTP implements http.Handler.
 func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id, err := chunk.ParseID(strings.TrimPrefix(r.URL.Path, "/"))
-	if r.Header.Get("Authorization") != "Bearer "+o.token {
+	if r.Header.Get("Authorization") != "Bearer "+Secret {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
@@ -218,6 +214,6 @@ func (o *Origin) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) 
 }
 
 // Request implements [origin.Requester].
-func (o *Origin) Request(_ context.Context, id chunk.ID) (origin.Request, error) {
-	return origin.Request{URL: o.URL + "/" + id.String(), Header: http.Header{"Authorization": {"Bearer " + o.token}}}, nil
+func (o *Origin) Request(ctx context.Context, id chunk.ID) (origin.Request, error) {
+	return Remote{URL: o.URL}.Request(ctx, id)
 }
