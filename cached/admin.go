@@ -1,7 +1,6 @@
 package cached
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -38,10 +37,8 @@ func (c *conn) list(m *wire.Message) error {
 		return err
 	}
 	var page []wire.Entry
-	err = c.server.cache.List(c.server.done, func(e cache.Entry) bool {
-		if bytes.Compare(e.ID[:], after[:]) > 0 {
-			page = append(page, wire.Entry{ID: e.ID, Size: uint32(e.Size), Pinned: e.Pinned})
-		}
+	err = c.server.cache.List(c.server.done, after, func(e cache.Entry) bool {
+		page = append(page, wire.Entry{ID: e.ID, Size: uint32(e.Size), Pinned: e.Pinned})
 		return len(page) < wire.MaxListed
 	})
 	if err != nil {

@@ -54,11 +54,14 @@ type Entry struct {
 	InUse  bool
 }
 
-// List calls fn for each chunk held, in the order of names, until fn returns
-// false. fn may call the cache. Chunks that come or go meanwhile may or may not
-// be seen.
-func (c *Cache) List(ctx context.Context, fn func(Entry) bool) error {
-	for _, id := range c.sorted(chunk.ID{}) {
+// List calls fn for each chunk held whose name comes after one, the zero ID for
+// all, in the order of names, until fn returns false. fn may call the cache.
+// Chunks that come or go meanwhile may or may not be seen.
+func (c *Cache) List(ctx context.Context, after chunk.ID, fn func(Entry) bool) error {
+	for _, id := range c.sorted(after) {
+		if id == after {
+			continue
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}

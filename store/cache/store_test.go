@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -82,7 +83,7 @@ func (s store) Remove(ctx context.Context, id chunk.ID) error {
 }
 
 func (s store) List(ctx context.Context, fn func(id chunk.ID, size int64) error) (err error) {
-	lerr := s.Cache.List(ctx, func(e Entry) bool {
+	lerr := s.Cache.List(ctx, chunk.ID{}, func(e Entry) bool {
 		err = fn(e.ID, e.Size)
 		return err == nil
 	})
@@ -93,6 +94,24 @@ func TestStore(t *testing.T) {
 	chunktest.TestStore(t, func(t *testing.T) chunktest.Store {
 		return store{open(t, Config{Dir: t.TempDir()})}
 	})
+}
+
+// TestListAfter goes on after each chunk.
+func TestListAfter(t *testing.T) {
+	c := open(t, Config{Dir: t.TempDir()})
+	for i := range uint64(9) {
+		put(t, c, small(i))
+	}
+	ids := c.sorted(chunk.ID{})
+	for i, after := range ids {
+		var rest []chunk.ID
+		if err := c.List(ctx, after, func(e Entry) bool { rest = append(rest, e.ID); return true }); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(rest, ids[i+1:]) {
+			t.Errorf("after the %d-th of %d: %v", i, len(ids), rest)
+		}
+	}
 }
 
 func BenchmarkSource(b *testing.B) {

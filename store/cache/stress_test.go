@@ -135,7 +135,7 @@ func stressAdmin(c *Cache, o *chunktest.Object, rng *rand.Rand) error {
 	case 4:
 		_, err = c.Damaged(ctx, o.ID)
 	case 5:
-		err = c.List(ctx, func(Entry) bool { return rng.IntN(3) > 0 })
+		err = c.List(ctx, o.ID, func(Entry) bool { return rng.IntN(3) > 0 })
 	}
 	if errors.Is(err, chunk.ErrNotFound) || errors.Is(err, ErrInUse) || errors.Is(err, ErrFull) {
 		return nil
@@ -271,7 +271,7 @@ func (m *model) put(r *rapid.T) {
 // evicted takes from the model what the cache evicted, which must be allowed.
 func (m *model) evicted() {
 	present := map[chunk.ID]bool{}
-	if err := m.c.List(ctx, func(e Entry) bool { present[e.ID] = true; return true }); err != nil {
+	if err := m.c.List(ctx, chunk.ID{}, func(e Entry) bool { present[e.ID] = true; return true }); err != nil {
 		m.r.Fatal(err)
 	}
 	over := len(m.held) - 5
