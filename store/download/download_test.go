@@ -119,7 +119,6 @@ func TestGet(t *testing.T) {
 				}
 			}))
 			defer s.Close()
-			s.Config.ErrorLog = nil
 			header := http.Header{"authorization": {secret}}
 			for _, r := range []origin.Request{
 				{URL: s.URL + "/chunk", Header: header},
