@@ -116,6 +116,7 @@ type Server struct {
 	logger   *slog.Logger
 	stats    counters
 	looks    tier.Limit  // into the zone; each has a buffer for a chunk
+	places   tier.Limit  // goroutines of downloads, those that wait in line included
 	scrub    atomic.Bool // one runs
 
 	complaints complaints
@@ -126,7 +127,6 @@ type Server struct {
 
 	mu        sync.Mutex // guards what follows, and flights
 	closed    bool
-	places    places
 	flights   map[chunk.ID]*flight
 	leases    map[uint64]*flight
 	lastLease uint64
@@ -156,7 +156,8 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{
 		cache: c.Cache, download: c.Download, zone: c.Zone, limit: c.Limit, lease: c.Lease, wait: c.Wait, group: c.Group,
-		places: places{most: c.Downloads}, logger: loglimit.New(c.Logger),
+		logger:  loglimit.New(c.Logger),
+		places:  tier.Limit{Concurrent: c.Downloads},
 		flights: make(map[chunk.ID]*flight), leases: make(map[uint64]*flight),
 		conns: make(map[*conn]struct{}), listeners: make(map[net.Listener]struct{}),
 		looks:      tier.Limit{Concurrent: zoneLooks},

@@ -210,18 +210,16 @@ func (c *conn) fetch(m *wire.Message) error {
 // startDownload has f's chunk downloaded, and reports whether there is a place
 // for it. mu is held.
 func (s *Server) startDownload(f *flight, r origin.Request, flow string) bool {
-	p := f.priority.Priority()
-	if !s.places.take(p) {
+	place, ok := s.places.TryAcquire(f.priority.Priority(), 0)
+	if !ok {
 		return false
 	}
 	f.stage = fetching
 	s.running.Add(1)
 	go func() {
 		defer s.running.Done()
+		defer place.Release(0)
 		s.bring(f, r, flow)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.places.free(p)
 	}()
 	return true
 }

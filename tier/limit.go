@@ -104,9 +104,7 @@ func (l *Limit) Acquire(ctx context.Context, bytes int) (Grant, error) {
 	}
 	p := chunk.PriorityOf(ctx)
 	l.mu.Lock()
-	l.begin()
-	if now := l.clock(); l.queue.length == 0 && l.room(p) && l.tokens(now) == 0 {
-		l.take(now, p, bytes)
+	if l.pass(p, bytes) {
 		l.mu.Unlock()
 		return Grant{l, p, bytes}, nil
 	}
@@ -125,6 +123,28 @@ func (l *Limit) Acquire(ctx context.Context, bytes int) (Grant, error) {
 	l.dispatch()
 	l.mu.Unlock()
 	return l.await(ctx, w, p)
+}
+
+// TryAcquire is Acquire for who does not wait: it is false where a read of that
+// priority would have to.
+func (l *Limit) TryAcquire(p chunk.Priority, bytes int) (Grant, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.pass(p, bytes) {
+		return Grant{}, false
+	}
+	return Grant{l, p, bytes}, true
+}
+
+// pass lets a read through if it need not wait. mu is held.
+func (l *Limit) pass(p chunk.Priority, bytes int) bool {
+	l.begin()
+	now := l.clock()
+	if l.queue.length > 0 || !l.room(p) || l.tokens(now) > 0 {
+		return false
+	}
+	l.take(now, p, bytes)
+	return true
 }
 
 // await waits until w, queued with priority p, is granted or ctx ends, and

@@ -442,3 +442,50 @@ func TestLimitAllocations(t *testing.T) {
 		}
 	}
 }
+
+// TestTryAcquire takes all the places from the least urgent priority on: each
+// finds some, and nobody waits.
+func TestTryAcquire(t *testing.T) {
+	for _, c := range []struct {
+		most int
+		want [chunk.Priorities]int // of demand, prefetch and fill that find a place
+	}{
+		{16, [...]int{8, 4, 4}},
+		{1024, [...]int{512, 256, 256}},
+		{3, [...]int{2, 0, 1}},
+		{1, [...]int{0, 0, 1}},
+	} {
+		l := &Limit{Concurrent: c.most}
+		var last Grant
+		for p := chunk.Fill; ; p-- {
+			n := 0
+			for ; ; n++ {
+				g, ok := l.TryAcquire(p, 0)
+				if !ok {
+					break
+				}
+				last = g
+			}
+			if n != c.want[p] {
+				t.Errorf("of %d places %d are for %v, want %d", c.most, n, p, c.want[p])
+			}
+			if p == chunk.Demand {
+				break
+			}
+		}
+		last.Release(0)
+		if _, ok := l.TryAcquire(chunk.Demand, 0); !ok {
+			t.Errorf("of %d places none is free after one was given back", c.most)
+		}
+		if s := l.Stats(); s.Waiting != 0 || s.InFlight != c.most {
+			t.Errorf("of %d places: %+v", c.most, s)
+		}
+	}
+	l := &Limit{Requests: Bucket{PerSecond: 1, Burst: 1}}
+	if _, ok := l.TryAcquire(chunk.Demand, 0); !ok {
+		t.Error("a full bucket lets nobody through")
+	}
+	if _, ok := l.TryAcquire(chunk.Demand, 0); ok {
+		t.Error("an empty bucket lets somebody through")
+	}
+}
