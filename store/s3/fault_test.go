@@ -177,33 +177,7 @@ func TestAttachTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	at := place.Generation(1) + "/" + place.Attached(subject, "note") + "/" + place.Index
-	file := filepath.Join(server.Dir, bucket, at)
-	check := func(want int) {
-		t.Helper()
-		b, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		index, err := place.ParseCell(at, b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if list, err := place.ParseIndex(index); err != nil || len(list) != want {
-			t.Errorf("the index has %d, %v; want %d", len(list), err, want)
-		}
-	}
-	check(12)
-	// If it is damaged, none of the others is lost by it.
-	for n, i := range []byte{3, 200} { // one that is there, one that is not
-		if err := os.WriteFile(file, []byte("damaged"), 0o666); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Attach(ctx, subject, "note", []byte{i}); err != nil {
-			t.Fatal(err)
-		}
-		check(12 + n)
-	}
+	origintest.WantIndex(t, filepath.Join(server.Dir, bucket), subject, 12)
 }
 
 // TestHalfClosed has the server end each connection after one answer, without
