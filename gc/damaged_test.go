@@ -1,9 +1,7 @@
 package gc_test
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -13,39 +11,25 @@ import (
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/origintest"
 	"github.com/rivuletfs/rivulet/store/memory"
 )
 
-// rotten has a damaged pointer in generation 1.
-type rotten struct {
-	origin.Origin
-	name *string
-}
-
-type rottenStore struct {
-	origin.Store
-	name string
-}
-
-func (o rotten) Generation(g origin.GenerationID) origin.Store {
-	if g != 1 {
-		return o.Origin.Generation(g)
-	}
-	return rottenStore{o.Origin.Generation(g), *o.name}
-}
-
-func (s rottenStore) GetPointer(ctx context.Context, name string) ([]byte, error) {
-	if name == s.name {
-		return nil, fmt.Errorf("get pointer %s: %w", name, origin.ErrCorrupt)
-	}
-	return s.Store.GetPointer(ctx, name)
+// rotten is o with a pointer of generation 1 damaged, which name has.
+func rotten(o origin.Origin, name *string) origin.Origin {
+	return origintest.Hooked{Origin: o, Get: func(in origin.GenerationID, of string) error {
+		if in == 1 && of == *name {
+			return origin.ErrCorrupt
+		}
+		return nil
+	}}
 }
 
 // TestDamagedName has a name that nobody can read: what it leads to is not known,
 // so nothing goes.
 func TestDamagedName(t *testing.T) {
 	var name string
-	l := newLabOn(t, rotten{memory.New(), &name})
+	l := newLabOn(t, rotten(memory.New(), &name))
 	l.publish("x", blockmaptest.Small(1, 3))
 	l.publish("y", blockmaptest.Small(2, 4))
 	name = "names/x"
@@ -79,7 +63,7 @@ func TestLastLookAtDamagedName(t *testing.T) {
 		return err
 	})
 	name := "names/late"
-	l.Origin = rotten{l.o, &name}
+	l.Origin = rotten(l.o, &name)
 	if r, err := l.Run(ctx); !errors.Is(err, origin.ErrCorrupt) || len(r.Deleted) != 0 || l.chunks(1) != 3 {
 		t.Errorf("%+v, %v, %d chunks", r, err, l.chunks(1))
 	}

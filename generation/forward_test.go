@@ -14,6 +14,7 @@ import (
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/origintest"
 	"github.com/rivuletfs/rivulet/store/memory"
 )
 
@@ -321,27 +322,6 @@ func TestSampled(t *testing.T) {
 	check(t, never.Close())
 }
 
-// meddled is an origin in which something happens whenever a pointer of a
-// generation is read.
-type meddled struct {
-	*memory.Origin
-	read func()
-}
-
-type meddledStore struct {
-	origin.Store
-	read func()
-}
-
-func (m meddled) Generation(id origin.GenerationID) origin.Store {
-	return meddledStore{m.Origin.Generation(id), m.read}
-}
-
-func (s meddledStore) GetPointer(ctx context.Context, name string) ([]byte, error) {
-	s.read()
-	return s.Store.GetPointer(ctx, name)
-}
-
 // TestSettled: a publication is over only if the name was there before the states
 // were read, and its generation is the active one.
 func TestSettled(t *testing.T) {
@@ -366,10 +346,11 @@ func TestSettled(t *testing.T) {
 		if c.before {
 			renew(t, o)
 		}
-		f := Forwarder{Origin: meddled{o, func() {
-			if c.between {
+		f := Forwarder{Origin: origintest.Hooked{Origin: o, Get: func(in origin.GenerationID, _ string) error {
+			if in != 0 && c.between {
 				renew(t, o)
 			}
+			return nil
 		}}}
 		if got := f.Settled(ctx, "a", d, 1); got != c.want {
 			t.Errorf("%s: %v, want %v", what, got, c.want)

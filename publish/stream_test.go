@@ -198,6 +198,7 @@ func sameConversion(t *testing.T, src string) (fetched int64, streamed error) {
 	return p.layerRead[0].Load(), streamed
 }
 
+// Where tests are to be short, it takes two layers instead of six.
 func TestStreamGivesTheSameSegment(t *testing.T) {
 	seeds := uint64(6)
 	if testing.Short() {
@@ -215,6 +216,8 @@ func TestStreamGivesTheSameSegment(t *testing.T) {
 	}
 }
 
+// Where tests are to be short, the layers have 12 files beside those that are out of
+// order, instead of 60.
 func TestLayersOutOfOrder(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 100<<10)
 	count := 60

@@ -55,6 +55,40 @@ func TestCorruptPointers(t *testing.T, fill, read origin.Origin, dir string) {
 	}
 }
 
+// TestDamagedIndex damages the index of attachments where it is stored, in a file
+// below dir at its place: whoever attaches next mends it, and none of the others is
+// lost by that. o is empty.
+func TestDamagedIndex(t *testing.T, o origin.Origin, dir string) {
+	s, subject := o.Generation(1), origin.Sum([]byte("subject"))
+	for _, data := range []string{"a", "b", "c"} {
+		attach(t, s, subject, "note", data)
+	}
+	WantIndex(t, dir, subject, 3)
+	for i, data := range []string{"b", "d"} { // one that is there, one that is not
+		save(t, filepath.Join(dir, indexPlace(subject)), []byte("damaged"))
+		attach(t, s, subject, "note", data)
+		WantIndex(t, dir, subject, 3+i)
+	}
+}
+
+// WantIndex wants n attachments in the index of kind note of an object in generation
+// 1, which is stored in a file below dir.
+func WantIndex(t *testing.T, dir string, subject origin.Digest, n int) {
+	t.Helper()
+	at := indexPlace(subject)
+	index, err := place.ParseCell(at, load(t, filepath.Join(dir, at)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, err := place.ParseIndex(index); err != nil || len(list) != n {
+		t.Errorf("the index has %d, %v; want %d", len(list), err, n)
+	}
+}
+
+func indexPlace(subject origin.Digest) string {
+	return place.Generation(1) + "/" + place.Attached(subject, "note") + "/" + place.Index
+}
+
 // pointerPlace returns the place of a pointer of a generation, or of the origin
 // if in is 0.
 func pointerPlace(in origin.GenerationID, name string) string {

@@ -33,6 +33,9 @@ var spoilings = map[string]uint64{"flip": 4, "short": 1, "truncate": 1}
 // single answer of the session is damaged: whichever that is, what is read is
 // the same as ever. fill is an empty origin that is not behind the wire; open
 // opens it behind the wire, as another process would.
+//
+// Where tests are to be short, a bit is flipped in one place of each answer, not in
+// four, and every fourth answer ends early.
 func TestDamage(t *testing.T, fill origin.Origin, open func(t *testing.T) origin.Origin, w Wire) {
 	l := fillLibrary(t, fill)
 	begun := w.Answers()
@@ -46,7 +49,7 @@ func TestDamage(t *testing.T, fill origin.Origin, open func(t *testing.T) origin
 			times = 1
 		}
 		for n := range answers {
-			if testing.Short() && (how != "flip" && n%4 != 0) {
+			if testing.Short() && how != "flip" && n%4 != 0 {
 				continue
 			}
 			for i := range times {

@@ -33,6 +33,11 @@ func TestCorruptPointers(t *testing.T) {
 	origintest.TestCorruptPointers(t, o, o, path)
 }
 
+func TestDamagedIndex(t *testing.T) {
+	path := t.TempDir()
+	origintest.TestDamagedIndex(t, openOrigin(t, path), path)
+}
+
 // TestTwoStores is about two processes with one directory: flock treats two
 // open files of one process as it does those of two.
 func TestTwoStores(t *testing.T) {

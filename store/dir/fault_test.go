@@ -17,6 +17,7 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/origintest"
 	"github.com/rivuletfs/rivulet/origin/place"
 )
 
@@ -395,17 +396,7 @@ func TestIndex(t *testing.T) {
 	wg.Wait()
 	s := open(t, path)
 	file := filepath.Join(s.attachmentFolder(subject, "note"), place.Index)
-	check := func(want int) {
-		t.Helper()
-		b, err := s.readCell(file, place.MaxIndexBytes)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if list, err := place.ParseIndex(b); err != nil || len(list) != want {
-			t.Errorf("the index has %d, %v; want %d", len(list), err, want)
-		}
-	}
-	check(10)
+	origintest.WantIndex(t, path, subject, 10)
 	// A process was killed before it came to the index: attaching again mends it.
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
@@ -413,17 +404,7 @@ func TestIndex(t *testing.T) {
 	if err := s.Attach(ctx, subject, "note", []byte{3}); err != nil {
 		t.Fatal(err)
 	}
-	check(1)
-	// Nor does damage last, and none of the others is lost by it.
-	for n, i := range []byte{3, 200} { // one that is there, one that is not
-		if err := os.WriteFile(file, []byte("damaged"), 0o666); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Attach(ctx, subject, "note", []byte{i}); err != nil {
-			t.Fatal(err)
-		}
-		check(10 + n)
-	}
+	origintest.WantIndex(t, path, subject, 1)
 }
 
 // TestCheckCells runs doc/format/check-cells.sh on a store, and on one with a

@@ -33,7 +33,7 @@ func (s *Store) Attach(ctx context.Context, subject origin.Digest, kind string, 
 func (s *Store) attach(ctx context.Context, d origin.Digest, kind string, data []byte) error {
 	subject, there, err := s.artifact(ctx, d)
 	if err == nil && !there {
-		subject, err = s.putPlaceholder(ctx, d)
+		subject, err = s.putSubject(ctx, d)
 	}
 	if err != nil {
 		return err
@@ -84,13 +84,12 @@ func (s *Store) artifact(ctx context.Context, d origin.Digest) (v1.Descriptor, b
 	return m.desc, true, nil
 }
 
-// putPlaceholder writes the manifest that stands for an object that is not
-// there.
-func (s *Store) putPlaceholder(ctx context.Context, d origin.Digest) (v1.Descriptor, error) {
+// putSubject writes the manifest that stands for an object that is not there.
+func (s *Store) putSubject(ctx context.Context, d origin.Digest) (v1.Descriptor, error) {
 	if err := s.client.ensureEmpty(ctx); err != nil {
 		return v1.Descriptor{}, err
 	}
-	m := placeholder(s.id, d)
+	m := subjectManifest(s.id, d)
 	b, desc := encodeManifest(m)
 	return desc, s.client.writeManifest(ctx, s.subjectTag(d), m.MediaType, b)
 }
@@ -140,7 +139,7 @@ func (s *Store) attachments(ctx context.Context, d origin.Digest, kind string) (
 	var before, after []v1.Hash
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		_, desc := encodeManifest(placeholder(s.id, d))
+		_, desc := encodeManifest(subjectManifest(s.id, d))
 		before, err = s.client.referrers(ctx, desc.Digest, typeAttachment+kind)
 		return err
 	})

@@ -218,9 +218,9 @@ func (c *client) unlist(ctx context.Context, m *storedManifest) error {
 	})
 }
 
-// A subject for what is said of an object that is not there. It is a function
-// of the object's digest and the generation.
-func placeholder(generation origin.GenerationID, d origin.Digest) *v1.Manifest {
+// subjectManifest returns what attachments refer to while their object is not there
+// and so has no manifest. It is a function of the object's digest and the generation.
+func subjectManifest(generation origin.GenerationID, d origin.Digest) *v1.Manifest {
 	m := newManifest(typeSubject)
 	m.Annotations[noteGeneration], m.Annotations[noteObject] = generation.String(), d.String()
 	return m

@@ -36,7 +36,7 @@ func openRepo(t testing.TB, repo string, opts Options) *Origin {
 }
 
 // TestServers tries everything on four registries: two in this process, and two
-// programs.
+// programs. Where tests are to be short, Distribution stands for all four.
 func TestServers(t *testing.T) {
 	for _, server := range []struct {
 		name   string
@@ -49,7 +49,7 @@ func TestServers(t *testing.T) {
 		{"OCI", true, registrytest.OCI},
 	} {
 		if testing.Short() && server.name != "Distribution" {
-			continue // one stands for all
+			continue
 		}
 		t.Run(server.name, func(t *testing.T) {
 			host := server.start(t)

@@ -33,6 +33,8 @@ type client struct {
 	keys    *keyring                 // nil: anonymous
 	policy  retry.Policy
 	connect *http.Transport
+
+	presigner *minio.Core // makes addresses; if anonymous, with a signature by nobody
 }
 
 func newClient(c *Config) (*client, error) {
@@ -64,8 +66,12 @@ func newClient(c *Config) (*client, error) {
 		return nil, err
 	}
 	core.SetAppInfo("rivulet", "1")
-	cl.core = *core
-	return cl, nil
+	cl.core, cl.presigner = *core, core
+	if c.Anonymous { // the library makes addresses only for those who sign
+		options.Creds = credentials.NewStaticV4("nobody", "none", "")
+		cl.presigner, err = minio.NewCore(host, options)
+	}
+	return cl, err
 }
 
 // do calls op until it succeeds or trying again is of no use. size is about how
@@ -102,18 +108,12 @@ const requestTime = 5 * time.Minute
 
 // presign returns an address that an object can be read at, signed if need be.
 func (c *client) presign(ctx context.Context, key string) (string, error) {
-	if !c.config.Anonymous {
-		u, err := c.core.PresignedGetObject(ctx, c.config.Bucket, key, requestTime, nil)
-		if err != nil {
-			return "", c.judge(new(note), err)
-		}
-		return u.String(), nil
+	u, err := c.presigner.PresignedGetObject(ctx, c.config.Bucket, key, requestTime, nil)
+	if err != nil {
+		return "", c.judge(new(note), err)
 	}
-	u := *c.core.EndpointURL()
-	u.Path = "/" + c.config.Bucket + "/" + key
-	if virtual := c.config.Style == VirtualStyle || c.config.Style == AutoStyle && c.config.Endpoint == nil; virtual {
-		u.Host = c.config.Bucket + "." + u.Host
-		u.Path = "/" + key
+	if c.config.Anonymous {
+		u.RawQuery = "" // the signature
 	}
 	return u.String(), nil
 }

@@ -34,3 +34,9 @@ func TestCorruptPointers(t *testing.T) {
 	o.policy.First, o.policy.Budget.Burst, o.policy.Budget.Share = time.Millisecond, 1<<20, 1
 	origintest.TestCorruptPointers(t, o, o, filepath.Join(server.Dir, bucket, "a/b"))
 }
+
+func TestDamagedIndex(t *testing.T) {
+	server := s3test.Start(t)
+	bucket := server.NewBucket(t)
+	origintest.TestDamagedIndex(t, open(t, server.URL(bucket, "a/b")), filepath.Join(server.Dir, bucket, "a/b"))
+}

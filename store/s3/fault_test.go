@@ -3,6 +3,7 @@ package s3
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -177,32 +178,33 @@ func TestAttachTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	at := place.Generation(1) + "/" + place.Attached(subject, "note") + "/" + place.Index
-	file := filepath.Join(server.Dir, bucket, at)
-	check := func(want int) {
-		t.Helper()
-		b, err := os.ReadFile(file)
-		if err != nil {
+	origintest.WantIndex(t, filepath.Join(server.Dir, bucket), subject, 12)
+}
+
+// TestFullPageOfAttachments lists as many as fill a page together with the index,
+// which is none of them and comes last.
+func TestFullPageOfAttachments(t *testing.T) {
+	server := s3test.Start(t)
+	bucket := server.NewBucket(t)
+	s, subject := open(t, server.URL(bucket, "")).Generation(1), origin.Sum([]byte("subject"))
+	if err := s.Attach(ctx, subject, "note", []byte("0")); err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(server.Dir, bucket, place.Generation(1), place.Attached(subject, "note"))
+	for i := range pageKeys - 1 {
+		data := strconv.AppendInt(nil, int64(i), 10)
+		d := origin.Sum(data)
+		if err := os.WriteFile(filepath.Join(folder, hex.EncodeToString(d[:])), data, 0o666); err != nil {
 			t.Fatal(err)
-		}
-		index, err := place.ParseCell(at, b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if list, err := place.ParseIndex(index); err != nil || len(list) != want {
-			t.Errorf("the index has %d, %v; want %d", len(list), err, want)
 		}
 	}
-	check(12)
-	// If it is damaged, none of the others is lost by it.
-	for n, i := range []byte{3, 200} { // one that is there, one that is not
-		if err := os.WriteFile(file, []byte("damaged"), 0o666); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Attach(ctx, subject, "note", []byte{i}); err != nil {
-			t.Fatal(err)
-		}
-		check(12 + n)
+	seen := make(map[string]bool)
+	err := s.ListAttachments(ctx, subject, "note", func(data []byte) error {
+		seen[string(data)] = true
+		return nil
+	})
+	if err != nil || len(seen) != pageKeys-1 {
+		t.Errorf("%d attachments, %v; want %d", len(seen), err, pageKeys-1)
 	}
 }
 

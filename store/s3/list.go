@@ -64,7 +64,7 @@ func (c *client) askPage(ctx context.Context, prefix, after string, folders bool
 }
 
 // list calls fn for pages of the objects whose keys begin with prefix, in the
-// order of keys.
+// order of keys. The page is fn's.
 func (c *client) list(ctx context.Context, prefix string, fn func(page []entry) error) error {
 	for after := ""; ; {
 		page, full, err := c.page(ctx, prefix, after, false)
@@ -74,9 +74,11 @@ func (c *client) list(ctx context.Context, prefix string, fn func(page []entry) 
 		if full && len(page) == 0 {
 			return fmt.Errorf("unexpected answers: all keys after %.100q change all the time", after)
 		}
+		if full { // before fn changes the page
+			after = page[len(page)-1].key
+		}
 		if err := fn(page); err != nil || !full {
 			return err
 		}
-		after = page[len(page)-1].key
 	}
 }

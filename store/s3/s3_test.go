@@ -51,6 +51,8 @@ func TestAnonymousRequest(t *testing.T) {
 	id := chunktest.Absent
 	key := "/p/generations/1/chunks/" + id.String()[:2] + "/" + id.String()
 	for url, want := range map[string]string{
+		"s3://bucket/p?anonymous=true&region=eu-west-1":                                          "https://bucket.s3.dualstack.eu-west-1.amazonaws.com" + key,
+		"s3://my.bucket/p?anonymous=true&region=eu-west-1":                                       "https://s3.dualstack.eu-west-1.amazonaws.com/my.bucket" + key, // which no certificate has
 		"s3://bucket/p?anonymous=true&region=eu-west-1&endpoint=https://host:1":                  "https://host:1/bucket" + key,
 		"s3://bucket/p?anonymous=true&region=eu-west-1&endpoint=https://host:1&path-style=false": "https://bucket.host:1" + key,
 	} {
