@@ -1,10 +1,10 @@
 // Package blockdev is the contract between disks and the frontends that offer
 // them: a frontend serves any Device and knows nothing of chunks.
 //
-// A Device is read-only unless it says otherwise through one of the optional
-// interfaces. Those are asked once, at attach, by the function of the same
-// name in this package, never per request. blockdevtest has the suite for
-// devices and for wrappers.
+// A Device is read-only unless it is a Writer. What else it can do, it says
+// through optional interfaces. Those are asked once, at attach, by the function
+// of the same name in this package, never per request. blockdevtest has the
+// suites for devices and for wrappers.
 package blockdev
 
 import (
@@ -60,8 +60,8 @@ func Extents(ctx context.Context, d Device, off, length int64, fn func(Extent) b
 	if e, ok := d.(Extenter); ok {
 		return e.Extents(ctx, off, length, fn)
 	}
-	if size := d.Size(); off < 0 || length < 0 || off > size || length > size-off {
-		return fmt.Errorf("list extents of device: %d bytes at %d are not within %d", length, off, size)
+	if err := CheckRange(off, length, d.Size()); err != nil {
+		return fmt.Errorf("list extents of device: %w", err)
 	}
 	if length > 0 {
 		fn(Extent{Offset: off, Length: length, Local: true})

@@ -2,6 +2,7 @@ package blockdevtest
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 
 	"github.com/rivuletfs/rivulet/blockdev"
@@ -20,5 +21,37 @@ func TestDevices(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			TestDevice(t, func(*testing.T) blockdev.Device { return d }, want)
 		})
+	}
+}
+
+func TestScratch(t *testing.T) {
+	want := Pattern(3<<20+512, 2)
+	TestWriter(t, func(*testing.T) blockdev.Writer { return NewScratch(want) }, want)
+}
+
+// TestScratchCrash checks what is left of a Scratch after a crash.
+func TestScratchCrash(t *testing.T) {
+	s := NewScratch(make([]byte, 1024))
+	for i, p := range []string{"flushed", "lost"} {
+		if _, err := s.WriteAt([]byte(p), int64(i)*512); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			if err := s.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.FailFlush(errors.New("medium error"))
+	if err := s.Flush(); err == nil {
+		t.Error("Flush: no error")
+	}
+	s.Crash()
+	p := make([]byte, 1024)
+	if _, err := s.ReadAt(p, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(bytes.ReplaceAll(p, []byte{0}, nil)); got != "flushed" {
+		t.Errorf("left after a crash: %q", got)
 	}
 }

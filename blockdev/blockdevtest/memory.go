@@ -62,8 +62,8 @@ func (m *Memory) ReadAt(p []byte, off int64) (int, error) {
 
 // Extents lists runs of pages of one kind.
 func (m *Memory) Extents(_ context.Context, off, length int64, fn func(blockdev.Extent) bool) error {
-	if off < 0 || length < 0 || off > m.Size() || length > m.Size()-off {
-		return fmt.Errorf("list extents: %d bytes at %d are not within %d", length, off, m.Size())
+	if err := blockdev.CheckRange(off, length, m.Size()); err != nil {
+		return fmt.Errorf("list extents: %w", err)
 	}
 	var run blockdev.Extent
 	for end := off + length; off < end; {
