@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rivuletfs/rivulet/fsck"
+	"github.com/rivuletfs/rivulet/store"
 )
 
 // errUnsound is the error of a store in which something is wrong.
@@ -38,7 +39,7 @@ The exit status is 1 if something is wrong that was not repaired.`,
 			}
 			if from != "" {
 				opt.Repair = true
-				if opt.From, err = a.openURL(cmd.Context(), from, false); err != nil {
+				if opt.From, err = a.openURL(cmd.Context(), from, store.Options{}); err != nil {
 					return err
 				}
 			}
