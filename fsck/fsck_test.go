@@ -206,6 +206,43 @@ func (d *damage) found(t *testing.T, o origin.Origin) {
 	}
 }
 
+// A cacheOf is a cache that has what a source has, and does not check it.
+type cacheOf struct{ chunk.Source }
+
+func (c cacheOf) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	return c.Fetch(ctx, id, dst, off)
+}
+
+// TestRepairFromCache brings a chunk back that no store has, and takes no other
+// bytes for it.
+func TestRepairFromCache(t *testing.T) {
+	held := memory.New()
+	ok(t, img.Put(ctx, held.Generation(1)))
+	for _, d := range damages[:3] { // of chunks
+		for cache, good := range map[chunk.Reader]bool{
+			cacheOf{held.Generation(1)}:                                         true,
+			cacheOf{&chunktest.Corrupt{Source: held.Generation(1), Every: 1}}:   false,
+			cacheOf{&chunktest.Truncated{Source: held.Generation(1), Every: 1}}: false,
+			cacheOf{&chunktest.Flaky{Source: held.Generation(1), Every: 1}}:     false,
+			cacheOf{memory.New().Generation(1)}:                                 false,
+		} {
+			path := t.TempDir()
+			o, err := dir.Open(path, true)
+			ok(t, err)
+			publish(t, o, 1, "x", img)
+			ok(t, d.do(o.Generation(1), path))
+			before := run(t, o, fsck.Options{Deep: true})
+			r := run(t, o, fsck.Options{Deep: true, Repair: true, Cache: cache})
+			if r.Sound() != good || len(r.Problems) != 1 {
+				t.Errorf("%s: repaired out of %v: %+v", d.name, cache, r.Problems)
+			}
+			if after := run(t, o, fsck.Options{Deep: true}); after.Sound() != good || after.Chunks != before.Chunks && !good {
+				t.Errorf("%s: after repair out of %v: %+v, before: %+v", d.name, cache, after, before)
+			}
+		}
+	}
+}
+
 // TestRepairWithoutGoodBytes leaves what it cannot mend as it is.
 func TestRepairWithoutGoodBytes(t *testing.T) {
 	path := t.TempDir()

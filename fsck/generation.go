@@ -260,7 +260,7 @@ func (g *one) deep(ctx context.Context) error {
 		e.Go(func() error {
 			buf := make([]byte, blockmap.MaxStored(chunk.MaxSize)+1)
 			for id := range ids {
-				_, err := readChunk(ectx, g.store, id, g.needed[id].stored, buf)
+				_, err := readChunk(ectx, g.store.Fetch, id, g.needed[id].stored, buf)
 				if ectx.Err() != nil {
 					return context.Cause(ectx)
 				}
@@ -289,12 +289,15 @@ func (g *one) deep(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// fetch is chunk.Source's, or chunk.Reader's, whose check is not relied on.
+type fetch func(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error)
+
 // readChunk reads a chunk of the given stored size into buf and checks it.
-func readChunk(ctx context.Context, src chunk.Source, id chunk.ID, stored int64, buf []byte) ([]byte, error) {
+func readChunk(ctx context.Context, from fetch, id chunk.ID, stored int64, buf []byte) ([]byte, error) {
 	if stored >= int64(len(buf)) {
 		return nil, fmt.Errorf("chunk %v: %d bytes stored: too large", id, stored)
 	}
-	n, err := src.Fetch(ctx, id, buf[:stored+1], 0)
+	n, err := from(ctx, id, buf[:stored+1], 0)
 	if err != nil {
 		return nil, err
 	}

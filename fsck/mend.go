@@ -18,7 +18,14 @@ func (g *one) mendChunk(ctx context.Context, id chunk.ID, stored int64) bool {
 		return false
 	}
 	buf := make([]byte, blockmap.MaxStored(chunk.MaxSize)+1)
+	var donors []fetch
 	for _, donor := range g.donors {
+		donors = append(donors, donor.Fetch)
+	}
+	if g.opt.Cache != nil {
+		donors = append(donors, g.opt.Cache.ReadChunk)
+	}
+	for _, donor := range donors {
 		b, err := readChunk(ctx, donor, id, stored, buf)
 		if err != nil {
 			continue
