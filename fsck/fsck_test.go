@@ -319,6 +319,72 @@ func TestDamagedPointers(t *testing.T) {
 	}
 }
 
+// TestDamagedPointersAreReplaced has what the other origin knows of damaged pointers
+// take their place, unless what they lead to cannot be had; short cuts that it does
+// not know are removed, and names stay as they are. Sound ones stay in any case.
+func TestDamagedPointersAreReplaced(t *testing.T) {
+	other := blockmaptest.Small(5, 2)
+	shortcut := catalog.DigestKey(img.Map.Info().Disk)
+	for what, c := range map[string]struct {
+		from func(t *testing.T) origin.Origin
+		want map[string]origin.Digest // where pointers lead in the end; zeros: nowhere
+		left int                      // problems that stay
+	}{
+		"nobody knows": {func(*testing.T) origin.Origin { return nil }, map[string]origin.Digest{shortcut: {}}, 2},
+		"an empty one": {func(*testing.T) origin.Origin { return memory.New() }, map[string]origin.Digest{shortcut: {}}, 2},
+		"a copy": {func(t *testing.T) origin.Origin {
+			from := memory.New()
+			publish(t, from, 1, "x", img)
+			publish(t, from, 1, "bad", other)
+			publish(t, from, 1, "sound", other) // which is another image here
+			return from
+		}, map[string]origin.Digest{catalog.NameKey("x"): img.Digest(), catalog.NameKey("bad"): other.Digest(), shortcut: img.Digest()}, 0},
+		"one that lacks a chunk": {func(t *testing.T) origin.Origin {
+			from := memory.New()
+			publish(t, from, 1, "x", img)
+			publish(t, from, 1, "bad", other)
+			ok(t, from.Generation(1).Remove(ctx, other.Chunks[0].ID))
+			return from
+		}, map[string]origin.Digest{catalog.NameKey("x"): img.Digest(), shortcut: img.Digest()}, 2},
+	} {
+		path := t.TempDir()
+		o, err := dir.Open(path, true)
+		ok(t, err)
+		s := o.Generation(1)
+		for _, name := range []string{"x", "sound"} {
+			publish(t, o, 1, name, img)
+		}
+		ok(t, s.SwapPointer(ctx, catalog.NameKey("bad"), nil, []byte("nonsense")))
+		for _, name := range []string{catalog.NameKey("x"), shortcut} {
+			ok(t, os.WriteFile(filepath.Join(path, place.Generation(1), place.Pointer(name)), []byte("damaged"), 0o666))
+		}
+		opt := fsck.Options{Repair: true, From: c.from(t)}
+		if looked := run(t, o, fsck.Options{}); len(looked.Problems) != 3 || looked.Sound() {
+			t.Errorf("%s: %+v", what, looked.Problems)
+		}
+		r := run(t, o, opt)
+		left := 0
+		for _, p := range r.Problems {
+			if !p.Repaired {
+				left++
+			}
+		}
+		if left != c.left {
+			t.Errorf("%s: %d problems are left, want %d: %+v", what, left, c.left, r.Problems)
+		}
+		c.want[catalog.NameKey("sound")] = img.Digest()
+		for name, want := range c.want {
+			d, err := catalog.Get(ctx, s, name)
+			if d != want || (err == nil) == (want == origin.Digest{}) {
+				t.Errorf("%s: %s leads to %v, %v; want %v", what, name, d, err, want)
+			}
+		}
+		if again := run(t, o, fsck.Options{Deep: true}); again.Sound() != (c.left == 0) {
+			t.Errorf("%s: when repaired: %+v", what, again.Problems)
+		}
+	}
+}
+
 func TestPinOfNothing(t *testing.T) {
 	o := memory.New()
 	publish(t, o, 1, "x", img)

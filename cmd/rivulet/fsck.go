@@ -24,7 +24,9 @@ func (a *app) fsckCommand() *cobra.Command {
 that lead nowhere, and what nobody needs. It can run while the store is in use.
 With --repair it takes good bytes from other generations of the store, with
 --from also from another store that has the same images; and chunks that none of
-them has, from the host cache, whose bytes are checked like all others.
+them has, from the host cache, whose bytes are checked like all others. A name
+that is damaged leads where it does in the other store, once all is there that it
+leads to; a name that can be read is never changed.
 
 The exit status is 1 if something is wrong that was not repaired.`,
 		Example: `  rivulet fsck --deep
