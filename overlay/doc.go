@@ -1,0 +1,2 @@
+// Package overlay has writable disks over read-only ones.
+package overlay
