@@ -1,0 +1,232 @@
+package overlay_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/rivuletfs/rivulet/blockdev"
+	"github.com/rivuletfs/rivulet/blockdev/blockdevtest"
+	"github.com/rivuletfs/rivulet/overlay"
+	"github.com/rivuletfs/rivulet/overlay/overlaytest"
+)
+
+const sector = blockdev.SectorSize
+
+// A model is what a disk may read as after a crash: of each sector, what it was
+// at the last flush, or anything that was written since.
+type model struct {
+	now     []byte
+	allowed [][][]byte // by sector; the last is the one of now
+}
+
+func newModel(data []byte) *model {
+	m := &model{now: bytes.Clone(data), allowed: make([][][]byte, len(data)/sector)}
+	m.flushed()
+	return m
+}
+
+// flushed says that a flush has returned.
+func (m *model) flushed() {
+	for i := range m.allowed {
+		m.allowed[i] = [][]byte{bytes.Clone(m.now[i*sector : (i+1)*sector])}
+	}
+}
+
+// change says that bytes are being written.
+func (m *model) change(p []byte, off int) {
+	copy(m.now[off:], p)
+	if len(p) == 0 {
+		return
+	}
+	for i := off / sector; i <= (off+len(p)-1)/sector; i++ {
+		m.allowed[i] = append(m.allowed[i], bytes.Clone(m.now[i*sector:(i+1)*sector]))
+	}
+}
+
+// recover compares the disk with what it may be, and takes it as it is.
+func (m *model) recover(d blockdev.Device) error {
+	if _, err := d.ReadAt(m.now, 0); err != nil {
+		return fmt.Errorf("read after the crash: %w", err)
+	}
+next:
+	for i, allowed := range m.allowed {
+		got := m.now[i*sector : (i+1)*sector]
+		for _, a := range allowed {
+			if bytes.Equal(got, a) {
+				continue next
+			}
+		}
+		return fmt.Errorf("sector %d reads %x..., none of the %d contents that it may have, the last %x...",
+			i, got[:16], len(allowed), allowed[len(allowed)-1][:16])
+	}
+	m.flushed()
+	return nil
+}
+
+// A machine is an overlay on a medium with its model.
+type machine struct {
+	medium *overlaytest.Medium
+	base   blockdev.Device
+	opts   overlay.Options
+	o      *overlay.Overlay
+	model  *model
+}
+
+const crashDisk = 48*4096 + 1024 // bytes, 2048 less of the base
+
+func newMachine() *machine {
+	base := blockdevtest.Pattern(crashDisk-2048, 5)
+	m := &machine{medium: overlaytest.NewMedium(), base: blockdevtest.NewMemory(base, nil)}
+	m.opts = overlay.Options{Size: crashDisk, BaseID: "base", FS: m.medium}
+	m.model = newModel(append(base, make([]byte, 2048)...))
+	return m
+}
+
+// open opens the overlay after a crash, or makes it.
+func (m *machine) open() error {
+	var err error
+	if m.o, err = overlay.Open("d", m.base, m.opts); errors.Is(err, fs.ErrNotExist) {
+		m.o, err = overlay.Create("d", m.base, m.opts)
+	}
+	return err
+}
+
+// step makes one call drawn from r.
+func (m *machine) step(r *rand.Rand) error {
+	n := 1 + r.IntN(1<<(1+r.IntN(15)))
+	off := r.IntN(crashDisk - n + 1)
+	if r.IntN(2) == 0 {
+		off, n = off&^4095, (n+4095)&^4095
+		n = min(n, crashDisk-off)
+	}
+	switch r.IntN(12) {
+	case 0, 1:
+		m.model.change(make([]byte, n), off)
+		return m.o.Discard(int64(off), int64(n))
+	case 2:
+		m.model.change(make([]byte, n), off)
+		return m.o.WriteZeroes(int64(off), int64(n))
+	case 3, 4, 5:
+		err := m.o.Flush()
+		if err == nil {
+			m.model.flushed()
+		}
+		return err
+	case 6:
+		s, err := m.o.Snapshot()
+		if errors.Is(err, overlay.ErrLayers) {
+			return m.o.Merge(context.Background(), 1)
+		}
+		if err != nil {
+			return err
+		}
+		m.model.flushed()
+		return s.Close()
+	case 7:
+		if r.IntN(3) > 0 {
+			return nil
+		}
+		return m.o.Merge(context.Background(), 1+r.IntN(3))
+	default:
+		p := make([]byte, n)
+		for i := range p {
+			p[i] = byte(r.Uint32())
+		}
+		m.model.change(p, off)
+		_, err := m.o.WriteAt(p, int64(off))
+		return err
+	}
+}
+
+// live makes calls until one fails, a restart among them.
+func (m *machine) live(r *rand.Rand, calls int) error {
+	if err := m.open(); err != nil {
+		return err
+	}
+	for range calls {
+		if err := m.step(r); err != nil {
+			return err
+		}
+	}
+	if err := m.o.Close(); err != nil {
+		return err
+	}
+	m.model.flushed()
+	return nil
+}
+
+// crashRun is some lives of one overlay. Each but the last ends by a crash, the
+// first in the call that is the cut-th. It reports whether there was that call.
+func crashRun(seed uint64, cut int) (bool, error) {
+	r := rand.New(rand.NewPCG(seed, 21))
+	m := newMachine()
+	for life := range 3 {
+		if life > 0 {
+			cut = 1 + r.IntN(60)
+		}
+		m.medium.Cut(cut)
+		err := m.live(rand.New(rand.NewPCG(seed, uint64(life))), 12)
+		if err == nil && life == 0 {
+			return false, nil
+		}
+		if err != nil && !errors.Is(err, overlaytest.ErrPower) {
+			return true, fmt.Errorf("life %d: %w", life, err)
+		}
+		if r.IntN(4) == 0 {
+			m.medium.Kill()
+		} else {
+			m.medium.Crash(r)
+		}
+		if err := m.open(); err != nil {
+			return true, fmt.Errorf("open after life %d: %w", life, err)
+		}
+		if err := m.model.recover(m.o); err != nil {
+			return true, fmt.Errorf("after life %d: %w", life, err)
+		}
+		if err := m.o.Close(); err != nil {
+			return true, fmt.Errorf("close after life %d: %w", life, err)
+		}
+	}
+	return true, nil
+}
+
+// TestCrashes cuts the power in every call of many histories.
+func TestCrashes(t *testing.T) {
+	seeds := uint64(24)
+	if testing.Short() {
+		seeds = 3
+	}
+	runs := 0
+	for seed := range seeds {
+		for cut := 1; ; cut++ {
+			there, err := crashRun(seed, cut)
+			if err != nil {
+				t.Fatalf("history %d, power cut in call %d: %v", seed, cut, err)
+			}
+			if !there {
+				break
+			}
+			runs++
+		}
+	}
+	if runs < int(seeds)*30 {
+		t.Errorf("only %d power cuts", runs)
+	}
+	t.Logf("%d power cuts", runs)
+}
+
+// FuzzCrash draws histories and cuts.
+func FuzzCrash(f *testing.F) {
+	f.Add(uint64(1), uint16(7))
+	f.Add(uint64(99), uint16(40))
+	f.Fuzz(func(t *testing.T, seed uint64, cut uint16) {
+		if _, err := crashRun(seed, 1+int(cut)%200); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
