@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -66,10 +67,8 @@ type journalSector struct {
 func parseSector(b []byte, epoch uint64) (s journalSector, live bool, err error) {
 	le := binary.LittleEndian
 	if string(b[:4]) != journalMagic || le.Uint32(b[sectorSize-4:]) != crc32.Checksum(b[:sectorSize-4], castagnoli) {
-		for _, c := range b {
-			if c != 0 {
-				return s, false, corrupt("journal: checksum of a sector")
-			}
+		if !bytes.Equal(b, zeros[:sectorSize]) {
+			return s, false, corrupt("journal: checksum of a sector")
 		}
 		return s, false, nil
 	}
@@ -87,10 +86,8 @@ func parseSector(b []byte, epoch uint64) (s journalSector, live bool, err error)
 		return s, false, corrupt("journal: sector %d of batch %d", s.index, s.number)
 	}
 	rest := b[journalFixed+s.changes*changeRecord : sectorSize-4]
-	for _, c := range rest {
-		if c != 0 {
-			return s, false, corrupt("journal: sector %d of batch %d has more than it says", s.index, s.number)
-		}
+	if !bytes.Equal(rest, zeros[:len(rest)]) {
+		return s, false, corrupt("journal: sector %d of batch %d has more than it says", s.index, s.number)
 	}
 	return s, true, nil
 }

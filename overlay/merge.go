@@ -6,8 +6,9 @@ import (
 )
 
 // mergeBlocks is how many blocks are copied before they are flushed, and their old
-// places given back: what a merge takes for a while beyond the quota.
-const mergeBlocks = 1024
+// places given back: what a merge takes for a while beyond the quota. Tests have
+// less.
+var mergeBlocks = int64(1024)
 
 // Merge brings the stack down to a number of layers, at least 1: the blocks of the
 // smallest frozen layers are copied to the top, and their files removed. Layers that
@@ -70,7 +71,7 @@ func (o *Overlay) mergeLayer(ctx context.Context, l *layer) error {
 		}
 		moved, count = append(moved, change{block: b, n: n}), count+n
 		b += n
-		if count >= mergeBlocks || b == end {
+		if count >= mergeBlocks {
 			if err := o.punchMoved(l, moved); err != nil {
 				return err
 			}

@@ -327,15 +327,12 @@ func (o *Overlay) start(opts Options) error {
 	if err := o.top.file.Truncate(o.head.blocks() * blockSize); err != nil {
 		return err
 	}
-	// What a killed process wrote may be in the cache of the system alone. It is
-	// about to be read, so it may not be lost any more.
-	if err := o.top.file.Sync(); err != nil {
-		return err
-	}
 	o.top.blocks = o.states.count(o.top.state())
 	for _, l := range o.table.all() {
 		o.used += l.blocks * blockSize
 	}
+	// What a killed process wrote may be in the cache of the system alone. It is
+	// about to be read, so it may not be lost any more: this syncs it.
 	if err := o.checkpoint(false, nil); err != nil {
 		return err
 	}
