@@ -2,7 +2,6 @@ package overlay_test
 
 import (
 	"bytes"
-	"fmt"
 	"path/filepath"
 	"testing"
 
@@ -78,5 +77,3 @@ func TestStack(t *testing.T) {
 		return w
 	}())
 }
-
-var _ = fmt.Sprint
