@@ -1,9 +1,14 @@
 package blockdev
 
 import (
+	"errors"
 	"fmt"
 	"io"
 )
+
+// ErrNoSpace is what a Writer's calls return, wrapped, when there is no room for
+// what they write: by a quota, or on the medium. What was there before still is.
+var ErrNoSpace = errors.New("no space left on device")
 
 // A Writer is a device that can be written. Any number of calls may run at
 // once; of those that overlap while they run, every sector reads afterwards as
