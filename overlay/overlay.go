@@ -15,9 +15,10 @@ import (
 	"github.com/rivuletfs/rivulet/blockdev"
 )
 
-// Errors that callers tell apart. They come wrapped.
+// Errors that callers tell apart. They come wrapped. ErrQuota is a
+// blockdev.ErrNoSpace too, as is a file system that is full.
 var (
-	ErrQuota   = errors.New("the quota is used up")
+	ErrQuota   = fmt.Errorf("the quota is used up: %w", blockdev.ErrNoSpace)
 	ErrBase    = errors.New("another base than the overlay was made for")
 	ErrKey     = errors.New("the key does not open the overlay")
 	ErrCorrupt = errors.New("the overlay is damaged")

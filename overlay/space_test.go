@@ -58,7 +58,7 @@ func TestQuota(t *testing.T) {
 	const quota = 100 * 4096
 	o, m := onMedium(t, 1<<20, overlay.Options{Quota: quota})
 	write(t, o, 0, ones(quota))
-	if n, err := o.WriteAt(ones(512), quota); n != 0 || !errors.Is(err, overlay.ErrQuota) {
+	if n, err := o.WriteAt(ones(512), quota); n != 0 || !errors.Is(err, overlay.ErrQuota) || !errors.Is(err, blockdev.ErrNoSpace) {
 		t.Errorf("write beyond the quota = %d, %v", n, err)
 	}
 	expect(t, o, quota, make([]byte, 512))
@@ -135,7 +135,7 @@ func TestFull(t *testing.T) {
 	var failed int64 = -1
 	for off := int64(0); off < 4<<20; off += 64 << 10 {
 		if _, err := o.WriteAt(ones(64<<10), off); err != nil {
-			if !errors.Is(err, syscall.ENOSPC) {
+			if !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, blockdev.ErrNoSpace) {
 				t.Fatal(err)
 			}
 			failed = off

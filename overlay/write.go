@@ -1,8 +1,10 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 
 	"github.com/rivuletfs/rivulet/blockdev"
 )
@@ -51,7 +53,7 @@ func (o *Overlay) WriteAt(p []byte, off int64) (int, error) {
 // writePiece writes a part of one region.
 func (o *Overlay) writePiece(p []byte, off int64) error {
 	err := o.lockAndWrite(p, off)
-	if err == ErrQuota {
+	if errors.Is(err, ErrQuota) {
 		if err := o.reclaim(); err != nil {
 			return err
 		}
@@ -165,6 +167,9 @@ func (o *Overlay) put(b []byte, from, block int64, states []uint8, unbounded boo
 	_, err := o.top.file.WriteAt(b, from)
 	if err != nil {
 		o.undo(block, states, fresh)
+		if errors.Is(err, syscall.ENOSPC) {
+			err = fmt.Errorf("%w: %w", blockdev.ErrNoSpace, err)
+		}
 		return err
 	}
 	if isNew {
