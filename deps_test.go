@@ -58,6 +58,7 @@ store/zone         any: chunk store/internal/link store/zone/internal/wire tier
 store/zone/internal/wire std
 store/zone/zonetest std
 overlay            any: blockdev
+overlay/overlaytest std: overlay
 frontend/nbd       any: blockdev frontend/nbd/internal/wire internal/loglimit
 frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
 frontend/nbd/internal/wire std
