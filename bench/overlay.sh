@@ -24,13 +24,19 @@ begin() {
 	esac
 }
 
-# random_write CASE SUBJECT NAME=VALUE...: notes writes a second.
+# cpu PID: microseconds that a process has used.
+cpu() { awk -v hz="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); printf "%.0f", ($12 + $13) * 1e6 / hz }' "/proc/$1/stat"; }
+
+# random_write CASE SUBJECT NAME=VALUE...: notes writes a second, and what one took of the
+# server's CPU time.
 random_write() {
-	local case=$1 subject=$2
+	local case=$1 subject=$2 before
+	before=$(cpu "${PIDS[-1]}")
 	shift 2
 	fio --name=write --ioengine=nbd --uri="$URI" --rw=randwrite --bs=4k --offset="$at" --size=$window --refill_buffers "$@" \
 		--output-format=json --output="$WORK/fio.json" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "fio on $URI"; }
 	note "$case" "$subject" "$(jq '.jobs[0].write.iops' "$WORK/fio.json")" >>"$WORK/rates"
+	note "$case" "$subject" "$(jq --argjson us $(($(cpu "${PIDS[-1]}") - before)) '$us / .jobs[0].write.total_ios' "$WORK/fio.json")" >>"$WORK/cpu"
 }
 
 serving $image --nbd "unix:$WORK/plain.sock"
@@ -50,4 +56,6 @@ for ((round = 0; round < ROUNDS; round++)); do
 done
 printf '\n### Private writes of 4 KiB, random in %d MiB of %s\n\n' $((window >> 20)) $image
 median -unit 'writes/s' <"$WORK/rates"
-rm -rf "$WORK/disk" "$WORK/rates" "$WORK/private" "$WORK/private.qcow2"
+echo
+median -unit 'CPU µs of the server' -digits 1 <"$WORK/cpu"
+rm -rf "$WORK/disk" "$WORK/rates" "$WORK/cpu" "$WORK/private" "$WORK/private.qcow2"
