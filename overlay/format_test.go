@@ -79,10 +79,10 @@ func TestIndex(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	h, _ := vectorIndex()
 	h.size = 3*pageBlocks*blockSize - 512
-	for i := range 40 {
+	for i := range 12 {
 		m := newStateMap(h.blocks())
 		want := newStateMap(h.blocks())
-		for range 1 << r.IntN(15) {
+		for range 1 << min(i, 14) {
 			state := []uint8{stateBase, stateZero, stateDrop, stateReady, firstLayer, firstLayer + 1}[r.IntN(6)]
 			n := 1 + r.Int64N(1<<r.IntN(12))
 			block := r.Int64N(h.blocks() - n + 1)

@@ -189,7 +189,7 @@ func TestGrow(t *testing.T) {
 	}
 	write(t, o, 1<<20, ones(512)) // a block that the disk has a part of
 	copy(want[1<<20:], ones(512))
-	for _, size := range []int64{3<<20 + 1024, 200 << 20} {
+	for _, size := range []int64{3<<20 + 1024, 20 << 20} {
 		if err := o.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -219,7 +219,7 @@ func TestGrow(t *testing.T) {
 // TestDamage flips bits of index, journal and key, and cuts files short. What is
 // damaged is reported, or reads as if nothing had been.
 func TestDamage(t *testing.T) {
-	const size = 4 << 20
+	const size = 1 << 20
 	base := blockdevtest.NewMemory(make([]byte, size), nil)
 	m := overlaytest.NewMedium()
 	opts := overlay.Options{FS: m, BaseID: "base"}
@@ -229,8 +229,8 @@ func TestDamage(t *testing.T) {
 	}
 	want := blockdevtest.Pattern(size, 8)
 	for i := range 40 {
-		off := i * 80_000
-		write(t, o, int64(off), want[off:off+80_000])
+		off := i * 20_000
+		write(t, o, int64(off), want[off:off+20_000])
 		if i == 20 {
 			if _, err := o.Snapshot(); err != nil {
 				t.Fatal(err)
@@ -238,12 +238,12 @@ func TestDamage(t *testing.T) {
 		}
 		flush(t, o)
 	}
-	clear(want[40*80_000:])
+	clear(want[40*20_000:])
 	m.Kill()
 	r := rand.New(rand.NewPCG(3, 3))
 	for name, length := range map[string]int{"d/index": len(m.Bytes("d/index")), "d/journal": 20 * 512, "d/key": 32} {
 		good := m.Bytes(name)
-		for i := range 60 {
+		for i := range 30 {
 			bad := bytes.Clone(good)
 			if i%10 == 9 {
 				bad = bad[:r.IntN(length)]

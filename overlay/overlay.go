@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/rivuletfs/rivulet/blockdev"
 )
@@ -176,6 +177,9 @@ func create(dir string, base blockdev.Device, opts Options) (o *Overlay, err err
 func checkSize(size, base int64) error {
 	if !validSize(size) {
 		return fmt.Errorf("size of %d bytes: want a multiple of %d, at most %d", size, blockdev.SectorSize, int64(maxSize))
+	}
+	if base%blockdev.SectorSize != 0 {
+		return fmt.Errorf("size of the base, %d bytes, is no multiple of %d", base, blockdev.SectorSize)
 	}
 	if size < base {
 		return fmt.Errorf("size of %d bytes is less than the base's, %d", size, base)
@@ -439,8 +443,8 @@ func (o *Overlay) Destroy() error {
 	return errors.Join(err, destroy(o.dir, o.fs, o.keys))
 }
 
-// Destroy erases the key of the overlay in a folder, and then removes its files
-// and the folder. From the first step on nothing can be read any more. It works
+// Destroy erases the key of the overlay in a folder, and then removes its files,
+// and the folder if nothing else is in it. From the first step on nothing can be read any more. It works
 // for what Create left half-made, for what Open refuses, and where nothing is.
 func Destroy(dir string, opts Options) error {
 	fsys := opts.fs()
@@ -470,7 +474,9 @@ func destroy(dir string, fsys FS, keys Keys) error {
 			errs = append(errs, fsys.Remove(filepath.Join(dir, name)))
 		}
 	}
-	errs = append(errs, fsys.Remove(dir))
+	if err := fsys.Remove(dir); !errors.Is(err, syscall.ENOTEMPTY) { // the caller has something in it
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("destroy overlay %s: %w", dir, err)
 	}

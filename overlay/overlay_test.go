@@ -8,11 +8,16 @@ import (
 	"github.com/rivuletfs/rivulet/blockdev"
 	"github.com/rivuletfs/rivulet/blockdev/blockdevtest"
 	"github.com/rivuletfs/rivulet/overlay"
+	"github.com/rivuletfs/rivulet/overlay/overlaytest"
 )
 
-// make opens a new overlay over data, and closes it at the test's end.
+// create opens a new overlay, and closes it at the test's end. It lies in memory
+// unless the options name a file system.
 func create(t testing.TB, base blockdev.Device, opts overlay.Options) *overlay.Overlay {
 	t.Helper()
+	if opts.FS == nil {
+		opts.FS = overlaytest.NewMedium()
+	}
 	o, err := overlay.Create(filepath.Join(t.TempDir(), "o"), base, opts)
 	if err != nil {
 		t.Fatal(err)
@@ -30,17 +35,21 @@ func TestWriter(t *testing.T) {
 	for _, c := range []struct {
 		name       string
 		base, size int
+		fs         overlay.FS
 	}{
-		{"same", 3 << 20, 3 << 20},
-		{"odd end", 3<<20 + 512, 3<<20 + 512},
-		{"grown", 2<<20 + 1536, 3<<20 + 512},
-		{"empty base", 0, 1 << 20},
+		{"same", 3 << 20, 3 << 20, nil},
+		{"files", 3<<20 + 512, 3<<20 + 512, overlay.OS},
+		{"grown", 2<<20 + 1536, 3<<20 + 512, nil},
+		{"empty base", 0, 1 << 20, nil},
 	} {
+		if testing.Short() && c.fs != nil {
+			continue // syncs of a slow disk
+		}
 		t.Run(c.name, func(t *testing.T) {
 			want := append(blockdevtest.Pattern(c.base, 1), make([]byte, c.size-c.base)...)
 			base := blockdevtest.NewMemory(want[:c.base], func(page int64) bool { return page%7 < 3 })
 			blockdevtest.TestWriter(t, func(t *testing.T) blockdev.Writer {
-				return create(t, base, overlay.Options{Size: int64(c.size)})
+				return create(t, base, overlay.Options{Size: int64(c.size), FS: c.fs})
 			}, want)
 		})
 	}
