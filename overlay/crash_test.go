@@ -207,7 +207,7 @@ func crashRun(seed uint64, cut int) (bool, error) {
 // TestCrashes cuts the power in every call of many histories.
 func TestCrashes(t *testing.T) {
 	defer overlay.SetMergeBlocks(3)()
-	seeds := uint64(4)
+	seeds := uint64(2)
 	if testing.Short() {
 		seeds = 1
 	}

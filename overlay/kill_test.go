@@ -46,13 +46,11 @@ func victim(dir string) error {
 		go func() {
 			for n := uint64(1); ; n++ {
 				block := w*victimBlocks + int64(n*37)%victimBlocks
-				b := bytes.Repeat(binary.LittleEndian.AppendUint64(nil, n), 512)
 				var err error
 				if n%5 == 0 {
 					err = o.Discard(block*4096, 4096)
-					b = make([]byte, 4096)
 				} else {
-					_, err = o.WriteAt(b, block*4096)
+					_, err = o.WriteAt(bytes.Repeat(binary.LittleEndian.AppendUint64(nil, n), 512), block*4096)
 				}
 				if err == nil && n%3 == 0 {
 					err = o.Flush()

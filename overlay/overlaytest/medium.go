@@ -147,7 +147,7 @@ func (m *Medium) Replace(name string, data []byte) {
 	defer m.mu.Unlock()
 	i := m.names[name]
 	i.data, i.unsafe = slices.Clone(data), nil
-	i.safe = i.content.clone()
+	i.safe = i.clone()
 }
 
 // Kill ends all that is open, as kill -9 does: nothing is lost, and what was not
