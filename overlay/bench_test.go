@@ -1,6 +1,7 @@
 package overlay_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"testing"
@@ -44,6 +45,55 @@ func BenchmarkWrite(b *testing.B) {
 			}
 			if err := o.Close(); err != nil {
 				b.Fatal(err)
+			}
+		})
+	}
+}
+
+// BenchmarkDepth reads 4 KiB at random places of a stack, and opens it, at two
+// depths.
+func BenchmarkDepth(b *testing.B) {
+	const blocks = 1 << 14
+	base := blockdevtest.NewMemory(make([]byte, blocks*4096), nil)
+	for _, depth := range []int{1, 64} {
+		dir := filepath.Join(b.TempDir(), "o")
+		o, err := overlay.Create(dir, base, overlay.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		order := rand.New(rand.NewPCG(1, 1)).Perm(blocks)
+		for i, block := range order {
+			write(b, o, int64(block)*4096, ones(4096))
+			if i%(blocks/depth) == blocks/depth-1 && o.Stats().Layers < depth {
+				if err := snapshot(b, o).Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		b.Run(fmt.Sprintf("read/layers=%d", depth), func(b *testing.B) {
+			p := make([]byte, 4096)
+			n := 0
+			for b.Loop() {
+				if _, err := o.ReadAt(p, int64(order[n%blocks])*4096); err != nil {
+					b.Fatal(err)
+				}
+				n++
+			}
+		})
+		if err := o.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("open/layers=%d", depth), func(b *testing.B) {
+			for b.Loop() {
+				o, err := overlay.Open(dir, base, overlay.Options{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if err := o.Close(); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
 			}
 		})
 	}
