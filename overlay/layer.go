@@ -5,16 +5,48 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 )
 
 // A layer is one file of blocks, each at the place that it has on the disk. The
 // top layer's is written, the others' never change but for blocks that nothing
 // names any more.
 type layer struct {
-	layerInfo // blocks is guarded by Overlay.mu
-	file      File
-	cipher    *sectorCipher
+	layerInfo     // blocks is guarded by Overlay.mu
 	readers   int // open snapshots that may read it; guarded by Overlay.mu
+
+	// Set by need.
+	opening sync.Mutex
+	opened  atomic.Bool
+	file    File
+	cipher  *sectorCipher
+	open    func() (File, *sectorCipher, error)
+}
+
+// need opens the layer's file, if it is not. A stack opens in the same time at any
+// depth since its lower layers wait for who reads them.
+func (l *layer) need() error {
+	if l.opened.Load() {
+		return nil
+	}
+	l.opening.Lock()
+	defer l.opening.Unlock()
+	if l.opened.Load() {
+		return nil
+	}
+	var err error
+	if l.file, l.cipher, err = l.open(); err != nil {
+		return err
+	}
+	l.opened.Store(true)
+	return nil
+}
+
+func (l *layer) close() error {
+	if !l.opened.Load() {
+		return nil
+	}
+	return l.file.Close()
 }
 
 // layers are a stack, by slot and by age. It is never changed.
@@ -55,30 +87,30 @@ func (t *layers) freeSlot() (int, bool) {
 	return 0, false
 }
 
-func (o *Overlay) layer(info layerInfo, f File) (*layer, error) {
-	c, err := newSectorCipher(o.key, info.id)
-	if err != nil {
-		return nil, err
-	}
-	return &layer{layerInfo: info, file: f, cipher: c}, nil
+// layer returns a layer whose file is there, and not open.
+func (o *Overlay) layer(info layerInfo) *layer { return o.layerBy(info, 0) }
+
+func (o *Overlay) layerBy(info layerInfo, flag int) *layer {
+	return &layer{layerInfo: info, open: func() (File, *sectorCipher, error) {
+		c, err := newSectorCipher(o.key, info.id)
+		if err != nil {
+			return nil, nil, err
+		}
+		f, err := o.fs.OpenFile(o.path(layerName(info.id)), flag)
+		return f, c, err
+	}}
 }
 
 // newLayer makes the file of a new, empty layer. Its name is not durable.
 func (o *Overlay) newLayer(slot int) (*layer, error) {
-	info := layerInfo{id: randomID(), slot: slot}
-	f, err := o.fs.OpenFile(o.path(layerName(info.id)), os.O_CREATE|os.O_TRUNC)
-	if err != nil {
+	l := o.layerBy(layerInfo{id: randomID(), slot: slot}, os.O_CREATE|os.O_TRUNC)
+	if err := l.need(); err != nil {
 		return nil, err
 	}
 	// With its full length from the start, a file's writes change no length that
 	// would have to be synced. Open sets it again.
-	err = f.Truncate(o.head.blocks() * blockSize)
-	var l *layer
-	if err == nil {
-		l, err = o.layer(info, f)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
+	if err := l.file.Truncate(o.head.blocks() * blockSize); err != nil {
+		return nil, errors.Join(err, l.close())
 	}
 	return l, nil
 }
@@ -108,6 +140,9 @@ func (l *layer) read(p []byte, off int64) error {
 }
 
 func (l *layer) readSectors(p []byte, off int64) error {
+	if err := l.need(); err != nil {
+		return err
+	}
 	if err := readFull(l.file, p, off); err != nil {
 		return fmt.Errorf("read layer %016x: %w", l.id, err)
 	}

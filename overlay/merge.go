@@ -54,6 +54,9 @@ func (o *Overlay) smallest(layers int) *layer {
 // mergeLayer empties a layer and removes it, unless a snapshot begins to read it
 // meanwhile.
 func (o *Overlay) mergeLayer(ctx context.Context, l *layer) error {
+	if err := l.need(); err != nil {
+		return err
+	}
 	var moved []change
 	count := int64(0)
 	for b, end := int64(0), o.head.blocks(); b < end; {
@@ -150,7 +153,7 @@ func (o *Overlay) removeLayer(l *layer) error {
 	if err != nil || !gone {
 		return err
 	}
-	if err := l.file.Close(); err != nil {
+	if err := l.close(); err != nil {
 		return err
 	}
 	return o.fs.Remove(o.path(layerName(l.id)))

@@ -271,6 +271,20 @@ func TestDamage(t *testing.T) {
 	if err := o.Close(); err != nil {
 		t.Fatal(err)
 	}
+	names, err := m.ReadDir("d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	frozen := names[slices.IndexFunc(names, func(n string) bool { return strings.HasPrefix(n, "layer-") })]
+	if err := m.Rename("d/"+frozen, "d/elsewhere"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := overlay.Open("d", base, opts); !errors.Is(err, overlay.ErrCorrupt) || !strings.Contains(fmt.Sprint(err), frozen) {
+		t.Errorf("without a layer's file: %v", err)
+	}
+	if err := m.Rename("d/elsewhere", "d/"+frozen); err != nil {
+		t.Fatal(err)
+	}
 	index := m.Bytes("d/index")
 	m.Replace("d/index", bytes.Replace(index, []byte("rvo1"), []byte("rvo2"), 1))
 	if _, err := overlay.Open("d", base, opts); !errors.Is(err, overlay.ErrCorrupt) || !strings.Contains(fmt.Sprint(err), "rvo2") {

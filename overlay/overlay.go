@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -208,10 +209,10 @@ func (o *Overlay) closeFiles() error {
 	var errs []error
 	if o.table != nil {
 		for _, l := range o.table.all() {
-			errs = append(errs, l.file.Close())
+			errs = append(errs, l.close())
 		}
 	} else if o.top != nil {
-		errs = append(errs, o.top.file.Close())
+		errs = append(errs, o.top.close())
 	}
 	if o.medium.journal != nil {
 		errs = append(errs, o.medium.journal.Close()) // the lock goes with it
@@ -303,22 +304,22 @@ func (o *Overlay) unlock() (err error) {
 	return err
 }
 
-// openLayers opens the files that the index names.
+// openLayers makes the stack that the index names. All files must be there; only
+// the top's is opened.
 func (o *Overlay) openLayers() error {
+	names, err := o.fs.ReadDir(o.dir)
+	if err != nil {
+		return err
+	}
 	o.table = &layers{}
 	for _, info := range o.head.layers {
-		f, err := o.fs.OpenFile(o.path(layerName(info.id)), 0)
-		if err != nil {
-			return err
+		if !slices.Contains(names, layerName(info.id)) {
+			return corrupt("%s is gone", layerName(info.id))
 		}
-		l, err := o.layer(info, f)
-		if err != nil {
-			return errors.Join(err, f.Close())
-		}
-		o.table = o.table.with(l)
-		o.top = l
+		o.top = o.layer(info)
+		o.table = o.table.with(o.top)
 	}
-	return nil
+	return o.top.need()
 }
 
 // start makes what was read the state to go on from: on the medium, with the

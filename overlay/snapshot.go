@@ -63,7 +63,7 @@ func (o *Overlay) freeze(slot int) (*Snapshot, error) {
 	}
 	// Before an index names it.
 	if err := o.fs.SyncDir(o.dir); err != nil {
-		return nil, errors.Join(err, next.file.Close())
+		return nil, errors.Join(err, next.close())
 	}
 	s := &Snapshot{o: o}
 	old := o.top
