@@ -37,17 +37,18 @@ func (o *Overlay) Snapshot() (*Snapshot, error) {
 	}
 	defer o.leave()
 	var s *Snapshot
-	full := false
-	err := o.flusher.exclusively(func() (err error) {
-		slot, ok := o.table.freeSlot()
-		if full = !ok; full {
-			return nil // no failure of the medium
+	var refused error // before anything changed: no failure of the medium
+	err := o.flusher.exclusively(func() error {
+		next, err := o.nextLayer()
+		if err != nil {
+			refused = err
+			return nil
 		}
-		s, err = o.freeze(slot)
+		s, err = o.freeze(next)
 		return err
 	})
-	if full {
-		err = ErrLayers
+	if err == nil {
+		err = refused
 	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot overlay %s: %w", o.dir, err)
@@ -55,16 +56,25 @@ func (o *Overlay) Snapshot() (*Snapshot, error) {
 	return s, nil
 }
 
-// freeze puts a new layer on top. The caller has the flusher.
-func (o *Overlay) freeze(slot int) (*Snapshot, error) {
+// nextLayer makes the layer that is to be the top, durably, before an index names
+// it.
+func (o *Overlay) nextLayer() (*layer, error) {
+	slot, ok := o.table.freeSlot()
+	if !ok {
+		return nil, ErrLayers
+	}
 	next, err := o.newLayer(slot)
 	if err != nil {
 		return nil, err
 	}
-	// Before an index names it.
 	if err := o.fs.SyncDir(o.dir); err != nil {
-		return nil, errors.Join(err, next.close())
+		return nil, errors.Join(err, next.close(), o.fs.Remove(o.path(layerName(next.id))))
 	}
+	return next, nil
+}
+
+// freeze puts a new layer on top. The caller has the flusher.
+func (o *Overlay) freeze(next *layer) (*Snapshot, error) {
 	s := &Snapshot{o: o}
 	old := o.top
 	var dropped []change // zeroed runs that the old layer's file still has
@@ -97,23 +107,15 @@ func (o *Overlay) freeze(slot int) (*Snapshot, error) {
 // settleDrops makes zeroed blocks plain zeros, since the layer that has their old
 // data is about to be frozen, and returns them. The caller has mu and the flusher.
 func (o *Overlay) settleDrops() (dropped []change) {
-	settle := func(c change) {
-		for b, end := c.block, c.block+c.n; c.drop && b < end; {
-			state, n := o.states.run(b, end)
-			if state == stateDrop || state == stateReady {
-				o.states.set(b, n, stateZero)
-				dropped = append(dropped, change{block: b, n: n})
-			}
-			b += n
+	for b, end := int64(0), o.head.blocks(); b < end; {
+		state, n := o.states.run(b, end)
+		if state == stateDrop || state == stateReady {
+			o.states.set(b, n, stateZero)
+			dropped = append(dropped, change{block: b, n: n})
 		}
-	}
-	for _, c := range o.flusher.waiting {
-		settle(c)
+		b += n
 	}
 	o.flusher.waiting = nil
-	for _, c := range o.pending {
-		settle(c)
-	}
 	return dropped
 }
 

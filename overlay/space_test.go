@@ -229,3 +229,27 @@ func TestBaseFails(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSnapshotRefused checks that a snapshot for which no file can be made is no
+// failure of the disk.
+func TestSnapshotRefused(t *testing.T) {
+	for _, op := range []string{"OpenFile", "Truncate", "SyncDir"} {
+		o, m := onMedium(t, 1<<20, overlay.Options{})
+		write(t, o, 0, ones(4096))
+		m.Fail(func(c overlaytest.Call) error {
+			if c.Op == op {
+				return syscall.ENOSPC
+			}
+			return nil
+		})
+		if _, err := o.Snapshot(); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("Snapshot without %s: %v", op, err)
+		}
+		m.Fail(nil)
+		flush(t, o)
+		if err := snapshot(t, o).Close(); err != nil {
+			t.Error(err)
+		}
+		expect(t, o, 0, ones(4096))
+	}
+}
