@@ -54,7 +54,7 @@ func busyStep(m *machine, own *model, from int, r *rand.Rand) error {
 // disk, each with a model of its own part.
 func TestCrashesBusy(t *testing.T) {
 	defer overlay.SetMergeBlocks(3)()
-	runs := uint64(16)
+	runs := uint64(8)
 	if testing.Short() {
 		runs = 4
 	}
