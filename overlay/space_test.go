@@ -86,20 +86,20 @@ func TestQuota(t *testing.T) {
 // TestDiscardGivesBack checks that space is given back, by the file system's own
 // count, and also by an overlay that was opened again.
 func TestDiscardGivesBack(t *testing.T) {
-	o, m := onMedium(t, 64<<20, overlay.Options{})
-	write(t, o, 0, ones(40<<20))
+	o, m := onMedium(t, 8<<20, overlay.Options{})
+	write(t, o, 0, ones(5<<20))
 	flush(t, o)
-	if err := o.Discard(4096, 40<<20-8192); err != nil {
+	if err := o.Discard(4096, 5<<20-8192); err != nil {
 		t.Fatal(err)
 	}
-	if got := m.Taken("layer-"); got != 40<<20 {
+	if got := m.Taken("layer-"); got != 5<<20 {
 		t.Errorf("before the flush files take %d bytes: a crash would lose flushed data", got)
 	}
 	flush(t, o)
 	if got, counted := m.Taken("layer-"), o.Stats().Allocated; got != 8192 || counted != got {
 		t.Errorf("files take %d bytes, counted %d, want 8192", got, counted)
 	}
-	if err := o.WriteZeroes(0, 64<<20); err != nil {
+	if err := o.WriteZeroes(0, 8<<20); err != nil {
 		t.Fatal(err)
 	}
 	flush(t, o)
