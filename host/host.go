@@ -23,7 +23,8 @@ const (
 
 // A Config is what a Host works with. Open, Unwrappers and Frontends must be set.
 type Config struct {
-	// Open opens the origin at a URL. It is called once for each.
+	// Open opens the origin at a URL. It is called until it succeeds, once at a time
+	// for each.
 	Open func(ctx context.Context, url string) (Source, error)
 	// Unwrappers returns the identities with these names, as Spec has them.
 	Unwrappers func(ctx context.Context, names []string) ([]seal.Unwrapper, error)
@@ -62,7 +63,7 @@ type Host struct {
 	closed bool         // under gate: no Attach, no Detach
 
 	mu       sync.Mutex // guards what follows
-	sources  map[string]*Source
+	sources  map[string]*sourceSlot
 	disks    map[shareKey]*sharedDisk
 	attached map[string]*attachment
 }
@@ -72,7 +73,7 @@ type Host struct {
 func New(cfg Config) (*Host, error) {
 	h := &Host{
 		cfg: cfg, log: cfg.Logger,
-		sources:  make(map[string]*Source),
+		sources:  make(map[string]*sourceSlot),
 		disks:    make(map[shareKey]*sharedDisk),
 		attached: make(map[string]*attachment),
 		closed:   cfg.State != "",

@@ -211,13 +211,14 @@ func TestRecover(t *testing.T) {
 	}
 }
 
-// TestRecoverWithoutStore offers what is attached before its disk can be opened:
-// reads wait, and get their bytes.
+// TestRecoverWithoutStore offers what is attached before its disk can be opened,
+// by a record of an older version: reads wait, and get their bytes.
 func TestRecoverWithoutStore(t *testing.T) {
 	s := newSite(t)
 	h := s.start()
 	s.attach(h, spec("tree", "a"))
 	s.close(h)
+	s.rewrite(func(r *record) { r.Kept = nil })
 	s.broken.Store(-1)
 	h = s.start()
 	if n := states(h); n[Opening] != 1 {
@@ -237,6 +238,11 @@ func TestRecoverWithoutStore(t *testing.T) {
 		t.Error("wrong bytes")
 	}
 	eventually(t, "no problem", func() bool { i := h.List()[0]; return i.State == Ready && i.Problem == "" })
+	s.close(h)
+	s.broken.Store(-1)
+	if h = s.start(); states(h)[Ready] != 1 {
+		t.Error("what opens the image is not kept from then on")
+	}
 }
 
 // TestDeviceIsBounded ends a read that nobody will serve, and one of a device that

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"log/slog"
 
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
 )
 
@@ -16,9 +18,10 @@ const DefaultSample = 1.0 / 1000
 // A Cache is a cache of chunks between memory and the origin, such as the one of
 // this machine.
 type Cache interface {
-	// Reader returns a reader that asks the cache, and origin, the image's checked
-	// chunks, for what that does not have or cannot give in time.
-	Reader(image *generation.Image, origin chunk.Reader) chunk.Reader
+	// Reader returns a reader that asks the cache, and origin, an image's checked
+	// chunks, for what that does not have or cannot give in time. image makes
+	// requests for them.
+	Reader(image origin.Requester, origin chunk.Reader) chunk.Reader
 	// Held returns a reader of what is near at hand; see disk.Options.
 	Held() chunk.Reader
 }
@@ -36,7 +39,6 @@ type Stack struct {
 // A Disk is a disk with all that it is read through.
 type Disk struct {
 	*disk.Disk
-	Image *Image
 
 	sampler *generation.Sampler // nil: there is no cache
 }
@@ -46,10 +48,14 @@ type Disk struct {
 // If the cache or the store is near, it reads by the frame. bound is the Source's.
 // The caller closes the disk.
 func (s *Stack) Disk(image *Image, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
-	d := &Disk{Image: image}
+	return s.disk(image.Unlocked, image, near, bound)
+}
+
+func (s *Stack) disk(m *blockmap.Map, image published, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
+	d := &Disk{}
 	var src chunk.Source = image
 	if bound != nil {
-		src = bound(image, image.Map.Digest().String())
+		src = bound(image, m.Digest().String())
 	}
 	o := disk.Options{Memory: s.Memory, Opener: s.Opener, Mode: disk.WholeChunks, Logger: s.Logger}
 	if near || s.Cache != nil {
@@ -63,11 +69,11 @@ func (s *Stack) Disk(image *Image, near bool, bound func(src chunk.Source, disk 
 		}
 		// The image raises the alarm itself when it finds a chunk missing.
 		d.sampler = generation.NewSampler(image, rate, func(chunk.ID) {})
-		reader = watched{s.Cache.Reader(image.Image, witness{reader}), d.sampler}
+		reader = watched{s.Cache.Reader(image, witness{reader}), d.sampler}
 		o.Near = watched{s.Cache.Held(), d.sampler}
 	}
 	var err error
-	if d.Disk, err = disk.Open(image.Unlocked, reader, o); err != nil {
+	if d.Disk, err = disk.Open(m, reader, o); err != nil {
 		return nil, errors.Join(err, d.closeUnder())
 	}
 	return d, nil
