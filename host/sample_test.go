@@ -23,6 +23,9 @@ func (c *warmCache) Reader(_ origin.Requester, origin chunk.Reader) chunk.Reader
 
 func (c *warmCache) Held() chunk.Reader { return warmReader{c, nil} }
 
+// Away implements [Cache].
+func (*warmCache) Away(chunk.ID) bool { return false }
+
 type warmReader struct {
 	*warmCache
 	origin chunk.Reader // nil: none

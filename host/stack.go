@@ -24,6 +24,9 @@ type Cache interface {
 	Reader(image origin.Requester, origin chunk.Reader) chunk.Reader
 	// Held returns a reader of what is near at hand; see disk.Options.
 	Held() chunk.Reader
+	// Away reports whether the cache is known to be away at present, so that a read
+	// of the chunk goes to the origin. It does not block.
+	Away(id chunk.ID) bool
 }
 
 // A Stack is what disks are read through. It is shared by any number of disks;
@@ -45,7 +48,8 @@ type Disk struct {
 
 // Disk puts the layers of reading together, nearest first: memory, the cache, the
 // checking door, the bound of what is asked of the store, the image's generation.
-// If the cache or the store is near, it reads by the frame. bound is the Source's.
+// If the cache or the store is near, it reads by the frame; if only the cache is, and
+// that is away, by the chunk. bound is the Source's.
 // The caller closes the disk.
 func (s *Stack) Disk(image *Image, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
 	return s.disk(image.Unlocked, image, near, bound)
@@ -71,6 +75,9 @@ func (s *Stack) disk(m *blockmap.Map, image published, near bool, bound func(src
 		d.sampler = generation.NewSampler(image, rate, func(chunk.ID) {})
 		reader = watched{s.Cache.Reader(image, witness{reader}), d.sampler}
 		o.Near = watched{s.Cache.Held(), d.sampler}
+		if !near {
+			o.Whole = s.Cache.Away
+		}
 	}
 	var err error
 	if d.Disk, err = disk.Open(m, reader, o); err != nil {
