@@ -10,6 +10,9 @@ image=${IMAGE:-python3} window=$((64 << 20)) seconds=${SECONDS_A_RUN:-3} delay=5
 export XDG_STATE_HOME=$WORK/state RIVULET_CACHED=$WORK/cached.sock
 rivulet publish "oci:$IMAGES:$image" --name "$image" --open >/dev/null 2>&1
 rivulet export "$image" "$WORK/disk" --cache none
+mkdir "$WORK/tree"
+head -c 64M /dev/urandom >"$WORK/tree/f"
+rivulet publish "dir:$WORK/tree" --name random --open >/dev/null 2>&1 # whose chunks do not compress
 
 # host_cache FOLDER OPTION...: starts the daemon; CACHED is its process.
 host_cache() {
@@ -29,8 +32,10 @@ an_agent() {
 load() { cut -d ' ' -f 1 /proc/loadavg; }
 
 host_cache l1
-printf '\n### Inside the agent, chunks in the host cache (%s, load %s)\n\n' "$image" "$(load)"
-hit -store "$RIVULET_STORE" -cache "$RIVULET_CACHED" "$image"
+for name in random "$image"; do
+	printf '\n### Inside the agent, chunks in the host cache (%s, load %s)\n\n' "$name" "$(load)"
+	hit -reads "${READS:-10000}" -store "$RIVULET_STORE" -cache "$RIVULET_CACHED" "$name"
+done
 
 # With hardly any memory every read is one of the host cache's files.
 declare -A uri=(["nbdkit file"]="nbd+unix:///?socket=$WORK/nbdkit.sock")
@@ -68,18 +73,21 @@ for i in 1 2 3 4 5; do
 done
 zone="redis://$(IFS=,; echo "${nodes[*]}")?scheme=4of5"
 host_cache first --zone "$zone"
-hit -once -store "$RIVULET_STORE" -cache "$RIVULET_CACHED" "$image" >/dev/null # fills the zone
+for name in random "$image"; do hit -once -store "$RIVULET_STORE" -cache "$RIVULET_CACHED" "$name" >/dev/null; done # fills the zone
+sleep 1
 stop "$CACHED"
-printf '\n### Inside the agent, chunks in the zone (%s, load %s)\n\n| | median µs | p99 µs | reads |\n| --- | ---: | ---: | ---: |\n' "$image" "$(load)"
+printf '\n### Inside the agent, chunks in the zone (load %s)\n\n| | median µs | p99 µs | reads | of them from the zone |\n| --- | ---: | ---: | ---: | ---: |\n' "$(load)"
 for ((round = 1; round <= ROUNDS; round++)); do
-	host_cache "empty$round" --zone "$zone"
-	hit -once -store "$RIVULET_STORE" -cache "$RIVULET_CACHED" "$image"
-	found=$(rivulet cache stats --json | jq .zone_hits)
-	[ "$found" -gt 0 ] || fail "nothing came from the zone: $(rivulet cache stats)"
-	stop "$CACHED"
-	rm -r "$WORK/empty$round"
+	for name in random "$image"; do
+		host_cache empty --zone "$zone"
+		row=$(hit -once -store "$RIVULET_STORE" -cache "$RIVULET_CACHED" "$name")
+		found=$(rivulet cache stats --json | jq .zone_hits)
+		[ "$found" -gt 0 ] || fail "nothing came from the zone: $(rivulet cache stats)"
+		echo "${row/| 4 KiB/| $name, 4 KiB} $found |"
+		stop "$CACHED"
+		rm -r "$WORK/empty"
+	done
 done
-echo "($found of them from the zone)"
 
 start "$WORK/slow.log" slowhttp -delay ${delay}ms "${RIVULET_STORE#dir:}"
 await 20 grep -q '^ready ' "$WORK/slow.log" || fail "slowhttp"
