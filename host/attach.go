@@ -69,6 +69,8 @@ func (h *Host) Attach(ctx context.Context, specs ...Spec) ([]Info, error) {
 	if h.closed {
 		return nil, ErrClosed
 	}
+	ctx, done := h.ending.context(ctx)
+	defer done()
 	var made []*attachment
 	undo := func(err error) error {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
@@ -213,6 +215,8 @@ func (h *Host) Detach(ctx context.Context, id string, force bool) error {
 	if h.closed {
 		return ErrClosed
 	}
+	ctx, done := h.ending.context(ctx)
+	defer done()
 	a, err := h.claim(id)
 	if err != nil {
 		return err

@@ -61,6 +61,7 @@ type Host struct {
 
 	gate   sync.RWMutex // see the package comment
 	closed bool         // under gate: no Attach, no Detach
+	ending interruption // of what holds up Release
 
 	mu       sync.Mutex // guards what follows
 	sources  map[string]*sourceSlot
@@ -98,11 +99,61 @@ func New(cfg Config) (*Host, error) {
 	return h, nil
 }
 
+// attachGrace is how long Release waits for an Attach or a Detach that runs, before it
+// cancels it.
+const attachGrace = 5 * time.Second
+
+// An interruption ends the contexts of what is under way.
+type interruption struct {
+	mu      sync.Mutex
+	cancels map[*context.CancelCauseFunc]struct{}
+	begun   bool
+}
+
+// context returns one that ends with ErrClosed when the interruption begins, and what
+// says that it is not needed any more.
+func (i *interruption) context(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.begun {
+		cancel(ErrClosed)
+	}
+	if i.cancels == nil {
+		i.cancels = make(map[*context.CancelCauseFunc]struct{})
+	}
+	i.cancels[&cancel] = struct{}{}
+	return ctx, func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		delete(i.cancels, &cancel)
+		cancel(nil)
+	}
+}
+
+func (i *interruption) begin() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.begun = true
+	for cancel := range i.cancels {
+		(*cancel)(ErrClosed)
+	}
+}
+
+func (i *interruption) over() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.begun = false
+}
+
 // Release ends serving and leaves every attachment as it is for the next
 // process; see Frontend. It returns the descriptors, the caller's. After it the
 // host can be closed, or go on by Resume.
 func (h *Host) Release(ctx context.Context) ([]keep.Descriptor, error) {
+	enough := time.AfterFunc(attachGrace, h.ending.begin)
 	h.gate.Lock()
+	enough.Stop()
+	h.ending.over()
 	defer h.gate.Unlock()
 	if h.closed {
 		return nil, ErrClosed
@@ -110,6 +161,7 @@ func (h *Host) Release(ctx context.Context) ([]keep.Descriptor, error) {
 	h.closed = true
 	for _, a := range h.all() {
 		h.rest(a)
+		a.dev.leave()
 	}
 	var mu sync.Mutex
 	var all []keep.Descriptor
@@ -144,6 +196,9 @@ func (h *Host) Resume(ctx context.Context, in *keep.Inherited) error {
 	}
 	h.gate.Lock()
 	h.closed = false
+	for _, a := range h.all() {
+		a.dev.stay()
+	}
 	h.gate.Unlock()
 	h.offerAll(ctx, h.all(), in)
 	return h.begin()
