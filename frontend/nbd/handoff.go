@@ -15,7 +15,7 @@ var errHandOff = errors.New("server is handed over")
 
 // lastGreeting is how long a handshake may still take that HandOff finds begun: a
 // silent client must not hold up the others.
-const lastGreeting = time.Second
+const lastGreeting = 3 * time.Second
 
 // A ConnState is what another process needs, beside the socket and the same
 // export, to go on with a connection where this one stopped. Client and server
