@@ -96,7 +96,7 @@ func TestFollows(t *testing.T) {
 	digest := s.attach(h, spec("tree", "a"))[0].Digest
 	s.close(h)
 	s.broken.Store(-1)
-	h = s.start()
+	s.start()
 	d, _ := catalog.ParseRef(digest)
 	next, err := generation.New(t.Context(), s.origin, 1, time.Now())
 	if err != nil {
