@@ -9,12 +9,17 @@ package blockdev
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 )
 
 // SectorSize is the unit, in bytes, that every device's size is a multiple of.
 const SectorSize = 512
+
+// ErrLeft is returned (wrapped) by reads of a device whose process leaves it to the
+// next one. A frontend gives no answer to who asked, who will ask again.
+var ErrLeft = errors.New("left to the next process")
 
 // A Device is a disk of fixed size.
 //

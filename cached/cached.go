@@ -76,8 +76,10 @@ const (
 	greetTime = 5 * time.Second
 	// zoneLooks is how many chunks are asked of the zone at a time.
 	zoneLooks = 64
-	// sendTime is how long a client may leave its answers unread.
-	sendTime = 5 * time.Second
+	// sendTime is how long a client may leave an answer unread, and queueTime how
+	// long those may be that wait behind it: each keeps a chunk from eviction.
+	sendTime  = 5 * time.Second
+	queueTime = 2 * sendTime
 )
 
 // A Zone is a cache that many hosts share, asked before an origin. Fill offers

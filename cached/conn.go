@@ -39,6 +39,7 @@ type answer struct {
 	payload func(b []byte) []byte // nil: none
 	file    *os.File              // nil: none
 	release func()                // called when it was sent, or will not be; nil: nothing to do
+	queued  time.Time             // by later
 }
 
 func newConn(s *Server, socket *net.UnixConn, who peer) *conn {
@@ -152,6 +153,7 @@ func (c *conn) fail(request uint64, r wire.Reason, text string) error {
 
 // later queues an answer. Every request has a place in the queue.
 func (c *conn) later(a answer) {
+	a.queued = time.Now()
 	select {
 	case c.queue <- a:
 	default: // cannot be: Outstanding bounds it
@@ -162,11 +164,19 @@ func (c *conn) later(a answer) {
 	}
 }
 
+// errUnread ends the connection of a client that takes answers, but more slowly
+// than others may have to wait for what they keep.
+var errUnread = fmt.Errorf("the client leaves its answers unread for more than %v", queueTime)
+
 // sendLater is the sender.
 func (c *conn) sendLater() {
 	defer c.server.running.Done()
 	var err error
 	send := func(a answer) {
+		if err == nil && time.Since(a.queued) > queueTime {
+			err = errUnread
+			c.server.logger.Warn("host cache: connection ends", "pid", c.who.pid, "uid", c.who.uid, "err", err)
+		}
 		if err == nil {
 			err = c.wire.Write(a.kind, a.request, a.payload, a.file)
 		}

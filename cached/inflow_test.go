@@ -5,6 +5,7 @@ import (
 	"net"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
@@ -49,6 +50,34 @@ func TestInflowsForgotten(t *testing.T) {
 	defer s.mu.Unlock()
 	if c.begun != 0 || len(s.flights) != 0 || len(s.leases) != 0 {
 		t.Errorf("%d flights begun, %d in the table, %d leases", c.begun, len(s.flights), len(s.leases))
+	}
+}
+
+// TestUnreadAnswers ends the connection of a client that leaves answers in the queue
+// for too long, however slowly it reads: what they keep from eviction is let go.
+func TestUnreadAnswers(t *testing.T) {
+	disk, err := cache.Open(context.Background(), cache.Config{Dir: filepath.Join(t.TempDir(), "cache"), MaxBytes: 1 << 28})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = disk.Close() }()
+	s, err := New(Config{Cache: disk})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	c := newConn(s, oneSocket(t), peer{})
+	released := 0
+	a := answer{kind: wire.Done, release: func() { released++ }}
+	c.later(a)
+	c.later(a)
+	a.queued = time.Now().Add(-queueTime - time.Second)
+	c.queue <- a
+	c.later(a)
+	s.running.Add(1)
+	c.sendLater() // returns when the connection is over
+	if released != 4 || !c.gone {
+		t.Errorf("%d of 4 answers let go, gone %v", released, c.gone)
 	}
 }
 

@@ -83,13 +83,14 @@ const (
 
 // Options says how a disk reads. The zero value is usable.
 type Options struct {
-	Memory  *Memory       // frames in memory, may be shared; nil: own, of DefaultMemory bytes
-	Opener  *seal.Opener  // opens sealed frames; shared, the caller's; nil: own
-	Mode    Mode          // what one request fetches
-	Near    chunk.Reader  // reads at once what is near at hand, of other chunks chunk.ErrNotFound; nil: nothing is
-	Fetches int           // fetches in flight; 0: DefaultFetches
-	Timeout time.Duration // bound of a fetch with its retries; 0: DefaultTimeout
-	Logger  *slog.Logger  // told once of each failed fetch, loglimit.PerSecond at most; nil: nobody
+	Memory  *Memory                // frames in memory, may be shared; nil: own, of DefaultMemory bytes
+	Opener  *seal.Opener           // opens sealed frames; shared, the caller's; nil: own
+	Mode    Mode                   // what one request fetches
+	Whole   func(id chunk.ID) bool // with SingleFrames: whether this chunk is to be fetched whole all the same, at present; must not block; nil: none is
+	Near    chunk.Reader           // reads at once what is near at hand, of other chunks chunk.ErrNotFound; nil: nothing is
+	Fetches int                    // fetches in flight; 0: DefaultFetches
+	Timeout time.Duration          // bound of a fetch with its retries; 0: DefaultTimeout
+	Logger  *slog.Logger           // told once of each failed fetch, loglimit.PerSecond at most; nil: nobody
 }
 
 // A Disk is a blockdev.Device, Extenter and Prefetcher. Its methods may be

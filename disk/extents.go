@@ -79,7 +79,7 @@ func (d *Disk) queue(pos int, c *blockmap.Chunk, first, last int64) (more bool, 
 		return false, ErrClosed
 	}
 	for i := first; i <= min(last, int64(d.frames(c))-1); i++ {
-		u, key := d.unitOf(pos, uint32(i)), d.key(c, uint32(i))
+		u, key := d.unitOf(pos, c, uint32(i)), d.key(c, uint32(i))
 		if d.flights[u] != nil || d.memory.has(&key) {
 			continue
 		}

@@ -50,9 +50,9 @@ type slot struct {
 	waits int    // reads that wait for it or are about to take it
 }
 
-// unitOf returns the unit that holds a frame of the chunk at pos.
-func (d *Disk) unitOf(pos int, frame uint32) unit {
-	if d.opt.Mode == WholeChunks {
+// unitOf returns the unit that holds a frame of c, the chunk at pos.
+func (d *Disk) unitOf(pos int, c *blockmap.Chunk, frame uint32) unit {
+	if d.opt.Mode == WholeChunks || d.opt.Whole != nil && d.opt.Whole(c.ID) {
 		frame = wholeChunk
 	}
 	return unit{pos, frame}
@@ -79,7 +79,7 @@ func (d *Disk) frames(c *blockmap.Chunk) int {
 // a place in it that await gives back. If the frame came to memory meanwhile
 // it returns that, with a reference, instead.
 func (d *Disk) join(p *piece) (*flight, *frame, error) {
-	u, key := d.unitOf(p.pos, p.frame), d.key(&p.chunk, p.frame)
+	u, key := d.unitOf(p.pos, &p.chunk, p.frame), d.key(&p.chunk, p.frame)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed.Load() {

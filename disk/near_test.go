@@ -134,3 +134,35 @@ type held objects
 func (h held) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
 	return objects(h).Fetch(ctx, id, dst, off)
 }
+
+// TestWholeAtPresent reads by the frame, and by the whole chunk as long as it is told
+// to.
+func TestWholeAtPresent(t *testing.T) {
+	im := newImage(t, 12, 53)
+	var whole atomic.Bool
+	blockdevtest.TestDevice(t, func(t *testing.T) blockdev.Device {
+		var turn atomic.Int64
+		return im.open(t, im.reader(), Options{Mode: SingleFrames, Whole: func(chunk.ID) bool { return turn.Add(1)%2 == 0 }, Memory: NewMemory(4 * frameSize)})
+	}, im.flat)
+	d := im.open(t, im.reader(), Options{Mode: SingleFrames, Whole: func(chunk.ID) bool { return whole.Load() }})
+	var large []int
+	for i := range im.m.Len() {
+		if c := im.m.Chunk(i); c.Size > 2*frameSize {
+			large = append(large, int(c.Index)*chunkSize)
+		}
+	}
+	if len(large) < 2 {
+		t.Fatal("too few chunks of several frames")
+	}
+	im.check(t, d, large[0], 100)
+	im.check(t, d, large[0]+frameSize, 100)
+	if s := d.Stats(); s.Fetches != 2 {
+		t.Errorf("%d fetches for two frames, want 2", s.Fetches)
+	}
+	whole.Store(true)
+	im.check(t, d, large[1], 100)
+	im.check(t, d, large[1]+frameSize, 100)
+	if s := d.Stats(); s.Fetches != 3 {
+		t.Errorf("%d fetches for two frames more of one chunk, want 1", s.Fetches-2)
+	}
+}

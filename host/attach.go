@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/rivuletfs/rivulet/disk"
@@ -42,10 +43,12 @@ const (
 
 // An attachment is one disk that is offered, or will be.
 type attachment struct {
-	dev    *device
-	spec   Spec
-	pinned *Spec // of the very disk that was attached
-	id     string
+	dev   *device
+	spec  Spec
+	id    string
+	image string // digest of its block map
+
+	writing sync.Mutex // held while rec is replaced and written
 
 	// Under Host.mu.
 	cancel   context.CancelFunc // ends the goroutine that minds it
@@ -66,6 +69,8 @@ func (h *Host) Attach(ctx context.Context, specs ...Spec) ([]Info, error) {
 	if h.closed {
 		return nil, ErrClosed
 	}
+	ctx, done := h.ending.context(ctx)
+	defer done()
 	var made []*attachment
 	undo := func(err error) error {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
@@ -123,10 +128,10 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 	m := s.Map()
 	a := newAttachment(&record{
 		Version: recordVersion, ID: hex.EncodeToString(id[:]), Spec: *spec, Since: time.Now().UTC(),
-		Image: m.Digest().String(), Disk: m.Info().Disk.String(), Size: m.Size(),
+		Image: m.Digest().String(), Disk: m.Info().Disk.String(), Size: m.Size(), Kept: s.kept,
 	})
 	a.dev.open(s)
-	if err := h.folder.write(a.rec); err != nil {
+	if err := h.folder.add(a.rec, m); err != nil {
 		h.release(s)
 		return nil, err
 	}
@@ -134,7 +139,7 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 }
 
 func newAttachment(r *record) *attachment {
-	return &attachment{dev: newDevice(r.Size, disk.DefaultTimeout), spec: r.Spec, pinned: r.pinned(), id: r.ID, rec: r, problems: make(map[string]error)}
+	return &attachment{dev: newDevice(r.Size, disk.DefaultTimeout), spec: r.Spec, id: r.ID, image: r.Image, rec: r, problems: make(map[string]error)}
 }
 
 // offer has the frontend show a. o says what it is to go on with.
@@ -160,12 +165,19 @@ func (h *Host) offer(ctx context.Context, a *attachment, o Offer) error {
 
 // save keeps what the frontend will need to go on with a.
 func (h *Host) save(a *attachment, state json.RawMessage) error {
+	return h.change(a, func(r *record) { r.State = state }, h.folder.write)
+}
+
+// change changes the record of a, and has write keep it.
+func (h *Host) change(a *attachment, fn func(*record), write func(*record) error) error {
+	a.writing.Lock()
+	defer a.writing.Unlock()
 	h.mu.Lock()
 	next := *a.rec
-	next.State = state
+	fn(&next)
 	a.rec = &next
 	h.mu.Unlock()
-	return h.folder.write(&next)
+	return write(&next)
 }
 
 // undo takes back an attachment that was being made.
@@ -175,7 +187,7 @@ func (h *Host) undo(ctx context.Context, a *attachment) error {
 		err = a.offered.Detach(ctx, true)
 	}
 	h.drop(a)
-	return errors.Join(err, h.folder.remove(a.id))
+	return errors.Join(err, h.folder.remove(a.id, a.image))
 }
 
 // drop lets go of a's disk.
@@ -203,6 +215,8 @@ func (h *Host) Detach(ctx context.Context, id string, force bool) error {
 	if h.closed {
 		return ErrClosed
 	}
+	ctx, done := h.ending.context(ctx)
+	defer done()
 	a, err := h.claim(id)
 	if err != nil {
 		return err
@@ -218,7 +232,7 @@ func (h *Host) Detach(ctx context.Context, id string, force bool) error {
 		err = offered.Detach(ctx, force)
 	}
 	if err == nil {
-		err = h.folder.remove(id)
+		err = h.folder.remove(id, a.image)
 	}
 	if err != nil {
 		h.mu.Lock()
@@ -285,6 +299,9 @@ func (h *Host) info(a *attachment) Info {
 	if s != nil {
 		stats := s.Stats()
 		i.Reads = &stats
+		if err := s.away(); err != nil {
+			i.Problem = err.Error()
+		}
 	} else {
 		i.State = Opening
 	}

@@ -19,9 +19,10 @@ type device struct {
 	size    int64
 	patient time.Duration // bound of a read's wait
 
-	disk   atomic.Pointer[sharedDisk] // set once, by open
-	opened chan struct{}              // closed after that
-	closed chan struct{}              // closed when the attachment has ended: nobody waits any more
+	disk   atomic.Pointer[sharedDisk]    // set once, by open
+	opened chan struct{}                 // closed after that
+	closed chan struct{}                 // closed when the attachment has ended: nobody waits any more
+	left   atomic.Pointer[chan struct{}] // closed when this process leaves it to the next, until it goes on
 }
 
 var (
@@ -31,7 +32,18 @@ var (
 )
 
 func newDevice(size int64, patient time.Duration) *device {
-	return &device{size: size, patient: patient, opened: make(chan struct{}), closed: make(chan struct{})}
+	d := &device{size: size, patient: patient, opened: make(chan struct{}), closed: make(chan struct{})}
+	d.stay()
+	return d
+}
+
+// leave has reads that wait, and all that would have to, be left to the next process.
+// It is called once before stay undoes it.
+func (d *device) leave() { close(*d.left.Load()) }
+
+func (d *device) stay() {
+	left := make(chan struct{})
+	d.left.Store(&left)
 }
 
 // open gives the device its disk.
@@ -55,6 +67,8 @@ func (d *device) wait(ctx context.Context) (*sharedDisk, error) {
 		return d.disk.Load(), nil
 	case <-t.C:
 		return nil, fmt.Errorf("%w, after %v", errNotOpen, d.patient)
+	case <-*d.left.Load():
+		return nil, fmt.Errorf("%w: %w", errNotOpen, blockdev.ErrLeft)
 	case <-d.closed:
 		return nil, errNotOpen
 	case <-ctx.Done():

@@ -36,6 +36,7 @@ type site struct {
 	front  *double
 	opens  atomic.Int64 // of the store
 	broken atomic.Int64 // calls of Open that still fail; -1: all
+	cache  Cache        // of its hosts; nil: none
 }
 
 var errBroken = errors.New("the store is not to be reached")
@@ -90,6 +91,7 @@ func (s *site) config() Config {
 		},
 		Frontends: map[string]Frontend{"double": s.front},
 		State:     s.state,
+		Cache:     s.cache,
 		RetryMin:  time.Millisecond, RetryMax: 5 * time.Millisecond,
 		Logger: slog.New(slog.NewTextHandler(s.t.Output(), nil)),
 	}
@@ -139,6 +141,35 @@ func (s *site) attach(h *Host, specs ...Spec) []Info {
 func (s *site) records() []string {
 	s.t.Helper()
 	names, err := filepath.Glob(filepath.Join(s.state, "*"+recordSuffix))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return names
+}
+
+// rewrite changes all records.
+func (s *site) rewrite(fn func(r *record)) {
+	s.t.Helper()
+	for _, path := range s.records() {
+		r, err := readRecord(path)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		fn(r)
+		b, err := json.Marshal(r)
+		if err == nil {
+			err = os.WriteFile(path, b, 0o600)
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// maps returns the names of the block maps in the state folder.
+func (s *site) maps() []string {
+	s.t.Helper()
+	names, err := filepath.Glob(filepath.Join(s.state, "*"+mapSuffix))
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -23,7 +23,8 @@ const (
 
 // A Config is what a Host works with. Open, Unwrappers and Frontends must be set.
 type Config struct {
-	// Open opens the origin at a URL. It is called once for each.
+	// Open opens the origin at a URL. It is called until it succeeds, once at a time
+	// for each.
 	Open func(ctx context.Context, url string) (Source, error)
 	// Unwrappers returns the identities with these names, as Spec has them.
 	Unwrappers func(ctx context.Context, names []string) ([]seal.Unwrapper, error)
@@ -60,9 +61,10 @@ type Host struct {
 
 	gate   sync.RWMutex // see the package comment
 	closed bool         // under gate: no Attach, no Detach
+	ending interruption // of what holds up Release
 
 	mu       sync.Mutex // guards what follows
-	sources  map[string]*Source
+	sources  map[string]*sourceSlot
 	disks    map[shareKey]*sharedDisk
 	attached map[string]*attachment
 }
@@ -72,7 +74,7 @@ type Host struct {
 func New(cfg Config) (*Host, error) {
 	h := &Host{
 		cfg: cfg, log: cfg.Logger,
-		sources:  make(map[string]*Source),
+		sources:  make(map[string]*sourceSlot),
 		disks:    make(map[shareKey]*sharedDisk),
 		attached: make(map[string]*attachment),
 		closed:   cfg.State != "",
@@ -97,11 +99,61 @@ func New(cfg Config) (*Host, error) {
 	return h, nil
 }
 
+// attachGrace is how long Release waits for an Attach or a Detach that runs, before it
+// cancels it.
+const attachGrace = 5 * time.Second
+
+// An interruption ends the contexts of what is under way.
+type interruption struct {
+	mu      sync.Mutex
+	cancels map[*context.CancelCauseFunc]struct{}
+	begun   bool
+}
+
+// context returns one that ends with ErrClosed when the interruption begins, and what
+// says that it is not needed any more.
+func (i *interruption) context(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.begun {
+		cancel(ErrClosed)
+	}
+	if i.cancels == nil {
+		i.cancels = make(map[*context.CancelCauseFunc]struct{})
+	}
+	i.cancels[&cancel] = struct{}{}
+	return ctx, func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		delete(i.cancels, &cancel)
+		cancel(nil)
+	}
+}
+
+func (i *interruption) begin() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.begun = true
+	for cancel := range i.cancels {
+		(*cancel)(ErrClosed)
+	}
+}
+
+func (i *interruption) over() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.begun = false
+}
+
 // Release ends serving and leaves every attachment as it is for the next
 // process; see Frontend. It returns the descriptors, the caller's. After it the
 // host can be closed, or go on by Resume.
 func (h *Host) Release(ctx context.Context) ([]keep.Descriptor, error) {
+	enough := time.AfterFunc(attachGrace, h.ending.begin)
 	h.gate.Lock()
+	enough.Stop()
+	h.ending.over()
 	defer h.gate.Unlock()
 	if h.closed {
 		return nil, ErrClosed
@@ -109,6 +161,7 @@ func (h *Host) Release(ctx context.Context) ([]keep.Descriptor, error) {
 	h.closed = true
 	for _, a := range h.all() {
 		h.rest(a)
+		a.dev.leave()
 	}
 	var mu sync.Mutex
 	var all []keep.Descriptor
@@ -143,6 +196,9 @@ func (h *Host) Resume(ctx context.Context, in *keep.Inherited) error {
 	}
 	h.gate.Lock()
 	h.closed = false
+	for _, a := range h.all() {
+		a.dev.stay()
+	}
 	h.gate.Unlock()
 	h.offerAll(ctx, h.all(), in)
 	return h.begin()

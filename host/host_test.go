@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rivuletfs/rivulet/blockdev"
 	"github.com/rivuletfs/rivulet/ext4"
 	"github.com/rivuletfs/rivulet/host/keep"
 	"github.com/rivuletfs/rivulet/internal/openfiles"
@@ -211,13 +212,14 @@ func TestRecover(t *testing.T) {
 	}
 }
 
-// TestRecoverWithoutStore offers what is attached before its disk can be opened:
-// reads wait, and get their bytes.
+// TestRecoverWithoutStore offers what is attached before its disk can be opened,
+// by a record of an older version: reads wait, and get their bytes.
 func TestRecoverWithoutStore(t *testing.T) {
 	s := newSite(t)
 	h := s.start()
 	s.attach(h, spec("tree", "a"))
 	s.close(h)
+	s.rewrite(func(r *record) { r.Kept = nil })
 	s.broken.Store(-1)
 	h = s.start()
 	if n := states(h); n[Opening] != 1 {
@@ -237,6 +239,11 @@ func TestRecoverWithoutStore(t *testing.T) {
 		t.Error("wrong bytes")
 	}
 	eventually(t, "no problem", func() bool { i := h.List()[0]; return i.State == Ready && i.Problem == "" })
+	s.close(h)
+	s.broken.Store(-1)
+	if h = s.start(); states(h)[Ready] != 1 {
+		t.Error("what opens the image is not kept from then on")
+	}
 }
 
 // TestDeviceIsBounded ends a read that nobody will serve, and one of a device that
@@ -260,6 +267,76 @@ func TestDeviceIsBounded(t *testing.T) {
 	if err := d.Extents(ctx, 0, 1, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("extents: %v", err)
 	}
+}
+
+// TestLeftToTheNext ends reads that wait for a disk when their process leaves, so that
+// they are asked again, and lets them wait when it goes on after all.
+func TestLeftToTheNext(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	s.attach(h, spec("tree", "a"))
+	s.close(h)
+	s.rewrite(func(r *record) { r.Kept = nil })
+	s.broken.Store(-1)
+	h = s.start()
+	o, _ := s.front.last("a")
+	read := make(chan error)
+	go func() { _, err := o.Device.ReadAt(make([]byte, 1), 0); read <- err }()
+	list, err := h.Release(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; !errors.Is(err, blockdev.ErrLeft) {
+		t.Errorf("a read that waited: %v", err)
+	}
+	if _, err := o.Device.ReadAt(make([]byte, 1), 0); !errors.Is(err, blockdev.ErrLeft) {
+		t.Errorf("a read after that: %v", err)
+	}
+	in := &keep.Inherited{}
+	for _, d := range list {
+		in.Add(d)
+	}
+	if err := h.Resume(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	o, _ = s.front.last("a")
+	go func() { _, err := o.Device.ReadAt(make([]byte, 1), 0); read <- err }()
+	s.broken.Store(0)
+	if err := <-read; err != nil {
+		t.Errorf("a read when it goes on: %v", err)
+	}
+}
+
+// TestReleaseIsBounded cancels an Attach that does not end, before Release.
+func TestReleaseIsBounded(t *testing.T) {
+	s := newSite(t)
+	c := s.config()
+	opening := make(chan struct{})
+	c.Open = func(ctx context.Context, _ string) (Source, error) {
+		close(opening)
+		<-ctx.Done()
+		return Source{}, context.Cause(ctx)
+	}
+	h, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Recover(t.Context(), &keep.Inherited{}); err != nil {
+		t.Fatal(err)
+	}
+	attached := make(chan error)
+	go func() { _, err := h.Attach(t.Context(), spec("tree", "a")); attached <- err }()
+	<-opening
+	released := make(chan error)
+	go func() { _, err := h.Release(t.Context()); released <- err }()
+	h.ending.begin() // as Release does after attachGrace
+	if err := <-attached; !errors.Is(err, ErrClosed) {
+		t.Errorf("attach: %v", err)
+	}
+	if err := <-released; err != nil {
+		t.Errorf("release: %v", err)
+	}
+	s.close(h)
 }
 
 // TestRecoverRetries tries again what its frontend fails to offer, and brings back

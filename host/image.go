@@ -8,6 +8,7 @@ import (
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/sign"
 )
@@ -27,52 +28,80 @@ type Reader struct {
 type Image struct {
 	*generation.Image               // its Map may be locked
 	Unlocked          *blockmap.Map // view of the same map whose keys are readable
+
+	attachments map[string][]byte // those by which it was opened; see Kept
 }
 
 // Find finds the image that ref means, and checks that it is signed as was asked.
 // A reader that stays says so, to have it kept.
 func (r *Reader) Find(ctx context.Context, v *generation.View, ref string, stays bool) (*generation.Image, error) {
-	open := v.Open
-	if stays {
-		open = v.Attach
+	i, err := r.find(ctx, v, ref, stays)
+	if err != nil {
+		return nil, err
 	}
-	i, err := Lookup(ctx, open, ref, r.Spellings)
-	if err != nil || len(r.Required) == 0 {
-		return i, err
-	}
-	if _, err := sign.Require(ctx, i.Map, v.Origin().Generation(i.Generation()), r.Required...); err != nil {
+	if err := r.vouched(ctx, i.Map, v.Origin().Generation(i.Generation())); err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
 	return i, nil
 }
 
+func (r *Reader) find(ctx context.Context, v *generation.View, ref string, stays bool) (*generation.Image, error) {
+	open := v.Open
+	if stays {
+		open = v.Attach
+	}
+	return Lookup(ctx, open, ref, r.Spellings)
+}
+
 // Open finds an image and unlocks it.
 func (r *Reader) Open(ctx context.Context, v *generation.View, ref string, stays bool) (*Image, error) {
-	i, err := r.Find(ctx, v, ref, stays)
+	i, err := r.find(ctx, v, ref, stays)
 	if err != nil {
 		return nil, err
 	}
-	m, err := r.Unlock(ctx, v, i)
-	if err == nil {
-		err = seal.CheckReadable(m)
-	}
+	at := &tracked{v.Origin().Generation(i.Generation()), make(map[string][]byte)}
+	m, err := r.read(ctx, i.Map, at)
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
-	return &Image{i, m}, nil
+	return &Image{i, m, at.found}, nil
+}
+
+// read returns m unlocked, by the attachments at, if it is signed as was asked.
+func (r *Reader) read(ctx context.Context, m *blockmap.Map, at origin.Attachments) (*blockmap.Map, error) {
+	if err := r.vouched(ctx, m, at); err != nil {
+		return nil, err
+	}
+	m, err := r.unlock(ctx, m, at)
+	if err == nil {
+		err = seal.CheckReadable(m)
+	}
+	return m, err
+}
+
+func (r *Reader) vouched(ctx context.Context, m *blockmap.Map, at origin.Attachments) error {
+	if len(r.Required) == 0 {
+		return nil
+	}
+	_, err := sign.Require(ctx, m, at, r.Required...)
+	return err
 }
 
 // Unlock returns the block map of i, unlocked by the reader's identity if it is
 // locked.
 func (r *Reader) Unlock(ctx context.Context, v *generation.View, i *generation.Image) (*blockmap.Map, error) {
-	if !i.Map.Locked() {
-		return i.Map, nil
+	return r.unlock(ctx, i.Map, v.Origin().Generation(i.Generation()))
+}
+
+func (r *Reader) unlock(ctx context.Context, m *blockmap.Map, at origin.Attachments) (*blockmap.Map, error) {
+	if !m.Locked() {
+		return m, nil
 	}
 	opens, err := r.Identity(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return seal.UnlockFor(ctx, i.Map, v.Origin().Generation(i.Generation()), opens...)
+	return seal.UnlockFor(ctx, m, at, opens...)
 }
 
 // Lookup calls open with ref and then, while that is not found, with its other

@@ -38,7 +38,7 @@ func openFolder(path string, in *keep.Inherited) (*folder, error) {
 		_ = dir.Close()
 		return nil, fmt.Errorf("state folder %s: %w", path, err)
 	}
-	return &folder{path, dir, lock}, nil
+	return &folder{path: path, dir: dir, lock: lock}, nil
 }
 
 func openLock(path string, in *keep.Inherited) (*os.File, error) {

@@ -42,7 +42,7 @@ func (h *Host) Prepare(ctx context.Context) (done func(), err error) {
 	g.SetLimit(atOnce)
 	for i, r := range all {
 		g.Go(func() error {
-			s, err := h.acquire(gctx, r.pinned())
+			s, err := h.reacquire(gctx, r)
 			opened[i] = s
 			return err
 		})
@@ -52,13 +52,6 @@ func (h *Host) Prepare(ctx context.Context) (done func(), err error) {
 		return nil, err
 	}
 	return done, nil
-}
-
-// pinned is the spec of the very disk that was attached.
-func (r *record) pinned() *Spec {
-	s := r.Spec
-	s.Image = r.Image
-	return &s
 }
 
 // Recover brings back what is in the state folder, with the descriptors of the
@@ -77,6 +70,9 @@ func (h *Host) Recover(ctx context.Context, in *keep.Inherited) error {
 	all, bad, err := folder.load()
 	if err != nil {
 		return err
+	}
+	if err := folder.adopt(all, len(bad) == 0); err != nil {
+		h.log.Warn("state folder is not clean", "err", err)
 	}
 	for _, err := range bad {
 		h.log.Error("an attachment is not brought back", "err", err)
@@ -159,13 +155,27 @@ func (h *Host) openDisk(ctx context.Context, a *attachment) {
 		return
 	}
 	h.retry(ctx, a, stepOpen, func() error {
-		s, err := h.acquire(ctx, a.pinned)
+		h.mu.Lock()
+		rec := a.rec
+		h.mu.Unlock()
+		s, err := h.reacquire(ctx, rec)
 		if err != nil {
 			return err
 		}
 		a.dev.open(s)
+		if s.late == nil { // what was kept, if anything, did not do
+			h.keepAnew(a, s)
+		}
 		return nil
 	})
+}
+
+// keepAnew keeps what opens the disk of a, which was opened at its origin.
+func (h *Host) keepAnew(a *attachment, s *sharedDisk) {
+	err := h.change(a, func(r *record) { r.Kept = s.kept }, func(r *record) error { return h.folder.add(r, s.Map()) })
+	if err != nil {
+		h.log.Warn("the next process will need the origin", "id", a.id, "image", a.spec.Image, "err", err)
+	}
 }
 
 // retry calls fn until it succeeds, what it is for is gone, or ctx ends. The
@@ -240,7 +250,7 @@ func (h *Host) awaitEnd(ctx context.Context, a *attachment) bool {
 
 // forget is the end of an attachment that nobody has detached.
 func (h *Host) forget(a *attachment) {
-	if err := h.folder.remove(a.id); err != nil {
+	if err := h.folder.remove(a.id, a.image); err != nil {
 		h.log.Error("attachment has ended and is not forgotten", "id", a.id, "err", err)
 	}
 	h.drop(a)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/origin"
 )
 
 // A warmCache has all that was read once.
@@ -16,11 +17,14 @@ type warmCache struct {
 	chunks map[chunk.ID]map[int64][]byte
 }
 
-func (c *warmCache) Reader(_ *generation.Image, origin chunk.Reader) chunk.Reader {
+func (c *warmCache) Reader(_ origin.Requester, origin chunk.Reader) chunk.Reader {
 	return warmReader{c, origin}
 }
 
 func (c *warmCache) Held() chunk.Reader { return warmReader{c, nil} }
+
+// Away implements [Cache].
+func (*warmCache) Away(chunk.ID) bool { return false }
 
 type warmReader struct {
 	*warmCache

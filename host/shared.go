@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
@@ -23,6 +26,14 @@ type Source struct {
 	Bound func(src chunk.Source, disk string) chunk.Source
 }
 
+// bounded is image as one of this origin's.
+func (s *Source) bounded(image *generation.Image) chunk.Source {
+	if s.Bound == nil {
+		return image
+	}
+	return s.Bound(image, image.Map.Digest().String())
+}
+
 // A shareKey says which attachments share a disk. Who reads is part of it: that
 // one identity opens an image says nothing of another.
 type shareKey struct {
@@ -37,30 +48,47 @@ type sharedDisk struct {
 	key   shareKey
 	ready chan struct{} // closed when Disk or err is set
 	err   error
+	kept  *Kept  // of it, for the next process
+	late  *late  // its image, if it was opened without its origin; else nil
 	stop  func() // ends the daily marks and waits for that
 
 	users int // under Host.mu
 }
 
-// source opens an origin once.
+// A sourceSlot is the place of one origin.
+type sourceSlot struct {
+	turn   chan struct{} // holds one: whoever has it may open
+	source atomic.Pointer[Source]
+}
+
+// source opens an origin once; of several who ask, one tries at a time.
 func (h *Host) source(ctx context.Context, url string) (*Source, error) {
 	h.mu.Lock()
-	s := h.sources[url]
+	slot := h.sources[url]
+	if slot == nil {
+		slot = &sourceSlot{turn: make(chan struct{}, 1)}
+		slot.turn <- struct{}{}
+		h.sources[url] = slot
+	}
 	h.mu.Unlock()
-	if s != nil {
+	if s := slot.source.Load(); s != nil {
 		return s, nil
 	}
-	opened, err := h.cfg.Open(ctx, url)
+	select {
+	case <-slot.turn:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { slot.turn <- struct{}{} }()
+	if s := slot.source.Load(); s != nil {
+		return s, nil
+	}
+	s, err := h.cfg.Open(ctx, url)
 	if err != nil {
 		return nil, err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if s = h.sources[url]; s == nil {
-		s = &opened
-		h.sources[url] = s
-	}
-	return s, nil
+	slot.source.Store(&s)
+	return &s, nil
 }
 
 func (h *Host) reader(spec *Spec) (*Reader, error) {
@@ -84,19 +112,53 @@ func (h *Host) acquire(ctx context.Context, spec *Spec) (*sharedDisk, error) {
 	if err != nil {
 		return nil, err
 	}
+	return h.share(ctx, spec, func(who string) (origin.Digest, error) {
+		return h.digest(ctx, src.View, spec.Image, who, spec.Store)
+	}, func(s *sharedDisk, reader *Reader) error {
+		return h.openFound(ctx, s, src, reader)
+	})
+}
+
+// reacquire is acquire of the very disk of a record. It does not need the origin
+// if what was kept is enough.
+func (h *Host) reacquire(ctx context.Context, r *record) (*sharedDisk, error) {
+	return h.share(ctx, &r.Spec, func(string) (origin.Digest, error) {
+		return origin.ParseDigest(r.Image)
+	}, func(s *sharedDisk, reader *Reader) error {
+		err := h.openKept(ctx, s, r, reader)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			h.log.Warn("what was kept does not open the image", "image", r.Image, "err", err)
+		}
+		src, err := h.source(ctx, r.Spec.Store)
+		if err != nil {
+			return err
+		}
+		return h.openFound(ctx, s, src, reader)
+	})
+}
+
+// share returns the disk of what find finds with one user more. open opens it, if
+// this is the first.
+func (h *Host) share(ctx context.Context, spec *Spec, find func(who string) (origin.Digest, error), open func(*sharedDisk, *Reader) error) (*sharedDisk, error) {
 	reader, err := h.reader(spec)
 	if err != nil {
 		return nil, err
 	}
 	who := strings.Join(spec.Identities, "\x00") + "\x00\x00" + strings.Join(spec.Required, "\x00")
 	for {
-		d, err := h.digest(ctx, src.View, spec.Image, who, spec.Store)
+		d, err := find(who)
 		if err != nil {
 			return nil, fmt.Errorf("image %q: %w", spec.Image, err)
 		}
 		s, first := h.join(shareKey{spec.Store, d, who})
 		if first {
-			h.openShared(ctx, s, src, reader, spec.Image)
+			if err := open(s, reader); err != nil {
+				s.err = fmt.Errorf("image %q: %w", spec.Image, err)
+			}
+			close(s.ready)
 		}
 		select {
 		case <-s.ready:
@@ -141,22 +203,55 @@ func (h *Host) join(key shareKey) (s *sharedDisk, first bool) {
 	return s, first
 }
 
-// openShared opens s for all its users.
-func (h *Host) openShared(ctx context.Context, s *sharedDisk, src *Source, r *Reader, ref string) {
-	defer close(s.ready)
+// openFound opens the disk of s, as it is found at its origin.
+func (h *Host) openFound(ctx context.Context, s *sharedDisk, src *Source, r *Reader) error {
 	image, err := r.Open(ctx, src.View, s.key.image.String(), true)
-	if err == nil {
-		s.Disk, err = h.stack.Disk(image, src.Near, src.Bound)
-	}
 	if err != nil {
-		s.err = fmt.Errorf("image %q: %w", ref, err)
-		return
+		return err
 	}
+	s.kept = &Kept{Near: src.Near, Attachments: image.attachments}
+	if s.Disk, err = h.stack.Disk(image, src.Near, src.Bound); err != nil {
+		return err
+	}
+	s.keep(image.Keep)
+	return nil
+}
+
+// openKept opens the disk of s from what a record kept of it; its origin is found
+// meanwhile.
+func (h *Host) openKept(ctx context.Context, s *sharedDisk, r *record, reader *Reader) error {
+	m, err := readKept(ctx, h.cfg.State, r, reader)
+	if err != nil {
+		return err
+	}
+	image := h.lateImage(m, r.Spec.Store)
+	if s.Disk, err = h.stack.disk(m, image, r.Kept.Near, nil); err != nil {
+		return err
+	}
+	s.kept, s.late = r.Kept, image
+	s.keep(func(ctx context.Context) {
+		image.keep(ctx, h.cfg.RetryMin, h.cfg.RetryMax, func(err error, again time.Duration) {
+			h.log.Warn("origin is away; what is at hand is served", "image", r.Image, "store", r.Spec.Store, "err", err, "again", again)
+		})
+	})
+	return nil
+}
+
+// away is why the origin has not been found yet; nil: it has, or nothing is known.
+func (s *sharedDisk) away() error {
+	if s.late == nil {
+		return nil
+	}
+	return s.late.problem()
+}
+
+// keep has fn keep the image in use, until the disk is closed.
+func (s *sharedDisk) keep(fn func(context.Context)) {
 	keeping, stop := context.WithCancel(context.Background())
 	kept := make(chan struct{})
 	go func() {
 		defer close(kept)
-		image.Keep(keeping)
+		fn(keeping)
 	}()
 	s.stop = func() { stop(); <-kept }
 }

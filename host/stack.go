@@ -4,9 +4,11 @@ import (
 	"errors"
 	"log/slog"
 
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
 )
 
@@ -16,11 +18,15 @@ const DefaultSample = 1.0 / 1000
 // A Cache is a cache of chunks between memory and the origin, such as the one of
 // this machine.
 type Cache interface {
-	// Reader returns a reader that asks the cache, and origin, the image's checked
-	// chunks, for what that does not have or cannot give in time.
-	Reader(image *generation.Image, origin chunk.Reader) chunk.Reader
+	// Reader returns a reader that asks the cache, and origin, an image's checked
+	// chunks, for what that does not have or cannot give in time. image makes
+	// requests for them.
+	Reader(image origin.Requester, origin chunk.Reader) chunk.Reader
 	// Held returns a reader of what is near at hand; see disk.Options.
 	Held() chunk.Reader
+	// Away reports whether the cache is known to be away at present, so that a read
+	// of the chunk goes to the origin. It does not block.
+	Away(id chunk.ID) bool
 }
 
 // A Stack is what disks are read through. It is shared by any number of disks;
@@ -36,20 +42,24 @@ type Stack struct {
 // A Disk is a disk with all that it is read through.
 type Disk struct {
 	*disk.Disk
-	Image *Image
 
 	sampler *generation.Sampler // nil: there is no cache
 }
 
 // Disk puts the layers of reading together, nearest first: memory, the cache, the
 // checking door, the bound of what is asked of the store, the image's generation.
-// If the cache or the store is near, it reads by the frame. bound is the Source's.
+// If the cache or the store is near, it reads by the frame; if only the cache is, and
+// that is away, by the chunk. bound is the Source's.
 // The caller closes the disk.
 func (s *Stack) Disk(image *Image, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
-	d := &Disk{Image: image}
+	return s.disk(image.Unlocked, image, near, bound)
+}
+
+func (s *Stack) disk(m *blockmap.Map, image published, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
+	d := &Disk{}
 	var src chunk.Source = image
 	if bound != nil {
-		src = bound(image, image.Map.Digest().String())
+		src = bound(image, m.Digest().String())
 	}
 	o := disk.Options{Memory: s.Memory, Opener: s.Opener, Mode: disk.WholeChunks, Logger: s.Logger}
 	if near || s.Cache != nil {
@@ -63,11 +73,14 @@ func (s *Stack) Disk(image *Image, near bool, bound func(src chunk.Source, disk 
 		}
 		// The image raises the alarm itself when it finds a chunk missing.
 		d.sampler = generation.NewSampler(image, rate, func(chunk.ID) {})
-		reader = watched{s.Cache.Reader(image.Image, witness{reader}), d.sampler}
+		reader = watched{s.Cache.Reader(image, witness{reader}), d.sampler}
 		o.Near = watched{s.Cache.Held(), d.sampler}
+		if !near {
+			o.Whole = s.Cache.Away
+		}
 	}
 	var err error
-	if d.Disk, err = disk.Open(image.Unlocked, reader, o); err != nil {
+	if d.Disk, err = disk.Open(m, reader, o); err != nil {
 		return nil, errors.Join(err, d.closeUnder())
 	}
 	return d, nil

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/rivuletfs/rivulet/blockmap"
 )
 
 const (
@@ -29,6 +31,7 @@ type record struct {
 	Size    int64           `json:"size"`   // bytes
 	Since   time.Time       `json:"since"`
 	State   json.RawMessage `json:"state,omitempty"` // the frontend's
+	Kept    *Kept           `json:"kept,omitempty"`  // nil: nothing; an older version wrote it
 }
 
 func (r *record) check(name string) error {
@@ -53,6 +56,21 @@ type folder struct {
 	path string
 	dir  *os.File // the same, to sync
 	lock *os.File
+	maps keptMaps
+}
+
+// add keeps an attachment: the block map of its image, then its record.
+func (f *folder) add(r *record, m *blockmap.Map) error {
+	if f == nil {
+		return nil
+	}
+	err := f.keepMap(m, r.ID)
+	if err == nil {
+		if err = f.write(r); err != nil {
+			f.dropMap(r.Image, r.ID)
+		}
+	}
+	return err
 }
 
 // write replaces the record's file; it is there after a power cut, too.
@@ -94,21 +112,22 @@ func (f *folder) replace(name string, data []byte) error {
 	return f.dir.Sync()
 }
 
-// remove removes a record. One that is not there is no error.
-func (f *folder) remove(id string) error {
+// remove removes a record, and then the block map of its image if that was the last
+// of it. One that is not there is no error.
+func (f *folder) remove(id, image string) error {
 	if f == nil {
 		return nil
 	}
 	err := os.Remove(filepath.Join(f.path, id+recordSuffix))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	if err == nil {
 		err = f.dir.Sync()
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
 	if err != nil {
 		return fmt.Errorf("forget attachment %s: %w", id, err)
 	}
+	f.dropMap(image, id)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 // Attach measures what an attachment costs an agent that runs: it has images
 // attached, all requests at once, and prints the agent's processor time and memory
-// for each, as a JSON object. It detaches them again.
+// for each, as a JSON object. With -read, each disk is read once over NBD as soon as
+// it is attached. It detaches them again.
 package main
 
 import (
@@ -17,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/rivuletfs/rivulet/frontend/nbd/nbdclient"
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/control"
 )
@@ -28,6 +30,7 @@ func main() {
 	flag.StringVar(&o.store, "store", "", "store's URL")
 	flag.IntVar(&o.n, "n", 200, "attachments; images take turns")
 	flag.StringVar(&o.frontend, "frontend", "nbd", "nbd, file or mount")
+	flag.Int64Var(&o.read, "read", -1, "read 4 KiB of each disk there")
 	flag.Parse()
 	if err := o.run(flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "attach:", err)
@@ -38,6 +41,7 @@ func main() {
 type options struct {
 	socket, store, frontend string
 	pid, n                  int
+	read                    int64 // -1: nothing is
 }
 
 // A result is what is printed: means over the attachments, but for the wait.
@@ -50,6 +54,8 @@ type result struct {
 	Total       int64   `json:"total_kib"`        // resident, in the end
 	Median      float64 `json:"median_wait_ms"`   // of a request
 	P99         float64 `json:"p99_wait_ms"`      // of a request
+	Read        float64 `json:"median_read_ms"`   // of the first read, from the request to attach on
+	P99Read     float64 `json:"p99_read_ms"`      // the same
 	Detach      float64 `json:"detach_cpu_us"`    // of the agent, an attachment
 	Descriptors float64 `json:"descriptors"`      // an attachment
 	Left        int     `json:"descriptors_left"` // after detaching, more than before
@@ -74,7 +80,7 @@ func (o *options) run(images []string) error {
 		return err
 	}
 	start := time.Now()
-	ids, waits, err := o.attach(ctx, c, dir, images)
+	ids, waits, reads, err := o.attach(ctx, c, dir, images)
 	if err != nil {
 		return err
 	}
@@ -97,15 +103,21 @@ func (o *options) run(images []string) error {
 	r.Detach = float64((end.cpu - after.cpu).Microseconds()) / n
 	r.Memory, r.Total = float64(after.rss-before.rss)/n, after.rss
 	r.Descriptors, r.Left = float64(after.files-before.files)/n, end.files-before.files
-	slices.Sort(waits)
-	r.Median = float64(waits[len(waits)/2].Microseconds()) / 1000
-	r.P99 = float64(waits[len(waits)*99/100].Microseconds()) / 1000
+	r.Median, r.P99 = quantiles(waits)
+	r.Read, r.P99Read = quantiles(reads)
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
-// attach has everything attached at once.
-func (o *options) attach(ctx context.Context, c *control.Client, dir string, images []string) (ids []string, waits []time.Duration, err error) {
-	ids, waits = make([]string, o.n), make([]time.Duration, o.n)
+// quantiles returns median and 99th percentile in milliseconds.
+func quantiles(times []time.Duration) (median, p99 float64) {
+	slices.Sort(times)
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	return ms(times[len(times)/2]), ms(times[len(times)*99/100])
+}
+
+// attach has everything attached at once, and read.
+func (o *options) attach(ctx context.Context, c *control.Client, dir string, images []string) (ids []string, waits, reads []time.Duration, err error) {
+	ids, waits, reads = make([]string, o.n), make([]time.Duration, o.n), make([]time.Duration, o.n)
 	var g errgroup.Group
 	for i := range o.n {
 		s := host.Spec{
@@ -115,7 +127,7 @@ func (o *options) attach(ctx context.Context, c *control.Client, dir string, ima
 		if o.frontend != "nbd" {
 			s.Where = filepath.Join(dir, s.Name)
 			if err := os.Mkdir(s.Where, 0o700); err != nil {
-				return nil, nil, err
+				return nil, nil, nil, err
 			}
 		}
 		g.Go(func() error {
@@ -125,10 +137,24 @@ func (o *options) attach(ctx context.Context, c *control.Client, dir string, ima
 				return err
 			}
 			ids[i], waits[i] = infos[0].ID, time.Since(start)
-			return nil
+			if o.read >= 0 {
+				err = readOnce(ctx, infos[0].Address, o.read)
+			}
+			reads[i] = time.Since(start)
+			return err
 		})
 	}
-	return ids, waits, g.Wait()
+	return ids, waits, reads, g.Wait()
+}
+
+// readOnce reads a page of a disk over NBD.
+func readOnce(ctx context.Context, uri string, off int64) error {
+	c, err := nbdclient.Dial(ctx, uri)
+	if err != nil {
+		return err
+	}
+	_, err = c.ReadAt(make([]byte, 4096), off)
+	return errors.Join(err, c.Close())
 }
 
 // A reading is what the kernel says of the agent.

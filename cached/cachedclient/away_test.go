@@ -69,6 +69,54 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestAway tells that reads go to the origin while the daemon is away, but for what
+// is held.
+func TestAway(t *testing.T) {
+	list := chunks(2)
+	d, o := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, list...)
+	c := client(t, d.Socket, nil)
+	r := c.Reader(chunk.NewDoor(o), o)
+	readWholly(t, r, &list[0])
+	if c.Away(list[0].ID) || c.Away(list[1].ID) {
+		t.Error("away, and it answers")
+	}
+	d.Stop(t)
+	eventually(t, "it is known to be away", func() bool { readWholly(t, r, &list[1]); return c.Away(list[1].ID) })
+	if c.Away(list[0].ID) {
+		t.Error("what is held is to be read elsewhere")
+	}
+	d.Restart(t)
+	eventually(t, "it is known to be back", func() bool { readWholly(t, r, &list[1]); return !c.Away(list[1].ID) })
+}
+
+// TestUnlinked gives up what was evicted by the next sweep, though nobody used it
+// since; and nothing else.
+func TestUnlinked(t *testing.T) {
+	list := chunks(3)
+	d, o := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, list...)
+	c := client(t, d.Socket, func(c *Config) { c.sweep = time.Hour })
+	r := c.Reader(chunk.NewDoor(o), o)
+	for i := range list {
+		readWholly(t, r, &list[i])
+	}
+	c.tidy()
+	if err := c.Evict(ctx, list[1].ID); err != nil {
+		t.Fatal(err)
+	}
+	c.tidy()
+	if c.shelf.has(list[1].ID) || !c.shelf.has(list[0].ID) || !c.shelf.has(list[2].ID) {
+		t.Errorf("holds %d chunks; want the two that the cache has", c.Stats().Held)
+	}
+	d.Stop(t) // and without a daemon
+	if err := os.RemoveAll(d.Dir); err != nil {
+		t.Fatal(err)
+	}
+	c.tidy()
+	if n := c.Stats().Held; n != 0 {
+		t.Errorf("holds %d chunks that are nowhere else", n)
+	}
+}
+
 // TestOriginGone serves what is in the cache when nothing else is left, restarts
 // included.
 func TestOriginGone(t *testing.T) {

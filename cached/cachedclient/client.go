@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -88,6 +89,8 @@ type Client struct {
 	pause   time.Duration // before the next dialling; 0: there was no failure
 	after   time.Time     // when it may be
 	told    bool          // that the daemon is away
+
+	away atomic.Bool // it was when it was last dialled; set under mu
 }
 
 // New returns a client. It connects when it is used first.
@@ -170,6 +173,10 @@ func (r *Reader) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int
 // would have to ask for is chunk.ErrNotFound. It is for those who can do better
 // than wait.
 func (c *Client) Held() chunk.Reader { return heldReader{c} }
+
+// Away reports whether the daemon did not answer when it was last tried, and the
+// chunk is not held: a read of it goes to the origin. It does not block.
+func (c *Client) Away(id chunk.ID) bool { return c.away.Load() && !c.shelf.has(id) }
 
 type heldReader struct{ client *Client }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/rivuletfs/rivulet/chunk"
 )
@@ -111,6 +112,17 @@ func (h *held) readHeader(ready int64) error {
 
 // isGood reports whether frame i was checked, and so has page sums.
 func (h *held) isGood(i int) bool { return h.good[i/64].Load()>>(i%64)&1 != 0 }
+
+// unlinked reports whether the file was removed, and takes space only because it is
+// open.
+func (h *held) unlinked() bool {
+	info, err := h.file.Stat()
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Nlink == 0
+}
 
 // read is ReadChunk for a chunk that is held. buffer lends memory. The error is
 // errMore if the daemon has to be asked for more, and a *chunk.CorruptError if

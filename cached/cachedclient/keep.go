@@ -14,20 +14,31 @@ import (
 // else; and closes what nobody uses.
 func (c *Client) keep() {
 	for sleep(c.done, c.config.sweep) {
-		used := c.shelf.sweep(idleSweeps)
-		c.mu.Lock()
-		l := c.link
-		c.mu.Unlock()
-		if l == nil {
-			continue // the files are good whatever became of the daemon
+		c.tidy()
+	}
+}
+
+// tidy does what keep does, once.
+func (c *Client) tidy() {
+	used, rest := c.shelf.sweep(idleSweeps)
+	for _, h := range rest {
+		if h.unlinked() {
+			c.shelf.drop(h.id, h)
 		}
-		for len(used) > 0 {
-			n := min(len(used), wire.MaxIDs)
-			if !c.touch(l, used[:n]) {
-				break
-			}
-			used = used[n:]
+		c.shelf.put(h)
+	}
+	c.mu.Lock()
+	l := c.link
+	c.mu.Unlock()
+	if l == nil {
+		return // the files are good whatever became of the daemon
+	}
+	for len(used) > 0 {
+		n := min(len(used), wire.MaxIDs)
+		if !c.touch(l, used[:n]) {
+			break
 		}
+		used = used[n:]
 	}
 }
 

@@ -112,6 +112,7 @@ func (c *Client) dial() {
 		return
 	}
 	c.link, c.pause = l, 0
+	c.away.Store(false)
 	if c.told {
 		c.told = false
 		c.logger.Info("host cache answers again", "socket", c.config.Socket)
@@ -124,6 +125,7 @@ func (c *Client) dial() {
 func (c *Client) rest(err error) {
 	c.pause = min(max(2*c.pause, firstPause), lastPause)
 	c.after = time.Now().Add(c.pause)
+	c.away.Store(true)
 	if !c.told && !c.closed {
 		c.told = true
 		c.logger.Warn("host cache is away; reading from the store meanwhile", "socket", c.config.Socket, "err", err)

@@ -40,6 +40,13 @@ func (s *shelf) get(id chunk.ID) *held {
 	return h
 }
 
+// has reports whether a chunk is held.
+func (s *shelf) has(id chunk.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all[id] != nil
+}
+
 // put ends the use of a chunk.
 func (s *shelf) put(h *held) {
 	s.mu.Lock()
@@ -108,8 +115,9 @@ func (s *shelf) clear() {
 }
 
 // sweep begins another time: it returns the chunks that were used since the last
-// sweep, and takes those off that were not for idle sweeps.
-func (s *shelf) sweep(idle uint64) (used []chunk.ID) {
+// sweep, and takes those off that were not for idle sweeps. The rest, which were
+// not used, it returns to be looked at, and put back.
+func (s *shelf) sweep(idle uint64) (used []chunk.ID, rest []*held) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for h := s.ring.next; h != &s.ring; {
@@ -118,11 +126,14 @@ func (s *shelf) sweep(idle uint64) (used []chunk.ID) {
 			used = append(used, h.id)
 		} else if s.now-h.seen >= idle {
 			s.remove(h)
+		} else {
+			h.refs++
+			rest = append(rest, h)
 		}
 		h = next
 	}
 	s.now++
-	return used
+	return used, rest
 }
 
 // len returns how many chunks are held.

@@ -11,8 +11,8 @@ import (
 
 	"github.com/rivuletfs/rivulet/cached/cachedclient"
 	"github.com/rivuletfs/rivulet/chunk"
-	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/host"
+	"github.com/rivuletfs/rivulet/origin"
 )
 
 // cacheFlag gives a command that reads images the choice of a host cache.
@@ -45,7 +45,7 @@ func (a *app) throughCache(ctx context.Context, src chunk.Source, image *host.Im
 type diskCache struct{ *cachedclient.Client }
 
 // Reader implements [host.Cache].
-func (c diskCache) Reader(image *generation.Image, origin chunk.Reader) chunk.Reader {
+func (c diskCache) Reader(image origin.Requester, origin chunk.Reader) chunk.Reader {
 	return c.Client.Reader(origin, image)
 }
 

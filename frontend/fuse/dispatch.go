@@ -6,6 +6,8 @@ import (
 	"io"
 	"math"
 	"sync"
+
+	"github.com/rivuletfs/rivulet/blockdev"
 )
 
 // A dispatcher turns one request into one reply, in memory: it knows nothing
@@ -68,6 +70,9 @@ func (d *dispatcher) handle(req, reply []byte) int {
 	case opRelease, opReleasedir, opDestroy:
 	default:
 		e = errNOSYS
+	}
+	if e == noAnswer {
+		return 0
 	}
 	if e != errNone {
 		n = 0
@@ -247,6 +252,9 @@ func (d *dispatcher) read(id uint64, body, out []byte) (int, errno) {
 	}
 	want := int(min(int64(size), n.size-int64(off)))
 	got, err := n.Device.ReadAt(out[:want], int64(off))
+	if errors.Is(err, blockdev.ErrLeft) {
+		return 0, noAnswer // whoever resumes the session has it sent again
+	}
 	if got != want || (err != nil && !errors.Is(err, io.EOF)) {
 		return 0, errIO
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"testing"
+
+	"github.com/rivuletfs/rivulet/blockdev"
 )
 
 // A sized reader is a device.
@@ -168,6 +170,15 @@ func TestErrors(t *testing.T) {
 				t.Errorf("error %d, want %d", e, c.err)
 			}
 		})
+	}
+}
+
+// TestLeft gives no answer to a read that is left to the next process.
+func TestLeft(t *testing.T) {
+	d := newDispatcher(t, Disk{"left", "l", broken{0, fmt.Errorf("wrapped: %w", blockdev.ErrLeft)}})
+	req := readRequest(opRead, nodeID("left", "l", 4096), 0, 10)
+	if n := d.handle(req, make([]byte, replySize(req))); n != 0 {
+		t.Errorf("a reply of %d bytes", n)
 	}
 }
 

@@ -50,6 +50,10 @@ func loopMount(t testing.TB, s *fuse.Session, o loopmount.Options) *loopmount.Mo
 func TestLoopMount(t *testing.T) {
 	s, _, source := showImage(t)
 	m := loopMount(t, s, loopmount.Options{ReadAhead: 1 << 20})
+	m, err := loopmount.Find(m.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if m.HolderDir != s.Dir() || m.HolderType != fuse.FSType || m.File != filepath.Join(s.Dir(), "disk") {
 		t.Errorf("mounted = %+v, want a file on the %s mount %s", m, fuse.FSType, s.Dir())
 	}

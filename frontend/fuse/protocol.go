@@ -94,6 +94,7 @@ const (
 	errNone    errno = 0
 	errNOENT   errno = 2
 	errIO      errno = 5
+	noAnswer   errno = -1 // of no error: there is no reply
 	errACCES   errno = 13
 	errNOTDIR  errno = 20
 	errISDIR   errno = 21

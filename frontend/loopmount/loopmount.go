@@ -40,7 +40,8 @@ func (o Options) check() (Options, error) {
 	return o, nil
 }
 
-// A Mounted is a file system that Mount mounted, in this process or another.
+// A Mounted is a file system that Mount mounted, in this process or another. Only
+// Find tells of the holder.
 type Mounted struct {
 	Dir        string // mount point, absolute
 	Device     string // /dev/loopN

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -80,7 +81,7 @@ func TestMount(t *testing.T) {
 			t.Errorf("write: %v, want EROFS", err)
 		}
 		found, err := Find(dir)
-		if err != nil || *found != *m || m.File != image {
+		if err != nil || found.Dir != m.Dir || found.Device != m.Device || found.File != m.File || found.HolderType == "" || m.File != image {
 			t.Errorf("found %+v, %v; mounted %+v of %s", found, err, m, image)
 		}
 		checkQueue(t, m.Device, o)
@@ -240,8 +241,9 @@ func TestAwaitUnmount(t *testing.T) {
 		if err := step(); err != nil {
 			t.Fatal(err)
 		}
-		if there, err := m.mounted(); err != nil || !there {
-			t.Fatalf("mounted: %v, %v", there, err)
+		all, err := mounts()
+		if err != nil || !slices.ContainsFunc(all, func(e entry) bool { return e.source == m.Device }) {
+			t.Fatalf("not mounted: %v", err)
 		}
 		select {
 		case err := <-ended:
@@ -254,6 +256,51 @@ func TestAwaitUnmount(t *testing.T) {
 	}
 	if err := <-ended; err != nil {
 		t.Errorf("AwaitUnmount: %v", err)
+	}
+}
+
+// TestAwaitMany waits for several mounts at once: each wait ends with its own mount, or
+// its own context, and the watcher with the last.
+func TestAwaitMany(t *testing.T) {
+	needLoop(t)
+	image := makeImage(t)
+	const n = 4
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make([]chan error, n)
+	all := make([]*Mounted, n)
+	for i := range n {
+		m, err := Mount(t.Context(), image, t.TempDir(), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(m.Dir, unix.MNT_DETACH) })
+		all[i], ended[i] = m, make(chan error, 1)
+		go func() { ended[i] <- m.AwaitUnmount(ctx) }()
+	}
+	for i := range n - 1 {
+		if err := all[i].Unmount(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-ended[i]; err != nil {
+			t.Errorf("wait %d: %v", i, err)
+		}
+		select {
+		case err := <-ended[n-1]:
+			t.Fatalf("a wait ended with another's mount: %v", err)
+		default:
+		}
+	}
+	if err := all[0].AwaitUnmount(t.Context()); err != nil {
+		t.Errorf("wait for what is unmounted: %v", err)
+	}
+	cancel()
+	if err := <-ended[n-1]; !errors.Is(err, context.Canceled) {
+		t.Errorf("wait with a cancelled context: %v", err)
+	}
+	watched.mu.Lock()
+	defer watched.mu.Unlock()
+	if watched.watcher != nil {
+		t.Error("a watcher is left, and nobody waits")
 	}
 }
 

@@ -30,7 +30,8 @@ func Mount(ctx context.Context, file, dir string, o Options) (*Mounted, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount %s (%s) at %s: %w", l.Device, file, dir, errors.Join(err, closeErr))
 	}
-	m, err := Find(dir)
+	m := &Mounted{Dir: dir, Device: l.Device}
+	m.File, err = backingFile(l.number) // as the kernel spells it
 	if err := errors.Join(err, closeErr); err != nil {
 		return nil, errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH))
 	}
@@ -56,6 +57,9 @@ func Find(dir string) (*Mounted, error) {
 	if err != nil {
 		return nil, err
 	}
+	if root, err := isMountPoint(dir); err == nil && !root { // the whole table may be long
+		return nil, fmt.Errorf("%s: %w", dir, ErrNotMounted)
+	}
 	all, err := mounts()
 	if err != nil {
 		return nil, fmt.Errorf("find the mount at %s: %w", dir, err)
@@ -73,6 +77,19 @@ func Find(dir string) (*Mounted, error) {
 		m.HolderDir, m.HolderType = h.dir, h.fsType
 	}
 	return m, nil
+}
+
+// isMountPoint reports whether something is mounted at dir. Before Linux 5.8 nobody
+// knows, which is an error.
+func isMountPoint(dir string) (bool, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
+		return false, err
+	}
+	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return false, errors.ErrUnsupported
+	}
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
 // mounts returns the kernel's table for this process.

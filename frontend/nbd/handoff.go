@@ -7,10 +7,15 @@ import (
 	"net"
 	"os"
 	"slices"
+	"time"
 )
 
 // errHandOff ends a wait for a request because of HandOff.
 var errHandOff = errors.New("server is handed over")
+
+// lastGreeting is how long a handshake may still take that HandOff finds begun: a
+// silent client must not hold up the others.
+const lastGreeting = 3 * time.Second
 
 // A ConnState is what another process needs, beside the socket and the same
 // export, to go on with a connection where this one stopped. Client and server
@@ -66,7 +71,9 @@ func (s *Server) HandOff(ctx context.Context) ([]Handed, error) {
 	s.mu.Lock()
 	ended := s.awaitEnd()
 	for se := range s.conns {
-		if se.conn != nil && !se.conn.stream.handable() {
+		if se.conn == nil {
+			_ = se.nc.SetDeadline(time.Now().Add(lastGreeting))
+		} else if !se.conn.stream.handable() {
 			se.shutDown()
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/rivuletfs/rivulet/blockdev"
 	"github.com/rivuletfs/rivulet/blockdev/blockdevtest"
 	"github.com/rivuletfs/rivulet/frontend/nbd/internal/wire"
 	"github.com/rivuletfs/rivulet/frontend/nbd/nbdclient"
@@ -60,7 +61,7 @@ func newRelay(t *testing.T, exports ...Export) *relay {
 // serve starts a server with what the one before handed off.
 func (r *relay) serve(handed []Handed) {
 	r.t.Helper()
-	r.srv, r.running = &Server{Log: testLog(r.t)}, &sync.WaitGroup{}
+	r.srv, r.running = &Server{Log: testLog(r.t), HandshakeTimeout: time.Hour}, &sync.WaitGroup{}
 	for _, e := range r.exports {
 		if err := r.srv.AddExport(e); err != nil {
 			r.t.Fatal(err)
@@ -215,6 +216,36 @@ func TestHandOffDuringHandshake(t *testing.T) {
 	reply := exchange(t, nc, request, wire.SimpleReplySize+512)
 	if !bytes.Equal(reply[wire.SimpleReplySize:], want[512:1024]) {
 		t.Error("wrong bytes after the hand-over")
+	}
+}
+
+// TestHandOffSpeechless does not wait for a client that connects and says nothing.
+func TestHandOffSpeechless(t *testing.T) {
+	r := newRelay(t, Export{Name: "d", Device: blockdevtest.NewMemory(make([]byte, 4096), nil)})
+	nc := connect(t, r.addr)
+	exchange(t, nc, nil, wire.GreetingSize)
+	waitFor(t, "the connection", func() bool { return r.srv.Stats().Connections == 1 })
+	if handed := r.handOff(); len(handed) != 0 {
+		t.Errorf("%d connections are handed on", len(handed))
+	}
+	if n, err := nc.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("its connection is not over: %d bytes, %v", n, err)
+	}
+}
+
+// A leaving device is left to the next process.
+type leaving struct{ blockdev.Device }
+
+func (leaving) ReadAt([]byte, int64) (int, error) { return 0, fmt.Errorf("wrapped: %w", blockdev.ErrLeft) }
+
+// TestLeft ends a connection without an answer when its device is left to the next
+// process.
+func TestLeft(t *testing.T) {
+	r := newRelay(t, Export{Device: leaving{blockdevtest.NewMemory(make([]byte, 4096), nil)}})
+	nc := rawClient(t, r.addr, false)
+	exchange(t, nc, wire.Request{Cookie: 1, Length: 512}.Append(nil), 0)
+	if n, err := nc.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("%d bytes of an answer, %v", n, err)
 	}
 }
 

@@ -170,6 +170,9 @@ func (c *conn) readDevice(p []byte, off int64) error {
 
 // deviceError logs err and returns the number the client gets.
 func (c *conn) deviceError(op string, r wire.Request, err error) wire.Errno {
+	if errors.Is(err, blockdev.ErrLeft) {
+		c.abort() // without an answer, so that the client connects again and asks the next
+	}
 	if c.ctx.Err() != nil || c.drain.Load() {
 		return wire.ESHUTDOWN
 	}

@@ -7,7 +7,9 @@
 # reconnect-delay none of the export; 5 upgrades to a new copy of the program fail
 # no read and cut no NBD connection (fio's nbd engine never connects again, and
 # verifies); an agent that is ended by SIGTERM leaves everything to the next one;
-# detach leaves nothing behind. At the end readers of a mount get an error if no
+# detach leaves nothing behind. With a host cache, an agent that is killed comes back
+# though store and daemon are gone and come later: what is cached is read, what is
+# not waits for the store, or fails in its time. At the end readers of a mount get an error if no
 # agent comes back in time.
 #
 # Needs root, /dev/fuse, a loop device, fio with the nbd engine, qemu-io, qemu-img.
@@ -138,7 +140,49 @@ if rivulet agent detach nosuch 2>/dev/null; then fail "detached what is not ther
 rivulet agent detach --all
 if grep -F " $WORK/" /proc/mounts; then fail "left mounted"; fi
 [ ! -e "$WORK/nbd.sock" ] || fail "the socket is left"
-[ -z "$(ls "$XDG_STATE_HOME/rivulet/agent" | grep json || true)" ] || fail "state is left"
+[ -z "$(ls "$XDG_STATE_HOME/rivulet/agent" | grep -v '^lock$' || true)" ] || fail "state is left"
+
+step "kill -9, and no store"
+kill -TERM "$AGENT"
+wait "$AGENT" 2>/dev/null || await 30 eval '! kill -0 "$AGENT"'
+cached() {
+	start "$WORK/cached.log" "$WORK/bin/rivulet" cached --dir "$WORK/cache" --socket "$WORK/cached.sock" --size 1G --min-free 0
+	CACHED=$!
+	await 30 eval 'rivulet cache stats >/dev/null'
+}
+export RIVULET_CACHED=$WORK/cached.sock
+cached
+agent 0
+rivulet mount "$NAME" "$MNT"
+large=$(find "$MNT/usr" -xdev -type f -size +3M | sort | head -1)
+[ -n "$large" ] || fail "no large file"
+(cd "$MNT" && sha256sum --quiet -c "$WORK/sums")
+kill -9 "$AGENT" "$CACHED"
+wait "$AGENT" "$CACHED" 2>/dev/null || true
+mv "$WORK/store" "$WORK/store.away"
+cached
+agent 1
+rivulet agent ls | grep -q 'origin has not answered' || fail "nobody is told: $(rivulet agent ls)"
+echo 3 >/proc/sys/vm/drop_caches
+(cd "$MNT" && sha256sum --quiet -c "$WORK/sums") || { cat "$WORK/agent.log" >&2; fail "a restarted agent does not read what is cached"; }
+SECONDS=0
+if timeout 120 dd if="$large" of=/dev/null bs=4k count=1 iflag=direct 2>"$WORK/said"; then fail "read what is nowhere"; fi
+grep -q 'nput/output error' "$WORK/said" || fail "another error: $(cat "$WORK/said")"
+echo "error after $SECONDS s"
+timeout 120 dd if="$large" of="$WORK/got" bs=4k count=1 skip=512 iflag=direct 2>"$WORK/said" &
+READ=$!
+PIDS+=($READ)
+sleep 1
+kill -0 "$READ" || fail "a read of what is not cached does not wait: $(cat "$WORK/said")"
+mv "$WORK/store.away" "$WORK/store"
+wait "$READ" || fail "a read of what is not cached, when the store is back: $(cat "$WORK/said")"
+rivulet cat "$NAME" "${large#"$MNT"}" >"$WORK/whole"
+cmp -n 4096 "$WORK/whole" "$WORK/got" $((512 * 4096)) 0 || fail "wrong bytes"
+await 10 eval '! rivulet agent ls | grep -q "has not answered"' || fail "still away: $(rivulet agent ls)"
+rivulet agent detach --all
+[ -z "$(ls "$XDG_STATE_HOME/rivulet/agent" | grep -v '^lock$' || true)" ] || fail "state is left"
+stop "$CACHED"
+unset RIVULET_CACHED
 
 step "no agent comes back: an error, not a hang"
 kill -TERM "$AGENT"

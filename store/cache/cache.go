@@ -100,6 +100,7 @@ type entry struct {
 	checked bool // since the cache was opened
 	going   bool // its file is being removed, or stuck
 	stuck   bool // it is damaged and cannot be removed
+	known   bool // the index had it when the cache was opened
 }
 
 func (e *entry) cost() int64 { return Cost(e.size) }

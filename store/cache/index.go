@@ -98,10 +98,8 @@ func checkIndex(b []byte) ([]byte, error) {
 	return body[indexHead:], nil
 }
 
-// loadIndex gives the policy what was saved. Chunks that the index does not
-// know came after it was saved, and are inserted last, by name; without an
-// index, all are.
-func (c *Cache) loadIndex() {
+// readIndex returns the records of the index, none if there is no good one.
+func (c *Cache) readIndex() []byte {
 	b, err := c.readFile(c.path(indexFile), maxIndexSize)
 	var records []byte
 	if err == nil {
@@ -111,26 +109,32 @@ func (c *Cache) loadIndex() {
 		if !errors.Is(err, fs.ErrNotExist) {
 			c.logger.Warn("cache: index not used", "error", err)
 		}
-	} else {
-		c.base = time.Duration(max(0, int64(binary.LittleEndian.Uint64(b[8:]))))
-		c.cursor = chunk.ID(b[16:])
+		return nil
 	}
-	known := make(map[chunk.ID]struct{}, len(records)/recordLen)
+	c.base = time.Duration(max(0, int64(binary.LittleEndian.Uint64(b[8:]))))
+	c.cursor = chunk.ID(b[16:])
+	return records
+}
+
+// restore gives the policy what was saved. Chunks that the index does not know
+// came after it was saved, and are inserted last, by name; without an index, all
+// are.
+func (c *Cache) restore(records []byte) {
 	for ; len(records) > 0; records = records[recordLen:] {
 		r := parseRecord(records)
 		e := c.entries[r.ID]
-		if (e != nil) != r.Held || e != nil && e.pinned {
+		if (e != nil) != r.Held || e != nil && (e.pinned || e.known) {
 			continue
 		}
 		if e != nil {
 			r.Size = e.cost()
-			known[r.ID] = struct{}{}
+			e.known = true
 		}
 		c.policy.Restore(r)
 	}
 	var rest []*entry
 	for _, e := range c.entries {
-		if _, ok := known[e.id]; !ok && !e.pinned {
+		if !e.known && !e.pinned {
 			rest = append(rest, e)
 		}
 	}

@@ -101,11 +101,13 @@ func (c *Cache) start(ctx context.Context) error {
 	if err := c.clearTemp(); err != nil {
 		return err
 	}
+	records := c.readIndex()
+	c.entries = make(map[chunk.ID]*entry, len(records)/recordLen)
 	if err := c.scan(ctx); err != nil {
 		return err
 	}
 	c.loadPins()
-	c.loadIndex()
+	c.restore(records)
 	for c.over(0) { // the cap was larger
 		if err := ctx.Err(); err != nil {
 			return err
@@ -195,7 +197,12 @@ func (c *Cache) clearTemp() error {
 		return err
 	}
 	for _, e := range list {
-		if err := c.files.remove(c.path(tempDir, e.Name())); err != nil {
+		err := c.files.remove(c.path(tempDir, e.Name()))
+		if notEmpty(err) {
+			c.logger.Warn("cache: not ours, and left alone", "path", c.path(tempDir, e.Name()))
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		c.stats.Orphans++
@@ -221,8 +228,9 @@ func parseName(folder, name string) (id chunk.ID, size int64, ok bool) {
 	return id, size, ok
 }
 
-// scan makes an entry for each file, by its name alone. What has no name of
-// ours is damage, and removed; so is a second file of one chunk.
+// scan makes an entry for each file, by its name alone. A file in a folder of ours
+// that has no name of ours is damage, and removed; so is a second file of one chunk.
+// What else somebody has put there is left alone, but out of our way.
 func (c *Cache) scan(ctx context.Context) error {
 	folders, err := readNames(c.path(chunksDir))
 	if err != nil {
@@ -232,7 +240,14 @@ func (c *Cache) scan(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if !isFolder(folder) {
+			c.logger.Warn("cache: not ours, and left alone", "path", c.path(chunksDir, folder))
+			continue
+		}
 		names, err := readNames(c.path(chunksDir, folder))
+		if errors.Is(err, unix.ENOTDIR) { // where a folder has to be
+			err = c.setAside(folder)
+		}
 		if err != nil {
 			return err
 		}
@@ -243,14 +258,42 @@ func (c *Cache) scan(ctx context.Context) error {
 				c.used += Cost(size)
 				continue
 			}
-			c.stats.Damaged++
-			c.logger.Warn("cache: file without a chunk's name removed", "folder", folder, "name", name)
-			if err := c.files.remove(c.path(chunksDir, folder, name)); err != nil {
+			err := c.files.remove(c.path(chunksDir, folder, name))
+			if notEmpty(err) {
+				c.logger.Warn("cache: not ours, and left alone", "path", c.path(chunksDir, folder, name))
+				continue
+			}
+			if err != nil {
 				return err
 			}
+			c.stats.Damaged++
+			c.logger.Warn("cache: file without a chunk's name removed", "folder", folder, "name", name)
 		}
 	}
 	return nil
+}
+
+// isFolder reports whether chunks lie in a folder of that name.
+func isFolder(name string) bool {
+	return len(name) == 2 && strings.Trim(name, "0123456789abcdef") == ""
+}
+
+// setAside gives a file another name that has that of a folder.
+func (c *Cache) setAside(name string) error {
+	for n := 1; ; n++ {
+		aside := c.path(chunksDir, fmt.Sprintf("not-ours-%s-%d", name, n))
+		if _, err := os.Lstat(aside); err == nil {
+			continue
+		}
+		c.logger.Warn("cache: a file where a folder of chunks has to be; moved", "path", c.path(chunksDir, name), "to", aside)
+		return os.Rename(c.path(chunksDir, name), aside)
+	}
+}
+
+// notEmpty reports whether err says that a directory was to be removed that has
+// something in it.
+func notEmpty(err error) bool {
+	return errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST)
 }
 
 // readNames returns the names in a directory, in no order.
