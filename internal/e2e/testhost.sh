@@ -74,10 +74,10 @@ seen() {
 		told=$((told + $(metric "$h" 0 rivulet_cached_downloads_total)))
 		for n in $(seq "$DISKS_EACH"); do
 			told=$((told + $(metric "$h" "$n" 'rivulet_origin_requests_total{kind="chunk"')))
-			[ "$(metric "$h" "$n" 'rivulet_read_bytes_total{frontend="nbd"')" -gt 0 ] || fail "process $n of host $h tells of no reads"
-			[ "$(metric "$h" "$n" 'rivulet_hung_reads_total')" = 0 ] || fail "process $n of host $h tells of hung reads"
-			[ "$(metric "$h" "$n" 'rivulet_tier_requests_total{outcome="had",tier="cache"}')" -gt 0 ] || fail "process $n of host $h tells of no hits"
+			[ "$(metric "$h" "$n" 'rivulet_hung_reads_total{')" = 0 ] || fail "process $n of host $h tells of hung reads"
 		done
+		[ "$(metric "$h" 1 'rivulet_read_bytes_total{frontend="nbd"')" -gt 0 ] || fail "the agent of host $h tells of no reads"
+		[ "$(metric "$h" 1 'rivulet_tier_requests_total{outcome="had",tier="cache"}')" -gt 0 ] || fail "the agent of host $h tells of no hits"
 		[ "$(metric "$h" 0 'rivulet_cached_chunks ')" = "$(stat_of "$h" chunks)" ] || fail "host $h: two numbers of chunks"
 	done
 	gets=$(chunk_gets | wc -l)
