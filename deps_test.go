@@ -41,7 +41,7 @@ publish            any: blockmap catalog chunk flatten flatten/source generation
 gc                 any: blockmap catalog chunk generation origin
 fsck               any: blockmap catalog chunk generation origin
 copy               any: blockmap catalog chunk generation origin
-disk               any: blockdev blockmap chunk internal/loglimit seal
+disk               any: blockdev blockmap chunk internal/histogram internal/loglimit seal
 verify             any: blockmap chunk seal
 store/dir          any: chunk origin origin/place
 store/memory       std: chunk origin
@@ -54,7 +54,7 @@ store/internal/agree std
 store              any: origin store/dir store/http store/registry store/s3
 store/registry     any: blockmap chunk origin store/internal/agree store/internal/byterange store/internal/link store/internal/retry
 store/registry/registrytest any
-store/zone         any: chunk store/internal/link store/zone/internal/wire tier
+store/zone         any: chunk internal/histogram store/internal/link store/zone/internal/wire tier
 store/zone/internal/wire std
 store/zone/zonetest std
 overlay            any: blockdev
@@ -67,6 +67,8 @@ frontend/loopmount any: blockdev
 host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass origin seal sign
 host/keep          any: internal/fdpass internal/systemd
 host/frontends     any: frontend/fuse frontend/loopmount frontend/nbd host host/keep internal/fdpass
+telemetry          any: cached cached/cachedclient chunk disk frontend/nbd generation host internal/histogram origin store/cache store/zone tier
+telemetry/slowread any: chunk disk internal/loglimit
 host/control       any: chunk host internal/fdpass
 chunk/chunktest    std: chunk
 tier/tiertest      std: chunk chunk/chunktest tier
@@ -75,7 +77,7 @@ blockmap/blockmaptest std: blockmap chunk chunk/chunktest origin
 origin/origintest  std: chunk chunk/chunktest origin origin/place
 blockdev/blockdevtest std: blockdev
 store/download     std: chunk origin store/internal/byterange store/internal/link store/internal/retry
-cached             any: cached/internal/wire chunk internal/loglimit internal/tokenbucket origin store/cache store/download tier
+cached             any: cached/internal/wire chunk internal/histogram internal/loglimit internal/tokenbucket origin store/cache store/download tier
 cached/internal/wire std: chunk
 cached/cachedclient std: cached/internal/wire chunk internal/loglimit internal/runtimedir origin
 cached/cachedtest  any: cached chunk chunk/chunktest origin store/cache store/download

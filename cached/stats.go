@@ -3,7 +3,9 @@ package cached
 import (
 	"sync/atomic"
 
+	"github.com/rivuletfs/rivulet/internal/histogram"
 	"github.com/rivuletfs/rivulet/store/cache"
+	"github.com/rivuletfs/rivulet/tier"
 )
 
 // counters are what a server counts.
@@ -12,8 +14,13 @@ type counters struct {
 	hits, misses, parts, flights, waits, timeouts  atomic.Int64
 	leases, expired, deposits, complaints, touches atomic.Int64
 	downloads, failedDownloads, downloadedBytes    atomic.Int64
-	zoneHits, zoneMisses                           atomic.Int64
+	zoneHits, zoneMisses, corrupt                  atomic.Int64
+	look, download                                 histogram.Histogram
+	downloadEnds                                   [tier.Failed + 1]atomic.Int64
 }
+
+// A Histogram is how often which time was taken.
+type Histogram = histogram.Counts
 
 // Stats is what a server has done since it was made, and what it does now.
 type Stats struct {
@@ -39,6 +46,14 @@ type Stats struct {
 	DownloadedBytes int64
 	ZoneHits        int64
 	ZoneMisses      int64
+	Corrupt         int64 // chunks that the door refused: of downloads, the zone and clients
+
+	DownloadEnds [tier.Failed + 1]int64 // downloads begun and ended, by their tier.Class
+	ZoneTime     Histogram              // of looks into the zone
+	DownloadTime Histogram              // of downloads, without the wait in line
+
+	DownloadLimit tier.LimitStats // downloads under way, and in line
+	ZoneLimit     tier.LimitStats // looks
 
 	Cache cache.Stats
 }
@@ -46,6 +61,10 @@ type Stats struct {
 // Stats returns the counters, each as it is at some moment of the call.
 func (s *Server) Stats() Stats {
 	c := &s.stats
+	var ends [tier.Failed + 1]int64
+	for i := range ends {
+		ends[i] = c.downloadEnds[i].Load()
+	}
 	return Stats{
 		Connections: c.connections.Load(), Refused: c.refused.Load(), Requests: c.requests.Load(),
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Parts: c.parts.Load(), Flights: c.flights.Load(),
@@ -53,6 +72,8 @@ func (s *Server) Stats() Stats {
 		Leases: c.leases.Load(), Expired: c.expired.Load(), Deposits: c.deposits.Load(), Complaints: c.complaints.Load(), Touches: c.touches.Load(),
 		Downloads: c.downloads.Load(), FailedDownloads: c.failedDownloads.Load(), DownloadedBytes: c.downloadedBytes.Load(),
 		ZoneHits: c.zoneHits.Load(), ZoneMisses: c.zoneMisses.Load(),
+		Corrupt: c.corrupt.Load(), ZoneTime: c.look.Counts(), DownloadTime: c.download.Counts(),
+		DownloadEnds: ends, DownloadLimit: s.limit.Stats(), ZoneLimit: s.looks.Stats(),
 		Cache: s.cache.Stats(),
 	}
 }

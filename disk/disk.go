@@ -41,6 +41,7 @@ package disk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -70,6 +71,10 @@ const (
 // ErrClosed is returned by reads of a disk that was closed.
 var ErrClosed = fmt.Errorf("disk: %w", fs.ErrClosed)
 
+// ErrTimedOut is returned (wrapped) by reads that were given up for want of time: a
+// hung read, which is the guest's EIO.
+var ErrTimedOut = errors.New("it took too long")
+
 // A Mode says how much one request fetches.
 type Mode int
 
@@ -90,7 +95,15 @@ type Options struct {
 	Near    chunk.Reader           // reads at once what is near at hand, of other chunks chunk.ErrNotFound; nil: nothing is
 	Fetches int                    // fetches in flight; 0: DefaultFetches
 	Timeout time.Duration          // bound of a fetch with its retries; 0: DefaultTimeout
+	Meter   *Meter                 // counts times and tiers, may be shared; nil: own
 	Logger  *slog.Logger           // told once of each failed fetch, loglimit.PerSecond at most; nil: nobody
+
+	// OnSlow is told of each read that memory could not answer and that took Slow or
+	// longer (0: DefaultSlow), or failed, but for reads of a closed disk. It runs in the
+	// goroutine of that read, any number at once, before the read returns: it is quick,
+	// and blocks on nothing. What it is given is its own. nil: nobody is told.
+	OnSlow func(*SlowRead)
+	Slow   time.Duration
 }
 
 // A Disk is a blockdev.Device, Extenter and Prefetcher. Its methods may be
@@ -131,9 +144,9 @@ func Open(m *blockmap.Map, r chunk.Reader, opt Options) (*Disk, error) {
 	if err := seal.CheckReadable(m); err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
-	if opt.Fetches < 0 || opt.Fetches > MaxFetches || opt.Timeout < 0 {
-		return nil, fmt.Errorf("open disk %s: %d fetches, timeout %v: want 0 to %d, at least 0",
-			m.Digest(), opt.Fetches, opt.Timeout, MaxFetches)
+	if opt.Fetches < 0 || opt.Fetches > MaxFetches || opt.Timeout < 0 || opt.Slow < 0 {
+		return nil, fmt.Errorf("open disk %s: %d fetches, timeout %v, slow from %v: want 0 to %d, at least 0, at least 0",
+			m.Digest(), opt.Fetches, opt.Timeout, opt.Slow, MaxFetches)
 	}
 	if opt.Fetches == 0 {
 		opt.Fetches = DefaultFetches
@@ -141,8 +154,14 @@ func Open(m *blockmap.Map, r chunk.Reader, opt Options) (*Disk, error) {
 	if opt.Timeout == 0 {
 		opt.Timeout = DefaultTimeout
 	}
+	if opt.Slow == 0 {
+		opt.Slow = DefaultSlow
+	}
 	if opt.Memory == nil {
 		opt.Memory = NewMemory(DefaultMemory)
+	}
+	if opt.Meter == nil {
+		opt.Meter = new(Meter)
 	}
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)

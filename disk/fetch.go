@@ -47,15 +47,16 @@ func (d *Disk) fetch(f *flight, deadline time.Time) error {
 			if d.ctx.Err() != nil {
 				return ErrClosed
 			}
-			return d.failed(f, try, err)
+			return d.failed(f, try, fmt.Errorf("%w: %w", ErrTimedOut, err))
 		}
 		backoff = min(2*backoff, lastBackoff)
 		d.stats.retries.Add(1)
 	}
 }
 
-// context returns ctx with the priority of f's reads.
+// context returns ctx with the trace and the priority of f's reads.
 func (f *flight) context(ctx context.Context) context.Context {
+	ctx = chunk.WithTrace(ctx, &f.trace)
 	if f.urgency == nil {
 		return ctx
 	}

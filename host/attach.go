@@ -26,6 +26,7 @@ type Info struct {
 	Since   time.Time `json:"since"`
 	State   State     `json:"state"`
 	Problem string    `json:"problem,omitempty"` // why it is not ready, as far as is known
+	Served  Served    `json:"served"`            // to its readers, by this process
 	// Reads is what the disk did since this process opened it, for all
 	// attachments that share it; nil while it is not open.
 	Reads *disk.Stats `json:"reads,omitempty"`
@@ -139,7 +140,7 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 }
 
 func newAttachment(r *record) *attachment {
-	return &attachment{dev: newDevice(r.Size, disk.DefaultTimeout), spec: r.Spec, id: r.ID, image: r.Image, rec: r, problems: make(map[string]error)}
+	return &attachment{dev: newDevice(r.ID, r.Size, disk.DefaultTimeout), spec: r.Spec, id: r.ID, image: r.Image, rec: r, problems: make(map[string]error)}
 }
 
 // offer has the frontend show a. o says what it is to go on with.
@@ -196,6 +197,9 @@ func (h *Host) drop(a *attachment) {
 	first := !a.ended
 	a.ended = true
 	delete(h.attached, a.id)
+	if first {
+		h.gone.add(a)
+	}
 	h.mu.Unlock()
 	if !first {
 		return
@@ -294,7 +298,7 @@ func (h *Host) Wait(ctx context.Context, id string) error {
 func (h *Host) info(a *attachment) Info {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	i := Info{ID: a.id, Spec: a.spec, Digest: a.rec.Image, Disk: a.rec.Disk, Size: a.rec.Size, Since: a.rec.Since, State: Ready}
+	i := Info{ID: a.id, Spec: a.spec, Digest: a.rec.Image, Disk: a.rec.Disk, Size: a.rec.Size, Since: a.rec.Since, State: Ready, Served: a.dev.served.served()}
 	s := a.dev.disk.Load()
 	if s != nil {
 		stats := s.Stats()

@@ -16,8 +16,11 @@ var errNotOpen = errors.New("the disk is not open yet")
 // A device is a disk that may still have to be opened: its size is known, and
 // reads wait for the rest, as long as they would for a store.
 type device struct {
+	id      string // of the attachment
 	size    int64
 	patient time.Duration // bound of a read's wait
+
+	served servedCounters
 
 	disk   atomic.Pointer[sharedDisk]    // set once, by open
 	opened chan struct{}                 // closed after that
@@ -31,8 +34,8 @@ var (
 	_ blockdev.Prefetcher = (*device)(nil)
 )
 
-func newDevice(size int64, patient time.Duration) *device {
-	d := &device{size: size, patient: patient, opened: make(chan struct{}), closed: make(chan struct{})}
+func newDevice(id string, size int64, patient time.Duration) *device {
+	d := &device{id: id, size: size, patient: patient, opened: make(chan struct{}), closed: make(chan struct{})}
 	d.stay()
 	return d
 }
@@ -78,6 +81,12 @@ func (d *device) wait(ctx context.Context) (*sharedDisk, error) {
 
 // ReadAt implements [io.ReaderAt].
 func (d *device) ReadAt(p []byte, off int64) (int, error) {
+	n, err := d.read(p, off)
+	d.served.count(n, err)
+	return n, err
+}
+
+func (d *device) read(p []byte, off int64) (int, error) {
 	s := d.disk.Load()
 	if s == nil {
 		var err error
@@ -85,7 +94,7 @@ func (d *device) ReadAt(p []byte, off int64) (int, error) {
 			return 0, err
 		}
 	}
-	return s.ReadAt(p, off)
+	return s.ReadFor(d.id, p, off)
 }
 
 // Extents implements [blockdev.Extenter].

@@ -41,6 +41,10 @@ type Config struct {
 	// Cache and Sample are those of a Stack.
 	Cache  Cache
 	Sample float64
+	// OnSlow and Slow are those of disk.Options, for all disks. SlowRead.Reader is the
+	// ID of the attachment.
+	OnSlow func(*disk.SlowRead)
+	Slow   time.Duration
 	// Commit, if set, is called by Recover when all is offered and no client has
 	// been let in: until it returns nil, another process can still go on with
 	// everything.
@@ -67,6 +71,7 @@ type Host struct {
 	sources  map[string]*sourceSlot
 	disks    map[shareKey]*sharedDisk
 	attached map[string]*attachment
+	gone     gone
 }
 
 // New returns a host with nothing attached. Recover must be called first where
@@ -78,6 +83,7 @@ func New(cfg Config) (*Host, error) {
 		disks:    make(map[shareKey]*sharedDisk),
 		attached: make(map[string]*attachment),
 		closed:   cfg.State != "",
+		gone:     gone{served: make(map[ServedKey]Served), images: make(map[string]bool)},
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
@@ -95,7 +101,7 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Logger: cfg.Logger}
+	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Meter: new(disk.Meter), Logger: cfg.Logger, OnSlow: cfg.OnSlow, Slow: cfg.Slow}
 	return h, nil
 }
 

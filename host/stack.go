@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
@@ -36,7 +37,11 @@ type Stack struct {
 	Opener *seal.Opener // nil: each disk's own
 	Cache  Cache        // nil: none
 	Sample float64      // of the cache's hits, looked for at the origin; 0: DefaultSample
+	Meter  *disk.Meter  // nil: each disk's own
 	Logger *slog.Logger
+
+	OnSlow func(*disk.SlowRead) // as in disk.Options; nil: nobody is told
+	Slow   time.Duration        // 0: disk.DefaultSlow
 }
 
 // A Disk is a disk with all that it is read through.
@@ -61,11 +66,11 @@ func (s *Stack) disk(m *blockmap.Map, image published, near bool, bound func(src
 	if bound != nil {
 		src = bound(image, m.Digest().String())
 	}
-	o := disk.Options{Memory: s.Memory, Opener: s.Opener, Mode: disk.WholeChunks, Logger: s.Logger}
+	o := disk.Options{Memory: s.Memory, Opener: s.Opener, Mode: disk.WholeChunks, Meter: s.Meter, Logger: s.Logger, OnSlow: s.OnSlow, Slow: s.Slow}
 	if near || s.Cache != nil {
 		o.Mode = disk.SingleFrames
 	}
-	var reader chunk.Reader = chunk.NewDoor(src)
+	reader := chunk.Traced(chunk.NewDoor(src), chunk.Origin)
 	if s.Cache != nil {
 		rate := s.Sample
 		if rate == 0 {

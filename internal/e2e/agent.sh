@@ -24,7 +24,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$(images); fi
 NAME=${1:-python3}
 need_root
-need mount losetup timeout fio qemu-io qemu-img jq
+need mount losetup timeout fio qemu-io qemu-img jq curl
 [ -c /dev/fuse ] || skip "/dev/fuse"
 fio --enghelp=nbd >/dev/null 2>&1 || skip "fio with the nbd engine"
 build
@@ -39,10 +39,13 @@ rivulet export "$NAME" "$WORK/disk"
 
 # agent: starts one and waits until everything attached is there.
 agent() {
-	"$WORK/bin/rivulet" agent --memory 4M --hold "${HOLD:-60s}" >>"$WORK/agent.log" 2>&1 &
+	"$WORK/bin/rivulet" agent --memory 4M --hold "${HOLD:-60s}" --telemetry "unix:$WORK/seen.sock" >>"$WORK/agent.log" 2>&1 &
 	AGENT=$!
 	await 60 ready "$1" || { cat "$WORK/agent.log" >&2; fail "agent: $(rivulet agent ls)"; }
 }
+
+# seen: what the agent tells of itself.
+seen() { curl -sSf --max-time 20 --unix-socket "$WORK/seen.sock" "http://agent/$1"; }
 
 # ready N: whether N attachments are.
 ready() { [ "$(rivulet agent ls --json | jq '[.[] | select(.state == "ready")] | length')" = "$1" ]; }
@@ -126,6 +129,18 @@ settle
 wait "$FIO" || { cat "$WORK/fio.log" >&2; fail "fio over upgrades"; }
 jq -e '.jobs[0].error == 0 and .jobs[0].read.total_ios > 100' "$WORK/fio.json" >/dev/null || fail "fio: $(jq -c '.jobs[0] | {error, read: .read.total_ios}' "$WORK/fio.json")"
 timeout 60 qemu-img compare -f raw -F raw "$URI" "$WORK/disk"
+
+step "seen from outside, after kills and upgrades"
+[ "$(seen healthz)" = ok ] || fail "not well: $(seen healthz)"
+seen metrics >"$WORK/metrics"
+for frontend in nbd mount; do
+	awk -v f="rivulet_read_bytes_total{frontend=\"$frontend\"" 'index($0, f) == 1 && $NF > 0 { n++ } END { exit !n }' "$WORK/metrics" ||
+		fail "no reads by $frontend: $(grep ^rivulet_read "$WORK/metrics")"
+done
+awk '/^rivulet_(hung_reads|read_errors)_total/ && $NF > 0 { print; bad = 1 } END { exit bad }' "$WORK/metrics" || fail "reads failed"
+if command -v promtool >/dev/null; then
+	promtool check rules "$ROOT/deploy/prometheus/rivulet.rules.yml"
+fi
 
 step "SIGTERM leaves everything to the next"
 readers

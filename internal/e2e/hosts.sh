@@ -107,13 +107,20 @@ daemon() {
 	mkdir -p "$dir"
 	# shellcheck disable=SC2086
 	start_on "h$1" "$dir/cached.log" "$WORK/bin/rivulet" cached --dir "$dir/cache" --socket "$dir/cached.sock" \
-		--min-free 1% --scrub-rate 0 --zone "$ZONE" ${CACHED_OPTIONS[$1]:-}
+		--telemetry "unix:$dir/seen0.sock" --min-free 1% --scrub-rate 0 --zone "$ZONE" ${CACHED_OPTIONS[$1]:-}
 	CACHED[$1]=$!
 	await 30 grep -q '^ready ' "$dir/cached.log" || fail "host cache of host $1: not ready after 30 s"
 }
 
 stats() { "$WORK/bin/rivulet" cache stats --json --cache "$WORK/h$1/cached.sock"; }
 stat_of() { stats "$1" | jq ".$2"; }
+
+# metric HOST N NAME: the sum of a metric of process N of a host's, 0 being its cache, 1
+# and 2 those that serve disks; NAME may end within the labels.
+metric() {
+	curl -sSf --max-time 20 --unix-socket "$WORK/h$1/seen$2.sock" http://process/metrics |
+		awk -v name="$3" 'index($0, name) == 1 { sum += $NF; n++ } END { if (!n) exit 1; printf "%d", sum }' || fail "host $1, process $2 has no $3"
+}
 
 # disks HOST N: starts process N of those that serve a host's disks: 1 is the agent,
 # which knows what it had when it is started again, 2 is rivulet serve.
@@ -122,7 +129,7 @@ disks() {
 	case $2 in
 	1)
 		start_on "h$1" "$dir/serve1.log" env XDG_RUNTIME_DIR="$dir" "$WORK/bin/rivulet" agent --state "$dir/state" --agent "$dir/agent.sock" \
-			--cache "$dir/cached.sock" --memory "${MEMORY:-8M}" --keep none
+			--cache "$dir/cached.sock" --memory "${MEMORY:-8M}" --keep none --telemetry "unix:$dir/seen1.sock"
 		SERVE[$1.1]=$!
 		await 60 grep -q '^ready ' "$dir/serve1.log" || fail "agent of host $1: not ready after 60 s"
 		[ -e "$dir/attached" ] && return
@@ -132,7 +139,8 @@ disks() {
 		touch "$dir/attached"
 		;;
 	2)
-		start_on "h$1" "$dir/serve2.log" "$WORK/bin/rivulet" serve "${NAMES[@]}" --nbd "unix:$dir/nbd2.sock" --agent none --cache "$dir/cached.sock" --memory "${MEMORY:-8M}"
+		start_on "h$1" "$dir/serve2.log" "$WORK/bin/rivulet" serve "${NAMES[@]}" --nbd "unix:$dir/nbd2.sock" --agent none --cache "$dir/cached.sock" --memory "${MEMORY:-8M}" \
+			--telemetry "unix:$dir/seen2.sock"
 		SERVE[$1.2]=$!
 		await 60 grep -q '^ready ' "$dir/serve2.log" || fail "rivulet serve on host $1: not ready after 60 s"
 		;;

@@ -46,6 +46,8 @@ starts() {
 	[ "$peak" -le $((LIMIT * 15 / 10 + 2)) ] || fail "a host fetched $peak chunks in a second, its limit is $LIMIT and a half"
 	[ "$peak" -ge $((LIMIT / 2)) ] || fail "the limit of $LIMIT was not in anybody's way"
 
+	seen
+
 	: >"$ORIGIN_LOG"
 	load attached -starts "$STARTS" -ranges "$RANGES" -bound 120s -- 1 2 3
 	n=$(chunk_gets | wc -l)
@@ -62,6 +64,25 @@ starts() {
 	echo "with a primed zone: $(chunk_gets | wc -l) chunks fetched"
 	[ "$n" -le 1 ] || fail "a chunk left the origin $n times, want once"
 	[ "$(chunk_gets | wc -l)" -le 5 ] || fail "the zone was primed, and the origin asked"
+}
+
+# seen: what processes tell of themselves since they began agrees with what the origin
+# was asked meanwhile, and with what was read.
+seen() {
+	local h n told=0 gets
+	for h in "${HOSTS[@]}"; do
+		told=$((told + $(metric "$h" 0 rivulet_cached_downloads_total)))
+		for n in $(seq "$DISKS_EACH"); do
+			told=$((told + $(metric "$h" "$n" 'rivulet_origin_requests_total{kind="chunk"')))
+			[ "$(metric "$h" "$n" 'rivulet_hung_reads_total{')" = 0 ] || fail "process $n of host $h tells of hung reads"
+		done
+		[ "$(metric "$h" 1 'rivulet_read_bytes_total{frontend="nbd"')" -gt 0 ] || fail "the agent of host $h tells of no reads"
+		[ "$(metric "$h" 1 'rivulet_tier_requests_total{outcome="had",tier="cache"}')" -gt 0 ] || fail "the agent of host $h tells of no hits"
+		[ "$(metric "$h" 0 'rivulet_cached_chunks ')" = "$(stat_of "$h" chunks)" ] || fail "host $h: two numbers of chunks"
+	done
+	gets=$(chunk_gets | wc -l)
+	echo "metrics tell of $told chunks asked of the origin, which was asked for $gets"
+	[ "$told" = "$gets" ] || fail "metrics and the origin differ"
 }
 
 # settled FILE: measures all processes when they have calmed down.
