@@ -90,6 +90,13 @@ type Options struct {
 	Fetches int           // fetches in flight; 0: DefaultFetches
 	Timeout time.Duration // bound of a fetch with its retries; 0: DefaultTimeout
 	Logger  *slog.Logger  // told once of each failed fetch, loglimit.PerSecond at most; nil: nobody
+
+	// OnSlow is told of each read that memory could not answer and that took Slow or
+	// longer (0: DefaultSlow), or failed, but for reads of a closed disk. It runs in the
+	// goroutine of that read, any number at once, before the read returns: it is quick,
+	// and blocks on nothing. What it is given is its own. nil: nobody is told.
+	OnSlow func(*SlowRead)
+	Slow   time.Duration
 }
 
 // A Disk is a blockdev.Device, Extenter and Prefetcher. Its methods may be
@@ -130,15 +137,18 @@ func Open(m *blockmap.Map, r chunk.Reader, opt Options) (*Disk, error) {
 	if err := seal.CheckReadable(m); err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
-	if opt.Fetches < 0 || opt.Fetches > MaxFetches || opt.Timeout < 0 {
-		return nil, fmt.Errorf("open disk %s: %d fetches, timeout %v: want 0 to %d, at least 0",
-			m.Digest(), opt.Fetches, opt.Timeout, MaxFetches)
+	if opt.Fetches < 0 || opt.Fetches > MaxFetches || opt.Timeout < 0 || opt.Slow < 0 {
+		return nil, fmt.Errorf("open disk %s: %d fetches, timeout %v, slow from %v: want 0 to %d, at least 0, at least 0",
+			m.Digest(), opt.Fetches, opt.Timeout, opt.Slow, MaxFetches)
 	}
 	if opt.Fetches == 0 {
 		opt.Fetches = DefaultFetches
 	}
 	if opt.Timeout == 0 {
 		opt.Timeout = DefaultTimeout
+	}
+	if opt.Slow == 0 {
+		opt.Slow = DefaultSlow
 	}
 	if opt.Memory == nil {
 		opt.Memory = NewMemory(DefaultMemory)

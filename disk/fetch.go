@@ -54,8 +54,9 @@ func (d *Disk) fetch(f *flight, deadline time.Time) error {
 	}
 }
 
-// context returns ctx with the priority of f's reads.
+// context returns ctx with the trace and the priority of f's reads.
 func (f *flight) context(ctx context.Context) context.Context {
+	ctx = chunk.WithTrace(ctx, &f.trace)
 	if f.urgency == nil {
 		return ctx
 	}

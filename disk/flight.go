@@ -35,10 +35,12 @@ type flight struct {
 	unit    unit
 	chunk   blockmap.Chunk
 	urgency *chunk.Urgency // of what Prefetch queued; nil: demand
+	trace   chunk.Trace
 
 	// Guarded by Disk.mu.
 	state    state
 	demanded time.Time // when a read first asked; zero before
+	launched time.Time // when it began; the same
 	err      error     // why frames are missing, once ended
 	slots    []slot    // one a frame of the chunk
 	changed  sync.Cond // a slot got its frame, or the flight ended
@@ -151,9 +153,10 @@ func (d *Disk) start() {
 // launch gives a flight its goroutine. The caller holds mu.
 func (d *Disk) launch(f *flight) {
 	f.state = started
+	f.launched = time.Now()
 	begun := f.demanded
 	if begun.IsZero() {
-		begun = time.Now()
+		begun = f.launched
 	}
 	d.active++
 	d.stats.fetches.Add(1)

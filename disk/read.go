@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/chunk"
 )
 
 // A piece is a run of bytes of the disk that one step of a read handles: part
@@ -63,7 +65,10 @@ func (d *Disk) key(c *blockmap.Chunk, frame uint32) frameKey {
 // at most as long again for a place in the window, fails; n then counts the
 // good bytes before the first bad one. Reads of cached frames allocate
 // nothing.
-func (d *Disk) ReadAt(b []byte, off int64) (n int, err error) {
+func (d *Disk) ReadAt(b []byte, off int64) (n int, err error) { return d.ReadFor("", b, off) }
+
+// ReadFor is ReadAt for who wants to be named where the read turns out slow.
+func (d *Disk) ReadFor(reader string, b []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read disk at %d: negative offset", off)
 	}
@@ -81,7 +86,7 @@ func (d *Disk) ReadAt(b []byte, off int64) (n int, err error) {
 	n = d.readMemory(b, off)
 	if n < len(b) {
 		var m int
-		m, err = d.readFetch(b[n:], off+int64(n))
+		m, err = d.readFetch(reader, b, n, off)
 		n += m
 	}
 	d.stats.bytes.Add(int64(n))
@@ -122,26 +127,33 @@ type wait struct {
 	frame  uint32
 	from   int
 	dst    []byte
-	at     int // of dst in the read
+	at     int   // of dst in the read
+	err    error // why it was in vain
 }
 
-// readFetch reads what memory may lack.
-func (d *Disk) readFetch(b []byte, off int64) (n int, err error) {
+// readFetch reads what memory may lack: all of b, a read at off, from byte have on.
+func (d *Disk) readFetch(reader string, b []byte, have int, off int64) (n int, err error) {
+	miss := missed{reader: reader, off: off, length: len(b), begun: time.Now(), tier: chunk.Memory}
+	b, off = b[have:], off+int64(have)
 	for n < len(b) && err == nil {
 		var m int
-		m, err = d.readBatch(b[n:], off+int64(n))
+		m, err = d.readBatch(&miss, b[n:], off+int64(n))
 		n += m
 	}
-	if err != nil && !errors.Is(err, ErrClosed) {
+	if errors.Is(err, ErrClosed) {
+		return n, err
+	}
+	if err != nil {
 		d.stats.errors.Add(1)
 	}
+	d.tell(&miss, err)
 	return n, err
 }
 
 // readBatch reads up to maxWaits missing frames. It asks for all of them
 // before it waits for the first, and waits for all even if one fails, since
 // they are pinned for it.
-func (d *Disk) readBatch(b []byte, off int64) (n int, err error) {
+func (d *Disk) readBatch(miss *missed, b []byte, off int64) (n int, err error) {
 	p := piece{round: 1}
 	var waits []wait
 	end := off + int64(len(b))
@@ -150,7 +162,9 @@ func (d *Disk) readBatch(b []byte, off int64) (n int, err error) {
 		w := wait{frame: p.frame, from: p.from, dst: b[n:][:p.n], at: n}
 		if p.hole {
 			clear(w.dst)
-		} else if !d.readNear(&p, w.dst) {
+		} else if d.readNear(&p, w.dst) {
+			miss.tier = max(miss.tier, chunk.HostCache)
+		} else {
 			var f *frame
 			if w.flight, f, err = d.join(&p); err != nil {
 				break
@@ -165,13 +179,14 @@ func (d *Disk) readBatch(b []byte, off int64) (n int, err error) {
 	}
 	for i := range waits {
 		w := &waits[i]
-		f, failed := d.await(w.flight, w.frame)
-		if failed == nil {
+		var f *frame
+		if f, w.err = d.await(w.flight, w.frame); w.err == nil {
 			w.copy(f)
 		} else if w.at < n {
-			n, err = w.at, failed
+			n, err = w.at, w.err
 		}
 	}
+	d.waited(miss, waits, off, err != nil)
 	return n, err
 }
 

@@ -134,7 +134,7 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 }
 
 func newAttachment(r *record) *attachment {
-	return &attachment{dev: newDevice(r.Size, disk.DefaultTimeout), spec: r.Spec, pinned: r.pinned(), id: r.ID, rec: r, problems: make(map[string]error)}
+	return &attachment{dev: newDevice(r.ID, r.Size, disk.DefaultTimeout), spec: r.Spec, pinned: r.pinned(), id: r.ID, rec: r, problems: make(map[string]error)}
 }
 
 // offer has the frontend show a. o says what it is to go on with.

@@ -16,6 +16,7 @@ var errNotOpen = errors.New("the disk is not open yet")
 // A device is a disk that may still have to be opened: its size is known, and
 // reads wait for the rest, as long as they would for a store.
 type device struct {
+	id      string // of the attachment
 	size    int64
 	patient time.Duration // bound of a read's wait
 
@@ -30,8 +31,8 @@ var (
 	_ blockdev.Prefetcher = (*device)(nil)
 )
 
-func newDevice(size int64, patient time.Duration) *device {
-	return &device{size: size, patient: patient, opened: make(chan struct{}), closed: make(chan struct{})}
+func newDevice(id string, size int64, patient time.Duration) *device {
+	return &device{id: id, size: size, patient: patient, opened: make(chan struct{}), closed: make(chan struct{})}
 }
 
 // open gives the device its disk.
@@ -71,7 +72,7 @@ func (d *device) ReadAt(p []byte, off int64) (int, error) {
 			return 0, err
 		}
 	}
-	return s.ReadAt(p, off)
+	return s.ReadFor(d.id, p, off)
 }
 
 // Extents implements [blockdev.Extenter].

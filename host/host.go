@@ -40,6 +40,10 @@ type Config struct {
 	// Cache and Sample are those of a Stack.
 	Cache  Cache
 	Sample float64
+	// OnSlow and Slow are those of disk.Options, for all disks. SlowRead.Reader is the
+	// ID of the attachment.
+	OnSlow func(*disk.SlowRead)
+	Slow   time.Duration
 	// Commit, if set, is called by Recover when all is offered and no client has
 	// been let in: until it returns nil, another process can still go on with
 	// everything.
@@ -93,7 +97,7 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Logger: cfg.Logger}
+	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Logger: cfg.Logger, OnSlow: cfg.OnSlow, Slow: cfg.Slow}
 	return h, nil
 }
 

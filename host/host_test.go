@@ -242,18 +242,18 @@ func TestRecoverWithoutStore(t *testing.T) {
 // TestDeviceIsBounded ends a read that nobody will serve, and one of a device that
 // is closed.
 func TestDeviceIsBounded(t *testing.T) {
-	d := newDevice(4096, time.Millisecond)
+	d := newDevice("x", 4096, time.Millisecond)
 	if _, err := d.ReadAt(make([]byte, 1), 0); !errors.Is(err, errNotOpen) {
 		t.Errorf("read of a device without a disk: %v", err)
 	}
-	d = newDevice(4096, time.Hour)
+	d = newDevice("x", 4096, time.Hour)
 	close(d.closed)
 	if _, err := d.ReadAt(make([]byte, 1), 0); !errors.Is(err, errNotOpen) {
 		t.Errorf("read of a closed device: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	d = newDevice(4096, time.Hour)
+	d = newDevice("x", 4096, time.Hour)
 	if err := d.Prefetch(ctx, 0, 1); !errors.Is(err, context.Canceled) {
 		t.Errorf("prefetch: %v", err)
 	}

@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
@@ -31,6 +32,9 @@ type Stack struct {
 	Cache  Cache        // nil: none
 	Sample float64      // of the cache's hits, looked for at the origin; 0: DefaultSample
 	Logger *slog.Logger
+
+	OnSlow func(*disk.SlowRead) // as in disk.Options; nil: nobody is told
+	Slow   time.Duration        // 0: disk.DefaultSlow
 }
 
 // A Disk is a disk with all that it is read through.
@@ -51,11 +55,11 @@ func (s *Stack) Disk(image *Image, near bool, bound func(src chunk.Source, disk 
 	if bound != nil {
 		src = bound(image, image.Map.Digest().String())
 	}
-	o := disk.Options{Memory: s.Memory, Opener: s.Opener, Mode: disk.WholeChunks, Logger: s.Logger}
+	o := disk.Options{Memory: s.Memory, Opener: s.Opener, Mode: disk.WholeChunks, Logger: s.Logger, OnSlow: s.OnSlow, Slow: s.Slow}
 	if near || s.Cache != nil {
 		o.Mode = disk.SingleFrames
 	}
-	var reader chunk.Reader = chunk.NewDoor(src)
+	reader := chunk.Traced(chunk.NewDoor(src), chunk.Origin)
 	if s.Cache != nil {
 		rate := s.Sample
 		if rate == 0 {

@@ -34,7 +34,7 @@ type quest struct {
 var errElsewhere = errors.New("to be read elsewhere")
 
 // ask reads from the daemon, and from the origin if that does not help.
-func (r *Reader) ask(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+func (r *Reader) ask(ctx context.Context, t step, id chunk.ID, dst []byte, off int64) (int, error) {
 	c := r.client
 	q := quest{reader: r, id: id, dst: dst, off: off, until: time.Now().Add(c.config.Wait)}
 	limited, cancel := context.WithDeadline(ctx, q.until)
@@ -44,8 +44,10 @@ func (r *Reader) ask(ctx context.Context, id chunk.ID, dst []byte, off int64) (i
 		n, done, err := q.step(limited)
 		switch {
 		case done && err == nil:
+			t.end(nil)
 			return n, nil
 		case done && !errors.Is(err, errElsewhere):
+			t.end(err)
 			return 0, err
 		case done && errors.Is(err, ErrAway) && again:
 			again = false // it may have been started anew
@@ -54,8 +56,10 @@ func (r *Reader) ask(ctx context.Context, id chunk.ID, dst []byte, off int64) (i
 			continue
 		}
 		if ctx.Err() != nil {
+			t.end(ctx.Err())
 			return 0, ctx.Err()
 		}
+		t.end(err)
 		c.stats.fallbacks.Add(1)
 		return r.origin.ReadChunk(ctx, id, dst, off)
 	}

@@ -159,11 +159,13 @@ func (r *Reader) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int
 	if err := ctx.Err(); err != nil || len(dst) == 0 {
 		return 0, err
 	}
+	t := newStep(ctx, id, dst, off)
 	n, err := r.client.readHeld(id, dst, off)
 	if err == nil {
+		t.end(nil)
 		return n, nil
 	}
-	return r.ask(ctx, id, dst, off)
+	return r.ask(ctx, t, id, dst, off)
 }
 
 // Held returns a reader of what the client has in its hands: a chunk that it
