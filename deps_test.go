@@ -41,7 +41,7 @@ publish            any: blockmap catalog chunk flatten flatten/source generation
 gc                 any: blockmap catalog chunk generation origin
 fsck               any: blockmap catalog chunk generation origin
 copy               any: blockmap catalog chunk generation origin
-disk               any: blockdev blockmap chunk internal/loglimit seal
+disk               any: blockdev blockmap chunk internal/histogram internal/loglimit seal
 verify             any: blockmap chunk seal
 store/dir          any: chunk origin origin/place
 store/memory       std: chunk origin
@@ -54,7 +54,7 @@ store/internal/agree std
 store              any: origin store/dir store/http store/registry store/s3
 store/registry     any: blockmap chunk origin store/internal/agree store/internal/byterange store/internal/link store/internal/retry
 store/registry/registrytest any
-store/zone         any: chunk store/internal/link store/zone/internal/wire tier
+store/zone         any: chunk internal/histogram store/internal/link store/zone/internal/wire tier
 store/zone/internal/wire std
 store/zone/zonetest std
 frontend/nbd       any: blockdev frontend/nbd/internal/wire internal/loglimit

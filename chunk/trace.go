@@ -113,6 +113,19 @@ func (t *Trace) Steps() (steps []Step, more int) {
 	return append(steps, t.more...), t.lost
 }
 
+// Each calls fn with each step that Steps returns. fn keeps none, and calls nothing of
+// t. It is for who counts, and allocates nothing.
+func (t *Trace) Each(fn func(*Step)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.first[:min(t.kept, len(t.first))] {
+		fn(&t.first[i])
+	}
+	for i := range t.more {
+		fn(&t.more[i])
+	}
+}
+
 // Traced returns a reader that adds each read of r to the trace in its context, as a
 // step of that tier.
 func Traced(r Reader, tier Tier) Reader { return traced{r, tier} }

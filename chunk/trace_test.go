@@ -52,6 +52,11 @@ func TestTrace(t *testing.T) {
 	if steps, more := tr.Steps(); len(steps) != MaxSteps || more != 2+MaxSteps || tr.Reached() != Origin {
 		t.Errorf("%d steps and %d more, reached %v", len(steps), more, tr.Reached())
 	}
+	each := 0
+	tr.Each(func(*Step) { each++ })
+	if each != MaxSteps {
+		t.Errorf("%d steps one by one", each)
+	}
 }
 
 func TestTierNames(t *testing.T) {

@@ -41,6 +41,7 @@ package disk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -70,6 +71,10 @@ const (
 // ErrClosed is returned by reads of a disk that was closed.
 var ErrClosed = fmt.Errorf("disk: %w", fs.ErrClosed)
 
+// ErrTimedOut is returned (wrapped) by reads that were given up for want of time: a
+// hung read, which is the guest's EIO.
+var ErrTimedOut = errors.New("it took too long")
+
 // A Mode says how much one request fetches.
 type Mode int
 
@@ -89,6 +94,7 @@ type Options struct {
 	Near    chunk.Reader  // reads at once what is near at hand, of other chunks chunk.ErrNotFound; nil: nothing is
 	Fetches int           // fetches in flight; 0: DefaultFetches
 	Timeout time.Duration // bound of a fetch with its retries; 0: DefaultTimeout
+	Meter   *Meter        // counts times and tiers, may be shared; nil: own
 	Logger  *slog.Logger  // told once of each failed fetch, loglimit.PerSecond at most; nil: nobody
 
 	// OnSlow is told of each read that memory could not answer and that took Slow or
@@ -152,6 +158,9 @@ func Open(m *blockmap.Map, r chunk.Reader, opt Options) (*Disk, error) {
 	}
 	if opt.Memory == nil {
 		opt.Memory = NewMemory(DefaultMemory)
+	}
+	if opt.Meter == nil {
+		opt.Meter = new(Meter)
 	}
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)

@@ -47,7 +47,7 @@ func (d *Disk) fetch(f *flight, deadline time.Time) error {
 			if d.ctx.Err() != nil {
 				return ErrClosed
 			}
-			return d.failed(f, try, err)
+			return d.failed(f, try, fmt.Errorf("%w: %w", ErrTimedOut, err))
 		}
 		backoff = min(2*backoff, lastBackoff)
 		d.stats.retries.Add(1)

@@ -181,6 +181,7 @@ func (d *Disk) fly(f *flight, begun time.Time) {
 	}
 	tell := err != nil && !d.closed.Load() && !f.demanded.IsZero()
 	d.mu.Unlock()
+	d.opt.Meter.fetched(&f.trace)
 	if tell {
 		d.opt.Logger.LogAttrs(d.ctx, slog.LevelError, "fetch failed",
 			slog.String("disk", d.m.Digest().String()), slog.String("chunk", f.chunk.ID.String()), slog.Any("err", err))

@@ -75,7 +75,7 @@ func (d *Disk) ReadFor(reader string, b []byte, off int64) (n int, err error) {
 	if d.closed.Load() {
 		return 0, ErrClosed
 	}
-	d.stats.reads.Add(1)
+	timed, begun := d.stats.reads.Add(1)%memorySample == 0, time.Time{}
 	if off >= d.info.Size {
 		return 0, io.EOF
 	}
@@ -83,11 +83,16 @@ func (d *Disk) ReadFor(reader string, b []byte, off int64) (n int, err error) {
 	if short {
 		b = b[:d.info.Size-off]
 	}
+	if timed {
+		begun = time.Now()
+	}
 	n = d.readMemory(b, off)
 	if n < len(b) {
 		var m int
 		m, err = d.readFetch(reader, b, n, off)
 		n += m
+	} else if timed {
+		d.opt.Meter.tiers[chunk.Memory].reads.Add(time.Since(begun), memorySample)
 	}
 	d.stats.bytes.Add(int64(n))
 	if err == nil && short {
@@ -145,8 +150,11 @@ func (d *Disk) readFetch(reader string, b []byte, have int, off int64) (n int, e
 	}
 	if err != nil {
 		d.stats.errors.Add(1)
+		if errors.Is(err, ErrTimedOut) {
+			d.stats.hung.Add(1)
+		}
 	}
-	d.tell(&miss, err)
+	d.done(&miss, err)
 	return n, err
 }
 

@@ -57,18 +57,13 @@ type missed struct {
 	more    int
 }
 
-// slow reports whether the read is slow by now.
-func (d *Disk) slow(m *missed) bool {
-	return d.opt.OnSlow != nil && time.Since(m.begun) >= d.opt.Slow
-}
-
 // waited adds what a batch of m's read waited for. off is where the batch begins on
 // the disk.
 func (d *Disk) waited(m *missed, waits []wait, off int64, failed bool) {
 	for i := range waits {
 		m.tier = max(m.tier, waits[i].flight.trace.Reached())
 	}
-	if !d.slow(m) && !failed || d.opt.OnSlow == nil {
+	if d.opt.OnSlow == nil || !failed && time.Since(m.begun) < d.opt.Slow {
 		return
 	}
 	for i := range waits {
@@ -95,18 +90,20 @@ func (d *Disk) waited(m *missed, waits []wait, off int64, failed bool) {
 	}
 }
 
-// tell tells of m's read if it was slow, or failed.
-func (d *Disk) tell(m *missed, err error) {
-	if d.opt.OnSlow == nil || !d.slow(m) && err == nil {
+// done counts m's read, and tells of it if it was slow, or failed.
+func (d *Disk) done(m *missed, err error) {
+	if err != nil {
+		m.tier = chunk.Nowhere
+	}
+	took := time.Since(m.begun)
+	slow := took >= d.opt.Slow
+	d.opt.Meter.read(m.tier, took, slow)
+	if d.opt.OnSlow == nil || !slow && err == nil {
 		return
 	}
-	s := SlowRead{
+	d.opt.OnSlow(&SlowRead{
 		Disk: d.m.Digest().String(), Reader: m.reader, Offset: m.off, Length: m.length,
-		Begun: m.begun, Wait: time.Since(m.begun), Tier: m.tier, Err: err,
+		Begun: m.begun, Wait: took, Tier: m.tier, Err: err,
 		Fetches: m.fetches, More: m.more,
-	}
-	if err != nil {
-		s.Tier = chunk.Nowhere
-	}
-	d.opt.OnSlow(&s)
+	})
 }

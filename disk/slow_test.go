@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -97,4 +98,73 @@ func TestSlowReadIsBounded(t *testing.T) {
 			t.Errorf("%d chunks are told as %+v", im.m.Len(), told.reads)
 		}
 	})
+}
+
+// TestMeter counts reads of two disks by what they needed, and what tiers answered.
+func TestMeter(t *testing.T) {
+	im := newImage(t, 5, 73)
+	const latency = time.Second
+	synctest.Test(t, func(t *testing.T) {
+		var m Meter
+		near := &nearby{door: chunk.NewDoor(im.chunks), some: func(chunk.ID) bool { return true }}
+		src := &chunktest.Slow{Source: im.chunks, Latency: latency}
+		far := im.open(t, chunk.Traced(chunk.NewDoor(src), chunk.Origin), Options{Meter: &m})
+		lost := im.open(t, chunk.Traced(chunk.NewDoor(objects{}), chunk.Zone), Options{Meter: &m})
+		byPage := im.open(t, chunk.NewDoor(src), Options{Meter: &m, Near: near, Mode: SingleFrames})
+		hung := im.open(t, chunk.Traced(stuck{}, chunk.Origin), Options{Meter: &m, Timeout: 10 * time.Second})
+		b := make([]byte, 1)
+		for range 1 + 10*memorySample {
+			if _, err := far.ReadAt(b, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := lost.ReadAt(b, 0); !errors.Is(err, chunk.ErrNotFound) {
+			t.Error(err)
+		}
+		if _, err := hung.ReadAt(b, 0); !errors.Is(err, ErrTimedOut) {
+			t.Error(err)
+		}
+		raw := 0
+		for i := range im.m.Len() {
+			if c := im.m.Chunk(i); int(c.Stored) == chunk.HeaderLen(byPage.frames(&c))+int(c.Size) {
+				raw++
+				if _, err := byPage.ReadAt(b, int64(c.Index)*chunkSize); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		synctest.Wait() // flights have counted
+		s := m.Stats()
+		for tier, want := range map[chunk.Tier][2]int64{ // reads, answers
+			chunk.Nowhere: {2, 0}, chunk.Memory: {10 * memorySample, 0}, chunk.HostCache: {int64(raw), 0}, chunk.Zone: {0, 0}, chunk.Origin: {1, 1},
+		} {
+			if got := [2]int64{s[tier].Reads.Total(), s[tier].Had}; got != want {
+				t.Errorf("%v: reads and answers %v, want %v", tier, got, want)
+			}
+		}
+		if o := s[chunk.Origin]; o.Reads.Sum != latency || o.Slow != 1 || o.Failed == 0 || o.Asked.Total() != o.Had+o.Failed {
+			t.Errorf("the origin: %+v", o)
+		}
+		if s[chunk.Zone].Lacked != 1 || s[chunk.Nowhere].Slow != 1 || raw == 0 {
+			t.Errorf("a chunk that is not there counts as %+v; slow failures: %d; raw: %d", s[chunk.Zone], s[chunk.Nowhere].Slow, raw)
+		}
+		if h := hung.Stats(); h.Hung != 1 || h.Errors != 1 || lost.Stats().Hung != 0 {
+			t.Errorf("a hung read counts as %+v", h)
+		}
+		var sum Stats
+		for _, d := range []*Disk{far, lost, hung, byPage} {
+			sum.Add(d.Stats())
+		}
+		if sum.Reads != far.Stats().Reads+2+int64(raw) || sum.Errors != 2 || sum.Hung != 1 || sum.Near != int64(raw) {
+			t.Errorf("all disks together: %+v", sum)
+		}
+	})
+}
+
+// stuck never answers.
+type stuck struct{}
+
+func (stuck) ReadChunk(ctx context.Context, _ chunk.ID, _ []byte, _ int64) (int, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
 }

@@ -16,12 +16,23 @@ type Stats struct {
 	Prefetches   int64 `json:"prefetches"`    // fetches queued by Prefetch
 	Dropped      int64 `json:"dropped"`       // fetches that Prefetch wanted and found the queue full
 	Errors       int64 `json:"errors"`        // reads that failed, but for reads of a closed disk
+	Hung         int64 `json:"hung"`          // of them, those given up for want of time
+}
+
+// Add adds the counters of another disk.
+func (s *Stats) Add(o Stats) {
+	s.Reads, s.Bytes = s.Reads+o.Reads, s.Bytes+o.Bytes
+	s.Hits, s.Misses, s.Near, s.Waits = s.Hits+o.Hits, s.Misses+o.Misses, s.Near+o.Near, s.Waits+o.Waits
+	s.Fetches, s.FetchedBytes, s.Retries = s.Fetches+o.Fetches, s.FetchedBytes+o.FetchedBytes, s.Retries+o.Retries
+	s.Prefetches, s.Dropped = s.Prefetches+o.Prefetches, s.Dropped+o.Dropped
+	s.Errors, s.Hung = s.Errors+o.Errors, s.Hung+o.Hung
 }
 
 type counters struct {
 	reads, bytes, hits, misses, waits atomic.Int64
 	fetches, fetchedBytes, retries    atomic.Int64
 	prefetches, dropped, errors, near atomic.Int64
+	hung                              atomic.Int64
 }
 
 // Stats returns the counters. They are read one by one while others may rise.
@@ -31,6 +42,6 @@ func (d *Disk) Stats() Stats {
 		Reads: c.reads.Load(), Bytes: c.bytes.Load(),
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Near: c.near.Load(), Waits: c.waits.Load(),
 		Fetches: c.fetches.Load(), FetchedBytes: c.fetchedBytes.Load(), Retries: c.retries.Load(),
-		Prefetches: c.prefetches.Load(), Dropped: c.dropped.Load(), Errors: c.errors.Load(),
+		Prefetches: c.prefetches.Load(), Dropped: c.dropped.Load(), Errors: c.errors.Load(), Hung: c.hung.Load(),
 	}
 }

@@ -1,10 +1,10 @@
 package zone
 
 import (
-	"math/bits"
 	"sync/atomic"
 	"time"
 
+	"github.com/rivuletfs/rivulet/internal/histogram"
 	"github.com/rivuletfs/rivulet/tier"
 )
 
@@ -20,6 +20,8 @@ type Stats struct {
 	Forged   int64 // stripes whose checksum was right
 	Spread   int64 // reads that turned to another copy because nodes were loaded
 	Hedged   int64 // reads that asked a second replica early
+	HedgeWon int64 // of them: the second one answered first
+	Unhedged int64 // reads that were late when no second request could be paid for
 	Repaired int64 // stripes put again that a read had missed
 	Removed  int64 // stripes removed because no chunk could be made of them
 
@@ -49,15 +51,8 @@ type NodeStats struct {
 	Latency  Histogram // of answered requests
 }
 
-// LatencyBuckets is how many buckets a [Histogram] has.
-const LatencyBuckets = 20
-
-// leastLatency is where bucket 0 of a histogram ends.
-const leastLatency = 16 * time.Microsecond
-
-// A Histogram counts durations. Bucket i has those below 16 µs × 2^i that are in
-// no bucket before it; the last one has all the others.
-type Histogram [LatencyBuckets]int64
+// A Histogram is how often which time was taken.
+type Histogram = histogram.Counts
 
 // counters are those of a zone.
 type counters struct {
@@ -70,20 +65,19 @@ type counters struct {
 // nodeCounters are those of a node.
 type nodeCounters struct {
 	requests, hits, misses, errors, timeouts, busy, skipped, received, sent atomic.Int64
-	latency                                                                 [LatencyBuckets]atomic.Int64
+	latency                                                                 histogram.Histogram
 }
 
 // answered counts a request that was answered after d.
-func (c *nodeCounters) answered(d time.Duration) {
-	c.latency[min(bits.Len64(uint64(max(0, d)/leastLatency)), LatencyBuckets-1)].Add(1)
-}
+func (c *nodeCounters) answered(d time.Duration) { c.latency.Add(d, 1) }
 
 // Stats returns the counters; those of one read may not all be there yet.
 func (z *Zone) Stats() Stats {
+	hedge := z.hedge.Stats()
 	s := Stats{
 		Reads: z.reads.Load(), Hits: z.hits.Load(), Misses: z.misses.Load(), Failed: z.failed.Load(),
 		Rebuilt: z.rebuilt.Load(), Bad: z.bad.Load(), Forged: z.forged.Load(), Spread: z.spread.Load(),
-		Hedged: z.hedge.Stats().Hedged, Repaired: z.repaired.Load(), Removed: z.removed.Load(),
+		Hedged: hedge.Hedged, HedgeWon: hedge.Won, Unhedged: hedge.Denied, Repaired: z.repaired.Load(), Removed: z.removed.Load(),
 		Fills: z.fills.Load(), FillBytes: z.fillBytes.Load(), Dropped: z.dropped.Load(), Unfilled: z.undone.Load(),
 		Queued: z.queue.held(),
 	}
@@ -94,13 +88,10 @@ func (z *Zone) Stats() Stats {
 }
 
 func (n *node) stats() NodeStats {
-	s := NodeStats{
+	return NodeStats{
 		Name: n.name, Requests: n.requests.Load(), Hits: n.hits.Load(), Misses: n.misses.Load(),
 		Errors: n.errors.Load(), Timeouts: n.timeouts.Load(), Busy: n.busy.Load(), Skipped: n.skipped.Load(),
 		Received: n.received.Load(), Sent: n.sent.Load(), InFlight: int(n.load.Load()), Breaker: n.breaker.Stats(),
+		Latency: n.latency.Counts(),
 	}
-	for i := range s.Latency {
-		s.Latency[i] = n.nodeCounters.latency[i].Load()
-	}
-	return s
 }
