@@ -73,7 +73,7 @@ blockmap/blockmaptest std: blockmap chunk chunk/chunktest origin
 origin/origintest  std: chunk chunk/chunktest origin origin/place
 blockdev/blockdevtest std: blockdev
 store/download     std: chunk origin store/internal/byterange store/internal/link store/internal/retry
-cached             any: cached/internal/wire chunk internal/loglimit internal/tokenbucket origin store/cache store/download tier
+cached             any: cached/internal/wire chunk internal/histogram internal/loglimit internal/tokenbucket origin store/cache store/download tier
 cached/internal/wire std: chunk
 cached/cachedclient std: cached/internal/wire chunk internal/loglimit internal/runtimedir origin
 cached/cachedtest  any: cached chunk chunk/chunktest origin store/cache store/download

@@ -65,7 +65,7 @@ func (s *Server) lookUp(c *conn, request uint64, want *wire.Want) (answer, bool)
 	switch {
 	case err == nil:
 		s.stats.hits.Add(1)
-		return hit(request, h), true
+		return hit(request, h, nil), true
 	case errors.Is(err, chunk.ErrNotFound):
 		s.join(c, request, want)
 		return answer{}, false
@@ -144,6 +144,8 @@ func (s *Server) fromZone(f *flight) bool {
 	defer cancel()
 	grant, err := s.looks.Acquire(ctx, zoneBuffer)
 	defer func() { grant.Release(zoneBuffer) }()
+	s.asks(f, chunk.Zone)
+	begun := time.Now()
 	var object []byte
 	var n int
 	if err == nil {
@@ -154,6 +156,7 @@ func (s *Server) fromZone(f *flight) bool {
 		object = make([]byte, chunk.MaxStoredSize)
 		n, err = s.zone.Fetch(ctx, f.id, object, 0)
 	}
+	s.stats.look.Add(time.Since(begun), 1)
 	if err == nil {
 		in := &inflow{server: s, flight: f, stage: looking}
 		if _, err = in.begin(int64(n)); err == nil {
@@ -165,6 +168,9 @@ func (s *Server) fromZone(f *flight) bool {
 		}
 	}
 	s.stats.zoneMisses.Add(1)
+	s.mu.Lock()
+	f.way.failed()
+	s.mu.Unlock()
 	if !errors.Is(err, chunk.ErrNotFound) {
 		s.logger.Warn("host cache: zone", "chunk", f.id, "err", err)
 	}
@@ -235,8 +241,11 @@ func (s *Server) bring(f *flight, r origin.Request, flow string) {
 	}
 	grant, err := s.limit.Acquire(ctx, bytes)
 	if err == nil {
+		s.asks(f, chunk.Origin)
+		begun := time.Now()
 		s.stats.downloads.Add(1)
 		err = s.download.Get(ctx, r, in.begin)
+		s.stats.download.Add(time.Since(begun), 1)
 		grant.Release(int(in.written))
 		s.stats.downloadedBytes.Add(in.written)
 	}
@@ -339,11 +348,13 @@ func (in *inflow) end(ctx context.Context, err error) error {
 	}
 	s.mu.Unlock()
 	if err != nil {
+		s.refused(err)
 		d.Abort()
 		return err
 	}
 	h, err := d.Commit(ctx)
 	if err != nil {
+		s.refused(err)
 		return err
 	}
 	defer h.Release()
@@ -352,6 +363,14 @@ func (in *inflow) end(ctx context.Context, err error) error {
 		s.fill(h, f.id)
 	}
 	return nil
+}
+
+// refused counts a chunk that the door refused.
+func (s *Server) refused(err error) {
+	var corrupt *chunk.CorruptError
+	if errors.As(err, &corrupt) {
+		s.stats.corrupt.Add(1)
+	}
 }
 
 // fill offers a chunk to the zone.

@@ -32,6 +32,7 @@ type flight struct {
 	tries    int       // leases that came to nothing
 	last     string    // why the last one did
 	priority *chunk.Urgency
+	way      way // that the chunk takes
 
 	lease  uint64 // 0: none
 	holder *conn
@@ -155,6 +156,7 @@ func (s *Server) offer(f *flight) {
 	s.forget(w)
 	s.lastLease++
 	f.stage, f.lease, f.holder = leased, s.lastLease, w.conn
+	f.way.ask(chunk.Origin) // by a request that begins it anew, or the holder does
 	f.hold = time.Now().Add(maxHold * s.lease)
 	s.leases[f.lease] = f
 	w.conn.leases[f.lease] = f
@@ -199,6 +201,7 @@ func (s *Server) revoke(f *flight, why string) {
 
 // fall goes on after an attempt that came to nothing. mu is held.
 func (s *Server) fall(f *flight, why string) {
+	f.way.failed()
 	s.letGo(f)
 	f.tries++
 	f.last = why
@@ -257,7 +260,7 @@ func (s *Server) serve(f *flight, w *waiter) bool {
 		w.refuse(refusal(err))
 		return true
 	}
-	held, kind := wire.Held{Size: uint32(d.Size()), Checked: uint32(checked)}, wire.Part
+	held, kind := wire.Held{Size: uint32(d.Size()), Checked: uint32(checked), Steps: f.way.steps(checked)}, wire.Part
 	if checked == d.Size() {
 		kind = wire.Hit
 	}
@@ -296,13 +299,14 @@ func (s *Server) land(f *flight) {
 			w.refuse(refusal(err))
 			continue
 		}
-		w.conn.later(hit(w.request, own))
+		w.conn.later(hit(w.request, own, f.way.steps(own.Size())))
 	}
 }
 
-// hit is the answer with a handle, which it gives back.
-func hit(request uint64, h *cache.Handle) answer {
-	held := wire.Held{Size: uint32(h.Size()), Checked: uint32(h.Size())}
+// hit is the answer with a handle, which it gives back, of a chunk that took these
+// steps to be had.
+func hit(request uint64, h *cache.Handle, steps []wire.Step) answer {
+	held := wire.Held{Size: uint32(h.Size()), Checked: uint32(h.Size()), Steps: steps}
 	return answer{request: request, kind: wire.Hit, payload: held.Append, file: h.File(), release: h.Release}
 }
 

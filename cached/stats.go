@@ -3,7 +3,9 @@ package cached
 import (
 	"sync/atomic"
 
+	"github.com/rivuletfs/rivulet/internal/histogram"
 	"github.com/rivuletfs/rivulet/store/cache"
+	"github.com/rivuletfs/rivulet/tier"
 )
 
 // counters are what a server counts.
@@ -12,8 +14,12 @@ type counters struct {
 	hits, misses, parts, flights, waits, timeouts  atomic.Int64
 	leases, expired, deposits, complaints, touches atomic.Int64
 	downloads, failedDownloads, downloadedBytes    atomic.Int64
-	zoneHits, zoneMisses                           atomic.Int64
+	zoneHits, zoneMisses, corrupt                  atomic.Int64
+	look, download                                 histogram.Histogram
 }
+
+// A Histogram is how often which time was taken.
+type Histogram = histogram.Counts
 
 // Stats is what a server has done since it was made, and what it does now.
 type Stats struct {
@@ -39,6 +45,13 @@ type Stats struct {
 	DownloadedBytes int64
 	ZoneHits        int64
 	ZoneMisses      int64
+	Corrupt         int64 // chunks that the door refused: of downloads, the zone and clients
+
+	ZoneTime     Histogram // of looks into the zone
+	DownloadTime Histogram // of downloads, without the wait in line
+
+	DownloadLimit tier.LimitStats // downloads under way, and in line
+	ZoneLimit     tier.LimitStats // looks
 
 	Cache cache.Stats
 }
@@ -53,6 +66,8 @@ func (s *Server) Stats() Stats {
 		Leases: c.leases.Load(), Expired: c.expired.Load(), Deposits: c.deposits.Load(), Complaints: c.complaints.Load(), Touches: c.touches.Load(),
 		Downloads: c.downloads.Load(), FailedDownloads: c.failedDownloads.Load(), DownloadedBytes: c.downloadedBytes.Load(),
 		ZoneHits: c.zoneHits.Load(), ZoneMisses: c.zoneMisses.Load(),
+		Corrupt: c.corrupt.Load(), ZoneTime: c.look.Counts(), DownloadTime: c.download.Counts(),
+		DownloadLimit: s.limit.Stats(), ZoneLimit: s.looks.Stats(),
 		Cache: s.cache.Stats(),
 	}
 }

@@ -21,6 +21,7 @@ const (
 // A quest is a read that the shelf could not do.
 type quest struct {
 	reader  *Reader
+	trace   *chunk.Trace
 	id      chunk.ID
 	dst     []byte
 	off     int64
@@ -36,7 +37,7 @@ var errElsewhere = errors.New("to be read elsewhere")
 // ask reads from the daemon, and from the origin if that does not help.
 func (r *Reader) ask(ctx context.Context, t step, id chunk.ID, dst []byte, off int64) (int, error) {
 	c := r.client
-	q := quest{reader: r, id: id, dst: dst, off: off, until: time.Now().Add(c.config.Wait)}
+	q := quest{reader: r, trace: t.trace, id: id, dst: dst, off: off, until: time.Now().Add(c.config.Wait)}
 	limited, cancel := context.WithDeadline(ctx, q.until)
 	defer cancel()
 	again := true // after a connection was lost, once
@@ -166,6 +167,7 @@ func (q *quest) take(a *reply) (n int, done bool, err error) {
 		a.close()
 		return 0, true, errElsewhere
 	}
+	addSteps(q.trace, q.id, at.Steps)
 	h, err := newHeld(q.id, a.file, int64(at.Size), int64(at.Checked))
 	if err != nil {
 		a.close()

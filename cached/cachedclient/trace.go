@@ -2,8 +2,10 @@ package cachedclient
 
 import (
 	"context"
+	"errors"
 	"time"
 
+	"github.com/rivuletfs/rivulet/cached/internal/wire"
 	"github.com/rivuletfs/rivulet/chunk"
 )
 
@@ -28,4 +30,26 @@ func (t step) end(err error) {
 	}
 	t.step.Took, t.step.Err = time.Since(t.step.Begun), err
 	t.trace.Add(t.step)
+}
+
+// errVain is how steps of the daemon's end that came to nothing: it does not say why.
+var errVain = errors.New("the host cache did not get it there")
+
+// addSteps adds what the daemon says that it did to have a chunk. It may have begun
+// that for others, before it was asked.
+func addSteps(t *chunk.Trace, id chunk.ID, list []wire.Step) {
+	if t == nil {
+		return
+	}
+	now := time.Now()
+	for _, s := range list {
+		step := chunk.Step{
+			Tier: s.Tier, ID: id, Bytes: int(s.Bytes),
+			Begun: now.Add(-time.Duration(s.Ago) * time.Microsecond), Took: time.Duration(s.Took) * time.Microsecond,
+		}
+		if !s.Had {
+			step.Err = errVain
+		}
+		t.Add(step)
+	}
 }

@@ -112,23 +112,60 @@ func ParseUrgent(b []byte) (u Urgent, err error) {
 	return u, nil
 }
 
-// A Held is the payload of Hit and Part: what the descriptor leads to.
+// A Held is the payload of Hit and Part: what the descriptor leads to, and how it came
+// there if somebody had to get it.
 type Held struct {
 	Size    uint32 // bytes of the object
 	Checked uint32 // of them, from byte 0 on, that may be read; Size in a Hit
+	Steps   []Step // at most MaxSteps; none: it was there
 }
 
+// A Step is what the daemon asked another tier for.
+type Step struct {
+	Tier  chunk.Tier // chunk.Zone or chunk.Origin
+	Had   bool       // that tier had it
+	Bytes uint32     // that have come from it
+	Ago   uint32     // µs from its begin to the answer
+	Took  uint32     // µs; of one that goes on: so far
+}
+
+const (
+	// MaxSteps is how many steps an answer tells of.
+	MaxSteps = 8
+	heldLen  = 8
+	stepLen  = 16
+)
+
 // Append appends the encoded payload to b.
-func (h Held) Append(b []byte) []byte { return le.AppendUint32(le.AppendUint32(b, h.Size), h.Checked) }
+func (h Held) Append(b []byte) []byte {
+	b = le.AppendUint32(le.AppendUint32(b, h.Size), h.Checked)
+	for _, s := range h.Steps[:min(len(h.Steps), MaxSteps)] {
+		had := byte(0)
+		if s.Had {
+			had = 1
+		}
+		b = append(b, byte(s.Tier), had, 0, 0)
+		b = le.AppendUint32(le.AppendUint32(le.AppendUint32(b, s.Bytes), s.Ago), s.Took)
+	}
+	return b
+}
 
 // ParseHeld is the inverse of [Held.Append].
 func ParseHeld(b []byte) (Held, error) {
-	if len(b) != 8 {
+	if len(b) < heldLen || len(b) > heldLen+MaxSteps*stepLen || (len(b)-heldLen)%stepLen != 0 {
 		return Held{}, malformed("HIT or PART of %d bytes", len(b))
 	}
-	h := Held{le.Uint32(b), le.Uint32(b[4:])}
+	h := Held{Size: le.Uint32(b), Checked: le.Uint32(b[4:])}
 	if h.Size == 0 || h.Size > chunk.MaxStoredSize || h.Checked > h.Size {
 		return Held{}, malformed("HIT or PART with %d bytes of %d", h.Checked, h.Size)
+	}
+	for b = b[heldLen:]; len(b) > 0; b = b[stepLen:] {
+		s := Step{Tier: chunk.Tier(b[0]), Had: b[1] == 1, Bytes: le.Uint32(b[4:]), Ago: le.Uint32(b[8:]), Took: le.Uint32(b[12:])}
+		if s.Tier != chunk.Zone && s.Tier != chunk.Origin || b[1] > 1 || b[2]|b[3] != 0 ||
+			s.Bytes > chunk.MaxStoredSize || s.Took > s.Ago {
+			return Held{}, malformed("HIT or PART with step %x", b[:stepLen])
+		}
+		h.Steps = append(h.Steps, s)
 	}
 	return h, nil
 }

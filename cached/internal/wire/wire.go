@@ -103,8 +103,8 @@ var kinds = map[Type]kind{
 	Scrub:   {"SCRUB", 8, 0},
 
 	Welcome:    {"WELCOME", len(magic) + 1 + 12, 0},
-	Hit:        {"HIT", 8, 1},
-	Part:       {"PART", 8, 1},
+	Hit:        {"HIT", heldLen + MaxSteps*stepLen, 1},
+	Part:       {"PART", heldLen + MaxSteps*stepLen, 1},
 	Lease:      {"LEASE", 12, 0},
 	Miss:       {"MISS", 1 + MaxText, 0},
 	Fail:       {"FAIL", 1 + MaxText, 0},

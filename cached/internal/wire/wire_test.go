@@ -32,7 +32,8 @@ var payloads = []struct {
 	{Hello, Greeting{7}, Greeting{7}.Append(nil), func(b []byte) (any, error) { return ParseGreeting(b) }},
 	{Welcome, Terms{1, 2, 3}, Terms{1, 2, 3}.Append(nil), func(b []byte) (any, error) { return ParseTerms(b) }},
 	{Get, want, want.Append(nil), func(b []byte) (any, error) { return ParseWant(b) }},
-	{Hit, Held{9, 9}, Held{9, 9}.Append(nil), func(b []byte) (any, error) { return ParseHeld(b) }},
+	{Hit, Held{Size: 9, Checked: 9}, Held{Size: 9, Checked: 9}.Append(nil), func(b []byte) (any, error) { return ParseHeld(b) }},
+	{Part, got, got.Append(nil), func(b []byte) (any, error) { return ParseHeld(b) }},
 	{Lease, Right{1 << 40, 5}, Right{1 << 40, 5}.Append(nil), func(b []byte) (any, error) { return ParseRight(b) }},
 	{Renew, uint64(77), AppendNumber(nil, 77), func(b []byte) (any, error) { return ParseNumber(b) }},
 	{Fetch, errand, must(errand.Append(nil)), func(b []byte) (any, error) { return ParseErrand(b) }},
@@ -47,6 +48,7 @@ var payloads = []struct {
 
 var (
 	want    = Want{ID: id, Off: 5, Len: 6, Priority: chunk.Fill, WaitMillis: 8000}
+	got     = Held{Size: 9, Checked: 8, Steps: []Step{{Tier: chunk.Zone, Ago: 1 << 31, Took: 5}, {Tier: chunk.Origin, Had: true, Bytes: 8, Ago: 1<<32 - 1, Took: 1<<32 - 1}}}
 	errand  = Errand{Lease: 3, Offset: 1 << 40, Length: 12, URL: "https://host/path?signed", Fields: []Field{{"Authorization", "Bearer x"}, {"A", ""}}}
 	piece   = Piece{Lease: 4, Size: 100, Off: 90, Data: []byte("0123456789")}
 	entries = []Entry{{id, 5, true}, {chunk.ID{}, 1, false}}
@@ -99,9 +101,13 @@ func TestPayloadLimits(t *testing.T) {
 		"GET past any object":   (&Want{Off: chunk.MaxStoredSize + 1}).Append(nil),
 		"GET of too much":       (&Want{Len: chunk.MaxStoredSize + 1}).Append(nil),
 		"GET of no priority":    (&Want{Priority: chunk.Priorities}).Append(nil),
-		"HIT of nothing":        Held{0, 0}.Append(nil),
-		"HIT of too much":       Held{chunk.MaxStoredSize + 1, 1}.Append(nil),
-		"PART of more than all": Held{5, 6}.Append(nil),
+		"HIT of nothing":        Held{Size: 0, Checked: 0}.Append(nil),
+		"HIT of too much":       Held{Size: chunk.MaxStoredSize + 1, Checked: 1}.Append(nil),
+		"HIT from memory":       Held{Size: 5, Checked: 5, Steps: []Step{{Tier: chunk.Memory}}}.Append(nil),
+		"HIT out of the future": Held{Size: 5, Checked: 5, Steps: []Step{{Tier: chunk.Zone, Ago: 1, Took: 2}}}.Append(nil),
+		"HIT with half an end":  append(Held{Size: 5, Checked: 5}.Append(nil), 3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+		"HIT with more bytes":   Held{Size: 5, Checked: 5, Steps: []Step{{Tier: chunk.Zone, Bytes: chunk.MaxStoredSize + 1}}}.Append(nil),
+		"PART of more than all": Held{Size: 5, Checked: 6}.Append(nil),
 		"DEPOSIT past its end":  (&Piece{Size: 5, Off: 4, Data: []byte("12")}).Append(nil),
 		"DEPOSIT of nothing":    (&Piece{Size: 5}).Append(nil),
 		"entry with flags":      append(AppendEntries(nil, entries[:1])[:entryLen-1], 2),
@@ -114,6 +120,12 @@ func TestPayloadLimits(t *testing.T) {
 				t.Errorf("%s: %+v, %v", name, v, err)
 			}
 		}
+	}
+	if h, err := ParseHeld(Held{Size: 1, Steps: make([]Step, 3*MaxSteps)}.Append(nil)); err == nil || len(h.Steps) != 0 {
+		t.Errorf("steps of no tier: %+v, %v", h, err)
+	}
+	if b := (Held{Size: 1, Steps: make([]Step, 3*MaxSteps)}).Append(nil); len(b) != heldLen+MaxSteps*stepLen {
+		t.Errorf("many steps take %d bytes", len(b))
 	}
 	if r, err := ParseRefusal(Refusal{Busy, strings.Repeat("x", 2*MaxText)}.Append(nil)); err != nil || len(r.Text) != MaxText {
 		t.Errorf("a long text: %d bytes, %v", len(r.Text), err)
@@ -209,7 +221,7 @@ func TestConn(t *testing.T) {
 				if f, err = os.Create(path); err == nil {
 					_ = os.Remove(path)
 					_, _ = fmt.Fprint(f, i)
-					err = out.Write(Hit, uint64(i), Held{5, 5}.Append, f)
+					err = out.Write(Hit, uint64(i), Held{Size: 5, Checked: 5}.Append, f)
 					_ = f.Close()
 				}
 			} else {
@@ -283,7 +295,7 @@ func TestConnHostile(t *testing.T) {
 	for i := range many {
 		many[i] = int(file.Fd())
 	}
-	hit := append(Header{Type: Hit, Files: 1, Len: 8}.Append(nil), Held{5, 5}.Append(nil)...)
+	hit := append(Header{Type: Hit, Files: 1, Len: 8}.Append(nil), Held{Size: 5, Checked: 5}.Append(nil)...)
 	done := Header{Type: Done}.Append(nil)
 	for name, c := range map[string]struct {
 		b     []byte
