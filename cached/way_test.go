@@ -26,6 +26,7 @@ func TestWay(t *testing.T) {
 	a, b, c := talk(t, d.Socket), talk(t, d.Socket), talk(t, d.Socket)
 	lease := a.lease(o.ID)
 	b.get(o.ID, 0, 0, long)
+	b.heard()
 	c.get(o.ID, 0, 0, long)
 	c.heard()
 	a.fetch(lease, origin, o.ID)
