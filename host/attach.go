@@ -25,6 +25,7 @@ type Info struct {
 	Since   time.Time `json:"since"`
 	State   State     `json:"state"`
 	Problem string    `json:"problem,omitempty"` // why it is not ready, as far as is known
+	Served  Served    `json:"served"`            // to its readers, by this process
 	// Reads is what the disk did since this process opened it, for all
 	// attachments that share it; nil while it is not open.
 	Reads *disk.Stats `json:"reads,omitempty"`
@@ -184,6 +185,9 @@ func (h *Host) drop(a *attachment) {
 	first := !a.ended
 	a.ended = true
 	delete(h.attached, a.id)
+	if first {
+		h.gone.add(a)
+	}
 	h.mu.Unlock()
 	if !first {
 		return
@@ -280,7 +284,7 @@ func (h *Host) Wait(ctx context.Context, id string) error {
 func (h *Host) info(a *attachment) Info {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	i := Info{ID: a.id, Spec: a.spec, Digest: a.rec.Image, Disk: a.rec.Disk, Size: a.rec.Size, Since: a.rec.Since, State: Ready}
+	i := Info{ID: a.id, Spec: a.spec, Digest: a.rec.Image, Disk: a.rec.Disk, Size: a.rec.Size, Since: a.rec.Since, State: Ready, Served: a.dev.served.served()}
 	s := a.dev.disk.Load()
 	if s != nil {
 		stats := s.Stats()

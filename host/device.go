@@ -20,6 +20,8 @@ type device struct {
 	size    int64
 	patient time.Duration // bound of a read's wait
 
+	served servedCounters
+
 	disk   atomic.Pointer[sharedDisk] // set once, by open
 	opened chan struct{}              // closed after that
 	closed chan struct{}              // closed when the attachment has ended: nobody waits any more
@@ -65,6 +67,12 @@ func (d *device) wait(ctx context.Context) (*sharedDisk, error) {
 
 // ReadAt implements [io.ReaderAt].
 func (d *device) ReadAt(p []byte, off int64) (int, error) {
+	n, err := d.read(p, off)
+	d.served.count(n, err)
+	return n, err
+}
+
+func (d *device) read(p []byte, off int64) (int, error) {
 	s := d.disk.Load()
 	if s == nil {
 		var err error

@@ -69,6 +69,7 @@ type Host struct {
 	sources  map[string]*Source
 	disks    map[shareKey]*sharedDisk
 	attached map[string]*attachment
+	gone     gone
 }
 
 // New returns a host with nothing attached. Recover must be called first where
@@ -80,6 +81,7 @@ func New(cfg Config) (*Host, error) {
 		disks:    make(map[shareKey]*sharedDisk),
 		attached: make(map[string]*attachment),
 		closed:   cfg.State != "",
+		gone:     gone{served: make(map[ServedKey]Served), images: make(map[string]bool)},
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
@@ -97,7 +99,7 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Logger: cfg.Logger, OnSlow: cfg.OnSlow, Slow: cfg.Slow}
+	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Meter: new(disk.Meter), Logger: cfg.Logger, OnSlow: cfg.OnSlow, Slow: cfg.Slow}
 	return h, nil
 }
 

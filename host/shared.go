@@ -8,6 +8,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
@@ -40,6 +41,18 @@ type sharedDisk struct {
 	stop  func() // ends the daily marks and waits for that
 
 	users int // under Host.mu
+}
+
+// counted returns what the disk did, nothing while it is not open.
+func (s *sharedDisk) counted() (stats disk.Stats) {
+	select {
+	case <-s.ready:
+		if s.Disk != nil {
+			stats = s.Stats()
+		}
+	default:
+	}
+	return stats
 }
 
 // source opens an origin once.
@@ -168,6 +181,7 @@ func (h *Host) release(s *sharedDisk) {
 	last := s.users == 0
 	if last && h.disks[s.key] == s {
 		delete(h.disks, s.key)
+		h.gone.disks.Add(s.counted())
 	}
 	h.mu.Unlock()
 	if !last {

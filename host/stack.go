@@ -31,6 +31,7 @@ type Stack struct {
 	Opener *seal.Opener // nil: each disk's own
 	Cache  Cache        // nil: none
 	Sample float64      // of the cache's hits, looked for at the origin; 0: DefaultSample
+	Meter  *disk.Meter  // nil: each disk's own
 	Logger *slog.Logger
 
 	OnSlow func(*disk.SlowRead) // as in disk.Options; nil: nobody is told
@@ -55,7 +56,7 @@ func (s *Stack) Disk(image *Image, near bool, bound func(src chunk.Source, disk 
 	if bound != nil {
 		src = bound(image, image.Map.Digest().String())
 	}
-	o := disk.Options{Memory: s.Memory, Opener: s.Opener, Mode: disk.WholeChunks, Logger: s.Logger, OnSlow: s.OnSlow, Slow: s.Slow}
+	o := disk.Options{Memory: s.Memory, Opener: s.Opener, Mode: disk.WholeChunks, Meter: s.Meter, Logger: s.Logger, OnSlow: s.OnSlow, Slow: s.Slow}
 	if near || s.Cache != nil {
 		o.Mode = disk.SingleFrames
 	}

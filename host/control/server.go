@@ -100,17 +100,14 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
-	bad := 0
-	for _, i := range s.Host.List() {
-		if i.State != host.Ready {
-			if bad++; bad == 1 {
-				w.WriteHeader(http.StatusServiceUnavailable)
-			}
-			_, _ = fmt.Fprintf(w, "%s %s %s: %s\n", i.ID, i.Spec.Image, i.State, i.Problem)
-		}
+	unwell := s.Host.Unwell()
+	if len(unwell) == 0 {
+		unwell = []string{"ok"}
+	} else {
+		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	if bad == 0 {
-		_, _ = fmt.Fprintln(w, "ok")
+	for _, line := range unwell {
+		_, _ = fmt.Fprintln(w, line)
 	}
 }
 

@@ -38,6 +38,28 @@ type NBD struct {
 
 	mu      sync.Mutex // guards servers and what is in them; not held over waits
 	servers map[string]*nbdServer
+	gone    nbd.Stats // of servers that were closed
+}
+
+// Stats returns what all servers did, those included that were closed.
+func (n *NBD) Stats() nbd.Stats {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	sum := n.gone
+	for _, s := range n.servers {
+		addStats(&sum, s.Stats())
+	}
+	return sum
+}
+
+func addStats(sum *nbd.Stats, s nbd.Stats) {
+	sum.Connections += s.Connections
+	sum.Accepted += s.Accepted
+	sum.Refused += s.Refused
+	sum.Requests += s.Requests
+	sum.Failed += s.Failed
+	sum.DeviceErrors += s.DeviceErrors
+	sum.BytesRead += s.BytesRead
 }
 
 var _ host.Frontend = (*NBD)(nil)
@@ -254,6 +276,9 @@ func (n *NBD) close(s *nbdServer) {
 	s.stopping = true
 	delete(n.servers, s.where)
 	s.Close()
+	ended := s.Stats()
+	ended.Connections = 0
+	addStats(&n.gone, ended)
 	// Also those that Serve has not come to: closed later, one would take away
 	// the socket of whoever listens at the same path by then.
 	for _, ln := range s.listeners {
