@@ -65,6 +65,8 @@ frontend/loopmount any: blockdev
 host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass origin seal sign
 host/keep          any: internal/fdpass internal/systemd
 host/frontends     any: frontend/fuse frontend/loopmount frontend/nbd host host/keep internal/fdpass
+telemetry          any: cached cached/cachedclient chunk disk frontend/nbd generation host internal/histogram origin store/cache store/zone tier
+telemetry/slowread any: chunk disk internal/loglimit
 host/control       any: chunk host internal/fdpass
 chunk/chunktest    std: chunk
 tier/tiertest      std: chunk chunk/chunktest tier

@@ -246,6 +246,7 @@ func (s *Server) bring(f *flight, r origin.Request, flow string) {
 		s.stats.downloads.Add(1)
 		err = s.download.Get(ctx, r, in.begin)
 		s.stats.download.Add(time.Since(begun), 1)
+		s.stats.downloadEnds[tier.Classify(err)].Add(1)
 		grant.Release(int(in.written))
 		s.stats.downloadedBytes.Add(in.written)
 	}

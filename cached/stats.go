@@ -16,6 +16,7 @@ type counters struct {
 	downloads, failedDownloads, downloadedBytes    atomic.Int64
 	zoneHits, zoneMisses, corrupt                  atomic.Int64
 	look, download                                 histogram.Histogram
+	downloadEnds                                   [tier.Failed + 1]atomic.Int64
 }
 
 // A Histogram is how often which time was taken.
@@ -47,8 +48,9 @@ type Stats struct {
 	ZoneMisses      int64
 	Corrupt         int64 // chunks that the door refused: of downloads, the zone and clients
 
-	ZoneTime     Histogram // of looks into the zone
-	DownloadTime Histogram // of downloads, without the wait in line
+	DownloadEnds [tier.Failed + 1]int64 // downloads begun and ended, by their tier.Class
+	ZoneTime     Histogram              // of looks into the zone
+	DownloadTime Histogram              // of downloads, without the wait in line
 
 	DownloadLimit tier.LimitStats // downloads under way, and in line
 	ZoneLimit     tier.LimitStats // looks
@@ -59,6 +61,10 @@ type Stats struct {
 // Stats returns the counters, each as it is at some moment of the call.
 func (s *Server) Stats() Stats {
 	c := &s.stats
+	var ends [tier.Failed + 1]int64
+	for i := range ends {
+		ends[i] = c.downloadEnds[i].Load()
+	}
 	return Stats{
 		Connections: c.connections.Load(), Refused: c.refused.Load(), Requests: c.requests.Load(),
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Parts: c.parts.Load(), Flights: c.flights.Load(),
@@ -67,7 +73,7 @@ func (s *Server) Stats() Stats {
 		Downloads: c.downloads.Load(), FailedDownloads: c.failedDownloads.Load(), DownloadedBytes: c.downloadedBytes.Load(),
 		ZoneHits: c.zoneHits.Load(), ZoneMisses: c.zoneMisses.Load(),
 		Corrupt: c.corrupt.Load(), ZoneTime: c.look.Counts(), DownloadTime: c.download.Counts(),
-		DownloadLimit: s.limit.Stats(), ZoneLimit: s.looks.Stats(),
+		DownloadEnds: ends, DownloadLimit: s.limit.Stats(), ZoneLimit: s.looks.Stats(),
 		Cache: s.cache.Stats(),
 	}
 }

@@ -38,6 +38,7 @@ const checkEvery = 5 * time.Second
 type agentOptions struct {
 	state, memory, keep string
 	hold                time.Duration
+	telemetry           telemetryOptions
 }
 
 func (a *app) agentCommand() *cobra.Command {
@@ -73,6 +74,8 @@ disk.`,
 	f.StringVar(&o.memory, "memory", "256M", "bound of what is kept decoded in memory, for all disks together")
 	a.origin.addFlags(f)
 	a.cacheFlag(cmd)
+	o.telemetry.addFlags(f)
+	o.telemetry.addSlowFlag(f)
 	f.StringVar(&o.keep, "keep", keepAuto, "who keeps descriptors for the next agent: systemd, holder (a process of ours), none; auto is systemd if that says it does, else holder")
 	f.DurationVar(&o.hold, "hold", 5*time.Minute, "how long a holder waits for the next agent before readers get errors")
 	cmd.PersistentFlags().StringVar(&a.agent, "agent", "", "the agent's socket (default $"+agentEnvironment+", or one in the user's runtime folder)")
@@ -90,6 +93,8 @@ type agent struct {
 	host    *host.Host
 	keeper  keep.Keeper
 	listen  *net.UnixListener
+	seen    *watch
+	metrics net.Listener       // of the process before this one; nil: none
 	end     context.CancelFunc // ends serving
 
 	upgrades chan os.Signal // asks for one
@@ -111,6 +116,10 @@ func (a *app) runAgent(ctx context.Context, o *agentOptions) error {
 		return err
 	}
 	g := &agent{app: a, opt: o, socket: socket, upgrades: make(chan os.Signal, 1)}
+	if g.seen, err = a.watch(ctx, o.telemetry); err != nil {
+		return err
+	}
+	defer g.seen.close()
 	// From the beginning and to the end: unasked for, either would end the process.
 	signal.Notify(g.upgrades, syscall.SIGUSR2)
 	defer signal.Stop(g.upgrades)
@@ -130,7 +139,7 @@ func (a *app) runAgent(ctx context.Context, o *agentOptions) error {
 		return err
 	}
 	defer func() { _ = g.keeper.Close() }()
-	ho := hostOptions{memory: o.memory, keeper: g.keeper, state: o.state, agent: true}
+	ho := hostOptions{memory: o.memory, keeper: g.keeper, state: o.state, agent: true, seen: g.seen}
 	if old != nil {
 		ho.commit = func() error { return old.Send(upgradeMessage{Step: stepServing}) }
 	}
@@ -138,8 +147,11 @@ func (a *app) runAgent(ctx context.Context, o *agentOptions) error {
 		return err
 	}
 	if old != nil {
-		err = g.takeOver(ctx, old, in)
+		if err = g.takeOver(ctx, old, in); err == nil {
+			g.seen.begin(ctx, g.metrics, g.host.Unwell)
+		}
 	} else {
+		g.seen.begin(ctx, nil, g.host.Unwell) // and so before all is back
 		err = g.start(ctx, in)
 	}
 	if err != nil {

@@ -49,8 +49,10 @@ const (
 const (
 	// upgradeEnvironment names the descriptor of the socket to the old process.
 	upgradeEnvironment = "RIVULET_AGENT_UPGRADE"
-	// controlName is the descriptor of the control socket.
-	controlName = "control"
+	// controlName is the descriptor of the control socket, telemetryName that of the one
+	// for telemetry, if there is one.
+	controlName   = "control"
+	telemetryName = "telemetry"
 	// prepareTime bounds the opening of disks by a new process, takeTime the time
 	// in which nobody serves, once all requests are answered.
 	prepareTime = 2 * time.Minute
@@ -95,6 +97,7 @@ func (g *agent) upgrade(ctx context.Context) (pid int, err error) {
 	}
 	g.passed = true
 	g.listen.SetUnlinkOnClose(false)
+	g.seen.leave(true)
 	if err := systemd.Notify("MAINPID=" + strconv.Itoa(cmd.Process.Pid)); err != nil {
 		g.note("rivulet: %v", err)
 	}
@@ -117,6 +120,9 @@ func (g *agent) handOver(ctx context.Context, conn *fdpass.Conn, end func()) err
 	}
 	if control, err := fdpass.Of(g.listen); err == nil {
 		list = append(list, keep.Descriptor{Name: controlName, File: control})
+	}
+	if metrics, err := g.seen.descriptor(); err == nil && metrics != nil {
+		list = append(list, keep.Descriptor{Name: telemetryName, File: metrics})
 	}
 	err = send(conn, list)
 	if err == nil {
@@ -232,9 +238,34 @@ func (g *agent) receive(ctx context.Context, old *fdpass.Conn, in *keep.Inherite
 	}
 	g.listen = ln.(*net.UnixListener)
 	g.listen.SetUnlinkOnClose(true)
+	if err := g.inheritTelemetry(in); err != nil {
+		return err
+	}
 	if err := g.host.Recover(ctx, in); err != nil {
 		return err
 	}
 	g.forgetUnused(in)
+	return nil
+}
+
+// inheritTelemetry takes over the socket for telemetry, if the process before had one
+// and this one wants it.
+func (g *agent) inheritTelemetry(in *keep.Inherited) error {
+	d, ok := in.Take(telemetryName)
+	if !ok {
+		return nil
+	}
+	defer func() { _ = d.File.Close() }()
+	if g.opt.telemetry.address == "" {
+		return nil
+	}
+	ln, err := d.File.Listener()
+	if err != nil {
+		return err
+	}
+	if u, ok := ln.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(true)
+	}
+	g.metrics = ln
 	return nil
 }

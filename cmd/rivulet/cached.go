@@ -26,6 +26,7 @@ import (
 	"github.com/rivuletfs/rivulet/store/cache/evict"
 	"github.com/rivuletfs/rivulet/store/download"
 	"github.com/rivuletfs/rivulet/store/zone"
+	"github.com/rivuletfs/rivulet/telemetry"
 )
 
 // Defaults of the cache's size.
@@ -41,6 +42,7 @@ type cachedOptions struct {
 	downloads                                        int
 	hosts                                            []string
 	ca, zone                                         string
+	telemetry                                        telemetryOptions
 }
 
 func (a *app) cachedCommand() *cobra.Command {
@@ -76,6 +78,7 @@ for it. What it holds is served again by the next start.`,
 	f.StringArrayVar(&o.hosts, "allow-host", nil, "download from this host alone; may be repeated (default all hosts)")
 	f.StringVar(&o.ca, "ca", "", "file of authorities (PEM) that are trusted besides the system's")
 	f.StringVar(&o.scrub, "scrub-rate", "8M", "bytes a second that are checked in the background; 0: none")
+	o.telemetry.addFlags(f)
 	_ = cmd.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(evict.Names(), cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.MarkFlagDirname("dir")
 	return cmd
@@ -88,6 +91,12 @@ func (a *app) runCached(ctx context.Context, o *cachedOptions) (err error) {
 		return err
 	}
 	config.Logger = a.logger()
+	if err := o.telemetry.check(); err != nil {
+		return err
+	}
+	collector := &telemetry.Daemon{}
+	seen := &watch{app: a, opt: o.telemetry, collector: collector}
+	defer seen.close()
 	listeners, err := o.listen(gid)
 	if err != nil {
 		return err
@@ -123,11 +132,14 @@ func (a *app) runCached(ctx context.Context, o *cachedOptions) (err error) {
 		}
 		defer func() { err = errors.Join(err, z.Close()) }()
 		c.Zone = z
+		collector.Zone = z
 	}
 	server, err := cached.New(c)
 	if err != nil {
 		return err
 	}
+	collector.Server = server
+	seen.begin(ctx, nil, nil)
 	return a.serveCache(ctx, server, listeners)
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/control"
 	"github.com/rivuletfs/rivulet/host/frontends"
@@ -16,6 +17,7 @@ import (
 	"github.com/rivuletfs/rivulet/internal/runtimedir"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/store"
+	"github.com/rivuletfs/rivulet/telemetry"
 )
 
 // The frontends, by the names that they have in a host.Spec.
@@ -33,6 +35,7 @@ type hostOptions struct {
 	listeners []net.Listener // for NBD, opened by somebody else
 	commit    func() error   // as in host.Config
 	agent     bool           // nobody is there to be asked for a passphrase
+	seen      *watch         // from outside
 }
 
 // newHost returns a host of this process's own.
@@ -54,8 +57,11 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 	log := a.logger()
 	file := func() frontends.File { return frontends.File{Keeper: o.keeper, Logger: log} }
 	shown, mounted := file(), &frontends.Mount{File: file(), Runtime: run}
-	return host.New(host.Config{
-		Open: a.openSource,
+	exports := &frontends.NBD{Keeper: o.keeper, Listeners: o.listeners, Logger: log}
+	h, err := host.New(host.Config{
+		Open: func(ctx context.Context, url string) (host.Source, error) {
+			return a.openSource(ctx, url, &o.seen.origins)
+		},
 		Unwrappers: func(ctx context.Context, names []string) ([]seal.Unwrapper, error) {
 			reads := *a
 			if reads.silent = o.agent; len(names) > 0 || o.agent {
@@ -69,24 +75,33 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 		},
 		Spellings: spellings,
 		Frontends: map[string]host.Frontend{
-			frontendNBD:   &frontends.NBD{Keeper: o.keeper, Listeners: o.listeners, Logger: log},
+			frontendNBD:   exports,
 			frontendFile:  &shown,
 			frontendMount: mounted,
 		},
 		State: o.state, Commit: o.commit, Memory: budget, Logger: log,
-		Cache: a.diskCache(ctx),
+		Cache: a.diskCache(ctx), OnSlow: o.seen.onSlow(), Slow: o.seen.opt.slow,
 	})
+	if err == nil {
+		o.seen.collector = &telemetry.Host{Host: h, Origins: &o.seen.origins, Cache: a.client, NBD: exports.Stats}
+	}
+	return h, err
 }
 
-// openSource opens an origin for a host.
-func (a *app) openSource(ctx context.Context, url string) (host.Source, error) {
+// openSource opens an origin for a host, and has it counted what that is asked.
+func (a *app) openSource(ctx context.Context, url string, count *telemetry.Origins) (host.Source, error) {
 	o, err := a.openURL(ctx, url, store.Options{})
 	if err != nil {
 		return host.Source{}, err
 	}
 	near := store.Near(url)
-	bound, err := a.origin.share(near)
-	return host.Source{View: a.view(o), Near: near, Bound: bound}, err
+	limit, err := a.origin.parse(near)
+	if err != nil {
+		return host.Source{}, err
+	}
+	count.Limited(limit)
+	view := generation.NewView(count.Counted(o), generation.Options{Logger: a.logger(), OnAlarm: count.Alarm})
+	return host.Source{View: view, Near: near, Bound: boundBy(limit)}, nil
 }
 
 // spec is ref, as this user reads it, for a process in any folder.

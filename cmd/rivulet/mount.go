@@ -16,6 +16,7 @@ type mountOptions struct {
 	file       bool
 	foreground bool
 	memory     string
+	telemetry  telemetryOptions
 	log        string // standard error of a background process, removed at its end if empty
 }
 
@@ -51,6 +52,9 @@ needs no root.`,
 			if _, err := a.origin.parse(true); err != nil {
 				return err
 			}
+			if err := o.telemetry.check(); err != nil {
+				return err
+			}
 			if o.foreground {
 				err := a.mount(cmd.Context(), args[0], dir, &o)
 				removeIfEmpty(o.log)
@@ -72,6 +76,8 @@ needs no root.`,
 	f.StringVar(&o.memory, "memory", "64M", "bound of what is kept decoded in memory; the kernel caches files beside it; an agent has its own")
 	a.origin.addFlags(f)
 	a.cacheFlag(cmd)
+	o.telemetry.addFlags(f)
+	o.telemetry.addSlowFlag(f)
 	f.StringVar(&a.agent, "agent", "", agentHelp)
 	f.StringVar(&o.log, "log", "", "file that standard error goes to; removed at the end if nothing was written")
 	_ = f.MarkHidden("log")
@@ -109,10 +115,16 @@ func (a *app) mount(ctx context.Context, ref, dir string, o *mountOptions) error
 	if err != nil {
 		return err
 	}
-	h, err := a.newHost(ctx, hostOptions{memory: o.memory})
+	seen, err := a.watch(ctx, o.telemetry)
 	if err != nil {
 		return err
 	}
+	defer seen.close()
+	h, err := a.newHost(ctx, hostOptions{memory: o.memory, seen: seen})
+	if err != nil {
+		return err
+	}
+	seen.begin(ctx, nil, h.Unwell)
 	defer func() { _ = h.Close() }()
 	infos, err := h.Attach(ctx, spec)
 	if err != nil {

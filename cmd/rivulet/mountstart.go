@@ -40,6 +40,9 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 	defer func() { _ = log.Close() }()
 	args := []string{"mount", "--foreground", "--store", spec.Store, "--memory", o.memory, "--log", log.Name()}
 	args = a.origin.forward(args)
+	if args, err = o.telemetry.forward(args); err != nil {
+		return err
+	}
 	if o.file {
 		args = append(args, "--file")
 	}

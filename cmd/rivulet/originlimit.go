@@ -70,7 +70,12 @@ func (o *originLimit) share(near bool) (func(src chunk.Source, disk string) chun
 	if err != nil {
 		return nil, err
 	}
+	return boundBy(limit), nil
+}
+
+// boundBy is share for a bound that is there.
+func boundBy(limit *tier.Limit) func(src chunk.Source, disk string) chunk.Source {
 	return func(src chunk.Source, disk string) chunk.Source {
 		return tier.Source(src, tier.Flow(disk), limit)
-	}, nil
+	}
 }

@@ -49,6 +49,9 @@ and credentials, and serve waits and detaches them at its end.`,
 			if (o.tlsCert == "") != (o.tlsKey == "") || (o.tlsClientCA != "" && o.tlsCert == "") {
 				return usagef("--tls-cert and --tls-key go together, and --tls-client-ca needs both")
 			}
+			if err := o.telemetry.check(); err != nil {
+				return err
+			}
 			return a.serve(cmd.Context(), args, &o)
 		},
 	}
@@ -57,6 +60,8 @@ and credentials, and serve waits and detaches them at its end.`,
 	f.StringVar(&o.memory, "memory", "256M", "bound of what is kept decoded in memory, for all disks together; an agent has its own")
 	a.origin.addFlags(f)
 	a.cacheFlag(cmd)
+	o.telemetry.addFlags(f)
+	o.telemetry.addSlowFlag(f)
 	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate file (PEM); clients must use TLS then")
 	f.StringVar(&o.tlsKey, "tls-key", "", "key file of the certificate (PEM)")
 	f.StringVar(&o.tlsClientCA, "tls-client-ca", "", "file of authorities (PEM) that client certificates must come from")
@@ -69,6 +74,7 @@ type serveOptions struct {
 	address, memory              string
 	json                         bool
 	tlsCert, tlsKey, tlsClientCA string
+	telemetry                    telemetryOptions
 }
 
 // serve offers the images until ctx ends.
@@ -173,11 +179,20 @@ func (a *app) serveHolder(ctx context.Context, o *serveOptions) (diskHolder, fun
 			return c, func() error { return nil }, err
 		}
 	}
-	h, err := a.newHost(ctx, hostOptions{memory: o.memory, listeners: listeners})
+	seen, err := a.watch(ctx, o.telemetry)
 	if err != nil {
 		return nil, nil, err
 	}
-	return inProcess{h}, h.Close, nil
+	h, err := a.newHost(ctx, hostOptions{memory: o.memory, listeners: listeners, seen: seen})
+	if err != nil {
+		seen.close()
+		return nil, nil, err
+	}
+	seen.begin(ctx, nil, h.Unwell)
+	return inProcess{h}, func() error {
+		seen.close()
+		return h.Close()
+	}, nil
 }
 
 // awaitAny returns when one of the attachments has ended, or ctx, which is no
