@@ -169,7 +169,7 @@ func (s *Server) fromZone(f *flight) bool {
 	}
 	s.stats.zoneMisses.Add(1)
 	s.mu.Lock()
-	f.way.failed()
+	f.way.failed(err)
 	s.mu.Unlock()
 	if !errors.Is(err, chunk.ErrNotFound) {
 		s.logger.Warn("host cache: zone", "chunk", f.id, "err", err)
@@ -270,7 +270,7 @@ func (s *Server) failed(f *flight, err error) {
 	case errors.Is(err, cache.ErrClosed), s.closed:
 		s.giveUp(f, closing)
 	default:
-		s.fall(f, err.Error())
+		s.fall(f, err)
 	}
 }
 

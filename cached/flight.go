@@ -1,6 +1,7 @@
 package cached
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -196,15 +197,15 @@ func (s *Server) unlease(f *flight) {
 // revoke takes the lease from its holder and gives it to the next. mu is held.
 func (s *Server) revoke(f *flight, why string) {
 	s.unlease(f)
-	s.fall(f, why)
+	s.fall(f, errors.New(why))
 }
 
 // fall goes on after an attempt that came to nothing. mu is held.
-func (s *Server) fall(f *flight, why string) {
-	f.way.failed()
+func (s *Server) fall(f *flight, why error) {
+	f.way.failed(why)
 	s.letGo(f)
 	f.tries++
-	f.last = why
+	f.last = why.Error()
 	s.offer(f)
 }
 

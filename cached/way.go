@@ -1,6 +1,7 @@
 package cached
 
 import (
+	"errors"
 	"time"
 
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
@@ -26,9 +27,9 @@ func (s *Server) asks(f *flight, t chunk.Tier) {
 func (w *way) ask(t chunk.Tier) { w.asked, w.since = t, time.Now() }
 
 // failed ends a step that came to nothing.
-func (w *way) failed() {
+func (w *way) failed(err error) {
 	if w.asked != chunk.Nowhere && len(w.ended) < wire.MaxSteps-1 {
-		w.ended = append(w.ended, chunk.Step{Tier: w.asked, Begun: w.since, Took: time.Since(w.since)})
+		w.ended = append(w.ended, chunk.Step{Tier: w.asked, Begun: w.since, Took: time.Since(w.since), Err: err})
 	}
 	w.asked = chunk.Nowhere
 }
@@ -40,12 +41,15 @@ func (w *way) steps(bytes int64) []wire.Step {
 	var list []wire.Step
 	for i := range w.ended {
 		s := &w.ended[i]
-		ago := micros(now.Sub(s.Begun))
-		list = append(list, wire.Step{Tier: s.Tier, Ago: ago, Took: min(ago, micros(s.Took))})
+		ago, end := micros(now.Sub(s.Begun)), wire.Failed
+		if errors.Is(s.Err, chunk.ErrNotFound) {
+			end = wire.Lacked
+		}
+		list = append(list, wire.Step{Tier: s.Tier, End: end, Ago: ago, Took: min(ago, micros(s.Took))})
 	}
 	if w.asked != chunk.Nowhere {
 		ago := micros(now.Sub(w.since))
-		list = append(list, wire.Step{Tier: w.asked, Had: true, Bytes: uint32(bytes), Ago: ago, Took: ago})
+		list = append(list, wire.Step{Tier: w.asked, End: wire.Had, Bytes: uint32(bytes), Ago: ago, Took: ago})
 	}
 	return list
 }

@@ -37,7 +37,7 @@ func TestWay(t *testing.T) {
 	}
 	b.depositAll(r.Lease, o.Bytes)
 	held := steps(t, c.wait(wire.Hit))
-	want := []wire.Step{{Tier: chunk.Zone}, {Tier: chunk.Origin}, {Tier: chunk.Origin, Had: true, Bytes: uint32(len(o.Bytes))}}
+	want := []wire.Step{{Tier: chunk.Zone}, {Tier: chunk.Origin, End: wire.Failed}, {Tier: chunk.Origin, End: wire.Had, Bytes: uint32(len(o.Bytes))}}
 	if len(held) != len(want) {
 		t.Fatalf("steps %+v, want %+v", held, want)
 	}
@@ -70,7 +70,7 @@ func TestWayThroughZone(t *testing.T) {
 	k := talk(t, d.Socket)
 	k.get(o.ID, 0, 0, long)
 	m := k.wait(wire.Hit)
-	if held := steps(t, m); len(held) != 1 || held[0].Tier != chunk.Zone || !held[0].Had || held[0].Bytes != uint32(len(o.Bytes)) {
+	if held := steps(t, m); len(held) != 1 || held[0].Tier != chunk.Zone || held[0].End != wire.Had || held[0].Bytes != uint32(len(o.Bytes)) {
 		t.Errorf("steps %+v, want the zone", held)
 	}
 	k.lease(rotten.ID)

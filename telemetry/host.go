@@ -35,7 +35,7 @@ var (
 	slowReads = hostSet.counter("slow_reads_total", "Reads that took as long as --slow-read says, by the furthest tier that they needed.", "tier")
 
 	tierTime     = hostSet.histogram("tier_duration_seconds", "How long tiers behind memory took to answer, waiting in line included.", "tier")
-	tierRequests = hostSet.counter("tier_requests_total", "What tiers were asked, by how that ended: had, lacked, corrupt (refused at the door) or failed. Of memory: frames.", "tier", "outcome")
+	tierRequests = hostSet.counter("tier_requests_total", "What tiers were asked, by how that ended: had, lacked, corrupt (refused at the door) or failed. Of memory: frames; of others: by a fetch, and what several fetches waited for counts for each.", "tier", "outcome")
 
 	memoryBytes  = hostSet.gauge("memory_bytes", "Decoded frames in memory.")
 	nearReads    = hostSet.counter("near_reads_total", "Parts of frames that were read from the host cache's files by the page, past memory.")

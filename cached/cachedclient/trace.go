@@ -32,8 +32,8 @@ func (t step) end(err error) {
 	t.trace.Add(t.step)
 }
 
-// errVain is how steps of the daemon's end that came to nothing: it does not say why.
-var errVain = errors.New("the host cache did not get it there")
+// errVain is how steps of the daemon's end that failed: it does not say why.
+var errVain = errors.New("the host cache did not get it from there")
 
 // addSteps adds what the daemon says that it did to have a chunk. It may have begun
 // that for others, before it was asked.
@@ -47,7 +47,10 @@ func addSteps(t *chunk.Trace, id chunk.ID, list []wire.Step) {
 			Tier: s.Tier, ID: id, Bytes: int(s.Bytes),
 			Begun: now.Add(-time.Duration(s.Ago) * time.Microsecond), Took: time.Duration(s.Took) * time.Microsecond,
 		}
-		if !s.Had {
+		switch s.End {
+		case wire.Lacked:
+			step.Err = chunk.ErrNotFound
+		case wire.Failed:
 			step.Err = errVain
 		}
 		t.Add(step)

@@ -50,7 +50,7 @@ type Counts struct {
 }
 
 // Total returns how many durations were counted.
-func (c *Counts) Total() (n int64) {
+func (c Counts) Total() (n int64) {
 	for _, b := range c.Buckets {
 		n += b
 	}

@@ -123,11 +123,21 @@ type Held struct {
 // A Step is what the daemon asked another tier for.
 type Step struct {
 	Tier  chunk.Tier // chunk.Zone or chunk.Origin
-	Had   bool       // that tier had it
-	Bytes uint32     // that have come from it
-	Ago   uint32     // µs from its begin to the answer
-	Took  uint32     // µs; of one that goes on: so far
+	End   End
+	Bytes uint32 // that have come from it
+	Ago   uint32 // µs from its begin to the answer
+	Took  uint32 // µs; of one that goes on: so far
 }
+
+// An End is how a step ended.
+type End uint8
+
+// How.
+const (
+	Lacked End = 0 // the tier did not have the chunk
+	Had    End = 1 // it had, or has sent some of it
+	Failed End = 2 // anything else
+)
 
 const (
 	// MaxSteps is how many steps an answer tells of.
@@ -140,11 +150,7 @@ const (
 func (h Held) Append(b []byte) []byte {
 	b = le.AppendUint32(le.AppendUint32(b, h.Size), h.Checked)
 	for _, s := range h.Steps[:min(len(h.Steps), MaxSteps)] {
-		had := byte(0)
-		if s.Had {
-			had = 1
-		}
-		b = append(b, byte(s.Tier), had, 0, 0)
+		b = append(b, byte(s.Tier), byte(s.End), 0, 0)
 		b = le.AppendUint32(le.AppendUint32(le.AppendUint32(b, s.Bytes), s.Ago), s.Took)
 	}
 	return b
@@ -160,8 +166,8 @@ func ParseHeld(b []byte) (Held, error) {
 		return Held{}, malformed("HIT or PART with %d bytes of %d", h.Checked, h.Size)
 	}
 	for b = b[heldLen:]; len(b) > 0; b = b[stepLen:] {
-		s := Step{Tier: chunk.Tier(b[0]), Had: b[1] == 1, Bytes: le.Uint32(b[4:]), Ago: le.Uint32(b[8:]), Took: le.Uint32(b[12:])}
-		if s.Tier != chunk.Zone && s.Tier != chunk.Origin || b[1] > 1 || b[2]|b[3] != 0 ||
+		s := Step{Tier: chunk.Tier(b[0]), End: End(b[1]), Bytes: le.Uint32(b[4:]), Ago: le.Uint32(b[8:]), Took: le.Uint32(b[12:])}
+		if s.Tier != chunk.Zone && s.Tier != chunk.Origin || s.End > Failed || b[2]|b[3] != 0 ||
 			s.Bytes > chunk.MaxStoredSize || s.Took > s.Ago {
 			return Held{}, malformed("HIT or PART with step %x", b[:stepLen])
 		}

@@ -48,7 +48,7 @@ var payloads = []struct {
 
 var (
 	want    = Want{ID: id, Off: 5, Len: 6, Priority: chunk.Fill, WaitMillis: 8000}
-	got     = Held{Size: 9, Checked: 8, Steps: []Step{{Tier: chunk.Zone, Ago: 1 << 31, Took: 5}, {Tier: chunk.Origin, Had: true, Bytes: 8, Ago: 1<<32 - 1, Took: 1<<32 - 1}}}
+	got     = Held{Size: 9, Checked: 8, Steps: []Step{{Tier: chunk.Zone, Ago: 1 << 31, Took: 5}, {Tier: chunk.Origin, End: Had, Bytes: 8, Ago: 1<<32 - 1, Took: 1<<32 - 1}}}
 	errand  = Errand{Lease: 3, Offset: 1 << 40, Length: 12, URL: "https://host/path?signed", Fields: []Field{{"Authorization", "Bearer x"}, {"A", ""}}}
 	piece   = Piece{Lease: 4, Size: 100, Off: 90, Data: []byte("0123456789")}
 	entries = []Entry{{id, 5, true}, {chunk.ID{}, 1, false}}
@@ -105,7 +105,7 @@ func TestPayloadLimits(t *testing.T) {
 		"HIT of too much":       Held{Size: chunk.MaxStoredSize + 1, Checked: 1}.Append(nil),
 		"HIT from memory":       Held{Size: 5, Checked: 5, Steps: []Step{{Tier: chunk.Memory}}}.Append(nil),
 		"HIT out of the future": Held{Size: 5, Checked: 5, Steps: []Step{{Tier: chunk.Zone, Ago: 1, Took: 2}}}.Append(nil),
-		"HIT with half an end":  append(Held{Size: 5, Checked: 5}.Append(nil), 3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+		"HIT with no such end":  append(Held{Size: 5, Checked: 5}.Append(nil), 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
 		"HIT with more bytes":   Held{Size: 5, Checked: 5, Steps: []Step{{Tier: chunk.Zone, Bytes: chunk.MaxStoredSize + 1}}}.Append(nil),
 		"PART of more than all": Held{Size: 5, Checked: 6}.Append(nil),
 		"DEPOSIT past its end":  (&Piece{Size: 5, Off: 4, Data: []byte("12")}).Append(nil),
