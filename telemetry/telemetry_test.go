@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -51,8 +52,9 @@ func values(t *testing.T, list ...prometheus.Collector) map[string]float64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := make(map[string]float64)
+	got, given := make(map[string]float64), make(map[string]bool)
 	for _, f := range families {
+		given[f.GetName()] = true
 		for _, m := range f.GetMetric() {
 			var labels []string
 			for _, l := range m.GetLabel() {
@@ -69,8 +71,20 @@ func values(t *testing.T, list ...prometheus.Collector) map[string]float64 {
 			}
 		}
 	}
+	for _, c := range list { // all that is described is given
+		ch := make(chan *prometheus.Desc, 1000)
+		c.Describe(ch)
+		close(ch)
+		for d := range ch {
+			if name := nameOf.FindStringSubmatch(d.String())[1]; !given[name] {
+				t.Errorf("%s is described and not given", name)
+			}
+		}
+	}
 	return got
 }
+
+var nameOf = regexp.MustCompile(`fqName: "([a-z0-9_]+)"`)
 
 // TestValues reads an image twice, and wants numbers that agree with one another, and
 // with the web server's.
