@@ -20,7 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"rivulet": main, "cell": cell})
+	testscript.Main(m, map[string]func(){"rivulet": main, "cell": cell, "scrape": scrape})
 }
 
 // cell PLACE writes what is stored at a place that changes, for the value on its
