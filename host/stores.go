@@ -3,6 +3,7 @@ package host
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -17,23 +18,16 @@ type StoreHealth struct {
 	Problem string        `json:"problem,omitempty"` // why it did not
 }
 
-// Stores asks every origin that disks were opened from for the states of its
-// generations, which is little, all at once and for as long as ctx. They are sorted
-// by URL.
+// Stores asks every origin that disks were opened from, all at once and for as long as
+// ctx: for the states of its generations, and for a chunk of an image that is attached
+// from there, neither of which is read. They are sorted by URL.
 func (h *Host) Stores(ctx context.Context) []StoreHealth {
-	h.mu.Lock()
-	list := make([]StoreHealth, 0, len(h.sources))
-	views := make(map[string]*generation.View, len(h.sources))
-	for url, s := range h.sources {
-		list = append(list, StoreHealth{Store: url})
-		views[url] = s.View
-	}
-	h.mu.Unlock()
+	list, probes := h.probes()
 	var asked sync.WaitGroup
 	for i := range list {
 		asked.Go(func() {
 			s, begun := &list[i], time.Now()
-			_, err := generation.Load(ctx, views[s.Store].Origin())
+			err := probes[i].ask(ctx)
 			if s.Took = time.Since(begun); err != nil {
 				s.Problem = err.Error()
 			}
@@ -42,4 +36,41 @@ func (h *Host) Stores(ctx context.Context) []StoreHealth {
 	asked.Wait()
 	slices.SortFunc(list, func(a, b StoreHealth) int { return cmp.Compare(a.Store, b.Store) })
 	return list
+}
+
+// A probe is what an origin is asked.
+type probe struct {
+	view  *generation.View
+	image *Image // nil: none is attached
+}
+
+// probes returns the origins and what to ask each.
+func (h *Host) probes() (list []StoreHealth, probes []probe) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	attached := make(map[string]*Image)
+	for key, d := range h.disks {
+		select {
+		case <-d.ready:
+			if d.Disk != nil && d.Image.Map.Len() > 0 {
+				attached[key.store] = d.Image
+			}
+		default: // it is being opened
+		}
+	}
+	for url, s := range h.sources {
+		list = append(list, StoreHealth{Store: url})
+		probes = append(probes, probe{s.View, attached[url]})
+	}
+	return list, probes
+}
+
+func (p *probe) ask(ctx context.Context) error {
+	if _, err := generation.Load(ctx, p.view.Origin()); err != nil || p.image == nil {
+		return err
+	}
+	if _, err := p.image.Stat(ctx, p.image.Map.Chunk(0).ID); err != nil {
+		return fmt.Errorf("image %s, which is attached: %w", p.image.Map.Digest(), err)
+	}
+	return nil
 }
