@@ -166,7 +166,7 @@ func (m *topModel) head(all *topRow) (lines []topLine) {
 	if o.agent.PID != 0 {
 		up = fmt.Sprintf("  agent %s up %s", printable(o.agent.Version), span(o.at.Sub(o.agent.Since)))
 	}
-	add(plainStyle, "rivulet top  %s%s  %d disks", o.at.Format(time.TimeOnly), up, len(o.infos))
+	add(plainStyle, "rivulet top  %s%s  disks: %d", o.at.Format(time.TimeOnly), up, len(o.infos))
 	if o.failed != nil {
 		style := badStyle
 		if errors.Is(o.failed, control.ErrNoAgent) {
