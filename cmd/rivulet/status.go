@@ -72,13 +72,13 @@ for its clients counts as having had it.
 
 The exit status says whether all is well:
 
-  0  it is
-  1  it could not be found out
-  2  wrong usage
-  3  something is not: an attachment is not ready, a read hangs (for more than 10 s),
-     one failed in the last five minutes, or the agent, a store or a host cache that
-     was found does not answer
-  4  no agent runs`,
+    0  it is
+    1  it could not be found out
+    2  wrong usage
+    3  something is not: an attachment is not ready, a read hangs (for more than
+       10 s), one failed in the last five minutes, or the agent, a store or a host
+       cache that was found does not answer
+    4  no agent runs`,
 		Example: `  rivulet status
   rivulet status --json | jq .problems`,
 		Args: cobra.NoArgs,
