@@ -34,6 +34,7 @@ func TestWaiting(t *testing.T) {
 			t.Errorf("%d pieces wait for %v, want 2 for 3 s", n, longest)
 		}
 		reads.Wait()
+		synctest.Wait() // the rest of the chunk is decoded behind the read
 		if n, longest := d.Waiting(); n != 0 || longest != 0 {
 			t.Errorf("%d pieces wait for %v after all reads", n, longest)
 		}

@@ -2,13 +2,13 @@ package host
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/internal/histogram"
 )
 
 // MaxSlowReads bounds the slow reads that are kept of an attachment: the newest.
@@ -36,20 +36,11 @@ type SlowRead struct {
 // A SlowTier sums up the slow reads that waited for one tier, since the attachment
 // was made in this process.
 type SlowTier struct {
-	Tier    string        `json:"tier"`
-	Reads   int64         `json:"reads"`
-	Failed  int64         `json:"failed"`
-	Wait    time.Duration `json:"wait_ns"` // of all together
-	Longest time.Duration `json:"longest_ns"`
-	// Counts are how many took at most as long as the SlowBound of that index, and
-	// longer than the one before; the last is of those that took longer than all.
-	Counts []int64 `json:"counts"`
-}
-
-// SlowBounds are the bounds of SlowTier.Counts.
-var SlowBounds = [...]time.Duration{
-	100 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond,
-	time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second,
+	Tier    string         `json:"tier"`
+	Reads   int64          `json:"reads"`
+	Failed  int64          `json:"failed"`
+	Longest time.Duration  `json:"longest_ns"`
+	Waits   disk.Histogram `json:"waits"` // how long they waited
 }
 
 // A Slow tells of the slow reads of an attachment, since it was made in this process.
@@ -62,7 +53,7 @@ type Slow struct {
 // A slowLog keeps the slow reads of an attachment. It grows to some 150 KiB.
 type slowLog struct {
 	mu    sync.Mutex
-	tiers [chunk.Tiers]SlowTier
+	tiers [chunk.Tiers]slowTier
 	reads []SlowRead
 	next  int // place of the oldest once there are MaxSlowReads
 	total int64
@@ -100,18 +91,20 @@ func (l *slowLog) add(r *disk.SlowRead) {
 	l.next = (l.next + 1) % MaxSlowReads
 }
 
-func (t *SlowTier) add(s *SlowRead) {
-	if t.Counts == nil {
-		t.Tier, t.Counts = s.Tier, make([]int64, len(SlowBounds)+1)
-	}
-	t.Reads++
+// A slowTier is a SlowTier that goes on.
+type slowTier struct {
+	reads, failed int64
+	longest       time.Duration
+	waits         histogram.Histogram
+}
+
+func (t *slowTier) add(s *SlowRead) {
+	t.reads++
 	if s.Error != "" {
-		t.Failed++
+		t.failed++
 	}
-	t.Wait += s.Wait
-	t.Longest = max(t.Longest, s.Wait)
-	at, _ := slices.BinarySearch(SlowBounds[:], s.Wait)
-	t.Counts[at]++
+	t.longest = max(t.longest, s.Wait)
+	t.waits.Add(s.Wait, 1)
 }
 
 // count returns how many slow reads there were, and when the last one that failed
@@ -127,10 +120,9 @@ func (l *slowLog) tell() Slow {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := Slow{Tiers: []SlowTier{}, Reads: make([]SlowRead, 0, len(l.reads))}
-	for _, t := range l.tiers {
-		if t.Reads > 0 {
-			t.Counts = slices.Clone(t.Counts)
-			s.Tiers = append(s.Tiers, t)
+	for i := range l.tiers {
+		if t := &l.tiers[i]; t.reads > 0 {
+			s.Tiers = append(s.Tiers, SlowTier{chunk.Tier(i).String(), t.reads, t.failed, t.longest, t.waits.Counts()})
 		}
 	}
 	s.Reads = append(append(s.Reads, l.reads[l.next:]...), l.reads[:l.next]...)

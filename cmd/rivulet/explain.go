@@ -14,6 +14,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/ext4"
 	"github.com/rivuletfs/rivulet/host"
+	"github.com/rivuletfs/rivulet/internal/histogram"
 )
 
 // A readPart is some bytes of a slow read, and what they are of.
@@ -177,10 +178,13 @@ func slowThings(reads []explainedRead) []slowThing {
 func (e *explanation) sums() (reads int64, wait time.Duration) {
 	for _, t := range e.Tiers {
 		reads += t.Reads
-		wait += t.Wait
+		wait += t.Waits.Sum
 	}
 	return reads, wait
 }
+
+// mostColumns bounds the times that have a column.
+const mostColumns = 10
 
 // write writes the explanation for people.
 func (e *explanation) write(out io.Writer, most int, each bool) error {
@@ -189,9 +193,9 @@ func (e *explanation) write(out io.Writer, most int, each bool) error {
 		where = e.Disk.Spec.Where
 	}
 	fmt.Fprintf(out, "%s  %s  %s  %s\n", e.Disk.ID, printable(e.Disk.Spec.Image), printable(where), e.Disk.State)
-	if r := e.Disk.Reads; r != nil {
-		fmt.Fprintf(out, "%d reads of %s, %s of their frames from memory\n", r.Reads, size(r.Bytes), share(answeredBy(r).ratios().Memory))
-	}
+	got := &e.Disk.Served
+	fmt.Fprintf(out, "%d reads of %s, %d failed, %d of them for want of time; %s of the disk's frames came from memory\n",
+		got.Reads, size(got.Bytes), got.Errors, got.Hung, share(answeredBy(e.Disk.Reads).ratios().Memory))
 	reads, wait := e.sums()
 	if reads == 0 {
 		fmt.Fprintf(out, "no read took %s or longer, and none failed\n", span(e.Slow))
@@ -200,19 +204,31 @@ func (e *explanation) write(out io.Writer, most int, each bool) error {
 	fmt.Fprintf(out, "%d reads took %s or longer or failed; they waited %s in all\n\n", reads, span(e.Slow), span(wait))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "TIER\tREADS\tFAILED\tWAITED\tLONGEST")
-	for _, b := range host.SlowBounds[1:] {
-		fmt.Fprintf(w, "\t≤%v", b)
-	}
-	fmt.Fprintln(w, "\tLONGER")
+	first, last := histogram.Buckets-1, 0 // columns that have something to show
 	for _, t := range e.Tiers {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s", t.Tier, t.Reads, t.Failed, span(t.Wait), span(t.Longest))
-		counts := slices.Clone(t.Counts)
-		if len(counts) > 1 { // those that failed fast are not worth a column
-			counts[1] += counts[0]
-			counts = counts[1:]
+		for i, n := range t.Waits.Buckets {
+			if n > 0 {
+				first, last = min(first, i), max(last, i)
+			}
 		}
-		for _, n := range counts {
-			fmt.Fprintf(w, "\t%d", n)
+	}
+	first = max(first, last-mostColumns+1)
+	for i := first; i <= last; i++ {
+		if i == histogram.Buckets-1 {
+			fmt.Fprint(w, "\tLONGER")
+		} else {
+			fmt.Fprintf(w, "\t<%s", span(histogram.Bound(i)))
+		}
+	}
+	fmt.Fprintln(w)
+	for _, t := range e.Tiers {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s", t.Tier, t.Reads, t.Failed, span(t.Waits.Sum), span(t.Longest))
+		var shorter int64 // than what has a column
+		for i, n := range t.Waits.Buckets[:last+1] {
+			if shorter += n; i >= first {
+				fmt.Fprintf(w, "\t%d", shorter)
+				shorter = 0
+			}
 		}
 		fmt.Fprintln(w)
 	}

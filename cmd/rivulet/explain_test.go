@@ -245,7 +245,7 @@ func TestStatus(t *testing.T) {
 	if err := json.Unmarshal([]byte(s.run(exitOK, "status", "--json")), &st); err != nil {
 		t.Fatal(err)
 	}
-	if !st.Healthy || len(st.Disks) != 1 || st.Disks[0].Reads.Reads != 1 || len(st.Stores) != 1 || st.Stores[0].Took <= 0 || st.Agent.About.PID != os.Getpid() ||
+	if !st.Healthy || len(st.Disks) != 1 || st.Disks[0].Served.Reads != 1 || len(st.Stores) != 1 || st.Stores[0].Took <= 0 || st.Agent.About.PID != os.Getpid() ||
 		st.Disks[0].Ratios.Memory == nil || *st.Disks[0].Ratios.Memory != 0 || st.Cache != nil {
 		t.Errorf("status %+v", st)
 	}

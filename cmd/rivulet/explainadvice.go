@@ -25,7 +25,7 @@ func (e *explanation) suggest(cached bool) []string {
 	var failed int64
 	for _, t := range e.Tiers {
 		failed += t.Failed
-		share := part(t.Wait)
+		share := part(t.Waits.Sum)
 		if share < mostly {
 			continue
 		}

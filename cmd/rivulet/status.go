@@ -67,8 +67,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Long: `Status asks the agent and the host cache, and has the agent ask its stores. Hit
 ratios are of the time since a disk was opened: how many of the frames that were
 read were in memory, and of what was fetched for the others, how much the host
-cache had, and of the rest the zone's. A host cache that asks a zone or the store
-for its clients counts as having had it.
+cache had, and of the rest the zone's. Attachments that share a disk have its hit
+ratios.
 
 The exit status says whether all is well:
 
@@ -219,7 +219,7 @@ func (s *hostStatus) write(out io.Writer, now time.Time) error {
 	if err := w.Flush(); err != nil || len(s.Disks) == 0 {
 		return err
 	}
-	fmt.Fprintln(w, "\nDISK\tIMAGE\tWHERE\tSTATE\tREADS\tBYTES\tMEMORY\tCACHE\tZONE\tSLOW\tFAILED\tWAITING")
+	fmt.Fprintln(w, "\nDISK\tIMAGE\tWHERE\tSTATE\tREADS\tBYTES\tMEMORY\tCACHE\tZONE\tSLOW\tFAILED\tHUNG\tWAITING")
 	for i := range s.Disks {
 		s.Disks[i].write(w)
 	}
@@ -231,17 +231,14 @@ func (d *diskStatus) write(w io.Writer) {
 	if where == "" {
 		where = d.Spec.Where
 	}
-	reads, bytes, failed := "-", "-", "-"
-	if r := d.Reads; r != nil {
-		reads, bytes, failed = fmt.Sprint(r.Reads), size(r.Bytes), fmt.Sprint(r.Errors)
-	}
 	waits := "-"
 	if d.Waits > 0 {
 		waits = fmt.Sprintf("%d, up to %s", d.Waits, span(d.LongestWait))
 	}
 	if d.Hung {
-		waits += " HUNG"
+		waits += ", too long"
 	}
-	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, printable(d.Spec.Image), printable(where), d.State,
-		reads, bytes, share(d.Ratios.Memory), share(d.Ratios.Cache), share(d.Ratios.Zone), d.SlowReads, failed, waits)
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", d.ID, printable(d.Spec.Image), printable(where), d.State,
+		d.Served.Reads, size(d.Served.Bytes), share(d.Ratios.Memory), share(d.Ratios.Cache), share(d.Ratios.Zone),
+		d.SlowReads, d.Served.Errors, d.Served.Hung, waits)
 }

@@ -44,8 +44,8 @@ func (a *app) topCommand() *cobra.Command {
 		Use:   "top",
 		Short: "Watch what this host's disks read, and from where",
 		Long: `Top shows the disks of the agent and the host cache, and how fast their counters
-rise: from one look to the next, hit ratios too. Disks that several attachments
-show count their reads together.
+rise: from one look to the next, hit ratios too. Attachments that share a disk have
+its hit ratios.
 
 Keys: q quits; r b m o s w n sort by reads, bytes, misses, reads of the origin, slow
 reads, longest wait, name. Where the output is no terminal, or with --once, it

@@ -26,7 +26,7 @@ func observed(at time.Time, reads ...int64) *observation {
 	for i, n := range reads {
 		o.infos = append(o.infos, host.Info{
 			ID: fmt.Sprintf("id%d", i), Spec: host.Spec{Image: string(rune('z' - i)), Store: "dir:/s", Where: "/mnt"}, Digest: fmt.Sprint("digest", i),
-			State: host.Ready, SlowReads: n / 10,
+			State: host.Ready, SlowReads: n / 10, Served: host.Served{Reads: n, Bytes: n << 10},
 			Reads: &disk.Stats{Reads: n, Bytes: n << 10, Hits: 6 * n, Near: n, FromCache: n, FromZone: n, FromOrigin: n},
 		})
 	}
@@ -85,8 +85,8 @@ func TestTopRates(t *testing.T) {
 		t.Errorf("reads of a new disk: %q", f)
 	}
 	m.now.infos[1].Digest = m.now.infos[0].Digest
-	if _, all := m.rows(); all.reads != 25+20 {
-		t.Errorf("%v reads of all disks, want those of shared ones once", all.reads)
+	if _, all := m.rows(); all.reads != 25+50+20 || all.from.origin != 50+0+40 {
+		t.Errorf("%v reads of all disks, %+v; want what shared ones asked of tiers once", all.reads, all.from)
 	}
 
 	// One look alone knows no rates.

@@ -91,8 +91,8 @@ func (m *topModel) rate(before, now int64) float64 {
 	return float64(now-before) / seconds
 }
 
-// rows are the disks in their order, and what all of them did, shared ones counted
-// once.
+// rows are the disks in their order, and what all of them did; what shared ones asked
+// of tiers counts once.
 func (m *topModel) rows() (rows []topRow, all topRow) {
 	old := map[string]*host.Info{}
 	if m.before != nil {
@@ -109,22 +109,16 @@ func (m *topModel) rows() (rows []topRow, all topRow) {
 			was = &host.Info{}
 		}
 		r.slow = m.rate(was.SlowReads, i.SlowReads)
-		if i.Reads != nil {
-			var reads, bytes int64
-			if was.Reads != nil {
-				reads, bytes = was.Reads.Reads, was.Reads.Bytes
-			}
-			r.reads, r.bytes = m.rate(reads, i.Reads.Reads), m.rate(bytes, i.Reads.Bytes)
-			r.from = answeredBy(i.Reads)
-			if since := r.from.minus(answeredBy(was.Reads)); was.Reads != nil && reads <= i.Reads.Reads {
-				r.from = since
-			}
+		r.reads, r.bytes = m.rate(was.Served.Reads, i.Served.Reads), m.rate(was.Served.Bytes, i.Served.Bytes)
+		r.from = answeredBy(i.Reads)
+		if was.Reads != nil && i.Reads != nil && was.Reads.Reads <= i.Reads.Reads {
+			r.from = r.from.minus(answeredBy(was.Reads))
 		}
 		rows = append(rows, r)
-		all.slow += r.slow
+		all.reads, all.bytes, all.slow = all.reads+r.reads, all.bytes+r.bytes, all.slow+r.slow
 		if key := diskKey(i); !counted[key] {
 			counted[key] = true
-			all.reads, all.bytes, all.from = all.reads+r.reads, all.bytes+r.bytes, all.from.plus(r.from)
+			all.from = all.from.plus(r.from)
 		}
 	}
 	slices.SortStableFunc(rows, func(a, b topRow) int {
