@@ -98,6 +98,9 @@ func (o *observation) agentProblem() string {
 	if errors.Is(o.failed, control.ErrNoAgent) {
 		return o.noAgentAdvice()
 	}
+	if errors.Is(o.failed, context.DeadlineExceeded) {
+		return fmt.Sprintf("the agent at %s does not answer within %s; its log may say why", o.socket, span(observeTime))
+	}
 	return o.failed.Error()
 }
 

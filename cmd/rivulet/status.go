@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/rivuletfs/rivulet/cached/cachedclient"
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/control"
 )
@@ -36,9 +37,10 @@ type diskStatus struct {
 
 // A daemonStatus tells of the host cache.
 type daemonStatus struct {
-	Socket  string           `json:"socket"`
-	Numbers map[string]int64 `json:"numbers,omitempty"` // as of 'rivulet cache stats'
-	Problem string           `json:"problem,omitempty"`
+	Socket  string               `json:"socket"`
+	About   *cachedclient.Daemon `json:"about,omitempty"`
+	Numbers map[string]int64     `json:"numbers,omitempty"` // as of 'rivulet cache stats'
+	Problem string               `json:"problem,omitempty"`
 }
 
 // An agentStatus tells of the agent.
@@ -88,6 +90,7 @@ The exit status says whether all is well:
 				return err
 			}
 			s := newHostStatus(o, a.askStores(cmd.Context(), o))
+			a.askDaemon(cmd.Context(), s.Cache)
 			if asJSON {
 				if err := a.printJSON(s); err != nil {
 					return err
@@ -122,6 +125,18 @@ func (a *app) askStores(ctx context.Context, o *observation) []host.StoreHealth 
 	}
 	list, _ := c.Stores(ctx) // an older agent cannot tell
 	return list
+}
+
+// askDaemon has the host cache say what it is, if it answers.
+func (a *app) askDaemon(ctx context.Context, s *daemonStatus) {
+	if s == nil || s.Problem != "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, observeTime)
+	defer cancel()
+	if about, err := a.client.About(ctx); err == nil { // an older one cannot tell
+		s.About = &about
+	}
 }
 
 func newHostStatus(o *observation, stores []host.StoreHealth) *hostStatus {
@@ -174,7 +189,7 @@ func (s *hostStatus) verdict(o *observation) error {
 	case errors.Is(o.failed, control.ErrNoAgent):
 		return statusError{errors.New(o.noAgentAdvice()), exitNoAgent}
 	case errors.Is(o.failed, os.ErrPermission):
-		return o.failed
+		return o.failed // it may be well
 	case len(s.Problems) == 1:
 		return statusError{errors.New(s.Problems[0]), exitUnwell}
 	}
@@ -193,16 +208,21 @@ func (s *hostStatus) write(out io.Writer, now time.Time) error {
 		about := s.Agent.About
 		fmt.Fprintf(w, "agent\t%s, up %s, process %d, %s\n", printable(about.Version), span(now.Sub(about.Since)), about.PID, s.Agent.Socket)
 	}
+	if c := s.Cache; c != nil && c.Problem == "" && c.About == nil {
+		fmt.Fprintf(w, "cache\tanswers at %s; it is older than this command\n", c.Socket)
+	} else if c != nil && c.About != nil {
+		fmt.Fprintf(w, "cache\t%s, up %s, process %d, %s\n", printable(c.About.Version), span(now.Sub(c.About.Since)), c.About.PID, c.Socket)
+	}
 	switch c := s.Cache; {
 	case c == nil:
 		fmt.Fprint(w, "cache\tno host cache runs\n")
 	case c.Problem != "":
 		fmt.Fprintf(w, "cache\t%s\n", printable(c.Problem))
 	case c.Numbers == nil:
-		fmt.Fprintf(w, "cache\tanswers at %s; its numbers are for root and its own user\n", c.Socket)
+		fmt.Fprint(w, "\tits numbers are for root and its own user\n")
 	default:
 		n := c.Numbers
-		fmt.Fprintf(w, "cache\t%s of %s (%s), %d chunks, %s\n", size(n["bytes"]), size(n["max_bytes"]), percent(n["bytes"], n["max_bytes"]), n["chunks"], c.Socket)
+		fmt.Fprintf(w, "\t%s of %s (%s), %d chunks\n", size(n["bytes"]), size(n["max_bytes"]), percent(n["bytes"], n["max_bytes"]), n["chunks"])
 		fmt.Fprintf(w, "\thad %s of %d requests; %d downloads, %d failed; %d damaged\n",
 			percent(n["hits"], n["hits"]+n["flights"]), n["hits"]+n["flights"], n["downloads"], n["failed_downloads"], n["damaged"])
 		if asked := n["zone_hits"] + n["zone_misses"]; asked > 0 {
