@@ -120,7 +120,7 @@ func TestOwnersOfMkfs(t *testing.T) {
 			}
 			out, err := tool(t, "debugfs", "-R", question, disk)
 			must(t, err)
-			answers := found.FindAllStringSubmatch(string(out), -1)
+			answers := found.FindAllStringSubmatch(out, -1)
 			if len(answers) < 100 || len(answers) != asked {
 				t.Fatalf("debugfs knows %d of %d blocks:\n%.300s", len(answers), asked, out)
 			}
@@ -140,7 +140,7 @@ func TestOwnersOfSome(t *testing.T) {
 	d := build(t, testConfig(), root, 0)
 	fsys, err := Open(d, d.size)
 	must(t, err)
-	at := uint64(testConfig().Low)
+	at := testConfig().Low
 	list, err := fsys.Owners(t.Context(), []Range{{at + 9, 4}, {at + 2, 3}, {at + 4, 2}, {at + 2, 1}, {fsys.super.blocks - 1, 9}, {1 << 63, 1 << 63}, {7, 0}})
 	must(t, err)
 	want := []Owner{
