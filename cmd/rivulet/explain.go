@@ -82,13 +82,13 @@ func (a *app) explainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain DISK",
 		Short: "Tell which reads of a disk were slow, from where, and of which files",
-		Long: `Explain asks the agent which reads of a disk were slow (100 ms or more) or failed,
-since that agent began to serve it: all are counted by the tier that they had to
-wait for, and the newest 1,024 are told one by one. Explain then reads the disk's
-file system itself, from the same store and with the same identity, and says to
-which files these reads belong, or to what else: the superblock, inode tables,
-directories, the journal; slack is room beside files, and files that the image
-hides. A read of several files counts for the one that it read most of.
+		Long: `Explain asks the agent which reads of a disk were slow (100 ms, or what the agent's
+--slow-read says) or failed, since that agent began to serve it: all are counted by
+the tier that they had to wait for, and the newest 1,024 are told one by one. Explain
+then reads the disk's file system itself, from the same store and with the same
+identity, and says to which files these reads belong, or to what else: the superblock,
+inode tables, directories, the journal; slack is room beside files, and files that the
+image hides. A read of several files counts for the one that it read most of.
 
 DISK is what 'rivulet agent ls' shows: an ID, a directory, an address, an image.`,
 		Example: `  rivulet explain /mnt

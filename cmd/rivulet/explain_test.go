@@ -24,6 +24,7 @@ import (
 	"github.com/rivuletfs/rivulet/host/frontends"
 	"github.com/rivuletfs/rivulet/host/keep"
 	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/telemetry"
 )
 
 // A slowHost is an agent in this process, whose store can be made slow or broken
@@ -79,7 +80,7 @@ func newSlowHost(t *testing.T) *slowHost {
 	var err error
 	s.host, err = host.New(host.Config{
 		Open: func(ctx context.Context, url string) (host.Source, error) {
-			src, err := a.openSource(ctx, url)
+			src, err := a.openSource(ctx, url, new(telemetry.Origins))
 			src.Near = false
 			src.Bound = func(src chunk.Source, _ string) chunk.Source { return &slowSource{s, src} }
 			return src, err
