@@ -64,7 +64,7 @@ frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
 frontend/nbd/internal/wire std
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
-host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass origin seal sign
+host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram origin seal sign
 host/keep          any: internal/fdpass internal/systemd
 host/frontends     any: frontend/fuse frontend/loopmount frontend/nbd host host/keep internal/fdpass
 telemetry          any: cached cached/cachedclient chunk disk frontend/nbd generation host internal/histogram origin store/cache store/zone tier

@@ -44,10 +44,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/rivuletfs/rivulet/cached/internal/wire"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/internal/loglimit"
 	"github.com/rivuletfs/rivulet/internal/tokenbucket"
@@ -100,6 +102,7 @@ type Config struct {
 	Wait      time.Duration    // 0: DefaultWait
 	Group     int              // members of this group may connect; 0: the server's user and root alone
 	Downloads int              // goroutines of downloads, waiting ones included; 0: 16 × DefaultDownloads
+	Version   string           // of the program, which clients are told
 	Logger    *slog.Logger     // nil: nobody is told
 }
 
@@ -115,6 +118,7 @@ type Server struct {
 	lease    time.Duration
 	wait     time.Duration
 	group    int
+	self     wire.Daemon
 	logger   *slog.Logger
 	stats    counters
 	looks    tier.Limit  // into the zone; each has a buffer for a chunk
@@ -158,6 +162,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{
 		cache: c.Cache, download: c.Download, zone: c.Zone, limit: c.Limit, lease: c.Lease, wait: c.Wait, group: c.Group,
+		self:    wire.Daemon{Process: uint32(os.Getpid()), Since: uint64(time.Now().Unix()), Version: c.Version},
 		logger:  loglimit.New(c.Logger),
 		places:  tier.Limit{Concurrent: c.Downloads},
 		flights: make(map[chunk.ID]*flight), leases: make(map[uint64]*flight),

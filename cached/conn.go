@@ -127,6 +127,8 @@ func (c *conn) next() error {
 		return c.touch(&m)
 	case wire.Ping:
 		return c.done(m.Request)
+	case wire.About:
+		return c.reply(answer{request: m.Request, kind: wire.Self, payload: c.server.self.Append})
 	case wire.Raise:
 		return c.raise(&m)
 	case wire.Hello:

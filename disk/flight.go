@@ -174,6 +174,9 @@ func (d *Disk) fly(f *flight, begun time.Time) {
 		err = d.fetch(f, again.Add(d.opt.Timeout))
 		d.mu.Lock()
 	}
+	if err == nil {
+		d.stats.from[f.trace.Reached()].Add(1)
+	}
 	d.end(f, err)
 	d.active--
 	if !d.closed.Load() {

@@ -1,6 +1,10 @@
 package disk
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/rivuletfs/rivulet/chunk"
+)
 
 // Stats counts what a disk did since Open.
 type Stats struct {
@@ -11,6 +15,9 @@ type Stats struct {
 	Near         int64 `json:"near"`          // pieces of frames that were read from Options.Near instead
 	Waits        int64 `json:"waits"`         // misses that joined a fetch already begun
 	Fetches      int64 `json:"fetches"`       // fetches begun: chunks or, in SingleFrames, frames
+	FromCache    int64 `json:"from_cache"`    // of them, those that were answered by the host's cache, as far as readers tell (chunk.Trace)
+	FromZone     int64 `json:"from_zone"`     // by the zone's
+	FromOrigin   int64 `json:"from_origin"`   // by the origin
 	FetchedBytes int64 `json:"fetched_bytes"` // stored bytes that the reader returned
 	Retries      int64 `json:"retries"`       // attempts after the first, of all fetches
 	Prefetches   int64 `json:"prefetches"`    // fetches queued by Prefetch
@@ -24,6 +31,7 @@ func (s *Stats) Add(o Stats) {
 	s.Reads, s.Bytes = s.Reads+o.Reads, s.Bytes+o.Bytes
 	s.Hits, s.Misses, s.Near, s.Waits = s.Hits+o.Hits, s.Misses+o.Misses, s.Near+o.Near, s.Waits+o.Waits
 	s.Fetches, s.FetchedBytes, s.Retries = s.Fetches+o.Fetches, s.FetchedBytes+o.FetchedBytes, s.Retries+o.Retries
+	s.FromCache, s.FromZone, s.FromOrigin = s.FromCache+o.FromCache, s.FromZone+o.FromZone, s.FromOrigin+o.FromOrigin
 	s.Prefetches, s.Dropped = s.Prefetches+o.Prefetches, s.Dropped+o.Dropped
 	s.Errors, s.Hung = s.Errors+o.Errors, s.Hung+o.Hung
 }
@@ -33,6 +41,7 @@ type counters struct {
 	fetches, fetchedBytes, retries    atomic.Int64
 	prefetches, dropped, errors, near atomic.Int64
 	hung                              atomic.Int64
+	from                              [chunk.Tiers]atomic.Int64 // fetches that succeeded
 }
 
 // Stats returns the counters. They are read one by one while others may rise.
@@ -41,6 +50,7 @@ func (d *Disk) Stats() Stats {
 	return Stats{
 		Reads: c.reads.Load(), Bytes: c.bytes.Load(),
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Near: c.near.Load(), Waits: c.waits.Load(),
+		FromCache: c.from[chunk.HostCache].Load(), FromZone: c.from[chunk.Zone].Load(), FromOrigin: c.from[chunk.Origin].Load(),
 		Fetches: c.fetches.Load(), FetchedBytes: c.fetchedBytes.Load(), Retries: c.retries.Load(),
 		Prefetches: c.prefetches.Load(), Dropped: c.dropped.Load(), Errors: c.errors.Load(), Hung: c.hung.Load(),
 	}

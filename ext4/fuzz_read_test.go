@@ -130,6 +130,21 @@ func readHostile(t testing.TB, p []byte) {
 	}
 	b := walkBudget{t: t, fsys: fsys, entries: 500, bytes: 1 << 20}
 	b.walk(".")
+	owners, err := fsys.Owners(t.Context(), []Range{{0, fsys.super.blocks}})
+	if err != nil {
+		b.check(&fs.PathError{Op: "owners", Path: ".", Err: err})
+		return
+	}
+	next := uint64(0)
+	for _, o := range owners {
+		if o.Start != next {
+			t.Fatalf("owner %+v, want one from block %d on", o, next)
+		}
+		next += o.Count
+	}
+	if next != fsys.super.blocks {
+		t.Fatalf("owners of %d blocks, want %d", next, fsys.super.blocks)
+	}
 }
 
 // FuzzOpen reads all of the seed with patches: three bytes of an offset, and

@@ -151,10 +151,10 @@ func TestReadChecksums(t *testing.T) {
 	must(t, err)
 	v, err := fsys.readInode(RootInode)
 	must(t, err)
-	table, err := fsys.inodeTable(0)
+	g0, err := fsys.group(0)
 	must(t, err)
 	for what, at := range map[string]uint64{
-		"superblock": superOffset + 0x30, "descriptor": BlockSize + 0x10, "inode": table*BlockSize + InodeSize + 9,
+		"superblock": superOffset + 0x30, "descriptor": BlockSize + 0x10, "inode": g0.table*BlockSize + InodeSize + 9,
 		"hash tree": dir[0].Start*BlockSize + 40, "leaf": (dir[0].Start+1)*BlockSize + 40, "attributes": v.xattrBlock*BlockSize + 2000,
 	} {
 		p := []byte{0}

@@ -7,22 +7,44 @@ const (
 	crc16Reverse = 0xa001 // CRC-16 with the polynomial 0x8005, low bits first
 )
 
-// inodeTable is the first block of a group's inode table.
-func (fsys *FS) inodeTable(group uint64) (uint64, error) {
+// A groupView is what the reader knows of a block group.
+type groupView struct {
+	blockBitmap, inodeBitmap uint64 // blocks
+	table                    uint64 // first block of the inode table
+	inodes                   uint32 // at the head of the table, which may be in use
+}
+
+// group reads a group's descriptor.
+func (fsys *FS) group(number uint64) (groupView, error) {
 	s := fsys.super
-	block, err := fsys.readBlock(blockKey{block: s.descBlock(group), kind: rawBlock}, nil)
+	block, err := fsys.readBlock(blockKey{block: s.descBlock(number), kind: rawBlock}, nil)
 	if err != nil {
-		return 0, err
+		return groupView{}, err
 	}
-	desc := block[int(group%uint64(s.blockSize/s.descSize))*s.descSize:][:s.descSize]
-	if sum, ok := s.descSum(uint32(group), desc); ok && sum != le.Uint16(desc[descChecksum:]) {
-		return 0, &FormatError{fmt.Sprintf("group descriptor %d", group), "wrong checksum"}
+	desc := block[int(number%uint64(s.blockSize/s.descSize))*s.descSize:][:s.descSize]
+	sum, ok := s.descSum(uint32(number), desc)
+	if ok && sum != le.Uint16(desc[descChecksum:]) {
+		return groupView{}, &FormatError{fmt.Sprintf("group descriptor %d", number), "wrong checksum"}
 	}
-	table := uint64(le.Uint32(desc[0x08:]))
-	if s.incompat&incompat64Bit != 0 {
-		table |= uint64(le.Uint32(desc[0x28:])) << 32
+	at := func(low, high int) uint64 {
+		block := uint64(le.Uint32(desc[low:]))
+		if s.incompat&incompat64Bit != 0 {
+			block |= uint64(le.Uint32(desc[high:])) << 32
+		}
+		return block
 	}
-	return table, nil
+	g := groupView{at(0x00, 0x20), at(0x04, 0x24), at(0x08, 0x28), s.inodesPerGroup}
+	if ok { // without checksums these fields mean nothing
+		unused := uint32(le.Uint16(desc[0x1c:]))
+		if s.incompat&incompat64Bit != 0 {
+			unused |= uint32(le.Uint16(desc[0x32:])) << 16
+		}
+		g.inodes -= min(unused, g.inodes)
+		if le.Uint16(desc[0x12:])&groupInodeUninit != 0 {
+			g.inodes = 0
+		}
+	}
+	return g, nil
 }
 
 // descSum gives the checksum that a descriptor should have, false if it needs

@@ -41,25 +41,33 @@ func (fsys *FS) readInode(number uint32) (*inodeView, error) {
 	if number == 0 || number > s.inodes {
 		return nil, &FormatError{fmt.Sprintf("inode %d", number), fmt.Sprintf("there are %d", s.inodes)}
 	}
-	table, err := fsys.inodeTable(uint64((number - 1) / s.inodesPerGroup))
+	g, err := fsys.group(uint64((number - 1) / s.inodesPerGroup))
 	if err != nil {
 		return nil, err
 	}
-	at := uint64((number-1)%s.inodesPerGroup) * uint64(s.inodeSize)
-	size := uint64(s.blockSize)
-	if table > s.blocks {
-		return nil, damagedBlock(table, "holds inodes, but there are only %d", s.blocks)
-	}
-	block, err := fsys.readBlock(blockKey{block: table + at/size, kind: rawBlock}, nil)
+	raw, err := fsys.rawInode(g, (number-1)%s.inodesPerGroup)
 	if err != nil {
 		return nil, err
 	}
-	raw := block[at%size:][:s.inodeSize]
 	v := &inodeView{Stat: Stat{Number: number}}
 	if err := s.decodeInode(v, raw); err != nil {
 		return nil, err
 	}
 	return v, nil
+}
+
+// rawInode reads an inode of a group, by its place in the table.
+func (fsys *FS) rawInode(g groupView, i uint32) ([]byte, error) {
+	s := fsys.super
+	at, size := uint64(i)*uint64(s.inodeSize), uint64(s.blockSize)
+	if g.table > s.blocks {
+		return nil, damagedBlock(g.table, "holds inodes, but there are only %d", s.blocks)
+	}
+	block, err := fsys.readBlock(blockKey{block: g.table + at/size, kind: rawBlock}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return block[at%size:][:s.inodeSize], nil
 }
 
 // decodeInode fills v, whose number is set, from raw.

@@ -30,6 +30,14 @@ type Info struct {
 	// Reads is what the disk did since this process opened it, for all
 	// attachments that share it; nil while it is not open.
 	Reads *disk.Stats `json:"reads,omitempty"`
+	// SlowReads are those of this attachment that were slow or failed; see Host.Slow.
+	SlowReads int64 `json:"slow_reads"`
+	// Failed is when the last read of it that failed had begun; zero: none did.
+	Failed time.Time `json:"failed,omitzero"`
+	// Waits is how many pieces of frames the disk's readers wait for at present, and
+	// LongestWait for how long the first of them does.
+	Waits       int           `json:"waits"`
+	LongestWait time.Duration `json:"longest_wait_ns"`
 }
 
 // A State says how far an attachment is.
@@ -48,6 +56,7 @@ type attachment struct {
 	spec  Spec
 	id    string
 	image string // digest of its block map
+	slow  slowLog
 
 	writing sync.Mutex // held while rec is replaced and written
 
@@ -127,7 +136,7 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 		id[i] = byte(rand.Uint32())
 	}
 	m := s.Map()
-	a := newAttachment(&record{
+	a := h.newAttachment(&record{
 		Version: recordVersion, ID: hex.EncodeToString(id[:]), Spec: *spec, Since: time.Now().UTC(),
 		Image: m.Digest().String(), Disk: m.Info().Disk.String(), Size: m.Size(), Kept: s.kept,
 	})
@@ -139,8 +148,10 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 	return a, nil
 }
 
-func newAttachment(r *record) *attachment {
-	return &attachment{dev: newDevice(r.ID, r.Size, disk.DefaultTimeout), spec: r.Spec, id: r.ID, image: r.Image, rec: r, problems: make(map[string]error)}
+func (h *Host) newAttachment(r *record) *attachment {
+	dev := newDevice(r.ID, r.Size, disk.DefaultTimeout)
+	dev.slow, dev.onSlow = h.cfg.Slow, h.onSlow
+	return &attachment{dev: dev, spec: r.Spec, id: r.ID, image: r.Image, rec: r, problems: make(map[string]error)}
 }
 
 // offer has the frontend show a. o says what it is to go on with.
@@ -299,6 +310,7 @@ func (h *Host) info(a *attachment) Info {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	i := Info{ID: a.id, Spec: a.spec, Digest: a.rec.Image, Disk: a.rec.Disk, Size: a.rec.Size, Since: a.rec.Since, State: Ready, Served: a.dev.served.served()}
+	i.SlowReads, i.Failed = a.slow.count()
 	s := a.dev.disk.Load()
 	if s != nil {
 		stats := s.Stats()
@@ -306,6 +318,7 @@ func (h *Host) info(a *attachment) Info {
 		if err := s.away(); err != nil {
 			i.Problem = err.Error()
 		}
+		i.Waits, i.LongestWait = s.Waiting()
 	} else {
 		i.State = Opening
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockdev"
+	"github.com/rivuletfs/rivulet/disk"
 )
 
 // errNotOpen is what reads get of a disk that could not be opened in time.
@@ -21,6 +22,8 @@ type device struct {
 	patient time.Duration // bound of a read's wait
 
 	served servedCounters
+	slow   time.Duration        // and
+	onSlow func(*disk.SlowRead) // as in Config; nil: nobody is told of reads that waited for the disk
 
 	disk   atomic.Pointer[sharedDisk]    // set once, by open
 	opened chan struct{}                 // closed after that
@@ -89,12 +92,28 @@ func (d *device) ReadAt(p []byte, off int64) (int, error) {
 func (d *device) read(p []byte, off int64) (int, error) {
 	s := d.disk.Load()
 	if s == nil {
+		begun := time.Now()
 		var err error
-		if s, err = d.wait(context.Background()); err != nil {
+		s, err = d.wait(context.Background())
+		d.tell(begun, len(p), off, err)
+		if err != nil {
 			return 0, err
 		}
 	}
 	return s.ReadFor(d.id, p, off)
+}
+
+// tell tells of a read that waited for the disk, if it did for long or in vain.
+func (d *device) tell(begun time.Time, length int, off int64, err error) {
+	waited := time.Since(begun)
+	select {
+	case <-d.closed:
+		return
+	default:
+	}
+	if d.onSlow != nil && !errors.Is(err, blockdev.ErrLeft) && (err != nil || waited >= d.slow) {
+		d.onSlow(&disk.SlowRead{Reader: d.id, Offset: off, Length: length, Begun: begun, Wait: waited, Err: err})
+	}
 }
 
 // Extents implements [blockdev.Extenter].

@@ -97,11 +97,14 @@ func New(cfg Config) (*Host, error) {
 	if cfg.Memory == 0 {
 		cfg.Memory = disk.DefaultMemory
 	}
+	if h.cfg.Slow == 0 {
+		h.cfg.Slow = disk.DefaultSlow
+	}
 	opener, err := seal.NewOpener()
 	if err != nil {
 		return nil, err
 	}
-	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Meter: new(disk.Meter), Logger: cfg.Logger, OnSlow: cfg.OnSlow, Slow: cfg.Slow}
+	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Meter: new(disk.Meter), Logger: cfg.Logger, OnSlow: h.onSlow, Slow: h.cfg.Slow}
 	return h, nil
 }
 

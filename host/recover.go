@@ -79,7 +79,7 @@ func (h *Host) Recover(ctx context.Context, in *keep.Inherited) error {
 	}
 	list := make([]*attachment, len(all))
 	for i, r := range all {
-		list[i] = newAttachment(r)
+		list[i] = h.newAttachment(r)
 		h.mu.Lock()
 		h.attached[r.ID] = list[i]
 		h.mu.Unlock()

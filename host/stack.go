@@ -48,6 +48,7 @@ type Stack struct {
 type Disk struct {
 	*disk.Disk
 
+	image   published
 	sampler *generation.Sampler // nil: there is no cache
 }
 
@@ -61,7 +62,7 @@ func (s *Stack) Disk(image *Image, near bool, bound func(src chunk.Source, disk 
 }
 
 func (s *Stack) disk(m *blockmap.Map, image published, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
-	d := &Disk{}
+	d := &Disk{image: image}
 	var src chunk.Source = image
 	if bound != nil {
 		src = bound(image, m.Digest().String())

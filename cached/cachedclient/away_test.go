@@ -360,6 +360,9 @@ func TestAdministration(t *testing.T) {
 	if all := entries(); len(all) != 1 {
 		t.Errorf("%v", all)
 	}
+	if about, err := c.About(ctx); err != nil || about.PID != os.Getpid() || time.Since(about.Since) < 0 || time.Since(about.Since) > time.Hour {
+		t.Errorf("the daemon says of itself %+v, %v", about, err)
+	}
 	stats, err := c.DaemonStats(ctx)
 	if err != nil {
 		t.Fatal(err)

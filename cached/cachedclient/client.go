@@ -122,6 +122,9 @@ func New(c Config) *Client {
 	return cl
 }
 
+// Socket returns the path of the daemon's socket.
+func (c *Client) Socket() string { return c.config.Socket }
+
 // Close ends the connection and gives up the descriptors. Reads that wait for
 // the daemon go to their origins, as do all later ones.
 func (c *Client) Close() {

@@ -3,6 +3,7 @@ package cachedclient
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
 	"github.com/rivuletfs/rivulet/chunk"
@@ -88,6 +89,27 @@ func (c *Client) Stats() Stats {
 		Brought: s.brought.Load(), Damaged: s.damaged.Load(), Connects: s.connects.Load(), Losses: s.losses.Load(),
 		Held: c.shelf.len(),
 	}
+}
+
+// A Daemon tells of the daemon that a client speaks to.
+type Daemon struct {
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+	Since   time.Time `json:"since"`
+}
+
+// About asks the daemon what it is. One that is older than this question ends the
+// connection, which is an error.
+func (c *Client) About(ctx context.Context) (Daemon, error) {
+	b, err := c.do(ctx, "about the host cache", wire.About, wire.Self, nil)
+	if err != nil {
+		return Daemon{}, err
+	}
+	d, err := wire.ParseDaemon(b)
+	if err != nil {
+		return Daemon{}, err
+	}
+	return Daemon{d.Version, int(d.Process), time.Unix(int64(d.Since), 0).UTC()}, nil
 }
 
 // Ping reports, by a nil error, that the daemon answers within the time of ctx.

@@ -276,7 +276,7 @@ func (g *agent) forgetUnused(in *keep.Inherited) {
 func (g *agent) serve(ctx context.Context) error {
 	ctx, g.end = context.WithCancel(ctx)
 	defer g.end()
-	server := &control.Server{Host: g.host, Upgrade: g.upgrade}
+	server := &control.Server{Host: g.host, Version: programVersion(), Upgrade: g.upgrade}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ctx, g.listen) }()
 	g.printf("ready %s\n", g.socket)

@@ -124,7 +124,7 @@ func (a *app) runCached(ctx context.Context, o *cachedOptions) (err error) {
 		return err
 	}
 	limit.Concurrent = o.downloads
-	c := cached.Config{Cache: disk, Download: d, Limit: limit, Group: gid, Logger: a.logger()}
+	c := cached.Config{Cache: disk, Download: d, Limit: limit, Group: gid, Version: programVersion(), Logger: a.logger()}
 	if o.zone != "" {
 		z, zoneErr := a.openZone(o.zone)
 		if zoneErr != nil {

@@ -28,6 +28,9 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
+
+	exitUnwell  = 3 // of status
+	exitNoAgent = 4
 )
 
 // A usageError is a mistake in the command line.
@@ -66,7 +69,11 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintln(errOut, "rivulet: "+a.explain(err))
+	fmt.Fprintln(errOut, "rivulet: "+a.advise(err))
+	var found statusError
+	if errors.As(err, &found) {
+		return found.exit
+	}
 	var usage usageError
 	if errors.As(err, &usage) || errors.As(err, new(host.SpecError)) {
 		fmt.Fprintf(errOut, "Run '%s --help' for the usage.\n", cmd.CommandPath())
@@ -75,8 +82,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	return exitFailed
 }
 
-// explain adds what to do next to an error, where that is known.
-func (a *app) explain(err error) string {
+// advise adds what to do next to an error, where that is known.
+func (a *app) advise(err error) string {
 	s := strings.TrimSpace(err.Error())
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -122,6 +129,7 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 	root.AddCommand(
 		a.publishCommand(), a.lsCommand(), a.inspectCommand(), a.diffCommand(), a.dfCommand(),
 		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(), a.agentCommand(),
+		a.statusCommand(), a.topCommand(), a.explainCommand(),
 		a.cachedCommand(), a.cacheCommand(),
 		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.pinCommand(), a.unpinCommand(), a.copyCommand(),
 		a.keysCommand(), a.grantCommand(), a.saltCommand(),

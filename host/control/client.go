@@ -94,6 +94,28 @@ func (c *Client) Wait(ctx context.Context, id string) error {
 	}
 }
 
+// Agent tells of the agent itself. One that is older than this question does not
+// know it, which is an error.
+func (c *Client) Agent(ctx context.Context) (Agent, error) {
+	var a Agent
+	err := c.do(ctx, http.MethodGet, "/v1/agent", nil, &a)
+	return a, err
+}
+
+// Stores says how the agent's stores answer; it takes some seconds if one does not.
+func (c *Client) Stores(ctx context.Context) ([]host.StoreHealth, error) {
+	var got stores
+	err := c.do(ctx, http.MethodGet, "/v1/stores", nil, &got)
+	return got.Stores, err
+}
+
+// Slow tells of an attachment's slow reads.
+func (c *Client) Slow(ctx context.Context, id string) (host.Slow, error) {
+	var s host.Slow
+	err := c.do(ctx, http.MethodGet, "/v1/attachments/"+url.PathEscape(id)+"/slow", nil, &s)
+	return s, err
+}
+
 // Upgrade has the agent hand everything to a new process of its program.
 func (c *Client) Upgrade(ctx context.Context) (Upgraded, error) {
 	var u Upgraded

@@ -6,9 +6,13 @@
 //	GET    /v1/attachments       → {"attachments": [INFO…]}
 //	DELETE /v1/attachments/ID    ?force=1&wait=SECONDS → 204
 //	GET    /v1/attachments/ID/wait → 204 once the attachment has ended
+//	GET    /v1/attachments/ID/slow → SLOW: its slow reads, summed up by tier, and the newest
+//	GET    /v1/agent             → AGENT: version, process, since when
+//	GET    /v1/stores            → {"stores": [STORE…]}: whether they answer, within 5 s
 //	POST   /v1/upgrade           → {"pid": N}: another process serves from now on
 //	GET    /healthz              → 200 "ok", or 503 with what is not well
 //
+// SPEC, INFO, SLOW and STORE are host.Spec, Info, Slow and StoreHealth; AGENT is an Agent.
 // An error is {"error": TEXT, "kind": KIND} with a status of 4xx or 5xx.
 package control
 
@@ -17,6 +21,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/host"
@@ -31,6 +36,17 @@ type attachRequest struct {
 
 type attachments struct {
 	Attachments []host.Info `json:"attachments"`
+}
+
+// An Agent tells of the process that answers.
+type Agent struct {
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+	Since   time.Time `json:"since"` // when it began to answer
+}
+
+type stores struct {
+	Stores []host.StoreHealth `json:"stores"`
 }
 
 // Upgraded tells of the process that took an agent over.

@@ -71,10 +71,19 @@ func client(t *testing.T, socket string) *Client {
 }
 
 func TestRequests(t *testing.T) {
-	socket, end := serve(t, &Server{Upgrade: func(context.Context) (int, error) { return 17, nil }})
+	socket, end := serve(t, &Server{Version: "v1", Upgrade: func(context.Context) (int, error) { return 17, nil }})
 	c := client(t, socket)
 	if list, err := c.List(t.Context()); err != nil || len(list) != 0 {
 		t.Errorf("list: %v, %v", list, err)
+	}
+	if a, err := c.Agent(t.Context()); err != nil || a.Version != "v1" || a.PID != os.Getpid() || a.Since.IsZero() {
+		t.Errorf("agent: %+v, %v", a, err)
+	}
+	if s, err := c.Stores(t.Context()); err != nil || len(s) != 0 {
+		t.Errorf("stores: %+v, %v", s, err)
+	}
+	if _, err := c.Slow(t.Context(), "nosuch/../x"); !errors.Is(err, host.ErrNotFound) {
+		t.Errorf("slow reads of nothing: %v", err)
 	}
 	if u, err := c.Upgrade(t.Context()); err != nil || u.PID != 17 {
 		t.Errorf("upgrade: %v, %v", u, err)

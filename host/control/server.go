@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 
@@ -16,11 +17,15 @@ import (
 
 // A Server answers requests for one host.
 type Server struct {
-	Host *host.Host
+	Host    *host.Host
+	Version string // of the program
 	// Upgrade hands everything to another process and returns its id. The agent
 	// ends once the answer is out. nil: it cannot.
 	Upgrade func(ctx context.Context) (pid int, err error)
 }
+
+// storeTime bounds how long stores may take to answer.
+const storeTime = 5 * time.Second
 
 // Handler returns the server's answers.
 func (s *Server) Handler() http.Handler {
@@ -31,7 +36,15 @@ func (s *Server) Handler() http.Handler {
 	})
 	mux.HandleFunc("DELETE /v1/attachments/{id}", s.detach)
 	mux.HandleFunc("GET /v1/attachments/{id}/wait", s.wait)
+	mux.HandleFunc("GET /v1/attachments/{id}/slow", s.slow)
 	mux.HandleFunc("POST /v1/upgrade", s.upgrade)
+	about := Agent{s.Version, os.Getpid(), time.Now().UTC()}
+	mux.HandleFunc("GET /v1/agent", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, about) })
+	mux.HandleFunc("GET /v1/stores", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), storeTime)
+		defer cancel()
+		answer(w, http.StatusOK, stores{s.Host.Stores(ctx)})
+	})
 	mux.HandleFunc("GET /healthz", s.health)
 	return mux
 }
@@ -84,6 +97,15 @@ func (s *Server) wait(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) slow(w http.ResponseWriter, r *http.Request) {
+	slow, err := s.Host.Slow(r.PathValue("id"))
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	answer(w, http.StatusOK, slow)
 }
 
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {

@@ -45,8 +45,8 @@ func (h *Histogram) Counts() Counts {
 
 // Counts are durations counted by Bound: those of a bucket are in no other.
 type Counts struct {
-	Buckets [Buckets]int64
-	Sum     time.Duration // of all
+	Buckets [Buckets]int64 `json:"buckets"`
+	Sum     time.Duration  `json:"sum_ns"` // of all
 }
 
 // Total returns how many durations were counted.

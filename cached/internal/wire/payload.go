@@ -176,6 +176,29 @@ func ParseHeld(b []byte) (Held, error) {
 	return h, nil
 }
 
+// A Daemon is the payload of Self.
+type Daemon struct {
+	Process uint32
+	Since   uint64 // Unix time, in seconds
+	Version string // cut to MaxVersion bytes
+}
+
+const selfLen = 12
+
+// Append appends the encoded payload to b.
+func (d Daemon) Append(b []byte) []byte {
+	b = le.AppendUint64(le.AppendUint32(b, d.Process), d.Since)
+	return append(b, d.Version[:min(len(d.Version), MaxVersion)]...)
+}
+
+// ParseDaemon is the inverse of [Daemon.Append].
+func ParseDaemon(b []byte) (Daemon, error) {
+	if len(b) < selfLen || len(b) > selfLen+MaxVersion {
+		return Daemon{}, malformed("SELF of %d bytes", len(b))
+	}
+	return Daemon{le.Uint32(b), le.Uint64(b[4:]), string(b[selfLen:])}, nil
+}
+
 // A Right is the payload of Lease.
 type Right struct {
 	Lease  uint64

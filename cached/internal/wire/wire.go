@@ -33,6 +33,7 @@ const (
 	MaxIDs     = 1024          // chunk IDs in one TOUCH or GONE
 	MaxListed  = 1024          // entries in one LISTED
 	MaxStats   = 64            // numbers in one STATISTICS
+	MaxVersion = 128           // of a SELF's text
 	MaxFiles   = 4             // descriptors received and not yet given to a message
 	idLen      = len(chunk.ID{})
 	entryLen   = idLen + 5           // of a LISTED
@@ -54,6 +55,7 @@ const (
 	Touch   Type = 8  // chunks used without asking
 	Ping    Type = 9  // is anybody there
 	Raise   Type = 10 // a chunk that is waited for is more urgent by now
+	About   Type = 11 // who is there
 	Stats   Type = 16 // the following are for administrators
 	List    Type = 17
 	Pin     Type = 18
@@ -75,6 +77,7 @@ const (
 	Statistics Type = 73 // to Stats
 	Listed     Type = 74 // to List
 	Scrubbed   Type = 75 // to Scrub
+	Self       Type = 76 // to About
 )
 
 // A kind is what the protocol says of a type.
@@ -95,6 +98,7 @@ var kinds = map[Type]kind{
 	Touch:   {"TOUCH", MaxIDs * idLen, 0},
 	Ping:    {"PING", 0, 0},
 	Raise:   {"RAISE", idLen + 1, 0},
+	About:   {"ABOUT", 0, 0},
 	Stats:   {"STATS", 0, 0},
 	List:    {"LIST", idLen, 0},
 	Pin:     {"PIN", idLen, 0},
@@ -113,6 +117,7 @@ var kinds = map[Type]kind{
 	Statistics: {"STATISTICS", MaxStats * 8, 0},
 	Listed:     {"LISTED", MaxListed * entryLen, 0},
 	Scrubbed:   {"SCRUBBED", 24, 0},
+	Self:       {"SELF", selfLen + MaxVersion, 0},
 }
 
 // String returns the type's name in the specification.

@@ -34,6 +34,7 @@ var payloads = []struct {
 	{Get, want, want.Append(nil), func(b []byte) (any, error) { return ParseWant(b) }},
 	{Hit, Held{Size: 9, Checked: 9}, Held{Size: 9, Checked: 9}.Append(nil), func(b []byte) (any, error) { return ParseHeld(b) }},
 	{Part, got, got.Append(nil), func(b []byte) (any, error) { return ParseHeld(b) }},
+	{Self, Daemon{7, 1 << 40, ""}, Daemon{7, 1 << 40, ""}.Append(nil), func(b []byte) (any, error) { return ParseDaemon(b) }},
 	{Lease, Right{1 << 40, 5}, Right{1 << 40, 5}.Append(nil), func(b []byte) (any, error) { return ParseRight(b) }},
 	{Renew, uint64(77), AppendNumber(nil, 77), func(b []byte) (any, error) { return ParseNumber(b) }},
 	{Fetch, errand, must(errand.Append(nil)), func(b []byte) (any, error) { return ParseErrand(b) }},
@@ -126,6 +127,9 @@ func TestPayloadLimits(t *testing.T) {
 	}
 	if b := (Held{Size: 1, Steps: make([]Step, 3*MaxSteps)}).Append(nil); len(b) != heldLen+MaxSteps*stepLen {
 		t.Errorf("many steps take %d bytes", len(b))
+	}
+	if d, err := ParseDaemon(Daemon{Version: strings.Repeat("x", 2*MaxVersion)}.Append(nil)); err != nil || len(d.Version) != MaxVersion {
+		t.Errorf("a long version: %d bytes, %v", len(d.Version), err)
 	}
 	if r, err := ParseRefusal(Refusal{Busy, strings.Repeat("x", 2*MaxText)}.Append(nil)); err != nil || len(r.Text) != MaxText {
 		t.Errorf("a long text: %d bytes, %v", len(r.Text), err)
