@@ -236,7 +236,9 @@ func TestHandOffSpeechless(t *testing.T) {
 // A leaving device is left to the next process.
 type leaving struct{ blockdev.Device }
 
-func (leaving) ReadAt([]byte, int64) (int, error) { return 0, fmt.Errorf("wrapped: %w", blockdev.ErrLeft) }
+func (leaving) ReadAt([]byte, int64) (int, error) {
+	return 0, fmt.Errorf("wrapped: %w", blockdev.ErrLeft)
+}
 
 // TestLeft ends a connection without an answer when its device is left to the next
 // process.
