@@ -65,7 +65,7 @@ func (h *Host) Stats() Stats {
 func (h *Host) Unwell() []string {
 	var list []string
 	for _, i := range h.List() {
-		if i.State != Ready {
+		if i.State != Ready || i.Problem != "" {
 			list = append(list, fmt.Sprintf("%s %s %s: %s", i.ID, i.Spec.Image, i.State, i.Problem))
 		}
 	}
