@@ -237,3 +237,7 @@ func (q *Queue) setQuiet(quiet bool) {
 		q.storeUsed()
 	}
 }
+
+// Resubmitted is how many of the next chains were taken by an earlier process
+// already. It is asked before the first Next.
+func (q *Queue) Resubmitted() int { return len(q.resubmit) }
