@@ -24,7 +24,7 @@ PATH=$WORK/bin:$PATH
 need jq
 need_root
 build
-for tool in "$BENCH"/*/main.go; do
+for tool in "$BENCH"/*/main.go "$BENCH"/*/main_linux.go; do
 	(cd "$ROOT" && go build -o "$WORK/bin/" "./bench/$(basename "$(dirname "$tool")")")
 done
 

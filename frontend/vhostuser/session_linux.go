@@ -412,7 +412,10 @@ func (s *session) start(r *ringState) error {
 	if err != nil {
 		return fmt.Errorf("ring %d: %w", r.addr.Index, err)
 	}
-	s.srv.stats.resubmitted.Add(int64(q.Resubmitted()))
+	if n := q.Resubmitted(); n > 0 {
+		s.srv.stats.resubmitted.Add(int64(n))
+		s.srv.log.Info("vhost-user: requests of an earlier process are done again", "ring", r.addr.Index, "requests", n)
+	}
 	r.running, err = startRing(s, int(r.addr.Index), q, r.kick, r.call, r.failed)
 	return err
 }
