@@ -400,9 +400,9 @@ func (s *session) start(r *ringState) error {
 		Indirect: s.features&wire.FeatureIndirect != 0, EventIndex: s.features&wire.FeatureEventIndex != 0,
 	}
 	if s.record != nil {
-		each := virtqueue.InflightBytes(int(s.recordFor.QueueSize))
+		each := s.recordEach()
 		at := each * uint64(r.addr.Index)
-		if r.size > int(s.recordFor.QueueSize) || r.addr.Index >= uint32(s.recordFor.Queues) {
+		if virtqueue.InflightBytes(r.size) > each || r.addr.Index >= uint32(s.recordFor.Queues) {
 			return fmt.Errorf("ring %d of %d descriptors: the inflight record is for %d rings of %d",
 				r.addr.Index, r.size, s.recordFor.Queues, s.recordFor.QueueSize)
 		}
@@ -498,12 +498,19 @@ func (s *session) getInflight(payload []byte) ([]byte, int, error) {
 	if i.Queues == 0 || int(i.Queues) > len(s.rings) || i.QueueSize == 0 || i.QueueSize > virtqueue.MaxSize {
 		return nil, -1, fmt.Errorf("inflight record for %d rings of %d descriptors", i.Queues, i.QueueSize)
 	}
-	i.Offset, i.Size = 0, uint64(i.Queues)*virtqueue.InflightBytes(int(i.QueueSize))
+	// For rings of any size: QEMU's over virtio-mmio are larger than it says here.
+	i.Offset, i.Size = 0, uint64(i.Queues)*virtqueue.InflightBytes(virtqueue.MaxSize)
 	fd, err := newInflight(i)
 	if err != nil {
 		return nil, -1, err
 	}
 	return i.Append(nil), fd, nil
+}
+
+// recordEach is how much of the record is for one ring.
+func (s *session) recordEach() uint64 {
+	const align = 64
+	return s.recordFor.Size / uint64(s.recordFor.Queues) &^ (align - 1)
 }
 
 // setInflight takes over a record, an earlier process's or an empty one.
@@ -512,7 +519,7 @@ func (s *session) setInflight(in *transport.Message) error {
 	if err != nil {
 		return err
 	}
-	if len(in.Files) != 1 || i.QueueSize > virtqueue.MaxSize || i.Size < uint64(i.Queues)*virtqueue.InflightBytes(int(i.QueueSize)) {
+	if len(in.Files) != 1 || i.Queues == 0 || i.QueueSize > virtqueue.MaxSize || i.Size < uint64(i.Queues)*virtqueue.InflightBytes(int(i.QueueSize)) {
 		return fmt.Errorf("inflight record of %d bytes for %d rings of %d, with %d descriptors", i.Size, i.Queues, i.QueueSize, len(in.Files))
 	}
 	m, err := mapFile(in.Files[0], i.Offset, i.Size)

@@ -115,7 +115,7 @@ printf stop | dd of="$WORK/control" conv=notrunc status=none
 wait "$GUEST" || { cat "$WORK/console"; fail "guest"; }
 grep '^guest: ' "$WORK/console"
 grep -q 'guest: wrong file' "$WORK/console" && fail "guest: wrong file"
-resubmitted=$(grep -c 'requests of an earlier process' "$WORK/writer.log" || true)
+resubmitted=$(grep -c "requests of an earlier process are done again" "$WORK/writer.log" || true)
 echo "requests taken up again after $resubmitted of the kills"
 
 step "what the guest left"

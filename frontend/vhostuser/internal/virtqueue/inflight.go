@@ -56,13 +56,17 @@ func openRecord(b []byte, size int, used uint16) (*record, []uint16, error) {
 		return nil, nil, fmt.Errorf("inflight record of %d bytes for %d descriptors, or not aligned", len(b), size)
 	}
 	r := &record{b: b}
-	switch v, n := load16(b, atVersion), load16(b, atCount); {
+	v, n := load16(b, atVersion), load16(b, atCount)
+	if v == recordVersion && int(n) != size && r.idle() {
+		v = 0 // of a driver before this one, whose rings were of another size
+	}
+	switch {
 	case v == 0:
 		clear(b[:recordHeader])
 		store16(b, atCount, uint16(size))
 		store16(b, atUsed, used)
 		store16(b, atVersion, recordVersion)
-	case v != recordVersion || int(n) != size && n != 0:
+	case v != recordVersion || int(n) != size:
 		return nil, nil, fmt.Errorf("inflight record of version %d for %d descriptors, want %d for %d", v, n, recordVersion, size)
 	}
 	if batch := used - load16(b, atUsed); batch != 0 {
@@ -88,6 +92,16 @@ func openRecord(b []byte, size int, used uint16) (*record, []uint16, error) {
 	}
 	sort.Slice(heads, func(i, j int) bool { return counters[heads[i]] < counters[heads[j]] })
 	return r, heads, nil
+}
+
+// idle reports whether nothing is in flight.
+func (r *record) idle() bool {
+	for at := recordHeader; at+recordEntry <= len(r.b); at += recordEntry {
+		if r.b[at] != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *record) entry(head uint16) int { return recordHeader + recordEntry*int(head) }

@@ -527,6 +527,26 @@ func TestRecordOrder(t *testing.T) {
 	}
 }
 
+// TestRecordOfAnotherSize is begun anew if nothing is in flight.
+func TestRecordOfAnotherSize(t *testing.T) {
+	b := newBench(t, false, make([]byte, InflightBytes(2*testSize)))
+	var c Chain
+	b.d.Set(3, testGuest, 1, 0, 0)
+	b.d.Offer(3)
+	b.d.Publish()
+	b.next(t, &c)
+	smaller := b.config
+	smaller.Size = testSize / 2
+	if _, err := New(b.mem, smaller); err == nil {
+		t.Error("a request in flight is lost without a word")
+	}
+	b.q.Complete(c.Head, 0)
+	b.q.Publish()
+	if _, err := New(b.mem, smaller); err != nil {
+		t.Error(err)
+	}
+}
+
 func BenchmarkQueue(b *testing.B) {
 	q := newBench(b, true, make([]byte, InflightBytes(testSize)))
 	for i := 0; i < testSize; i++ {
