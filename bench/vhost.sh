@@ -32,7 +32,7 @@ for ((round = 1; round <= ROUNDS; round++)); do
 	for work in "4 KiB random, depth 1:-bs 4096 -random -depth 1" "4 KiB random, depth 32:-bs 4096 -random -depth 32" \
 		"256 KiB sequential, depth 8:-bs 262144 -depth 8"; do
 		# Who comes first changes from round to round.
-		for subject in "${subjects[@]:round % 4}" "${subjects[@]:0:round % 4}"; do
+		for subject in "${subjects[@]:(round - 1) % 4}" "${subjects[@]:0:(round - 1) % 4}"; do
 			# Pages and frames idle for long may be gone: warm just before.
 			load "$subject" -bs 262144 -depth 8 >/dev/null
 			# shellcheck disable=SC2086

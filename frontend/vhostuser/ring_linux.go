@@ -19,8 +19,9 @@ const (
 	batchBytes = 64 << 10 // data of requests that are answered together
 	batchCount = 8        // how many of them at most
 
-	blindWait = time.Millisecond     // between looks at a ring whose front end does not kick
-	firstPoll = 4 * time.Microsecond // how long polling begins with
+	blindWait = time.Millisecond      // between looks at a ring whose front end does not kick
+	idleWait  = 10 * time.Millisecond // after which a ring no longer keeps a thread
+	firstPoll = 4 * time.Microsecond  // how long polling begins with
 )
 
 // A ring is a queue that is being served.
@@ -34,7 +35,8 @@ type ring struct {
 	queue *virtqueue.Queue
 	crew  *lead.Crew
 
-	epoll    int // kick, edge-triggered: never read, each kick wakes once; and stop
+	epoll    int      // kick, edge-triggered: never read, each kick wakes once; and stop
+	idle     *os.File // the same, for the runtime's poller
 	stopFD   int
 	blind    bool // there is no kick
 	stopping atomic.Bool
@@ -65,8 +67,13 @@ func (r *ring) open(kick *event) (err error) {
 	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return os.NewSyscallError("epoll_create", err)
 	}
-	if r.stopFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		_ = unix.Close(r.epoll)
+	err = unix.SetNonblock(r.epoll, true) // which tells os to use the poller
+	r.idle = os.NewFile(uintptr(r.epoll), "ring")
+	if err == nil {
+		r.stopFD, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	}
+	if err != nil {
+		_ = r.idle.Close()
 		return os.NewSyscallError("eventfd", err)
 	}
 	err = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, r.stopFD, &unix.EpollEvent{Events: unix.EPOLLIN})
@@ -81,7 +88,7 @@ func (r *ring) open(kick *event) (err error) {
 }
 
 func (r *ring) close() {
-	_ = unix.Close(r.epoll)
+	_ = r.idle.Close()
 	_ = unix.Close(r.stopFD)
 }
 
@@ -200,12 +207,7 @@ func (r *ring) wait() {
 		r.queue.Quiet()
 		return
 	}
-	var events [2]unix.EpollEvent
-	timeout := -1
-	if r.blind {
-		timeout = int(blindWait / time.Millisecond)
-	}
-	_, _ = unix.EpollWait(r.epoll, events[:], timeout)
+	r.sleep()
 	r.s.srv.stats.kicks.Add(1)
 	r.queue.Quiet()
 	if limit := r.s.srv.Poll; limit > 0 {
@@ -216,6 +218,30 @@ func (r *ring) wait() {
 		} else {
 			r.window /= 2
 		}
+	}
+}
+
+// sleep returns when the ring is kicked or stopped, or for no reason. In a system
+// call of its own it is woken soonest; a ring that is idle for long keeps no thread in
+// one, since there may be many and a process has a bound of threads.
+func (r *ring) sleep() {
+	var events [2]unix.EpollEvent
+	if r.blind {
+		_, _ = unix.EpollWait(r.epoll, events[:], int(blindWait/time.Millisecond))
+		return
+	}
+	if n, err := unix.EpollWait(r.epoll, events[:], int(idleWait/time.Millisecond)); n > 0 || err != nil {
+		return
+	}
+	raw, err := r.idle.SyscallConn()
+	if err == nil {
+		err = raw.Read(func(fd uintptr) bool {
+			n, err := unix.EpollWait(int(fd), events[:], 0)
+			return n > 0 || err != nil
+		})
+	}
+	if err != nil { // not in the poller, after all
+		_, _ = unix.EpollWait(r.epoll, events[:], -1)
 	}
 }
 

@@ -344,3 +344,19 @@ func TestBlind(t *testing.T) {
 		t.Error("wrong bytes")
 	}
 }
+
+// TestIdle wakes rings that no longer have a thread.
+func TestIdle(t *testing.T) {
+	want := blockdevtest.Pattern(1<<20, 12)
+	path := start(t, &Server{Export: Export{Device: blockdevtest.NewMemory(want, nil)}})
+	c := dial(t, vhostuserclient.Dialer{Queues: 4}, path)
+	p := make([]byte, 4096)
+	for off := int64(0); off < 16*4096; off += 4096 {
+		if off%(4*4096) == 0 {
+			time.Sleep(2 * idleWait)
+		}
+		if _, err := c.ReadAt(p, off); err != nil || !bytes.Equal(p, want[off:off+4096]) {
+			t.Errorf("read after a pause: %v", err)
+		}
+	}
+}

@@ -34,7 +34,7 @@ agent() {
 
 # writer: starts the back end of the disk that can be written.
 writer() {
-	"$WORK/bin/vhostdisk" -file "$DISK" -socket "$RW" -serial writable >>"$WORK/writer.log" 2>&1 &
+	"$WORK/bin/vhostdisk" -file "$DISK" -socket "$RW" -serial writable -delay 10ms >>"$WORK/writer.log" 2>&1 &
 	WRITER=$!
 	PIDS+=("$WRITER")
 	LOGS+=("$WORK/writer.log")
@@ -116,6 +116,8 @@ wait "$GUEST" || { cat "$WORK/console"; fail "guest"; }
 grep '^guest: ' "$WORK/console"
 grep -q 'guest: wrong file' "$WORK/console" && fail "guest: wrong file"
 resubmitted=$(grep -c "requests of an earlier process are done again" "$WORK/writer.log" || true)
+# What was under way at a kill was done again, or the kills have proved little.
+[ "$resubmitted" -gt 0 ] || fail "no kill met a request under way"
 echo "requests taken up again after $resubmitted of the kills"
 
 step "what the guest left"
