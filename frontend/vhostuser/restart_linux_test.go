@@ -148,8 +148,8 @@ func TestKilled(t *testing.T) {
 	if n := c.Spurious(); n != 0 {
 		t.Errorf("%d requests were answered twice", n)
 	}
-	if n := len(c.Gaps()); n < kills {
-		t.Errorf("%d gaps for %d kills", n, kills)
+	for len(c.Gaps()) < kills && !t.Failed() { // the last is noted a moment after its first answers
+		time.Sleep(time.Millisecond)
 	}
 	t.Logf("%d requests, gaps %v", done.Load(), c.Gaps())
 }

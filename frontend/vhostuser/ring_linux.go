@@ -147,10 +147,12 @@ func (w *worker) lead() {
 	r.flush() // the last leader may have been too slow to
 	for held := int64(0); ; {
 		if !w.next() {
+			r.flush()
 			r.crew.Over()
 			return
 		}
 		if err := w.request.parse(&w.chain); err != nil {
+			r.flush()
 			r.broke(err)
 			return
 		}

@@ -87,6 +87,9 @@ var shapes = map[string]vhostuserclient.Dialer{
 func TestDevice(t *testing.T) {
 	want := blockdevtest.Pattern(1<<20+512, 1)
 	for name, d := range shapes {
+		if testing.Short() && name != "queues" && name != "shrinkable" {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			path := start(t, &Server{Export: Export{Device: blockdevtest.NewMemory(want, nil)}})
@@ -103,6 +106,9 @@ func TestWriter(t *testing.T) {
 	want := blockdevtest.Pattern(1<<20+512, 2)
 	for _, name := range []string{"queues", "chains"} {
 		d := shapes[name]
+		if testing.Short() && name == "queues" {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			blockdevtest.TestWriter(t, func(t *testing.T) blockdev.Writer {

@@ -34,7 +34,7 @@ agent() {
 
 # writer: starts the back end of the disk that can be written.
 writer() {
-	"$WORK/bin/vhostdisk" -file "$DISK" -socket "$RW" -serial writable -delay 10ms >>"$WORK/writer.log" 2>&1 &
+	"$WORK/bin/vhostdisk" -file "$DISK" -socket "$RW" -serial writable -delay 2ms >>"$WORK/writer.log" 2>&1 &
 	WRITER=$!
 	PIDS+=("$WRITER")
 	LOGS+=("$WORK/writer.log")
@@ -102,10 +102,10 @@ done
 step "an upgrade, and an end in good order"
 seen=$(connections "$WORK/agent.log")
 again() { [ "$(connections "$WORK/agent.log")" -gt "$seen" ]; }
-rivulet agent upgrade
+AGENT=$(rivulet agent upgrade 2>&1 | sed -n 's/.*served by process \([0-9]*\).*/\1/p')
+[ -n "$AGENT" ] || fail "no upgrade"
 await 30 again || fail "the guest does not come back after an upgrade"
 seen=$(connections "$WORK/agent.log")
-AGENT=$(rivulet agent ls >/dev/null && pgrep -f "^$WORK/bin/rivulet agent --hold" | head -1)
 kill "$AGENT"
 await 30 eval "! kill -0 $AGENT"
 agent
@@ -126,7 +126,8 @@ wait "$WRITER" 2>/dev/null || true
 e2fsck -fn "$DISK" >"$WORK/fsck" 2>&1 || { cat "$WORK/fsck"; fail "e2fsck"; }
 after=$(stat -c %b "$DISK")
 echo "blocks in use: $before before, $after after"
-[ "$after" -lt $((before + 40000)) ] || fail "discards gave nothing back"
+# What fio wrote was 4,096 blocks of 512 bytes.
+[ "$after" -lt $((before + 2000)) ] || fail "discards gave nothing back"
 loop_mount "$DISK" "$WORK/mnt"
 cmp "$WORK/sums" "$WORK/mnt/sums"
 rivulet agent detach --all --force

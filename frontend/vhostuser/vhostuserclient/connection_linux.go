@@ -155,14 +155,21 @@ func (n *connection) negotiate(c *Client) error {
 		return err
 	}
 	in.CloseFiles()
-	config, err := wire.ParseConfig(in.Payload)
-	if err == nil {
-		c.config, err = wire.ParseBlkConfig(config.Data)
-	}
+	space, err := wire.ParseConfig(in.Payload)
 	if err != nil {
 		return err
 	}
-	c.readOnly = offered&wire.FeatureReadOnly != 0
+	config, err := wire.ParseBlkConfig(space.Data)
+	if err != nil {
+		return err
+	}
+	// It was agreed on with the first back end, and is read without a lock.
+	readOnly := offered&wire.FeatureReadOnly != 0
+	if first := c.config.Capacity == 0; first {
+		c.config, c.readOnly = config, readOnly
+	} else if config.Capacity != c.config.Capacity || readOnly != c.readOnly {
+		return errors.New("the disk is not the one that it was")
+	}
 	n.features = offered & (wire.FeatureVersion1 | wire.FeatureProtocolFeatures | wire.FeatureReadOnly | wire.FeatureFlush |
 		wire.FeatureConfigWCE | wire.FeatureMultiQueue | wire.FeatureDiscard | wire.FeatureWriteZeroes | wire.FeatureSegMax | wire.FeatureBlockSize)
 	if !c.d.Chained {

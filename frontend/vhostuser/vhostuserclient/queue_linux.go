@@ -275,8 +275,9 @@ func (q *Queue) Wait() error {
 
 // reap takes answers until the client ends.
 func (q *Queue) reap() {
-	for q.Wait() == nil {
-		for {
+	for err := error(nil); err == nil; {
+		err = q.Wait()
+		for { // also what was answered just before the end
 			slot, _, ok := q.Reap()
 			if !ok {
 				break
@@ -307,7 +308,12 @@ func (q *Queue) do(typ uint32, sector uint64, n int, fill, drain func(data []byt
 	select {
 	case <-s.done:
 	case <-q.c.closed:
-		return ErrClosed // the slot is the back end's for ever
+		q.reaping.Wait()
+		select {
+		case <-s.done:
+		default:
+			return ErrClosed // the slot is the back end's for ever
+		}
 	}
 	status := s.page[atStatus]
 	if drain != nil && status == wire.StatusOK {
