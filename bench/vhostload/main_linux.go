@@ -143,7 +143,6 @@ type worker struct {
 	*load
 	q                   *vhostuserclient.Queue
 	r                   *rand.Rand
-	at                  int64
 	began               []time.Time // by slot
 	took                []time.Duration
 	done, waits, failed int64

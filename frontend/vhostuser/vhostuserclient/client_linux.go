@@ -90,7 +90,6 @@ type Client struct {
 	record   wire.Inflight
 	config   wire.BlkConfig
 	readOnly bool
-	serial   string
 
 	spurious atomic.Int64 // answers to nothing that was asked
 	closing  atomic.Bool

@@ -76,7 +76,7 @@ func openRecord(b []byte, size int, used uint16) (*record, []uint16, error) {
 				return nil, nil, fmt.Errorf("inflight record: descriptor %d of %d", head, size)
 			}
 			*r.flag(head) = 0
-			head = load16(b, int(r.entry(head))+entryNext)
+			head = load16(b, r.entry(head)+entryNext)
 		}
 		store16(b, atUsed, used)
 	}
