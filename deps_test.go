@@ -62,11 +62,17 @@ overlay/overlaytest std: overlay
 frontend/nbd       any: blockdev frontend/nbd/internal/wire internal/loglimit
 frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
 frontend/nbd/internal/wire std
+frontend/internal/lead std
+frontend/vhostuser any: blockdev frontend/internal/lead frontend/vhostuser/internal/transport frontend/vhostuser/internal/virtqueue frontend/vhostuser/internal/wire internal/loglimit
+frontend/vhostuser/internal/wire std
+frontend/vhostuser/internal/virtqueue std
+frontend/vhostuser/internal/transport any: frontend/vhostuser/internal/wire
+frontend/vhostuser/vhostuserclient any: blockdev frontend/vhostuser/internal/transport frontend/vhostuser/internal/virtqueue frontend/vhostuser/internal/wire
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
 host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram origin seal sign
 host/keep          any: internal/fdpass internal/systemd
-host/frontends     any: frontend/fuse frontend/loopmount frontend/nbd host host/keep internal/fdpass
+host/frontends     any: frontend/fuse frontend/loopmount frontend/nbd frontend/vhostuser host host/keep internal/fdpass
 telemetry          any: cached cached/cachedclient chunk disk frontend/nbd generation host internal/histogram origin store/cache store/zone tier
 telemetry/slowread any: chunk disk internal/loglimit
 host/control       any: chunk host internal/fdpass

@@ -3,6 +3,8 @@ package blockdevtest
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/rivuletfs/rivulet/blockdev"
@@ -27,6 +29,21 @@ func TestDevices(t *testing.T) {
 func TestScratch(t *testing.T) {
 	want := Pattern(3<<20+512, 2)
 	TestWriter(t, func(*testing.T) blockdev.Writer { return NewScratch(want) }, want)
+}
+
+func TestFile(t *testing.T) {
+	want := Pattern(1<<20+512, 3)
+	TestWriter(t, func(t *testing.T) blockdev.Writer {
+		f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() })
+		if _, err := f.Write(append(bytes.Clone(want), "behind the device"...)); err != nil {
+			t.Fatal(err)
+		}
+		return NewFile(f, int64(len(want)))
+	}, want)
 }
 
 // TestScratchCrash checks what is left of a Scratch after a crash.

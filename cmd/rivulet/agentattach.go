@@ -42,11 +42,11 @@ func (a *app) agentAttachments(ctx context.Context) (*control.Client, []host.Inf
 }
 
 func (a *app) agentAttachCommand() *cobra.Command {
-	var nbdAddress, file, mount, name string
+	var nbdAddress, vhostUser, file, mount, name string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "attach IMAGE",
-		Short: "Have the agent offer a disk: over NBD, as a file, or mounted",
+		Short: "Have the agent offer a disk: over NBD or vhost-user, as a file, or mounted",
 		Long: `Attach has the agent offer the image's disk, and returns when that is done. It
 stays attached, over restarts of the agent too, until 'rivulet agent detach', or
 until somebody unmounts it.
@@ -54,6 +54,7 @@ until somebody unmounts it.
 The agent opens the store and the image itself, with its own credentials and
 environment; --store, --identity and --require-signature are handed on.`,
 		Example: `  rivulet agent attach nginx --nbd unix:/run/nginx.sock
+  rivulet agent attach nginx --vhost-user /run/nginx.sock
   rivulet agent attach python3 --mount /mnt
   rivulet agent attach python3 --file /disks`,
 		Args:              cobra.ExactArgs(1),
@@ -67,7 +68,7 @@ environment; --store, --identity and --require-signature are handed on.`,
 			if name == "" {
 				spec.Name = args[0]
 			}
-			if err := chooseFrontend(&spec, nbdAddress, file, mount); err != nil {
+			if err := chooseFrontend(&spec, nbdAddress, vhostUser, file, mount); err != nil {
 				return err
 			}
 			c, err := a.runningAgent(cmd.Context())
@@ -87,22 +88,26 @@ environment; --store, --identity and --require-signature are handed on.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&nbdAddress, "nbd", "", "offer it over NBD at unix:PATH or tcp:HOST:PORT")
+	f.StringVar(&vhostUser, "vhost-user", "", "offer it to a virtual machine over vhost-user-blk, at this socket")
 	f.StringVar(&file, "file", "", "show it as a file in this directory")
 	f.StringVar(&mount, "mount", "", "mount its file system on this directory (root)")
 	f.StringVar(&name, "name", "", "the export's or file's name (default: the image's)")
 	f.BoolVar(&asJSON, "json", false, "print the attachment as a JSON object")
-	cmd.MarkFlagsOneRequired("nbd", "file", "mount")
-	cmd.MarkFlagsMutuallyExclusive("nbd", "file", "mount")
+	cmd.MarkFlagsOneRequired("nbd", "vhost-user", "file", "mount")
+	cmd.MarkFlagsMutuallyExclusive("nbd", "vhost-user", "file", "mount")
 	return cmd
 }
 
 // chooseFrontend completes spec by what was asked for, as a process in any folder
 // understands it.
-func chooseFrontend(spec *host.Spec, nbdAddress, file, mount string) (err error) {
+func chooseFrontend(spec *host.Spec, nbdAddress, vhostUser, file, mount string) (err error) {
 	switch {
 	case nbdAddress != "":
 		spec.Frontend = frontendNBD
 		spec.Where, err = absoluteAddress(nbdAddress)
+	case vhostUser != "":
+		spec.Frontend = frontendVhostUser
+		spec.Where, err = absoluteAddress("unix:" + vhostUser)
 	case file != "":
 		spec.Frontend, spec.Name = frontendFile, filepath.Base(spec.Name)
 		spec.Where, err = filepath.Abs(file)

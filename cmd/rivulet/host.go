@@ -22,9 +22,10 @@ import (
 
 // The frontends, by the names that they have in a host.Spec.
 const (
-	frontendNBD   = "nbd"
-	frontendFile  = "file"
-	frontendMount = "mount"
+	frontendNBD       = "nbd"
+	frontendVhostUser = "vhost-user"
+	frontendFile      = "file"
+	frontendMount     = "mount"
 )
 
 // hostOptions are how a process holds disks.
@@ -75,9 +76,10 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 		},
 		Spellings: spellings,
 		Frontends: map[string]host.Frontend{
-			frontendNBD:   exports,
-			frontendFile:  &shown,
-			frontendMount: mounted,
+			frontendNBD:       exports,
+			frontendVhostUser: &frontends.VhostUser{Keeper: o.keeper, Logger: log},
+			frontendFile:      &shown,
+			frontendMount:     mounted,
 		},
 		State: o.state, Commit: o.commit, Memory: budget, Logger: log,
 		Cache: a.diskCache(ctx), OnSlow: o.seen.onSlow(), Slow: o.seen.opt.slow,

@@ -27,10 +27,12 @@ func (a *app) serveCommand() *cobra.Command {
 	var o serveOptions
 	cmd := &cobra.Command{
 		Use:   "serve IMAGE...",
-		Short: "Offer disks over NBD, fetching chunks as they are read",
+		Short: "Offer disks over NBD or vhost-user, fetching chunks as they are read",
 		Long: `Serve offers each image as an NBD export of its name, read-only, and prints a
-line "ready URI" for each when clients can connect. It ends on SIGTERM or
-SIGINT. Under systemd it tells when it is ready and takes a socket that was
+line "ready URI" for each when clients can connect. With --vhost-user it offers
+one image to a virtual machine as a virtio disk instead, in memory that the machine
+shares; if serve ends and is started again, the guest sees a pause and no error (QEMU:
+reconnect=1). It ends on SIGTERM or SIGINT. Under systemd it tells when it is ready and takes a socket that was
 opened for it.
 
 If an agent runs (see 'rivulet agent'), that holds the disks, with its own memory
@@ -39,12 +41,19 @@ and credentials, and serve waits and detaches them at its end.`,
   qemu-system-x86_64 -drive file=nbd:unix:/run/nginx.sock:exportname=nginx,format=raw ...
 
   rivulet serve nginx postgres --nbd tcp:127.0.0.1:10809
-  nbd-client 127.0.0.1 10809 /dev/nbd0 -N nginx`,
+  nbd-client 127.0.0.1 10809 /dev/nbd0 -N nginx
+
+  rivulet serve nginx --vhost-user /run/nginx.sock
+  qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=m,size=1G,share=on -machine memory-backend=m \
+    -chardev socket,id=c,path=/run/nginx.sock,reconnect=1 -device vhost-user-blk-pci,chardev=c ...`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeImages(math.MaxInt),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if kind, _, _ := strings.Cut(o.address, ":"); o.address != "" && kind != "unix" && kind != "tcp" {
 				return usagef("--nbd %q: want unix:PATH or tcp:HOST:PORT", o.address)
+			}
+			if o.vhostUser != "" && len(args) > 1 {
+				return usagef("--vhost-user %s: a socket is one disk, and there are %d images", o.vhostUser, len(args))
 			}
 			if (o.tlsCert == "") != (o.tlsKey == "") || (o.tlsClientCA != "" && o.tlsCert == "") {
 				return usagef("--tls-cert and --tls-key go together, and --tls-client-ca needs both")
@@ -57,6 +66,7 @@ and credentials, and serve waits and detaches them at its end.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.address, "nbd", "", "where to listen: unix:PATH or tcp:HOST:PORT (default: a socket in the user's runtime folder)")
+	f.StringVar(&o.vhostUser, "vhost-user", "", "offer one image over vhost-user-blk, at this socket")
 	f.StringVar(&o.memory, "memory", "256M", "bound of what is kept decoded in memory, for all disks together; an agent has its own")
 	a.origin.addFlags(f)
 	a.cacheFlag(cmd)
@@ -67,11 +77,13 @@ and credentials, and serve waits and detaches them at its end.`,
 	f.StringVar(&o.tlsClientCA, "tls-client-ca", "", "file of authorities (PEM) that client certificates must come from")
 	f.StringVar(&a.agent, "agent", "", agentHelp)
 	f.BoolVar(&o.json, "json", false, "at the end, print what each disk did as a JSON object a line")
+	cmd.MarkFlagsMutuallyExclusive("nbd", "vhost-user")
+	cmd.MarkFlagsMutuallyExclusive("tls-cert", "vhost-user")
 	return cmd
 }
 
 type serveOptions struct {
-	address, memory              string
+	address, vhostUser, memory   string
 	json                         bool
 	tlsCert, tlsKey, tlsClientCA string
 	telemetry                    telemetryOptions
@@ -119,7 +131,10 @@ func (a *app) serve(ctx context.Context, names []string, o *serveOptions) error 
 
 // serveSpecs says what serve attaches, and where.
 func (a *app) serveSpecs(names []string, o *serveOptions) ([]host.Spec, error) {
-	address := o.address
+	address, frontend := o.address, frontendNBD
+	if o.vhostUser != "" {
+		address, frontend = "unix:"+o.vhostUser, frontendVhostUser
+	}
 	if address == "" {
 		var err error
 		if address, err = defaultSocket(); err != nil {
@@ -132,7 +147,7 @@ func (a *app) serveSpecs(names []string, o *serveOptions) ([]host.Spec, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.Frontend, s.Where, s.Name = frontendNBD, address, name
+		s.Frontend, s.Where, s.Name = frontend, address, name
 		if o.tlsCert != "" {
 			s.TLS = &host.TLS{Certificate: o.tlsCert, Key: o.tlsKey, ClientCA: o.tlsClientCA}
 		}

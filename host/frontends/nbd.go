@@ -185,12 +185,7 @@ func (n *NBD) open(o host.Offer) (*nbdServer, error) {
 func (n *NBD) listen(o host.Offer) (net.Listener, error) {
 	if o.Inherited != nil {
 		if d, ok := o.Inherited.Take(listenPrefix + label(o.Where)); ok {
-			ln, err := d.File.Listener()
-			_ = d.File.Close()
-			if u, isUnix := ln.(*net.UnixListener); isUnix {
-				u.SetUnlinkOnClose(true) // as that of nbd.Listen
-			}
-			if err == nil {
+			if ln := inheritedListener(d); ln != nil {
 				return ln, nil
 			}
 		}
@@ -201,6 +196,20 @@ func (n *NBD) listen(o host.Offer) (net.Listener, error) {
 		where = st.Address
 	}
 	return nbd.Listen(where)
+}
+
+// inheritedListener makes a listener of a socket that the process before kept, or
+// returns nil.
+func inheritedListener(d keep.Descriptor) net.Listener {
+	ln, err := d.File.Listener()
+	_ = d.File.Close()
+	if err != nil {
+		return nil
+	}
+	if u, ok := ln.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(true) // as that of nbd.Listen
+	}
+	return ln
 }
 
 // address is the export's URI; where there are several listeners, all of them,

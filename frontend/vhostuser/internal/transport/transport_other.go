@@ -1,0 +1,4 @@
+//go:build !linux
+
+// Package transport needs Linux.
+package transport

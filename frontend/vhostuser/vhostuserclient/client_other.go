@@ -1,0 +1,4 @@
+//go:build !linux
+
+// Package vhostuserclient needs Linux.
+package vhostuserclient
