@@ -42,7 +42,7 @@ gc                 any: blockmap catalog chunk generation origin
 fsck               any: blockmap catalog chunk generation origin
 copy               any: blockmap catalog chunk generation origin
 disk               any: blockdev blockmap chunk internal/loglimit seal
-verify             any: blockmap chunk seal
+verify             any: blockmap chunk origin seal
 store/dir          any: chunk origin origin/place
 store/memory       std: chunk origin
 store/s3           any: chunk origin origin/place store/internal/agree store/internal/byterange store/internal/link store/internal/retry

@@ -123,7 +123,7 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 	m := s.Map()
 	a := newAttachment(&record{
 		Version: recordVersion, ID: hex.EncodeToString(id[:]), Spec: *spec, Since: time.Now().UTC(),
-		Image: m.Digest().String(), Disk: m.Info().Disk.String(), Size: m.Size(),
+		Image: m.Digest().String(), Disk: m.DiskDigest().String(), Size: m.Size(),
 	})
 	a.dev.open(s)
 	if err := h.folder.write(a.rec); err != nil {
