@@ -64,7 +64,7 @@ frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
 frontend/nbd/internal/wire std
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
-host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass origin seal sign
+host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass origin overlay seal sign
 host/keep          any: internal/fdpass internal/systemd
 host/frontends     any: frontend/fuse frontend/loopmount frontend/nbd host host/keep internal/fdpass
 host/control       any: chunk host internal/fdpass

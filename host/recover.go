@@ -71,7 +71,7 @@ func (h *Host) Recover(ctx context.Context, in *keep.Inherited) error {
 		return err
 	}
 	h.folder = folder
-	if err := folder.clean(); err != nil {
+	if err := errors.Join(folder.clean(), folder.cleanOverlays()); err != nil {
 		h.log.Warn("state folder is not clean", "err", err)
 	}
 	all, bad, err := folder.load()
@@ -155,16 +155,19 @@ func (h *Host) bringBack(a *attachment, in *keep.Inherited) (tried <-chan struct
 
 // openDisk opens the disk of a, which has none yet, as long as ctx.
 func (h *Host) openDisk(ctx context.Context, a *attachment) {
-	if a.dev.disk.Load() != nil {
+	if a.isOpen() {
 		return
 	}
 	h.retry(ctx, a, stepOpen, func() error {
-		s, err := h.acquire(ctx, a.pinned)
-		if err != nil {
-			return err
+		s := a.dev.disk.Load()
+		if s == nil {
+			var err error
+			if s, err = h.acquire(ctx, a.pinned); err != nil {
+				return err
+			}
+			a.dev.open(s)
 		}
-		a.dev.open(s)
-		return nil
+		return h.reopenOverlay(a, s)
 	})
 }
 
@@ -243,7 +246,12 @@ func (h *Host) forget(a *attachment) {
 	if err := h.folder.remove(a.id); err != nil {
 		h.log.Error("attachment has ended and is not forgotten", "id", a.id, "err", err)
 	}
-	h.drop(a)
+	h.mu.Lock()
+	failed := a.ending != nil
+	h.mu.Unlock()
+	if err := h.drop(a, !failed && !a.keeps()); err != nil {
+		h.log.Error("an overlay is not as it should be", "id", a.id, "overlay", a.spec.Overlay.Dir, "err", err)
+	}
 }
 
 // rest ends the goroutine that minds a.

@@ -6,6 +6,9 @@
 //	GET    /v1/attachments       → {"attachments": [INFO…]}
 //	DELETE /v1/attachments/ID    ?force=1&wait=SECONDS → 204
 //	GET    /v1/attachments/ID/wait → 204 once the attachment has ended
+//	POST   /v1/attachments/ID/snapshot → {"snapshot": TOKEN, "size": N, "info": INFO}, a line [OFFSET, LENGTH, ZERO]
+//	                             for each range that was written, {"error": TEXT}; it lasts until the client hangs up
+//	GET    /v1/snapshots/TOKEN   → its bytes; ranges, as HTTP has them
 //	POST   /v1/upgrade           → {"pid": N}: another process serves from now on
 //	GET    /healthz              → 200 "ok", or 503 with what is not well
 //

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/rivuletfs/rivulet/host"
@@ -20,6 +21,8 @@ type Server struct {
 	// Upgrade hands everything to another process and returns its id. The agent
 	// ends once the answer is out. nil: it cannot.
 	Upgrade func(ctx context.Context) (pid int, err error)
+
+	snapshots sync.Map // token → *host.Snapshot, while somebody holds it
 }
 
 // Handler returns the server's answers.
@@ -31,6 +34,8 @@ func (s *Server) Handler() http.Handler {
 	})
 	mux.HandleFunc("DELETE /v1/attachments/{id}", s.detach)
 	mux.HandleFunc("GET /v1/attachments/{id}/wait", s.wait)
+	mux.HandleFunc("POST /v1/attachments/{id}/snapshot", s.snapshot)
+	mux.HandleFunc("GET /v1/snapshots/{token}", s.readSnapshot)
 	mux.HandleFunc("POST /v1/upgrade", s.upgrade)
 	mux.HandleFunc("GET /healthz", s.health)
 	return mux
