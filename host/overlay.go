@@ -308,6 +308,7 @@ type Snapshot struct {
 	Info Info // of the attachment
 	over *overlay.Overlay
 	life context.Context
+	keep int // layers that may stay
 }
 
 // Snapshot freezes the disk of an attachment that can be written. What the guest
@@ -342,14 +343,18 @@ func (h *Host) Snapshot(ctx context.Context, id string) (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", id, err)
 	}
-	return &Snapshot{Snapshot: s, Info: h.info(a), over: o, life: a.over.life}, nil
+	keep := mergeLayers
+	if a.spec.Overlay.Quota > 0 {
+		keep = 1 // what is written again would count twice
+	}
+	return &Snapshot{Snapshot: s, Info: h.info(a), over: o, life: a.over.life, keep: keep}, nil
 }
 
 // Close lets go of the snapshot, and brings the overlay's layers down to a few. A
 // merge that is cut short is gone on with by the next.
 func (s *Snapshot) Close() error {
 	err := s.Snapshot.Close()
-	if merged := s.over.Merge(s.life, mergeLayers); merged != nil && !errors.Is(merged, context.Canceled) && !errors.Is(merged, overlay.ErrClosed) {
+	if merged := s.over.Merge(s.life, s.keep); merged != nil && !errors.Is(merged, context.Canceled) && !errors.Is(merged, overlay.ErrClosed) {
 		err = errors.Join(err, merged)
 	}
 	return err

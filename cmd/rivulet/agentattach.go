@@ -44,6 +44,7 @@ func (a *app) agentAttachments(ctx context.Context) (*control.Client, []host.Inf
 func (a *app) agentAttachCommand() *cobra.Command {
 	var nbdAddress, file, mount, name string
 	var asJSON bool
+	var over overlayFlags
 	cmd := &cobra.Command{
 		Use:   "attach IMAGE",
 		Short: "Have the agent offer a disk: over NBD, as a file, or mounted",
@@ -52,10 +53,16 @@ stays attached, over restarts of the agent too, until 'rivulet agent detach', or
 until somebody unmounts it.
 
 The agent opens the store and the image itself, with its own credentials and
-environment; --store, --identity and --require-signature are handed on.`,
+environment; --store, --identity and --require-signature are handed on.
+
+With --writable, what clients write is kept beside the image, encrypted, in the
+agent's state folder, or in that of --overlay, which also outlives the
+attachment. A writable disk survives the agent's end and its own machine's, as a
+real disk does. See 'rivulet commit'.`,
 		Example: `  rivulet agent attach nginx --nbd unix:/run/nginx.sock
   rivulet agent attach python3 --mount /mnt
-  rivulet agent attach python3 --file /disks`,
+  rivulet agent attach python3 --file /disks
+  rivulet agent attach nginx --writable --nbd unix:/run/vm1.sock --name vm1`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -69,6 +76,12 @@ environment; --store, --identity and --require-signature are handed on.`,
 			}
 			if err := chooseFrontend(&spec, nbdAddress, file, mount); err != nil {
 				return err
+			}
+			if spec.Overlay, err = over.overlay(); err != nil {
+				return err
+			}
+			if spec.Overlay != nil && nbdAddress == "" {
+				return usagef("--writable: files and mounts are read-only; use --nbd")
 			}
 			c, err := a.runningAgent(cmd.Context())
 			if err != nil {
@@ -90,6 +103,7 @@ environment; --store, --identity and --require-signature are handed on.`,
 	f.StringVar(&file, "file", "", "show it as a file in this directory")
 	f.StringVar(&mount, "mount", "", "mount its file system on this directory (root)")
 	f.StringVar(&name, "name", "", "the export's or file's name (default: the image's)")
+	over.add(f)
 	f.BoolVar(&asJSON, "json", false, "print the attachment as a JSON object")
 	cmd.MarkFlagsOneRequired("nbd", "file", "mount")
 	cmd.MarkFlagsMutuallyExclusive("nbd", "file", "mount")

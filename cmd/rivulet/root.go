@@ -121,7 +121,7 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.startProfile() }
 	root.AddCommand(
 		a.publishCommand(), a.lsCommand(), a.inspectCommand(), a.diffCommand(), a.dfCommand(),
-		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(), a.agentCommand(),
+		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(), a.agentCommand(), a.commitCommand(), a.overlayCommand(),
 		a.cachedCommand(), a.cacheCommand(),
 		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.pinCommand(), a.unpinCommand(), a.copyCommand(),
 		a.keysCommand(), a.grantCommand(), a.saltCommand(),
