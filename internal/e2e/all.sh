@@ -23,6 +23,7 @@ run images.sh "$images" "${names[@]}"
 run dedupe.sh "$images"
 run layout.sh
 run nbd.sh "$images"
+run writable.sh "$images"
 run fuse.sh "$images"
 run agent.sh "$images"
 run faults.sh "$images"
