@@ -105,7 +105,7 @@ step "commit of a guest that writes"
 before=$(info .written.bytes)
 guest busy "guest: " &
 GUEST=$!
-await 60 eval "[ \$(info .written.bytes) -gt \$(($before + (6 << 20))) ]" || fails busy "does not write"
+await 120 eval "[ \$(info .written.bytes) -gt \$(($before + (6 << 20))) ]" || fails busy "does not write"
 rivulet commit vm "$NAME-busy" --json 2>/dev/null | jq -c .
 wait "$GUEST" || fails busy "did not end"
 rivulet export "$NAME-busy" "$WORK/disk"
