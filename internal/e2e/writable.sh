@@ -75,9 +75,10 @@ rivulet agent attach "$NAME" --writable --overlay "$WORK/vm.overlay" --nbd "unix
 step "a guest writes, and the agent is killed"
 guest write "guest: written" &
 GUEST=$!
+await 200 eval '[ "$(info .written.bytes)" -gt 0 ]' || fails write "does not write"
 kills=0
-while sleep 2; child "$GUEST"; do
-	[ $kills -lt 8 ] || continue
+while sleep 1; child "$GUEST"; do
+	[ $kills -lt 20 ] || continue
 	kill_agent
 	kills=$((kills + 1))
 done
