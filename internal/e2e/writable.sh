@@ -55,7 +55,7 @@ info() { rivulet agent ls --json | jq -r ".[0]$1"; }
 guest() {
 	local drive=${3:-driver=nbd,server.type=unix,server.path=$SOCKET,export=vm,reconnect-delay=60}
 	echo "$1" >"$WORK/phase"
-	timeout 250 "$E2E/guest.sh" --kernel "$KERNEL" --init "$E2E/guest-write.init" --modules ext4 --timeout 240 \
+	timeout 520 "$E2E/guest.sh" --kernel "$KERNEL" --init "$E2E/guest-write.init" --modules ext4 --timeout 500 \
 		--add "$WORK/phase:phase" --expect "$2" -- \
 		-blockdev "node-name=d,$drive,discard=unmap" -device virtio-blk-device,drive=d,write-cache=off >"$WORK/console-$1"
 }
@@ -75,7 +75,7 @@ rivulet agent attach "$NAME" --writable --overlay "$WORK/vm.overlay" --nbd "unix
 step "a guest writes, and the agent is killed"
 guest write "guest: written" &
 GUEST=$!
-await 200 eval '[ "$(info .written.bytes)" -gt 0 ]' || fails write "does not write"
+await 240 eval '[ "$(info .written.bytes)" -gt 0 ]' || fails write "does not write"
 kills=0
 while sleep 1; child "$GUEST"; do
 	[ $kills -lt 20 ] || continue
@@ -108,7 +108,7 @@ step "commit of a guest that writes"
 before=$(info .written.bytes)
 guest busy "guest: " &
 GUEST=$!
-await 120 eval "[ \$(info .written.bytes) -gt \$(($before + (6 << 20))) ]" || fails busy "does not write"
+await 240 eval "[ \$(info .written.bytes) -gt \$(($before + (1 << 20))) ]" || fails busy "does not write"
 rivulet commit vm "$NAME-busy" --json 2>/dev/null | jq -c .
 wait "$GUEST" || fails busy "did not end"
 rivulet export "$NAME-busy" "$WORK/disk"
