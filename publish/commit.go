@@ -71,7 +71,11 @@ func Commit(ctx context.Context, place origin.Origin, c Change, o Options) (*Com
 	}
 	o.Params.Chunk, o.Frame = int(info.ChunkSize()), 1<<info.FrameLog2
 	m := &commit{publisher: publisher{place: place, opts: o, progress: newProgress(o.Progress, 0)}, Change: c}
-	if err := m.plan(ctx); err != nil {
+	err := m.openSalt(ctx)
+	if err == nil {
+		err = m.plan(ctx)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("commit %s: %w", o.Name, err)
 	}
 	m.forward = generation.Forwarder{Origin: place, Copies: o.Puts}
