@@ -42,7 +42,7 @@ gc                 any: blockmap catalog chunk generation origin
 fsck               any: blockmap catalog chunk generation origin
 copy               any: blockmap catalog chunk generation origin
 disk               any: blockdev blockmap chunk internal/histogram internal/loglimit seal
-verify             any: blockmap chunk seal
+verify             any: blockmap chunk origin seal
 store/dir          any: chunk origin origin/place
 store/memory       std: chunk origin
 store/s3           any: chunk origin origin/place store/internal/agree store/internal/byterange store/internal/link store/internal/retry
@@ -70,7 +70,7 @@ frontend/vhostuser/internal/transport any: frontend/vhostuser/internal/wire
 frontend/vhostuser/vhostuserclient any: blockdev frontend/vhostuser/internal/transport frontend/vhostuser/internal/virtqueue frontend/vhostuser/internal/wire
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
-host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram origin seal sign
+host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram origin overlay seal sign
 host/keep          any: internal/fdpass internal/systemd
 host/frontends     any: frontend/fuse frontend/loopmount frontend/nbd frontend/vhostuser host host/keep internal/fdpass
 telemetry          any: cached cached/cachedclient chunk disk frontend/nbd generation host internal/histogram origin store/cache store/zone tier

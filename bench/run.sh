@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run.sh [publish|serve|overlay|cold|dedupe|codec|s3|zone|attach|vhost|cached|evict|all] [IMAGES_DIR]: measures rivulet beside other
+# run.sh [publish|serve|overlay|cold|dedupe|codec|s3|zone|attach|vhost|cached|commit|evict|all] [IMAGES_DIR]: measures rivulet beside other
 # programs that do the same, and prints Markdown for doc/benchmarks.md.
 #
 # IMAGES_DIR (or RIVULET_E2E_IMAGES) is an OCI layout with the test images. ROUNDS
@@ -16,7 +16,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../internal/e2e/harness.sh"
 BENCH=$ROOT/bench
 ROUNDS=${ROUNDS:-5}
 WHAT=${1:-all}
-case $WHAT in publish | serve | overlay | cold | dedupe | codec | s3 | zone | attach | vhost | cached | all) ;;
+case $WHAT in publish | serve | overlay | cold | dedupe | codec | s3 | zone | attach | vhost | cached | commit | all) ;;
 evict) (cd "$ROOT" && go run ./bench/evict -plot doc/img/eviction.svg); exit ;;
 *) sed -n '2s/^# /usage: /p' "$0" >&2; exit 2 ;; esac
 [ "$WHAT" = zone ] || IMAGES=$(images "${2:-}")
@@ -63,7 +63,7 @@ machine() {
 
 # shellcheck disable=SC2016
 printf 'Made by `bench/run.sh %s` on %s; load before: %s.\n' "$WHAT" "$(machine)" "$(cut -d ' ' -f 1-3 /proc/loadavg)"
-for part in publish dedupe codec serve vhost overlay cold s3 zone attach cached; do
+for part in publish dedupe codec serve vhost overlay cold s3 zone attach cached commit; do
 	# shellcheck source=/dev/null
 	if [ "$WHAT" = all ] || [ "$WHAT" = $part ]; then source "$BENCH/$part.sh"; fi
 done

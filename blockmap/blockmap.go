@@ -97,7 +97,7 @@ type Info struct {
 	Size      int64         // bytes of the disk, a multiple of 512
 	ChunkLog2 uint8         // log2 of the chunk size in bytes
 	FrameLog2 uint8         // log2 of the frame size in bytes
-	Disk      origin.Digest // what the disk reads as: see DiskHash
+	Disk      origin.Digest // what the disk reads as: see DiskHash; none if nobody has read all of it
 	Source    origin.Digest // the image's manifest
 	ChainID   origin.Digest // OCI chain ID of the image's layers
 	Metadata  origin.Digest // object that holds the file-system metadata's chunks

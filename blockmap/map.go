@@ -27,6 +27,15 @@ func (m *Map) Bytes() []byte { return m.bytes }
 // Digest returns the map's name: the SHA-256 of its bytes.
 func (m *Map) Digest() origin.Digest { return m.digest }
 
+// DiskDigest returns the digest of the disk, or of one that has none, such as one
+// that was committed, the map's own: either can be asked for.
+func (m *Map) DiskDigest() origin.Digest {
+	if m.info.Disk == (origin.Digest{}) {
+		return m.digest
+	}
+	return m.info.Disk
+}
+
 // Info returns what the map says of its disk. Config, which is nil while the map
 // is locked, and Layers are shared with the map and must not be changed.
 func (m *Map) Info() Info { return m.info }

@@ -223,7 +223,8 @@ func Open(ctx context.Context, s Store, ref string) (*blockmap.Map, error) {
 	}
 	if want, isDigest := ParseRef(ref); isDigest {
 		// Whoever can write pointers must not choose what a digest means.
-		if info := m.Info(); want != m.Digest() && want != info.Disk && want != info.Source {
+		// Of what has no digest, zeros are not one.
+		if info := m.Info(); want != m.Digest() && (want != info.Disk && want != info.Source || want == origin.Digest{}) {
 			return nil, fmt.Errorf("image %q: the store leads to block map %v, which has another digest", ref, d)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/overlay"
 )
 
 // An Info tells of an attachment.
@@ -38,6 +39,8 @@ type Info struct {
 	// LongestWait for how long the first of them does.
 	Waits       int           `json:"waits"`
 	LongestWait time.Duration `json:"longest_wait_ns"`
+	// Written tells of its overlay; nil while that is not open, or if there is none.
+	Written *Written `json:"written,omitempty"`
 }
 
 // A State says how far an attachment is.
@@ -57,6 +60,8 @@ type attachment struct {
 	id    string
 	image string // digest of its block map
 	slow  slowLog
+	over  *writable // dev with its overlay; nil: it cannot be written
+	made  bool      // the overlay is new; for who undoes its Attach
 
 	writing sync.Mutex // held while rec is replaced and written
 
@@ -136,22 +141,28 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 		id[i] = byte(rand.Uint32())
 	}
 	m := s.Map()
-	a := h.newAttachment(&record{
+	r := &record{
 		Version: recordVersion, ID: hex.EncodeToString(id[:]), Spec: *spec, Since: time.Now().UTC(),
-		Image: m.Digest().String(), Disk: m.Info().Disk.String(), Size: m.Size(), Kept: s.kept,
-	})
+		Image: m.Digest().String(), Disk: m.DiskDigest().String(), Size: m.Size(), Kept: s.kept,
+	}
+	var over *overlay.Overlay
+	made := false
+	if spec.Overlay != nil {
+		if over, made, err = h.openOverlay(r, s, true); err != nil {
+			h.release(s)
+			return nil, err
+		}
+	}
+	a := h.newAttachment(r)
 	a.dev.open(s)
+	if over != nil {
+		a.over.put(over)
+		a.made = made
+	}
 	if err := h.folder.add(a.rec, m); err != nil {
-		h.release(s)
-		return nil, err
+		return nil, errors.Join(err, h.drop(a, made))
 	}
 	return a, nil
-}
-
-func (h *Host) newAttachment(r *record) *attachment {
-	dev := newDevice(r.ID, r.Size, disk.DefaultTimeout)
-	dev.slow, dev.onSlow = h.cfg.Slow, h.onSlow
-	return &attachment{dev: dev, spec: r.Spec, id: r.ID, image: r.Image, rec: r, problems: make(map[string]error)}
 }
 
 // offer has the frontend show a. o says what it is to go on with.
@@ -161,7 +172,7 @@ func (h *Host) offer(ctx context.Context, a *attachment, o Offer) error {
 		return SpecErrorf("attachment %s: no frontend is called %q", a.id, a.spec.Frontend)
 	}
 	o.ID, o.Where, o.Name, o.TLS = a.id, a.spec.Where, a.spec.Name, a.spec.TLS
-	o.Device = a.dev
+	o.Device = a.device()
 	o.Save = func(state json.RawMessage) error { return h.save(a, state) }
 	h.mu.Lock()
 	o.Disk, o.Description, o.State = a.rec.Image, a.rec.Disk, a.rec.State
@@ -198,12 +209,11 @@ func (h *Host) undo(ctx context.Context, a *attachment) error {
 	if a.offered != nil {
 		err = a.offered.Detach(ctx, true)
 	}
-	h.drop(a)
-	return errors.Join(err, h.folder.remove(a.id, a.image))
+	return errors.Join(err, h.folder.remove(a.id, a.image), h.drop(a, a.made))
 }
 
-// drop lets go of a's disk.
-func (h *Host) drop(a *attachment) {
+// drop lets go of a's disk, and with destroy erases its overlay.
+func (h *Host) drop(a *attachment, destroy bool) error {
 	h.mu.Lock()
 	first := !a.ended
 	a.ended = true
@@ -213,13 +223,18 @@ func (h *Host) drop(a *attachment) {
 	}
 	h.mu.Unlock()
 	if !first {
-		return
+		return nil
 	}
 	close(a.dev.closed)
+	err := a.over.end(destroy)
 	if s := a.dev.disk.Load(); s != nil {
 		h.release(s)
 	}
+	return err
 }
+
+// keeps reports whether what was written to a outlives its end on purpose.
+func (a *attachment) keeps() bool { return a.spec.Overlay == nil || a.spec.Overlay.Keep }
 
 // Detach ends an attachment. If it is in use, Detach waits for that to end, as
 // long as ctx, and then returns ErrBusy with nothing changed; or, with force,
@@ -256,7 +271,9 @@ func (h *Host) Detach(ctx context.Context, id string, force bool) error {
 		h.mind(a)
 		return fmt.Errorf("detach %s: %w", id, err)
 	}
-	h.drop(a)
+	if err := h.drop(a, !a.keeps()); err != nil {
+		return fmt.Errorf("detach %s: it is gone, and its overlay not as it should be: %w", id, err)
+	}
 	return nil
 }
 
@@ -319,7 +336,8 @@ func (h *Host) info(a *attachment) Info {
 			i.Problem = err.Error()
 		}
 		i.Waits, i.LongestWait = s.Waiting()
-	} else {
+	}
+	if i.Written = a.over.written(); !a.isOpen() {
 		i.State = Opening
 	}
 	if a.offered != nil {

@@ -48,6 +48,8 @@ type Spec struct {
 	Required []string `json:"required,omitempty"`
 	// TLS, if set, is what clients of the address must use.
 	TLS *TLS `json:"tls,omitempty"`
+	// Overlay, if set, makes the disk one that can be written.
+	Overlay *Overlay `json:"overlay,omitempty"`
 }
 
 // TLS names the PEM files that a server uses.
@@ -82,7 +84,7 @@ func (s *Spec) check() error {
 	if len(s.Identities) > maxList || len(s.Required) > maxList {
 		return SpecErrorf("attach: more than %d identities or keys", maxList)
 	}
-	return nil
+	return s.Overlay.check()
 }
 
 // A Frontend offers disks in one way. Any number of calls may run at once, but
@@ -111,7 +113,7 @@ type Offer struct {
 	TLS         *TLS
 	Disk        string          // names the content; equal ones promise equal bytes
 	Description string          // for people
-	Device      blockdev.Device // stays open until the Offered has ended
+	Device      blockdev.Device // stays open until the Offered has ended; a blockdev.Writer if it can be written
 	State       json.RawMessage // of the earlier Offered; nil: it had saved none
 	Again       bool            // an earlier process has begun to offer it: it may have left things
 	Inherited   *keep.Inherited // what that process left; nil: nothing
@@ -132,6 +134,15 @@ type Offered interface {
 	// use, Detach waits for that to end, as long as ctx, and then returns
 	// ErrBusy with nothing changed; or, with force, takes it away from its users.
 	Detach(ctx context.Context, force bool) error
+}
+
+// ReadOnly reports, by a nil error, that the disk is not to be written, for
+// frontends that offer no other.
+func (o *Offer) ReadOnly() error {
+	if _, ok := o.Device.(blockdev.Writer); ok {
+		return SpecErrorf("attach %q: files and mounts are read-only; offer a disk that is to be written over NBD", o.Name)
+	}
+	return nil
 }
 
 // AbsoluteDir reports, by a nil error, that Where is an absolute directory, for

@@ -188,6 +188,10 @@ func (h *Host) Release(ctx context.Context) ([]keep.Descriptor, error) {
 		})
 	}
 	err := g.Wait()
+	// Nobody writes any more. The next process opens the overlays as they are left.
+	for _, a := range h.all() {
+		err = errors.Join(err, a.over.end(h.folder == nil && !a.keeps()))
+	}
 	if h.folder != nil {
 		lock, lockErr := h.folder.descriptor()
 		if lockErr == nil {
@@ -228,7 +232,7 @@ func (h *Host) Close() error {
 		h.mu.Lock()
 		a.ending = ErrClosed
 		h.mu.Unlock()
-		h.drop(a)
+		err = errors.Join(err, h.drop(a, false)) // Release has seen to the overlay
 	}
 	h.stack.Opener.Close()
 	return errors.Join(err, h.folder.close())

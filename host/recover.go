@@ -64,7 +64,7 @@ func (h *Host) Recover(ctx context.Context, in *keep.Inherited) error {
 		return err
 	}
 	h.folder = folder
-	if err := folder.clean(); err != nil {
+	if err := errors.Join(folder.clean(), folder.cleanOverlays()); err != nil {
 		h.log.Warn("state folder is not clean", "err", err)
 	}
 	all, bad, err := folder.load()
@@ -151,22 +151,25 @@ func (h *Host) bringBack(a *attachment, in *keep.Inherited) (tried <-chan struct
 
 // openDisk opens the disk of a, which has none yet, as long as ctx.
 func (h *Host) openDisk(ctx context.Context, a *attachment) {
-	if a.dev.disk.Load() != nil {
+	if a.isOpen() {
 		return
 	}
 	h.retry(ctx, a, stepOpen, func() error {
-		h.mu.Lock()
-		rec := a.rec
-		h.mu.Unlock()
-		s, err := h.reacquire(ctx, rec)
-		if err != nil {
-			return err
+		s := a.dev.disk.Load()
+		if s == nil {
+			h.mu.Lock()
+			rec := a.rec
+			h.mu.Unlock()
+			var err error
+			if s, err = h.reacquire(ctx, rec); err != nil {
+				return err
+			}
+			a.dev.open(s)
+			if s.late == nil { // what was kept, if anything, did not do
+				h.keepAnew(a, s)
+			}
 		}
-		a.dev.open(s)
-		if s.late == nil { // what was kept, if anything, did not do
-			h.keepAnew(a, s)
-		}
-		return nil
+		return h.reopenOverlay(a, s)
 	})
 }
 
@@ -253,7 +256,12 @@ func (h *Host) forget(a *attachment) {
 	if err := h.folder.remove(a.id, a.image); err != nil {
 		h.log.Error("attachment has ended and is not forgotten", "id", a.id, "err", err)
 	}
-	h.drop(a)
+	h.mu.Lock()
+	failed := a.ending != nil
+	h.mu.Unlock()
+	if err := h.drop(a, !failed && !a.keeps()); err != nil {
+		h.log.Error("an overlay is not as it should be", "id", a.id, "overlay", a.spec.Overlay.Dir, "err", err)
+	}
 }
 
 // rest ends the goroutine that minds a.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
 )
 
@@ -36,7 +37,8 @@ type Progress func(done, total int)
 const MaxFaults = 16
 
 // Chunks reads all chunks of m from src, each as a whole, checks and decodes
-// them, and compares the digest of the disk that they make with the map's.
+// them, and compares the digest of the disk that they make with the map's, if that
+// has one.
 // Damaged and missing chunks are reported together, joined into one error, up
 // to MaxFaults.
 func Chunks(ctx context.Context, m *blockmap.Map, src chunk.Source, tell Progress) error {
@@ -73,7 +75,7 @@ func Chunks(ctx context.Context, m *blockmap.Map, src chunk.Source, tell Progres
 			return err
 		}
 	}
-	if got := sum.Sum(); got != info.Disk {
+	if got := sum.Sum(); info.Disk != (origin.Digest{}) && got != info.Disk {
 		return fmt.Errorf("%w: block map says %v, its chunks make %v", ErrDigest, info.Disk, got)
 	}
 	return nil
@@ -261,9 +263,10 @@ func (p *Plain) ReadAt(b []byte, off int64) (int, error) {
 var _ io.ReaderAt = (*Plain)(nil)
 
 // SameDisk reports, by a nil error, whether two block maps are of one disk,
-// whatever their keys, codec and origin.
+// whatever their keys, codec and origin. Disks without a digest are the same only
+// if their block maps are.
 func SameDisk(a, b *blockmap.Map) error {
-	if x, y := a.Info().Disk, b.Info().Disk; x != y {
+	if x, y := a.DiskDigest(), b.DiskDigest(); x != y {
 		return fmt.Errorf("%w: %v and %v", ErrDigest, x, y)
 	}
 	return nil

@@ -44,6 +44,7 @@ func (a *app) agentAttachments(ctx context.Context) (*control.Client, []host.Inf
 func (a *app) agentAttachCommand() *cobra.Command {
 	var nbdAddress, vhostUser, file, mount, name string
 	var asJSON bool
+	var over overlayFlags
 	cmd := &cobra.Command{
 		Use:   "attach IMAGE",
 		Short: "Have the agent offer a disk: over NBD or vhost-user, as a file, or mounted",
@@ -52,11 +53,19 @@ stays attached, over restarts of the agent too, until 'rivulet agent detach', or
 until somebody unmounts it.
 
 The agent opens the store and the image itself, with its own credentials and
-environment; --store, --identity and --require-signature are handed on.`,
+environment; --store, --identity and --require-signature are handed on.
+
+With --writable, what clients write is kept beside the image, encrypted, in the
+agent's state folder, or in that of --overlay, which also outlives the
+attachment. It is a disk with a volatile cache: when the agent is killed, or the
+power fails, what the guest has flushed is there. A guest that is to go on when
+the agent is killed must write through (with QEMU, write-cache=off). An upgrade
+loses nothing. See 'rivulet commit'.`,
 		Example: `  rivulet agent attach nginx --nbd unix:/run/nginx.sock
   rivulet agent attach nginx --vhost-user /run/nginx.sock
   rivulet agent attach python3 --mount /mnt
-  rivulet agent attach python3 --file /disks`,
+  rivulet agent attach python3 --file /disks
+  rivulet agent attach nginx --writable --nbd unix:/run/vm1.sock --name vm1`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -70,6 +79,12 @@ environment; --store, --identity and --require-signature are handed on.`,
 			}
 			if err := chooseFrontend(&spec, nbdAddress, vhostUser, file, mount); err != nil {
 				return err
+			}
+			if spec.Overlay, err = over.overlay(); err != nil {
+				return err
+			}
+			if spec.Overlay != nil && nbdAddress == "" {
+				return usagef("--writable: files and mounts are read-only; use --nbd")
 			}
 			c, err := a.runningAgent(cmd.Context())
 			if err != nil {
@@ -92,6 +107,7 @@ environment; --store, --identity and --require-signature are handed on.`,
 	f.StringVar(&file, "file", "", "show it as a file in this directory")
 	f.StringVar(&mount, "mount", "", "mount its file system on this directory (root)")
 	f.StringVar(&name, "name", "", "the export's or file's name (default: the image's)")
+	over.add(f)
 	f.BoolVar(&asJSON, "json", false, "print the attachment as a JSON object")
 	cmd.MarkFlagsOneRequired("nbd", "vhost-user", "file", "mount")
 	cmd.MarkFlagsMutuallyExclusive("nbd", "vhost-user", "file", "mount")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/seal/agewrap"
 	"github.com/rivuletfs/rivulet/seal/kmswrap"
@@ -110,12 +111,20 @@ func (a *app) unlockIfOwn(ctx context.Context, v *generation.View, i *generation
 	return i.Map, nil
 }
 
+// orNone returns a digest as text, which is empty if there is none.
+func orNone(d origin.Digest) string {
+	if d == (origin.Digest{}) {
+		return ""
+	}
+	return d.String()
+}
+
 // inspect returns what m says: without the configuration if m is locked.
 func inspect(m *blockmap.Map) *inspection {
 	info := m.Info()
 	all := distinct(m)
 	r := &inspection{
-		Digest: info.Disk.String(), BlockMap: m.Digest().String(), SourceDigest: info.Source.String(), ChainID: info.ChainID.String(),
+		Digest: m.DiskDigest().String(), BlockMap: m.Digest().String(), SourceDigest: orNone(info.Source), ChainID: orNone(info.ChainID),
 		DiskSize: info.Size, ChunkSize: info.ChunkSize(), FrameSize: 1 << info.FrameLog2, Layout: info.Layout,
 		Chunks: m.Len(), Distinct: len(all), StoredBytes: all.bytes(), MapBytes: len(m.Bytes()),
 		Readable: !m.Locked(), Layers: make([]inspectedPart, len(info.Layers)),
@@ -178,7 +187,11 @@ func layerOf(layers []blockmap.Layer, index uint32) int {
 func (a *app) showInspection(r *inspection, m *blockmap.Map, checked bool) {
 	a.printf("disk       %s\n", r.Digest)
 	a.printf("block map  %s  (%s)\n", r.BlockMap, size(int64(r.MapBytes)))
-	a.printf("source     %s\n", r.SourceDigest)
+	if r.SourceDigest == "" {
+		a.printf("source     none: what stands on the disk was written by hand and committed\n")
+	} else {
+		a.printf("source     %s\n", r.SourceDigest)
+	}
 	lock := "open: whoever reads the store can read it"
 	if r.Locked {
 		lock = fmt.Sprintf("locked for %d", r.Recipients)

@@ -63,7 +63,7 @@ func (a *app) listImages(cmd *cobra.Command, v *generation.View, asJSON bool) er
 		m := i.Map
 		info := m.Info()
 		images = append(images, listedImage{
-			Name: name, Digest: info.Disk.String(), BlockMap: d.String(), SourceDigest: info.Source.String(),
+			Name: name, Digest: m.DiskDigest().String(), BlockMap: d.String(), SourceDigest: orNone(info.Source),
 			DiskSize: info.Size, Chunks: m.Len(), StoredBytes: distinct(m).bytes(),
 		})
 		return nil

@@ -28,17 +28,24 @@ func (a *app) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve IMAGE...",
 		Short: "Offer disks over NBD or vhost-user, fetching chunks as they are read",
-		Long: `Serve offers each image as an NBD export of its name, read-only, and prints a
-line "ready URI" for each when clients can connect. With --vhost-user it offers
-one image to a virtual machine as a virtio disk instead, in memory that the machine
-shares; if serve ends and is started again, the guest sees a pause and no error (QEMU:
-reconnect=1). It ends on SIGTERM or SIGINT. Under systemd it tells when it is ready and takes a socket that was
-opened for it.
+		Long: `Serve offers each image as an NBD export of its name, and prints a line "ready
+URI" for each when clients can connect. With --vhost-user it offers one image to a
+virtual machine as a virtio disk instead, in memory that the machine shares; if serve
+ends and is started again, the guest sees a pause and no error (QEMU: reconnect=1). It
+ends on SIGTERM or SIGINT. Under systemd it tells when it is ready and takes a socket
+that was opened for it.
+
+Exports are read-only unless --writable is given. Then what clients write is kept
+beside, encrypted, block by block; the image stays as it is. With --overlay that
+outlives serve, and can be served again over the same image, or made an image of
+its own by 'rivulet commit'.
 
 If an agent runs (see 'rivulet agent'), that holds the disks, with its own memory
 and credentials, and serve waits and detaches them at its end.`,
 		Example: `  rivulet serve nginx --nbd unix:/run/nginx.sock
   qemu-system-x86_64 -drive file=nbd:unix:/run/nginx.sock:exportname=nginx,format=raw ...
+
+  rivulet serve nginx --writable --overlay vm1.overlay --quota 10G
 
   rivulet serve nginx postgres --nbd tcp:127.0.0.1:10809
   nbd-client 127.0.0.1 10809 /dev/nbd0 -N nginx
@@ -75,6 +82,7 @@ and credentials, and serve waits and detaches them at its end.`,
 	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate file (PEM); clients must use TLS then")
 	f.StringVar(&o.tlsKey, "tls-key", "", "key file of the certificate (PEM)")
 	f.StringVar(&o.tlsClientCA, "tls-client-ca", "", "file of authorities (PEM) that client certificates must come from")
+	o.overlay.add(f)
 	f.StringVar(&a.agent, "agent", "", agentHelp)
 	f.BoolVar(&o.json, "json", false, "at the end, print what each disk did as a JSON object a line")
 	cmd.MarkFlagsMutuallyExclusive("nbd", "vhost-user")
@@ -85,6 +93,7 @@ and credentials, and serve waits and detaches them at its end.`,
 type serveOptions struct {
 	address, vhostUser, memory   string
 	json                         bool
+	overlay                      overlayFlags
 	tlsCert, tlsKey, tlsClientCA string
 	telemetry                    telemetryOptions
 }
@@ -141,13 +150,20 @@ func (a *app) serveSpecs(names []string, o *serveOptions) ([]host.Spec, error) {
 			return nil, err
 		}
 	}
+	over, err := o.overlay.overlay()
+	if err != nil {
+		return nil, err
+	}
+	if over != nil && over.Dir != "" && len(names) > 1 {
+		return nil, usagef("--overlay %s: is of one disk, and there are %d images", o.overlay.dir, len(names))
+	}
 	var specs []host.Spec
 	for _, name := range names {
 		s, err := a.spec(name)
 		if err != nil {
 			return nil, err
 		}
-		s.Frontend, s.Where, s.Name = frontend, address, name
+		s.Frontend, s.Where, s.Name, s.Overlay = frontend, address, name, over
 		if o.tlsCert != "" {
 			s.TLS = &host.TLS{Certificate: o.tlsCert, Key: o.tlsKey, ClientCA: o.tlsClientCA}
 		}

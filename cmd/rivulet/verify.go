@@ -65,7 +65,7 @@ one by one.`,
 			if err := a.verifyReads(cmd.Context(), image, args[0], against, reads, seed); err != nil {
 				return fmt.Errorf("verify %s: %w", args[0], err)
 			}
-			r := verifyResult{Name: args[0], Digest: m.Info().Disk.String(), Chunks: m.Len(), StoredBytes: distinct(m).bytes(), Reads: reads, Against: against}
+			r := verifyResult{Name: args[0], Digest: m.DiskDigest().String(), Chunks: m.Len(), StoredBytes: distinct(m).bytes(), Reads: reads, Against: against}
 			if asJSON {
 				return a.printJSON(r)
 			}
@@ -118,7 +118,7 @@ func (a *app) openReference(ctx context.Context, image *host.Image, against stri
 		if err != nil {
 			return nil, err
 		}
-		copied, err := other.open(ctx, view, m.Info().Disk.String())
+		copied, err := other.open(ctx, view, m.DiskDigest().String())
 		if err != nil {
 			return nil, fmt.Errorf("store %s: %w", against, err)
 		}

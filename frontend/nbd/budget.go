@@ -2,7 +2,7 @@ package nbd
 
 import "sync"
 
-// A pool is the memory for replies that all connections share, in bytes. Each
+// A pool is the memory for replies and payloads that all connections share, in bytes. Each
 // connection has floorBytes of its own besides, so that those who hold the
 // whole pool cannot stop the others.
 type pool struct {
@@ -75,7 +75,7 @@ func (p *pool) grant() {
 	}
 }
 
-// A charge is what one reply owes until it is written.
+// A charge is what one request owes until its reply is written.
 type charge struct {
 	floor  int64 // bytes of the connection's own
 	shared int64 // bytes of the pool

@@ -29,7 +29,7 @@ const (
 // from one goroutine to another; at a fast device nobody is woken but by the
 // socket, and replies to requests that arrived together leave together.
 //
-//	lead     in: the leader's. role: bit 0 says that the leader serves inline
+//	lead     in, long: the leader's. role: bit 0 says that the leader serves inline
 //	workers  vacant, idle, workers, over: mu
 //	replies  out (own lock), budget (own lock)
 type conn struct {
@@ -45,6 +45,7 @@ type conn struct {
 	in     []byte // the leader's: bytes inFrom to inTo are read, not parsed
 	inFrom int
 	inTo   int
+	long   *longWrite // whose payload comes next, or nil; the leader's
 
 	role  atomic.Uint64
 	slow  atomic.Int32 // requests to hand over before the leader serves again
@@ -141,31 +142,37 @@ func (c *conn) passLead() {
 func (c *conn) leadOn(w *worker) {
 	c.out.flush(0) // the last leader may have been too slow to
 	for {
-		r, errno, ok := c.next()
+		t, ok := c.next()
 		if !ok {
 			c.end()
 			return
 		}
-		cost := c.cost(r, errno)
+		cost := c.cost(t)
 		if c.budget.full(cost) {
 			c.out.flush(0)
 		}
 		charge, ok := c.budget.admit(cost)
+		if ok && t.Command == wire.CmdWrite && t.errno == 0 {
+			// Behind the admission: what finds no room stays in the socket.
+			if ok = c.receive(&t); !ok {
+				c.budget.give(charge)
+			}
+		}
 		if !ok {
 			c.end()
 			return
 		}
-		if c.slow.Load() > 0 || cost > inlineBytes || r.Command == wire.CmdCache {
+		if c.slow.Load() > 0 || cost > inlineBytes || t.Command == wire.CmdCache || t.flushes(c.exp) {
 			if c.slow.Load() > 0 {
 				c.slow.Add(-1)
 			}
 			c.passLead()
-			w.serve(r, errno, charge)
+			w.serve(t, charge)
 			c.out.flush(0)
 			return
 		}
 		turn := c.watch.begin()
-		w.serve(r, errno, charge)
+		w.serve(t, charge)
 		if !c.watch.end(turn) {
 			c.out.flush(0)
 			return
@@ -174,47 +181,47 @@ func (c *conn) leadOn(w *worker) {
 	}
 }
 
-// cost returns the bytes of memory that r's reply, or the first part of it,
-// will take.
-func (c *conn) cost(r wire.Request, errno wire.Errno) int64 {
+// cost returns the bytes of memory that t's payload takes, or its reply, or the
+// first part of that.
+func (c *conn) cost(t task) int64 {
 	switch {
-	case errno != 0:
+	case t.errno != 0:
 		return 0
-	case r.Command == wire.CmdBlockStatus:
-		return statusBytes(r, len(c.contexts))
-	case r.Command != wire.CmdRead:
+	case t.Command == wire.CmdBlockStatus:
+		return statusBytes(t.Request, len(c.contexts))
+	case t.Command != wire.CmdRead && t.Command != wire.CmdWrite:
 		return 0
-	case c.structured && r.Flags&wire.CmdFlagDF == 0:
-		return min(int64(r.Length), pieceBytes)
+	case c.structured && t.Flags&wire.CmdFlagDF == 0:
+		return min(int64(t.Length), pieceBytes)
 	}
-	return int64(r.Length)
+	return int64(t.Length)
 }
 
 // next returns the next request, with the error that it deserves before the
-// device is asked. Before it waits for the client it has all replies written.
-// It returns false at the end of the connection.
-func (c *conn) next() (wire.Request, wire.Errno, bool) {
+// device is asked, and without its payload. Before it waits for the client it
+// has all replies written. It returns false at the end of the connection.
+func (c *conn) next() (task, bool) {
+	if c.long != nil {
+		return c.piece(), true
+	}
 	if c.srv.handing.Load() && c.stream.handable() {
 		c.hand = true // what has been read and not parsed goes along
-		return wire.Request{}, 0, false
+		return task{}, false
 	}
 	if !c.fill(wire.RequestSize, true) {
-		return wire.Request{}, 0, false
+		return task{}, false
 	}
 	r, err := wire.ParseRequest(c.in[c.inFrom : c.inFrom+wire.RequestSize])
 	c.inFrom += wire.RequestSize
 	if err != nil {
 		c.srv.log.Warn("nbd: client sent no request", "export", c.exp.Name, "err", err)
-		return r, 0, false
+		return task{}, false
 	}
 	if r.Command == wire.CmdDisc {
-		return r, 0, false
+		return task{}, false
 	}
 	c.srv.stats.requests.Add(1)
-	if r.Command == wire.CmdWrite && !c.discard(r.Length) {
-		return r, 0, false
-	}
-	errno := r.Check(c.size)
+	errno := r.Check(c.size, c.exp.writer != nil)
 	if r.Command == wire.CmdBlockStatus && len(c.contexts) == 0 {
 		errno = wire.EINVAL
 	}
@@ -224,7 +231,14 @@ func (c *conn) next() (wire.Request, wire.Errno, bool) {
 	if c.drain.Load() {
 		errno = wire.ESHUTDOWN
 	}
-	return r, errno, true
+	switch {
+	case r.Command != wire.CmdWrite:
+	case errno != 0:
+		return task{Request: r, errno: errno}, c.discard(r.Length)
+	default:
+		return c.split(r), true
+	}
+	return task{Request: r, errno: errno}, true
 }
 
 // fill reads until n bytes can be parsed. Between requests a hand-over ends it.

@@ -17,7 +17,8 @@ type Export struct {
 	Name string
 	// Description is shown to people, under the same rules.
 	Description string
-	// Device must stay open until RemoveExport, or the server's end.
+	// Device must stay open until RemoveExport, or the server's end. Clients may
+	// write to it if it is a blockdev.Writer.
 	Device blockdev.Device
 	// PreferredBlock is the smallest size of requests, in bytes, that the device
 	// serves well: a power of two from 512 to 32 MiB. 0 is 4096.
@@ -28,7 +29,8 @@ type Export struct {
 type export struct {
 	Export
 	size    int64
-	extents bool // the device knows its holes
+	extents bool            // the device knows its holes
+	writer  blockdev.Writer // the device, if it can be written
 
 	// Under the server's mutex.
 	users   int
@@ -37,8 +39,15 @@ type export struct {
 }
 
 func (e *export) info() wire.ExportInfo {
-	return wire.ExportInfo{Size: uint64(e.size), Flags: wire.FlagHasFlags | wire.FlagReadOnly |
-		wire.FlagSendFlush | wire.FlagSendFUA | wire.FlagCanMultiConn | wire.FlagSendCache}
+	// A Writer's Flush is for all that was written, by whomever: so several
+	// connections can share an export.
+	flags := wire.FlagHasFlags | wire.FlagSendFlush | wire.FlagSendFUA | wire.FlagCanMultiConn | wire.FlagSendCache
+	if e.writer != nil {
+		flags |= wire.FlagSendTrim | wire.FlagSendZeroes
+	} else {
+		flags |= wire.FlagReadOnly
+	}
+	return wire.ExportInfo{Size: uint64(e.size), Flags: flags}
 }
 
 // leave needs the server's mutex.
@@ -67,6 +76,7 @@ func (s *Server) AddExport(e Export) error {
 		return fmt.Errorf("add export %q: device has %d bytes", e.Name, size)
 	}
 	_, extents := e.Device.(blockdev.Extenter)
+	writer, _ := e.Device.(blockdev.Writer)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.exports[e.Name] != nil {
@@ -75,7 +85,7 @@ func (s *Server) AddExport(e Export) error {
 	if s.exports == nil {
 		s.exports = map[string]*export{}
 	}
-	s.exports[e.Name] = &export{Export: e, size: size, extents: extents, unused: make(chan struct{})}
+	s.exports[e.Name] = &export{Export: e, size: size, extents: extents, writer: writer, unused: make(chan struct{})}
 	return nil
 }
 

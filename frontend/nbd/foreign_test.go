@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/url"
@@ -80,7 +81,7 @@ func TestLibnbd(t *testing.T) {
 // TestNbdsh runs a script in libnbd's shell, which is a Python module. It sends through libnbd what it would refuse to send by itself.
 func TestNbdsh(t *testing.T) {
 	u, _ := foreign(t)
-	script := fmt.Sprintf(`
+	runNbdsh(t, fmt.Sprintf(`
 import errno
 h.set_strict_mode(0)
 h.add_meta_context("rivulet:local")
@@ -114,7 +115,12 @@ h.block_status(1 << 20, 4 << 20, lambda c, o, e, err: runs.append((c, len(e))), 
 assert runs == [("rivulet:local", 2)], runs
 h.flush()
 h.shutdown()
-`, u)
+`, u))
+}
+
+// runNbdsh runs a script in libnbd's shell.
+func runNbdsh(t *testing.T, script string) {
+	t.Helper()
 	for _, python := range []string{"python3", "/usr/bin/python3"} {
 		if exec.Command(python, "-c", "import nbd").Run() == nil {
 			tool(t, python, "-m", "nbd", "-c", script)
@@ -122,6 +128,87 @@ h.shutdown()
 		}
 	}
 	t.Skip("needs libnbd for Python (Debian: python3-libnbd)")
+}
+
+// foreignWriter serves a device of 16 MiB that can be written.
+func foreignWriter(t *testing.T) (u string, d *blockdevtest.Scratch) {
+	t.Helper()
+	d = blockdevtest.NewScratch(blockdevtest.Pattern(16<<20, 12))
+	return uri(t, start(t, &Server{}, Export{Name: "w", Device: d}), "w"), d
+}
+
+func TestQemuWrites(t *testing.T) {
+	u, _ := foreignWriter(t)
+	tool(t, "qemu-io", "-f", "raw", "-c", "write -P 7 1000 5M", "-c", "write -z 2M 64k", "-c", "write -zu 3M 64k",
+		"-c", "discard 4M 4k", "-c", "write -f -P 9 15M 1M", "-c", "aio_write -P 3 8M 4M", "-c", "aio_flush", "-c", "flush", u)
+	out := tool(t, "qemu-io", "-r", "-f", "raw", "-c", "read -P 7 1000 2096152", "-c", "read -P 0 2M 64k", "-c", "read -P 0 3M 64k",
+		"-c", "read -P 0 4M 4k", "-c", "read -P 9 15M 1M", "-c", "read -P 3 8M 4M", "-c", "read -P 7 3211264 64k", u)
+	if strings.Contains(out, "verification failed") {
+		t.Error(out)
+	}
+}
+
+// TestNbdcopyWrites copies a file to a device and back.
+func TestNbdcopyWrites(t *testing.T) {
+	u, d := foreignWriter(t)
+	want := blockdevtest.Pattern(16<<20, 13)
+	flat := filepath.Join(t.TempDir(), "flat")
+	if err := os.WriteFile(flat, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "nbdcopy", "--connections=4", "--requests=16", "--flush", flat, u)
+	d.Crash() // it flushed
+	got := make([]byte, len(want))
+	if _, err := d.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("other bytes than the file's are on the medium, %v", err)
+	}
+	tool(t, "nbdcopy", "--request-size=33554432", "--destination-is-zero", flat, u)
+	tool(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", u, flat)
+}
+
+func TestNbdshWrites(t *testing.T) {
+	u, _ := foreignWriter(t)
+	runNbdsh(t, fmt.Sprintf(`
+import errno
+h.set_strict_mode(0)
+h.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+h.connect_uri(%q)
+def fails(no, f):
+    try:
+        f()
+    except nbd.Error as e:
+        assert e.errnum == no, (e.errnum, no)
+    else:
+        assert False, "no error"
+size = h.get_size()
+assert not h.is_read_only() and h.can_fua() and h.can_flush() and h.can_trim() and h.can_zero()
+assert h.can_multi_conn() and not h.can_fast_zero()
+data = bytes(range(256)) * 20000
+h.pwrite(data, 777)
+assert h.pread(len(data), 777) == data
+h.pwrite(b"fua", 5, flags=nbd.CMD_FLAG_FUA)
+h.zero(10000, 1000, flags=nbd.CMD_FLAG_NO_HOLE)
+h.zero(10000, 20000)
+h.trim(1 << 20, 1 << 20, flags=nbd.CMD_FLAG_FUA)
+assert h.pread(10000, 1000) == bytes(10000) and h.pread(10000, 20000) == bytes(10000)
+assert h.pread(1 << 20, 1 << 20) == bytes(1 << 20)
+assert h.pread(1000, 0)[5:8] == b"fua"
+fails(errno.ENOSPC, lambda: h.pwrite(b"x" * 70000, size - 1))
+fails(errno.EINVAL, lambda: h.pwrite(b"", 0))
+fails(errno.EINVAL, lambda: h.trim(512, size))
+fails(errno.EINVAL, lambda: h.zero(512, 0, flags=nbd.CMD_FLAG_FAST_ZERO))
+runs = []
+h.block_status(1 << 20, 1 << 20, lambda c, o, e, err: runs.extend(e))
+assert runs == [1 << 20, 3], runs
+h.flush()
+h.shutdown()
+`, u))
+}
+
+func TestFioVerify(t *testing.T) {
+	u, _ := foreignWriter(t)
+	tool(t, "fio", "--name=x", "--ioengine=nbd", "--uri="+u, "--rw=randrw", "--bsrange=4k-2m", "--iodepth=32", "--size=16m",
+		"--verify=crc32c", "--fsync=20", "--output="+os.DevNull)
 }
 
 func TestFio(t *testing.T) {

@@ -26,6 +26,7 @@ type ConnState struct {
 	Size       int64    `json:"size"` // of the export, in bytes, as the client was told
 	Structured bool     `json:"structured,omitempty"`
 	Contexts   []string `json:"contexts,omitempty"` // metadata contexts, by name
+	Writable   bool     `json:"writable,omitempty"` // the client was told so
 	// Pending is what the client has sent and nobody has looked at: the start of
 	// a request, or several. At most 8 KiB.
 	Pending []byte `json:"pending,omitempty"`
@@ -98,7 +99,7 @@ func (s *Server) HandOff(ctx context.Context) ([]Handed, error) {
 func (s *Server) handOver(fd int, c *conn) {
 	st := ConnState{
 		Version: connVersion, Export: c.exp.Name, Size: c.size, Structured: c.structured,
-		Pending: slices.Clone(c.in[c.inFrom:c.inTo]),
+		Writable: c.exp.writer != nil, Pending: slices.Clone(c.in[c.inFrom:c.inTo]),
 	}
 	for _, m := range c.contexts {
 		st.Contexts = append(st.Contexts, m.name)
@@ -153,6 +154,8 @@ func (st *ConnState) check(s *Server) error {
 		return fmt.Errorf("export %q: %w", st.Export, ErrUnknownExport)
 	case e.size != st.Size:
 		return fmt.Errorf("export %q has %d bytes, and the client was told %d", st.Export, e.size, st.Size)
+	case (e.writer != nil) != st.Writable:
+		return fmt.Errorf("export %q: writable is %t, and the client was told %t", st.Export, e.writer != nil, st.Writable)
 	case len(st.Pending) > inBytes:
 		return fmt.Errorf("%d bytes are pending, at most %d", len(st.Pending), inBytes)
 	case len(st.Contexts) > 0 && !st.Structured:

@@ -141,6 +141,71 @@ func TestHandOff(t *testing.T) {
 	}
 }
 
+// TestHandOffWrites hands connections on while they are written to: every write
+// is answered once and is there, long ones and those that wait for the medium too.
+func TestHandOffWrites(t *testing.T) {
+	const writers, share = 6, 3 << 20
+	d := blockdevtest.NewScratch(make([]byte, writers*share))
+	r := newRelay(t, Export{Name: "d", Device: d})
+	ctx, stop := context.WithCancel(t.Context())
+	var g errgroup.Group
+	for i := range writers {
+		w := writer(t, dial(t, r.addr, "d"))
+		g.Go(func() error { return writeRandomly(ctx, w, int64(i*share), share) })
+	}
+	for range 20 {
+		time.Sleep(10 * time.Millisecond)
+		handed := r.handOff()
+		if len(handed) != writers {
+			t.Fatalf("%d connections are handed on, want %d", len(handed), writers)
+		}
+		r.serve(handed)
+	}
+	stop()
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	if st := r.srv.Stats(); st.Connections != writers || st.Failed != 0 {
+		t.Errorf("the last server: %+v", st)
+	}
+}
+
+// writeRandomly writes to a part of a device until ctx ends, several at once in
+// parts of their own, and compares.
+func writeRandomly(ctx context.Context, w *nbdclient.Writer, off, n int64) error {
+	const lanes = 2
+	n /= lanes
+	var g errgroup.Group
+	for lane := range int64(lanes) {
+		g.Go(func() error {
+			off, want := off+lane*n, make([]byte, n)
+			for round := 0; ctx.Err() == nil; round++ {
+				from := rand.IntN(len(want))
+				p := want[from:min(len(want), from+1+rand.IntN(1<<(4+round%18)))]
+				for i := range p {
+					p[i] = byte(round + i)
+				}
+				_, err := w.WriteAt(p, off+int64(from))
+				if err == nil && round%5 == 0 {
+					err = w.Flush()
+				}
+				if err != nil {
+					return err
+				}
+			}
+			got := make([]byte, n)
+			if _, err := w.ReadAt(got, off); err != nil {
+				return err
+			}
+			if !bytes.Equal(got, want) {
+				return fmt.Errorf("bytes at %d are not those written", off)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
 // readRandomly reads and compares until ctx ends.
 func readRandomly(ctx context.Context, c *nbdclient.Client, want []byte) error {
 	got := make([]byte, 64<<10)
@@ -409,11 +474,16 @@ func TestResumeRefuses(t *testing.T) {
 	if err := s.AddExport(Export{Name: "d", Device: blockdevtest.NewMemory(make([]byte, 1<<20), nil)}); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.AddExport(Export{Name: "w", Device: blockdevtest.NewScratch(make([]byte, 1<<20))}); err != nil {
+		t.Fatal(err)
+	}
 	good := ConnState{Version: 1, Export: "d", Size: 1 << 20, Structured: true}
 	for want, change := range map[string]func(*ConnState){
 		"state of version 2":      func(st *ConnState) { st.Version = 2 },
 		"no such export":          func(st *ConnState) { st.Export = "other" },
 		"the client was told 512": func(st *ConnState) { st.Size = 512 },
+		"writable is true":        func(st *ConnState) { st.Export = "w" },
+		"writable is false":       func(st *ConnState) { st.Writable = true },
 		"bytes are pending":       func(st *ConnState) { st.Pending = make([]byte, inBytes+1) },
 		"without structured":      func(st *ConnState) { st.Structured, st.Contexts = false, []string{"base:allocation"} },
 		"not all known":           func(st *ConnState) { st.Contexts = []string{"base:allocation", "x:y"} },

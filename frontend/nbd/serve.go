@@ -38,12 +38,16 @@ func newWorker(c *conn) *worker {
 	return w
 }
 
-// serve answers r, with errno if that is set. It posts the reply and does not
-// flush it.
-func (w *worker) serve(r wire.Request, errno wire.Errno, ch charge) {
-	c := w.c
+// serve answers t. It posts the reply and does not flush it.
+func (w *worker) serve(t task, ch charge) {
+	c, r, errno := w.c, t.Request, t.errno
 	switch {
 	case errno != 0:
+	case r.Writes():
+		w.change(t, ch)
+		return
+	case r.Command == wire.CmdFlush:
+		errno = w.flush(r)
 	case r.Command == wire.CmdRead && c.structured:
 		w.readChunks(r, ch)
 		return
@@ -179,7 +183,7 @@ func (c *conn) deviceError(op string, r wire.Request, err error) wire.Errno {
 	c.srv.stats.deviceErrors.Add(1)
 	c.srv.log.Error("nbd: device failed", "export", c.exp.Name,
 		"err", fmt.Errorf("%s %d bytes at %d: %w", op, r.Length, r.Offset, err))
-	return wire.EIO
+	return errnoOf(err)
 }
 
 // A readLayout is the list of runs that answers one read.

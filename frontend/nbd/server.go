@@ -4,7 +4,12 @@
 // The server speaks the fixed newstyle handshake, structured replies with holes,
 // and block status in two contexts: base:allocation, and rivulet:local, where
 // bit 0 of the flags is set on ranges whose reading would go to the origin.
-// Exports are read-only.
+//
+// An export whose device is a blockdev.Writer can be written: FLUSH and FUA are
+// the device's Flush, on whichever connection they come, TRIM and WRITE_ZEROES
+// its Discard and, where the client wants no hole, its WriteZeroes. A write is
+// answered ENOSPC for blockdev.ErrNoSpace, and EIO for any other error. All other
+// exports are read-only.
 //
 // Clients are strangers. What one can make the server keep is bounded, by
 // requests and bytes a connection, and bytes in all; what it can make the
@@ -69,14 +74,15 @@ type Server struct {
 	DefaultExport string
 	// HandshakeTimeout bounds the time from accept to the end of the handshake.
 	HandshakeTimeout time.Duration
-	// WriteTimeout bounds how long a client may leave replies untaken.
+	// WriteTimeout bounds how long a client may leave replies untaken, and how
+	// long it may let wait for what it wants written.
 	WriteTimeout time.Duration
 	// MaxConnections bounds the connections; more are closed at once.
 	MaxConnections int
 	// MaxRequests bounds the requests in flight on one connection. Further ones
 	// stay unread in the socket.
 	MaxRequests int
-	// MaxBytes bounds the memory for replies that all connections together use
+	// MaxBytes bounds the memory for replies and payloads that all connections together use
 	// beyond the 2 MiB that each may always use. At least 64 MiB.
 	MaxBytes int64
 
@@ -101,7 +107,7 @@ type Server struct {
 }
 
 type counters struct {
-	accepted, refused, requests, failed, deviceErrors, bytes atomic.Int64
+	accepted, refused, requests, failed, deviceErrors, bytes, written atomic.Int64
 }
 
 // Stats are counts since the server was made.
@@ -113,6 +119,7 @@ type Stats struct {
 	Failed       int64 // requests answered by an error
 	DeviceErrors int64 // requests that the device failed
 	BytesRead    int64 // from devices
+	BytesWritten int64 // to devices, zeroes not counted
 }
 
 // Stats returns the counts. They are read one by one.
@@ -124,7 +131,7 @@ func (s *Server) Stats() Stats {
 	return Stats{
 		Connections: n, Accepted: c.accepted.Load(), Refused: c.refused.Load(),
 		Requests: c.requests.Load(), Failed: c.failed.Load(),
-		DeviceErrors: c.deviceErrors.Load(), BytesRead: c.bytes.Load(),
+		DeviceErrors: c.deviceErrors.Load(), BytesRead: c.bytes.Load(), BytesWritten: c.written.Load(),
 	}
 }
 

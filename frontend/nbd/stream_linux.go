@@ -99,7 +99,7 @@ func (s *socket) read(p []byte, between bool) (int, error) {
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN: // silence
-			if err := s.await(between); err != nil {
+			if err := s.await(between, -1); err != nil {
 				return 0, err
 			}
 		case err != nil:
@@ -112,15 +112,54 @@ func (s *socket) read(p []byte, between bool) (int, error) {
 	}
 }
 
-// await waits without bound for something to read or, between requests, for the
-// hand-over. It may return too early.
-func (s *socket) await(between bool) error {
+func (s *socket) readFull(p []byte) error {
+	var end time.Time
+	for {
+		n, err := unix.Read(s.fd, p)
+		silent := err == unix.EAGAIN
+		switch {
+		case silent || err == unix.EINTR:
+		case err != nil:
+			return os.NewSyscallError("read", err)
+		case n == 0:
+			return io.ErrUnexpectedEOF
+		default:
+			if p = p[n:]; len(p) == 0 {
+				return nil
+			}
+		}
+		now := time.Now()
+		if end.IsZero() {
+			end = now.Add(2 * s.limit)
+		}
+		if !now.Before(end) {
+			return os.ErrDeadlineExceeded
+		}
+		if silent {
+			if err := s.await(false, min(s.limit, end.Sub(now))); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// await waits for something to read or, between requests, for the hand-over. It
+// waits no longer than limit, which is os.ErrDeadlineExceeded; a negative limit is
+// none. It may return too early.
+func (s *socket) await(between bool, limit time.Duration) error {
 	watch := [...]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.signal.fd), Events: unix.POLLIN}}
 	if !between {
 		watch[1].Fd = -1 // is passed over
 	}
-	if _, err := unix.Poll(watch[:], -1); err != nil && err != unix.EINTR {
+	ms := -1
+	if limit >= 0 {
+		ms = int(limit/time.Millisecond) + 1
+	}
+	switch n, err := unix.Poll(watch[:], ms); {
+	case err != nil && err != unix.EINTR:
 		return os.NewSyscallError("poll", err)
+	case err == nil && n == 0:
+		return os.ErrDeadlineExceeded
 	}
 	if watch[1].Revents != 0 {
 		return errHandOff

@@ -132,34 +132,57 @@ func (c *Client) do(ctx context.Context, method, path string, body, into any) er
 		}
 		r = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, r)
+	resp, err := c.ask(ctx, method, path, r, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("agent at %s: %w", c.socket, err)
-	}
 	defer func() { _ = resp.Body.Close() }()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
-	if err != nil {
-		return fmt.Errorf("agent at %s: %w", c.socket, err)
-	}
-	if resp.StatusCode >= 300 {
-		e := &Error{}
-		if json.Unmarshal(b, e) != nil || e.Text == "" {
-			return fmt.Errorf("agent at %s: %s", c.socket, resp.Status)
-		}
-		if e.Kind == specKind {
-			return host.SpecErrorf("%w", e)
-		}
-		return e
-	}
 	if into == nil {
 		return nil
+	}
+	b, err := readAnswer(resp)
+	if err != nil {
+		return fmt.Errorf("agent at %s: %w", c.socket, err)
 	}
 	if err := json.Unmarshal(b, into); err != nil {
 		return fmt.Errorf("agent at %s: answer: %w", c.socket, err)
 	}
 	return nil
+}
+
+// ask sends a request and returns the answer, which the caller closes, or the error
+// that it is.
+func (c *Client) ask(ctx context.Context, method, path string, body io.Reader, headers http.Header) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	if headers != nil {
+		req.Header = headers
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("agent at %s: %w", c.socket, err)
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := readAnswer(resp)
+	if err != nil {
+		return nil, fmt.Errorf("agent at %s: %w", c.socket, err)
+	}
+	e := &Error{}
+	if json.Unmarshal(b, e) != nil || e.Text == "" {
+		return nil, fmt.Errorf("agent at %s: %s", c.socket, resp.Status)
+	}
+	if e.Kind == specKind {
+		return nil, host.SpecErrorf("%w", e)
+	}
+	return nil, e
+}
+
+// readAnswer reads an answer that is one JSON value.
+func readAnswer(resp *http.Response) ([]byte, error) {
+	return io.ReadAll(io.LimitReader(resp.Body, 64<<20))
 }

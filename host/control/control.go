@@ -9,6 +9,9 @@
 //	GET    /v1/attachments/ID/slow → SLOW: its slow reads, summed up by tier, and the newest
 //	GET    /v1/agent             → AGENT: version, process, since when
 //	GET    /v1/stores            → {"stores": [STORE…]}: whether they answer, within 5 s
+//	POST   /v1/attachments/ID/snapshot → {"snapshot": TOKEN, "size": N, "info": INFO}, a line [OFFSET, LENGTH, ZERO]
+//	                             for each range that was written, {"error": TEXT}; it lasts until the client hangs up
+//	GET    /v1/snapshots/TOKEN   → its bytes; ranges, as HTTP has them
 //	POST   /v1/upgrade           → {"pid": N}: another process serves from now on
 //	GET    /healthz              → 200 "ok", or 503 with what is not well
 //

@@ -23,20 +23,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// serve answers for a host with an empty store, until the test ends.
+// serve answers until the test ends, for a host with an empty store unless s has
+// one.
 func serve(t *testing.T, s *Server) (socket string, end func() error) {
 	t.Helper()
-	h, err := host.New(host.Config{
-		Open: func(context.Context, string) (host.Source, error) {
-			return host.Source{View: generation.NewView(memory.New(), generation.Options{})}, nil
-		},
-		Unwrappers: func(context.Context, []string) ([]seal.Unwrapper, error) { return nil, nil },
-		Frontends:  map[string]host.Frontend{"none": nil},
-	})
-	if err != nil {
-		t.Fatal(err)
+	if s.Host == nil {
+		s.Host = emptyHost(t)
 	}
-	s.Host = h
 	socket = filepath.Join(t.TempDir(), "s")
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
@@ -68,6 +61,21 @@ func client(t *testing.T, socket string) *Client {
 		t.Fatal(err)
 	}
 	return c
+}
+
+func emptyHost(t *testing.T) *host.Host {
+	t.Helper()
+	h, err := host.New(host.Config{
+		Open: func(context.Context, string) (host.Source, error) {
+			return host.Source{View: generation.NewView(memory.New(), generation.Options{})}, nil
+		},
+		Unwrappers: func(context.Context, []string) ([]seal.Unwrapper, error) { return nil, nil },
+		Frontends:  map[string]host.Frontend{"none": nil},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
 }
 
 func TestRequests(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/rivuletfs/rivulet/host"
@@ -22,6 +23,8 @@ type Server struct {
 	// Upgrade hands everything to another process and returns its id. The agent
 	// ends once the answer is out. nil: it cannot.
 	Upgrade func(ctx context.Context) (pid int, err error)
+
+	snapshots sync.Map // token → *host.Snapshot, while somebody holds it
 }
 
 // storeTime bounds how long stores may take to answer.
@@ -37,6 +40,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("DELETE /v1/attachments/{id}", s.detach)
 	mux.HandleFunc("GET /v1/attachments/{id}/wait", s.wait)
 	mux.HandleFunc("GET /v1/attachments/{id}/slow", s.slow)
+	mux.HandleFunc("POST /v1/attachments/{id}/snapshot", s.snapshot)
+	mux.HandleFunc("GET /v1/snapshots/{token}", s.readSnapshot)
 	mux.HandleFunc("POST /v1/upgrade", s.upgrade)
 	about := Agent{s.Version, os.Getpid(), time.Now().UTC()}
 	mux.HandleFunc("GET /v1/agent", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, about) })

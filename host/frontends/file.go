@@ -37,7 +37,7 @@ type fileState struct {
 
 // Offer implements [host.Frontend]: o.Where is the directory, o.Name the file.
 func (f *File) Offer(_ context.Context, o host.Offer) (host.Offered, error) {
-	if err := o.AbsoluteDir(); err != nil {
+	if err := errors.Join(o.AbsoluteDir(), o.ReadOnly()); err != nil {
 		return nil, err
 	}
 	s, err := f.session(o, o.Where)

@@ -48,7 +48,7 @@ const hiddenPrefix = "disk-"
 
 // Offer implements [host.Frontend]: o.Where is the directory.
 func (m *Mount) Offer(ctx context.Context, o host.Offer) (host.Offered, error) {
-	if err := o.AbsoluteDir(); err != nil {
+	if err := errors.Join(o.AbsoluteDir(), o.ReadOnly()); err != nil {
 		return nil, err
 	}
 	hidden := filepath.Join(m.Runtime, hiddenPrefix+o.ID)

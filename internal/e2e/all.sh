@@ -24,6 +24,7 @@ run dedupe.sh "$images"
 run layout.sh
 run nbd.sh "$images"
 run vhost.sh "$images"
+run writable.sh "$images"
 run fuse.sh "$images"
 run agent.sh "$images"
 run faults.sh "$images"

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rivuletfs/rivulet/blockdev"
 	"github.com/rivuletfs/rivulet/frontend/nbd/internal/wire"
 )
 
@@ -32,6 +33,7 @@ type call struct {
 	n     int
 
 	buf    []byte // of a read
+	send   []byte // of a write; not used any more once do returns
 	got    []span // of buf
 	status map[uint32][]wire.Status
 	chunks int
@@ -63,6 +65,9 @@ func (c *Client) do(ctx context.Context, k *call) error {
 	c.wbuf = wire.Request{Flags: k.flags, Command: k.cmd, Cookie: cookie,
 		Offset: uint64(k.off), Length: uint32(k.n)}.Append(c.wbuf[:0])
 	_, err := c.nc.Write(c.wbuf)
+	if err == nil && len(k.send) > 0 {
+		_, err = c.nc.Write(k.send)
+	}
 	c.wmu.Unlock()
 	if err != nil {
 		c.fail(err)
@@ -300,4 +305,9 @@ type Errno uint32
 // Error describes the error number.
 func (e Errno) Error() string {
 	return fmt.Sprintf("server error %d: %s", uint32(e), wire.Errno(e).Error())
+}
+
+// Is makes a server's ENOSPC a blockdev.ErrNoSpace.
+func (e Errno) Is(target error) bool {
+	return target == blockdev.ErrNoSpace && wire.Errno(e) == wire.ENOSPC
 }

@@ -1,7 +1,9 @@
-// Package nbdclient reads block devices over the NBD protocol.
+// Package nbdclient reads and writes block devices over the NBD protocol.
 //
 // A Client is a blockdev.Device: any number of reads may run at once, and they
-// share one connection. The server is not trusted with more than the bytes of
+// share one connection. Of an export that can be written it gives a
+// blockdev.Writer, which is a type of its own, so that a read-only export does
+// not pass for one. The server is not trusted with more than the bytes of
 // the device: what it sends is checked against what was asked, and cannot make
 // the client keep more memory than the caller's buffers and some fixed room.
 package nbdclient
@@ -53,7 +55,7 @@ type Dialer struct {
 type Client struct {
 	nc       net.Conn
 	size     int64
-	maxRead  int64
+	maxBlock int64 // bytes of a read or write
 	flags    uint16
 	contexts map[uint32]string // by ID; nil: no block status
 	timeout  time.Duration     // of a call
@@ -140,7 +142,7 @@ func (h *handshake) client(export string) (*Client, error) {
 		return nil, err
 	}
 	c.size, c.flags = int64(info.Size), info.Flags
-	c.maxRead = int64(min(block.Maximum, wire.MaxBlock))
+	c.maxBlock = int64(min(block.Maximum, wire.MaxBlock))
 	return c, nil
 }
 
@@ -204,7 +206,7 @@ func (c *Client) ReadAt(p []byte, off int64) (int, error) {
 	}
 	want := p[:min(int64(len(p)), c.size-off)]
 	for n := 0; n < len(want); {
-		part := want[n:min(len(want), n+int(c.maxRead))]
+		part := want[n:min(len(want), n+int(c.maxBlock))]
 		k := newCall(wire.CmdRead, off+int64(n), len(part))
 		k.buf = part
 		if err := c.do(context.Background(), k); err != nil {

@@ -46,8 +46,8 @@ func FuzzHandshake(f *testing.F) {
 			return
 		}
 		c, err := h.client("d")
-		if err == nil && (c.size < 0 || c.maxRead < wire.MinDF || c.maxRead > wire.MaxBlock || len(c.contexts) > 2) {
-			t.Errorf("size %d, reads of %d bytes, contexts %v", c.size, c.maxRead, c.contexts)
+		if err == nil && (c.size < 0 || c.maxBlock < wire.MinDF || c.maxBlock > wire.MaxBlock || len(c.contexts) > 2) {
+			t.Errorf("size %d, reads of %d bytes, contexts %v", c.size, c.maxBlock, c.contexts)
 		}
 	})
 }
@@ -66,7 +66,7 @@ func FuzzReplies(f *testing.F) {
 		var results [2][]byte
 		for i, dirt := range []byte{0x55, 0xAA} {
 			nc, served := says(wire.RequestSize, say)
-			c := &Client{nc: nc, size: exportSize, maxRead: wire.MaxBlock, timeout: time.Minute,
+			c := &Client{nc: nc, size: exportSize, maxBlock: wire.MaxBlock, timeout: time.Minute,
 				contexts: map[uint32]string{1: wire.ContextAllocation, 2: wire.ContextLocal},
 				calls:    map[uint64]*call{}, ended: make(chan struct{})}
 			go c.receive()

@@ -37,16 +37,27 @@ func (r Request) Append(dst []byte) []byte {
 	return be.AppendUint32(dst, r.Length)
 }
 
-// Check says how a read-only export of size bytes answers r before it looks at
-// the device: with zero if r may be served. A request that would change
-// something gets EPERM, whatever its range; one with an unknown command, a
-// flag that does not belong to it, or a range that is empty or not within the
-// export, EINVAL.
-func (r Request) Check(size int64) Errno {
+// Writes reports whether r, if it is served, changes the device.
+func (r Request) Writes() bool {
+	return r.Command == CmdWrite || r.Command == CmdTrim || r.Command == CmdWriteZeroes
+}
+
+// Check says how an export of size bytes answers r before it looks at the
+// device: with zero if r may be served. A request that would change a read-only
+// export gets EPERM, whatever its range; one with an unknown command, a flag
+// that does not belong to it, or a range that is empty or not within the
+// export, EINVAL, but a write over the end of a writable one ENOSPC, as the
+// specification asks.
+func (r Request) Check(size int64, writable bool) Errno {
 	allowed := CmdFlagFUA // known clients set it on anything
 	switch r.Command {
 	case CmdWrite, CmdTrim, CmdWriteZeroes:
-		return EPERM
+		if !writable {
+			return EPERM
+		}
+		if r.Command == CmdWriteZeroes {
+			allowed |= CmdFlagNoHole // FAST_ZERO is not offered
+		}
 	case CmdFlush:
 		if r.Flags&^allowed != 0 {
 			return EINVAL
@@ -64,6 +75,12 @@ func (r Request) Check(size int64) Errno {
 		return EINVAL
 	}
 	if r.Offset > uint64(size) || uint64(r.Length) > uint64(size)-r.Offset {
+		if r.Command == CmdWrite || r.Command == CmdWriteZeroes {
+			return ENOSPC
+		}
+		return EINVAL
+	}
+	if r.Command == CmdWrite && r.Length > MaxBlock {
 		return EINVAL
 	}
 	if r.Command == CmdRead && r.Length > MaxBlock {

@@ -51,6 +51,8 @@ const (
 	FlagReadOnly     uint16 = 1 << 1
 	FlagSendFlush    uint16 = 1 << 2
 	FlagSendFUA      uint16 = 1 << 3
+	FlagSendTrim     uint16 = 1 << 5
+	FlagSendZeroes   uint16 = 1 << 6
 	FlagSendDF       uint16 = 1 << 7
 	FlagCanMultiConn uint16 = 1 << 8
 	FlagSendCache    uint16 = 1 << 10

@@ -32,6 +32,7 @@ func FuzzMetaRequest(f *testing.F) {
 func FuzzRequestHeader(f *testing.F) {
 	f.Add(Request{Command: CmdRead, Cookie: 7, Offset: 512, Length: 4096}.Append(nil), int64(1<<20))
 	f.Add(Request{Command: CmdRead, Offset: 1<<64 - 1, Length: 1}.Append(nil), int64(1<<20))
+	f.Add(Request{Command: CmdWrite, Offset: 1<<20 - 1, Length: 2}.Append(nil), int64(1<<20))
 	f.Fuzz(func(t *testing.T, data []byte, size int64) {
 		r, err := ParseRequest(data)
 		if err != nil {
@@ -40,9 +41,16 @@ func FuzzRequestHeader(f *testing.F) {
 		if !bytes.Equal(r.Append(nil), data) {
 			t.Errorf("%x: encoded again as %x", data, r.Append(nil))
 		}
-		if size >= 0 && r.Check(size) == 0 && r.Command != CmdFlush &&
-			(r.Offset+uint64(r.Length) > uint64(size) || r.Offset+uint64(r.Length) < r.Offset) {
-			t.Errorf("%+v passes for %d bytes", r, size)
+		for _, writable := range []bool{false, true} {
+			if size < 0 || r.Check(size, writable) != 0 || r.Command == CmdFlush {
+				continue
+			}
+			if r.Offset+uint64(r.Length) > uint64(size) || r.Offset+uint64(r.Length) < r.Offset {
+				t.Errorf("%+v passes for %d bytes", r, size)
+			}
+			if r.Writes() && !writable || r.Command == CmdWrite && r.Length > MaxBlock {
+				t.Errorf("%+v passes, writable %v", r, writable)
+			}
 		}
 	})
 }
@@ -89,14 +97,40 @@ func TestCheck(t *testing.T) {
 		{"write zeroes", Request{Command: CmdWriteZeroes, Flags: CmdFlagFastZero, Length: 1}, EPERM},
 		{"unknown command", Request{Command: 99, Length: 1}, EINVAL},
 	} {
-		if got := c.r.Check(size); got != c.want {
+		if got := c.r.Check(size, false); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 	}
-	if got := (Request{Length: MaxBlock + 1}).Check(1 << 40); got != EINVAL {
+	for _, c := range []struct {
+		name string
+		r    Request
+		want Errno
+	}{
+		{"write all", Request{Command: CmdWrite, Length: size}, 0},
+		{"write with FUA", Request{Command: CmdWrite, Flags: CmdFlagFUA, Length: 1}, 0},
+		{"write nothing", Request{Command: CmdWrite}, EINVAL},
+		{"write with DF", Request{Command: CmdWrite, Flags: CmdFlagDF, Length: 1}, EINVAL},
+		{"write over the end", Request{Command: CmdWrite, Offset: size - 1, Length: 2}, ENOSPC},
+		{"write with overflow", Request{Command: CmdWrite, Offset: 1<<64 - 1, Length: 2}, ENOSPC},
+		{"trim", Request{Command: CmdTrim, Flags: CmdFlagFUA, Length: size}, 0},
+		{"trim over the end", Request{Command: CmdTrim, Offset: 1, Length: size}, EINVAL},
+		{"trim without a hole", Request{Command: CmdTrim, Flags: CmdFlagNoHole, Length: 1}, EINVAL},
+		{"write zeroes", Request{Command: CmdWriteZeroes, Flags: CmdFlagFUA | CmdFlagNoHole, Length: size}, 0},
+		{"write zeroes over the end", Request{Command: CmdWriteZeroes, Offset: 1, Length: size}, ENOSPC},
+		{"write zeroes, or fail at once", Request{Command: CmdWriteZeroes, Flags: CmdFlagFastZero, Length: 1}, EINVAL},
+		{"read over the end", Request{Offset: 1, Length: size}, EINVAL},
+	} {
+		if got := c.r.Check(size, true); got != c.want {
+			t.Errorf("%s, if it may: %d, want %d", c.name, got, c.want)
+		}
+	}
+	if got := (Request{Command: CmdWrite, Length: MaxBlock + 1}).Check(1<<40, true); got != EINVAL {
+		t.Errorf("write of more than the largest block: %d, want EINVAL", got)
+	}
+	if got := (Request{Length: MaxBlock + 1}).Check(1<<40, false); got != EINVAL {
 		t.Errorf("read of more than the largest block: %d, want EINVAL", got)
 	}
-	if got := (Request{Flags: CmdFlagDF, Length: MaxBlock + 1}).Check(1 << 40); got != EOVERFLOW {
+	if got := (Request{Flags: CmdFlagDF, Length: MaxBlock + 1}).Check(1<<40, false); got != EOVERFLOW {
 		t.Errorf("the same in one chunk: %d, want EOVERFLOW", got)
 	}
 }
