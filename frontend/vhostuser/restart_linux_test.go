@@ -148,9 +148,7 @@ func TestKilled(t *testing.T) {
 	if n := c.Spurious(); n != 0 {
 		t.Errorf("%d requests were answered twice", n)
 	}
-	for len(c.Gaps()) < kills && !t.Failed() { // the last is noted a moment after its first answers
-		time.Sleep(time.Millisecond)
-	}
+	// A back end that was killed before it was set up adds to the gap before.
 	t.Logf("%d requests, gaps %v", done.Load(), c.Gaps())
 }
 
