@@ -64,15 +64,24 @@ func (a *app) chosenStore() (string, error) {
 	if url := os.Getenv("RIVULET_STORE"); url != "" {
 		return url, nil
 	}
+	data, err := dataDir()
+	if err != nil {
+		return "", fmt.Errorf("no --store, no RIVULET_STORE, and no home folder to keep one in: %w", err)
+	}
+	return "dir:" + data, nil
+}
+
+// dataDir is where the user's own images and kernels are kept.
+func dataDir() (string, error) {
 	data := os.Getenv("XDG_DATA_HOME")
 	if data == "" {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return "", fmt.Errorf("no --store, no RIVULET_STORE, and no home folder to keep one in: %w", err)
+			return "", err
 		}
 		data = filepath.Join(home, ".local", "share")
 	}
-	return "dir:" + filepath.Join(data, "rivulet"), nil
+	return filepath.Join(data, "rivulet"), nil
 }
 
 // absoluteStore returns the store's URL as a process in any folder can use it.
