@@ -30,7 +30,7 @@ lint: ## run the linters
 cross: ## build for every platform that is supported
 	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/rivulet
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/rivulet
-	GOOS=darwin GOARCH=amd64 $(GO) vet ./...
+	GOOS=darwin GOARCH=arm64 $(GO) vet ./...
 
 check: ## run what CI runs (root; RIVULET_E2E_IMAGES names an OCI layout of test images)
 	.ci/run

@@ -12,6 +12,9 @@ import (
 
 // TestFormat fails for each Go file that gofmt would change.
 func TestFormat(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long under the race detector")
+	}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
 			return err

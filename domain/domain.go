@@ -70,6 +70,9 @@ const (
 	stateLabel = "rivulet salt domain v1" // of the proof
 )
 
+// Pointer returns the name of the origin's pointer that has a domain's state.
+func Pointer(name string) string { return pointer(name) }
+
 // pointer returns the name of a pointer of the domain.
 func pointer(name string, parts ...string) string {
 	return prefix + strings.Join(append([]string{name}, parts...), "/")

@@ -24,21 +24,41 @@ import (
 // Anybody can have written both who knows for whom to wrap: compare the salt with
 // what was seen before (keyring.Folder.CheckSalt).
 func Open(ctx context.Context, o origin.Pointers, name string, ids []seal.Unwrapper, own ...seal.Recipient) (*seal.Salt, State, error) {
-	l, err := load(ctx, o, name)
+	f, err := Find(ctx, o, name)
 	if err != nil {
 		return nil, State{}, err
 	}
-	s, err := Salt(ctx, o, name, l.Salt, ids, own...)
+	s, err := f.Open(ctx, o, ids, own...)
+	if err != nil {
+		return nil, State{}, err
+	}
+	return s, f.State, nil
+}
+
+// A Found is what an origin says of a domain, not to be acted on before Open has
+// returned its salt: anybody may have written it.
+type Found struct{ loaded }
+
+// Find is the first half of Open, for those who have something else to ask for at
+// the time of the second. An absent domain is chunk.ErrNotFound.
+func Find(ctx context.Context, o origin.Pointers, name string) (*Found, error) {
+	l, err := load(ctx, o, name)
+	return &Found{l}, err
+}
+
+// Open returns the salt of the domain, whose holder has written the state.
+func (f *Found) Open(ctx context.Context, o origin.Pointers, ids []seal.Unwrapper, own ...seal.Recipient) (*seal.Salt, error) {
+	s, err := Salt(ctx, o, f.Name, f.Salt, ids, own...)
 	if errors.Is(err, chunk.ErrNotFound) { // the state says that it is there
 		err = fmt.Errorf("%w: %v", ErrFormat, err)
 	}
 	if err == nil {
-		err = l.check(s)
+		err = f.check(s)
 	}
 	if err != nil {
-		return nil, State{}, err
+		return nil, err
 	}
-	return s, l.State, nil
+	return s, nil
 }
 
 // Salt returns a salt of a domain by its ID; see Open.

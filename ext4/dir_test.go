@@ -129,6 +129,7 @@ func collidingNames(t *testing.T) (names []string, a, b string) {
 }
 
 func TestHashCollisionAcrossLeaves(t *testing.T) {
+	sequential(t)
 	names, a, b := collidingNames(t)
 	if leaves, _ := dirBlocks(t, names); leaves != 2 {
 		t.Fatalf("%d leaves, want 2", leaves)
@@ -211,6 +212,7 @@ func TestTwiceInLargeDirectory(t *testing.T) {
 }
 
 func TestDirectoryTooLarge(t *testing.T) {
+	sequential(t)
 	// Names are not looked at again once they are sorted; one serves for all.
 	d := directory{entries: []Dirent{{Name: longName(0)}}, names: make([]hashedName, 15*maxIndexLeaves)}
 	if err := d.cut(); err != nil || len(d.leaves) != maxIndexLeaves || d.nodes != rootIndexLimit {

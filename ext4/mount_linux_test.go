@@ -143,6 +143,7 @@ func compareXattrs(t *testing.T, path string, want []Xattr) {
 }
 
 func TestMount(t *testing.T) {
+	sequential(t)
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			root := randomTree(seed, 600)
@@ -155,6 +156,7 @@ func TestMount(t *testing.T) {
 // TestMountWritable writes through the kernel: into a full file system, and
 // into one with groups that are not initialised.
 func TestMountWritable(t *testing.T) {
+	sequential(t)
 	for _, groups := range []uint64{2, 40} {
 		t.Run(fmt.Sprint(groups, " groups"), func(t *testing.T) {
 			c := testConfig()

@@ -121,6 +121,7 @@ func TestReadMkfs(t *testing.T) {
 
 // TestFS has no large files: fstest reads byte by byte.
 func TestReadFSTest(t *testing.T) {
+	sequential(t)
 	tree := makeTree(t)
 	for _, i := range []int{0, 2, 7, 9, 14} {
 		mode := mkfsModes[i]

@@ -98,6 +98,7 @@ func manyFiles(n int) *node {
 }
 
 func TestReadHashTree(t *testing.T) {
+	sequential(t)
 	c := testConfig()
 	c.InodesPerGroup = 32768
 	root := manyFiles(40_000)

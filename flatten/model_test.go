@@ -331,8 +331,11 @@ func checkArchive(t testing.TB, l *Layer) {
 
 func TestMergeAgainstModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	compared := 0
-	for range 2000 {
+	compared, all := 0, 2000
+	if testing.Short() {
+		all = 200 // the race detector finds nothing in one goroutine
+	}
+	for range all {
 		data := make([]byte, 3+r.IntN(24))
 		for i := range data {
 			data[i] = byte(r.Uint32())
@@ -341,8 +344,8 @@ func TestMergeAgainstModel(t *testing.T) {
 			compared++
 		}
 	}
-	if compared < 500 {
-		t.Errorf("only %d of 2000 could be compared", compared)
+	if compared < all/4 {
+		t.Errorf("only %d of %d could be compared", compared, all)
 	}
 }
 

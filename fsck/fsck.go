@@ -1,7 +1,8 @@
 // Package fsck checks that an origin is sound: that every generation is complete
 // by itself, that what is stored is whole, and that what leads somewhere leads
 // to something. What is not, it can put right with good bytes from elsewhere:
-// from another generation, or from another origin that has the image.
+// from another generation, from another origin that has the image, or, if they
+// are of chunks, from a cache.
 //
 // It works on an origin in use. It reads pointers before objects and objects
 // before chunks, the reverse of the order in which they are written, so that what
@@ -27,6 +28,7 @@ type Options struct {
 	Deep    bool          // read every chunk that an image needs, and check its bytes
 	Repair  bool          // put right what is wrong, if good bytes are to be had
 	From    origin.Origin // where they may be had beside other generations; nil: nowhere
+	Cache   chunk.Reader  // where chunks may be had when no store has them; nil: nowhere
 	Workers int           // chunks read at one time; 0: 16
 	Tell    func(checked int)
 }

@@ -206,6 +206,42 @@ func (d *damage) found(t *testing.T, o origin.Origin) {
 	}
 }
 
+// A cacheOf is a cache that has what a source has, and does not check it.
+type cacheOf struct{ chunk.Source }
+
+func (c cacheOf) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	return c.Fetch(ctx, id, dst, off)
+}
+
+// TestRepairFromCache brings a chunk back that no store has, and takes no other
+// bytes for it.
+func TestRepairFromCache(t *testing.T) {
+	held := memory.New()
+	ok(t, img.Put(ctx, held.Generation(1)))
+	for _, d := range []damage{damages[0], damages[2]} { // a chunk that is missing, and one that is altered
+		for cache, good := range map[chunk.Reader]bool{
+			cacheOf{held.Generation(1)}:                                         true,
+			cacheOf{&chunktest.Corrupt{Source: held.Generation(1), Every: 1}}:   false,
+			cacheOf{&chunktest.Truncated{Source: held.Generation(1), Every: 1}}: false,
+			cacheOf{memory.New().Generation(1)}:                                 false,
+		} {
+			path := t.TempDir()
+			o, err := dir.Open(path, true)
+			ok(t, err)
+			publish(t, o, 1, "x", img)
+			ok(t, d.do(o.Generation(1), path))
+			before := run(t, o, fsck.Options{Deep: true})
+			r := run(t, o, fsck.Options{Deep: true, Repair: true, Cache: cache})
+			if r.Sound() != good || len(r.Problems) != 1 {
+				t.Errorf("%s: repaired out of %v: %+v", d.name, cache, r.Problems)
+			}
+			if after := run(t, o, fsck.Options{Deep: true}); after.Sound() != good || after.Chunks != before.Chunks && !good {
+				t.Errorf("%s: after repair out of %v: %+v, before: %+v", d.name, cache, after, before)
+			}
+		}
+	}
+}
+
 // TestRepairWithoutGoodBytes leaves what it cannot mend as it is.
 func TestRepairWithoutGoodBytes(t *testing.T) {
 	path := t.TempDir()
@@ -279,6 +315,72 @@ func TestDamagedPointers(t *testing.T) {
 	slices.Sort(got)
 	if !slices.Equal(got, want) || len(r.Problems) != len(want) || r.Sound() || r.Images != 2 || r.Chunks != 5 {
 		t.Errorf("%+v; want %q", r, want)
+	}
+}
+
+// TestDamagedPointersAreReplaced has what the other origin knows of damaged pointers
+// take their place, unless what they lead to cannot be had; short cuts that it does
+// not know are removed, and names stay as they are. Sound ones stay in any case.
+func TestDamagedPointersAreReplaced(t *testing.T) {
+	other := blockmaptest.Small(5, 2)
+	shortcut := catalog.DigestKey(img.Map.Info().Disk)
+	for what, c := range map[string]struct {
+		from func(t *testing.T) origin.Origin
+		want map[string]origin.Digest // where pointers lead in the end; zeros: nowhere
+		left int                      // problems that stay
+	}{
+		"nobody knows": {func(*testing.T) origin.Origin { return nil }, map[string]origin.Digest{shortcut: {}}, 2},
+		"an empty one": {func(*testing.T) origin.Origin { return memory.New() }, map[string]origin.Digest{shortcut: {}}, 2},
+		"a copy": {func(t *testing.T) origin.Origin {
+			from := memory.New()
+			publish(t, from, 1, "x", img)
+			publish(t, from, 1, "bad", other)
+			publish(t, from, 1, "sound", other) // which is another image here
+			return from
+		}, map[string]origin.Digest{catalog.NameKey("x"): img.Digest(), catalog.NameKey("bad"): other.Digest(), shortcut: img.Digest()}, 0},
+		"one that lacks a chunk": {func(t *testing.T) origin.Origin {
+			from := memory.New()
+			publish(t, from, 1, "x", img)
+			publish(t, from, 1, "bad", other)
+			ok(t, from.Generation(1).Remove(ctx, other.Chunks[0].ID))
+			return from
+		}, map[string]origin.Digest{catalog.NameKey("x"): img.Digest(), shortcut: img.Digest()}, 2},
+	} {
+		path := t.TempDir()
+		o, err := dir.Open(path, true)
+		ok(t, err)
+		s := o.Generation(1)
+		for _, name := range []string{"x", "sound"} {
+			publish(t, o, 1, name, img)
+		}
+		ok(t, s.SwapPointer(ctx, catalog.NameKey("bad"), nil, []byte("nonsense")))
+		for _, name := range []string{catalog.NameKey("x"), shortcut} {
+			ok(t, os.WriteFile(filepath.Join(path, place.Generation(1), place.Pointer(name)), []byte("damaged"), 0o666))
+		}
+		opt := fsck.Options{Repair: true, From: c.from(t)}
+		if looked := run(t, o, fsck.Options{}); len(looked.Problems) != 3 || looked.Sound() {
+			t.Errorf("%s: %+v", what, looked.Problems)
+		}
+		r := run(t, o, opt)
+		left := 0
+		for _, p := range r.Problems {
+			if !p.Repaired {
+				left++
+			}
+		}
+		if left != c.left {
+			t.Errorf("%s: %d problems are left, want %d: %+v", what, left, c.left, r.Problems)
+		}
+		c.want[catalog.NameKey("sound")] = img.Digest()
+		for name, want := range c.want {
+			d, err := catalog.Get(ctx, s, name)
+			if d != want || (err == nil) == (want == origin.Digest{}) {
+				t.Errorf("%s: %s leads to %v, %v; want %v", what, name, d, err, want)
+			}
+		}
+		if again := run(t, o, fsck.Options{Deep: true}); again.Sound() != (c.left == 0) {
+			t.Errorf("%s: when repaired: %+v", what, again.Problems)
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ type one struct {
 	store   origin.Store
 	donors  []origin.Store             // other places with good bytes
 	led     map[origin.Digest][]string // object → pointers that lead to it
+	damaged map[string]origin.Digest   // damaged pointers → where they led, if that is known elsewhere
 	objects map[origin.Digest]bool     // those that are there and whole
 	images  []*blockmap.Map            // of them, the block maps
 	needed  map[chunk.ID]need          // chunks that the images need
@@ -39,7 +40,7 @@ type need struct {
 func (c *checker) generation(ctx context.Context, id origin.GenerationID, found map[origin.Digest]bool) error {
 	g := &one{
 		checker: c, id: id, store: c.origin.Generation(id), led: map[origin.Digest][]string{}, objects: map[origin.Digest]bool{},
-		needed: map[chunk.ID]need{}, held: map[chunk.ID]int64{},
+		needed: map[chunk.ID]need{}, held: map[chunk.ID]int64{}, damaged: map[string]origin.Digest{},
 	}
 	l, err := generation.Load(ctx, c.origin)
 	if err != nil {
@@ -51,7 +52,7 @@ func (c *checker) generation(ctx context.Context, id origin.GenerationID, found 
 		}
 	}
 	g.donors = append(g.donors, c.donors...)
-	for _, step := range []func(context.Context) error{g.pointers, g.listObjects, g.leads, g.attachments, g.chunks, g.deep} {
+	for _, step := range []func(context.Context) error{g.pointers, g.listObjects, g.leads, g.attachments, g.chunks, g.deep, g.mendPointers} {
 		if err := step(ctx); err != nil {
 			return fmt.Errorf("generation %v: %w", id, err)
 		}
@@ -80,6 +81,7 @@ func (g *one) pointers(ctx context.Context) error {
 		case errors.Is(err, chunk.ErrNotFound):
 			return nil // removed meanwhile, or reserved
 		case errors.Is(err, catalog.ErrPointer), errors.Is(err, origin.ErrCorrupt):
+			g.damaged[name] = origin.Digest{}
 			g.problem(Problem{Generation: g.id, Kind: Damaged, What: "pointer", Name: name, Reason: err.Error()})
 			return nil
 		case err != nil:
@@ -137,6 +139,9 @@ func (g *one) object(d origin.Digest, b []byte) {
 
 // leads checks that what pointers and block maps lead to is there.
 func (g *one) leads(ctx context.Context) error {
+	for name := range g.damaged {
+		g.damaged[name] = g.leadsElsewhere(ctx, name)
+	}
 	for d, names := range g.led {
 		if g.objects[d] {
 			continue
@@ -260,7 +265,7 @@ func (g *one) deep(ctx context.Context) error {
 		e.Go(func() error {
 			buf := make([]byte, blockmap.MaxStored(chunk.MaxSize)+1)
 			for id := range ids {
-				_, err := readChunk(ectx, g.store, id, g.needed[id].stored, buf)
+				_, err := readChunk(ectx, g.store.Fetch, id, g.needed[id].stored, buf)
 				if ectx.Err() != nil {
 					return context.Cause(ectx)
 				}
@@ -289,12 +294,15 @@ func (g *one) deep(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// fetch is chunk.Source's, or chunk.Reader's, whose check is not relied on.
+type fetch func(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error)
+
 // readChunk reads a chunk of the given stored size into buf and checks it.
-func readChunk(ctx context.Context, src chunk.Source, id chunk.ID, stored int64, buf []byte) ([]byte, error) {
+func readChunk(ctx context.Context, from fetch, id chunk.ID, stored int64, buf []byte) ([]byte, error) {
 	if stored >= int64(len(buf)) {
 		return nil, fmt.Errorf("chunk %v: %d bytes stored: too large", id, stored)
 	}
-	n, err := src.Fetch(ctx, id, buf[:stored+1], 0)
+	n, err := from(ctx, id, buf[:stored+1], 0)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,8 @@ package fsck
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strings"
 
 	"github.com/rivuletfs/rivulet/blockmap"
@@ -18,7 +20,14 @@ func (g *one) mendChunk(ctx context.Context, id chunk.ID, stored int64) bool {
 		return false
 	}
 	buf := make([]byte, blockmap.MaxStored(chunk.MaxSize)+1)
+	var donors []fetch
 	for _, donor := range g.donors {
+		donors = append(donors, donor.Fetch)
+	}
+	if g.opt.Cache != nil {
+		donors = append(donors, g.opt.Cache.ReadChunk)
+	}
+	for _, donor := range donors {
 		b, err := readChunk(ctx, donor, id, stored, buf)
 		if err != nil {
 			continue
@@ -52,10 +61,66 @@ func (g *one) mendObject(ctx context.Context, d origin.Digest, there bool) ([]by
 	return nil, false
 }
 
+// isName reports whether a pointer is a name: what it says, nobody else knows.
+func isName(pointer string) bool { return strings.HasPrefix(pointer, catalog.NameKey("")) }
+
 // dropShortcut removes a pointer that leads nowhere and that publishing makes
 // again: any but a name.
 func (g *one) dropShortcut(ctx context.Context, name string, d origin.Digest) bool {
-	return g.opt.Repair && !strings.HasPrefix(name, catalog.NameKey("")) && g.store.SwapPointer(ctx, name, catalog.Value(d), nil) == nil
+	return g.opt.Repair && !isName(name) && g.store.SwapPointer(ctx, name, catalog.Value(d), nil) == nil
+}
+
+// leadsElsewhere returns the object that a damaged pointer leads to in the other
+// origin, if that is here, or could be brought. Other generations are not asked: a
+// name may have been given to another image since.
+func (g *one) leadsElsewhere(ctx context.Context, name string) origin.Digest {
+	for _, donor := range g.checker.donors {
+		d, err := catalog.Get(ctx, donor, name)
+		if err == nil && g.opt.Repair && (g.objects[d] || g.bringObject(ctx, d)) {
+			return d
+		}
+	}
+	return origin.Digest{}
+}
+
+// mendPointers makes damaged pointers lead to where they lead in the other origin,
+// last, when that is sound. Others that publishing makes again are removed.
+func (g *one) mendPointers(ctx context.Context) error {
+	for i := range g.report.Problems {
+		p := &g.report.Problems[i]
+		d, damaged := g.damaged[p.Name]
+		switch {
+		case p.Generation != g.id || p.What != "pointer" || !damaged || !g.opt.Repair:
+		case d != origin.Digest{} && g.sound(d):
+			if p.Repaired = g.replaceDamaged(ctx, p.Name, catalog.Value(d)); p.Repaired {
+				p.Reason += "; now it leads to " + d.String() + ", as in the other store"
+			}
+		case !isName(p.Name):
+			if p.Repaired = g.replaceDamaged(ctx, p.Name, nil); p.Repaired {
+				p.Reason += "; removed, as publishing makes it again"
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+// sound reports whether an object, and all that it needs as an image, is here.
+func (g *one) sound(d origin.Digest) bool {
+	return !slices.ContainsFunc(g.report.Problems, func(p Problem) bool {
+		return p.Generation == g.id && !p.Repaired && (p.Needed == d.String() || p.Name == d.String())
+	})
+}
+
+// replaceDamaged sets a damaged pointer, or removes it if value is nil, unless it is
+// sound by now.
+func (g *one) replaceDamaged(ctx context.Context, name string, value []byte) bool {
+	old, err := g.store.GetPointer(ctx, name)
+	if errors.Is(err, origin.ErrCorrupt) {
+		old = origin.Damaged()
+	} else if _, now := catalog.Get(ctx, g.store, name); err != nil || !errors.Is(now, catalog.ErrPointer) {
+		return false
+	}
+	return g.store.SwapPointer(ctx, name, old, value) == nil
 }
 
 // mendAttachments attaches what other places say of an object, and reports

@@ -237,6 +237,7 @@ func TestGolden(t *testing.T) {
 }
 
 func TestFsckFindsNothing(t *testing.T) {
+	sequential(t)
 	fsck, err := exec.LookPath("e2fsck")
 	if err != nil {
 		t.Skip("needs e2fsck, of the package e2fsprogs")
@@ -258,6 +259,7 @@ func TestFsckFindsNothing(t *testing.T) {
 
 // TestReadBack compares the disk's files with the tree, through the reader.
 func TestReadBack(t *testing.T) {
+	sequential(t)
 	for name, img := range images() {
 		t.Run(name, func(t *testing.T) {
 			var layers []*flatten.Layer

@@ -55,6 +55,7 @@ func TestPlaces(t *testing.T) {
 
 // One entry more or less moves the numbers of few others.
 func TestPlacesStay(t *testing.T) {
+	sequential(t)
 	base := treeEntries(8000)
 	place, _ := places(base)
 	before := make(map[string]uint32)

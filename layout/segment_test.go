@@ -57,6 +57,7 @@ func chunkSums(t *testing.T, l *flatten.Layer) (*Segment, [][32]byte) {
 }
 
 func TestSegmentHoldsEveryFile(t *testing.T) {
+	sequential(t)
 	l := makeLayer(400, same)
 	s, _ := chunkSums(t, l)
 	disk := make([]byte, int(s.Chunks)*Default.Chunk)
@@ -138,6 +139,7 @@ func contents(t *testing.T, entries []flatten.Entry) map[string]bool {
 
 // What a change of one file may disturb: its own bin, and seldom the next ones.
 func TestSegmentChangesStayLocal(t *testing.T) {
+	sequential(t)
 	base := mixedEntries(1000)
 	before := contents(t, base)
 	set := func(i int, size int64) []flatten.Entry {

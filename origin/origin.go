@@ -73,6 +73,14 @@ func (d Digest) Check(data []byte) error {
 // no longer the one that the caller saw.
 var ErrConflict = errors.New("changed meanwhile")
 
+// Damaged returns what SwapPointer takes as the value of a pointer of which
+// GetPointer says ErrCorrupt. It is longer than any value is, so a sound pointer
+// never has it.
+func Damaged() []byte { return make([]byte, MaxPointerBytes+1) }
+
+// IsDamaged reports whether SwapPointer was called with Damaged.
+func IsDamaged(old []byte) bool { return len(old) > MaxPointerBytes }
+
 var (
 	// ErrCorrupt is returned (wrapped) for an object, an attachment or a pointer
 	// that is not as it was put, however often it was read.
@@ -132,7 +140,9 @@ type Pointers interface {
 	// SwapPointer replaces old by new, atomically and durably. A nil old means
 	// that the pointer must not exist, a nil new removes it; an empty one is a
 	// value like others. If the present
-	// value is another one, nothing changes and the error is ErrConflict.
+	// value is another one, nothing changes and the error is ErrConflict. If
+	// it is damaged, that is ErrCorrupt, unless old is Damaged; a store may say
+	// ErrCorrupt then too, if it cannot tell whether it is damaged still.
 	SwapPointer(ctx context.Context, name string, old, new []byte) error
 	// ListPointers calls fn for each pointer whose name begins with prefix, in
 	// the byte order of names, until fn fails; that error is returned.

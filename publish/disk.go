@@ -100,7 +100,7 @@ func (p *publisher) blockMap(ctx context.Context, segments []*segment, disk *lay
 		Layout: layout.Version, Size: disk.Size,
 		ChunkLog2: log2(p.opts.Params.Chunk), FrameLog2: log2(p.opts.Frame),
 		Source: origin.Digest(hashBytes(p.img.Digest)), ChainID: p.chainID(), Config: p.img.Config,
-		SaltID: p.opts.Salt.ID(),
+		SaltID: p.opts.SaltID,
 	}
 	for i, s := range segments {
 		src := p.img.Layers[i]

@@ -95,7 +95,7 @@ func (p *publisher) load(ctx context.Context, store origin.Store, d origin.Diges
 	if err != nil {
 		return nil, false, nil
 	}
-	if info := m.Info(); info.SaltID != p.opts.Salt.ID() || info.ChainID != p.chainID() || len(info.Layers) != len(p.img.Layers) || info.Layout != layout.Version || p.opts.Size != 0 && info.Size != p.opts.Size {
+	if info := m.Info(); info.SaltID != p.opts.SaltID || info.ChainID != p.chainID() || len(info.Layers) != len(p.img.Layers) || info.Layout != layout.Version || p.opts.Size != 0 && info.Size != p.opts.Size {
 		return nil, false, nil // a pointer that leads astray
 	}
 	var wg sync.WaitGroup

@@ -51,10 +51,12 @@ import (
 // Options of Image. With a salt, a signer, and either recipients or Open, it
 // publishes an image under its own reference.
 type Options struct {
-	Salt    *seal.Salt                                                 // what chunks are sealed with
-	OldSalt func(context.Context, blockmap.SaltID) (*seal.Salt, error) // salts of the same domain's earlier epochs, whose segments are sealed anew without their layers; nil: none
-	Policy  seal.Policy                                                // how chunks are coded
-	Level   zstd.EncoderLevel                                          // 0: seal.DefaultLevel
+	Salt     *seal.Salt                                                 // what chunks are sealed with; nil: OpenSalt returns it
+	SaltID   blockmap.SaltID                                            // of the salt that OpenSalt returns; of Salt, may be zeros
+	OpenSalt func(context.Context) (*seal.Salt, error)                  // called once, while what is known of the image is looked for; nothing is written before it has returned
+	OldSalt  func(context.Context, blockmap.SaltID) (*seal.Salt, error) // salts of the same domain's earlier epochs, whose segments are sealed anew without their layers; nil: none
+	Policy   seal.Policy                                                // how chunks are coded
+	Level    zstd.EncoderLevel                                          // 0: seal.DefaultLevel
 
 	Signer     *sign.Key        // signs what is published
 	Trusted    []sign.PublicKey // publishers whose work is taken over, beside the signer's own
@@ -145,7 +147,14 @@ func (p *publisher) publish(ctx context.Context) (*blockmap.Map, error) {
 	if err := p.enter(ctx); err != nil {
 		return nil, err
 	}
-	k, err := p.known(ctx)
+	var k *knownMap
+	g, gctx := errgroup.WithContext(ctx) // a far store answers late
+	g.Go(func() error { return p.openSalt(gctx) })
+	g.Go(func() (err error) { k, err = p.known(gctx); return err })
+	err := g.Wait()
+	if err == nil {
+		p.pool, err = newPool(&p.opts, p.store, &p.counters)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -184,8 +193,23 @@ func (p *publisher) enter(ctx context.Context) (err error) {
 			p.from = append(p.from, g)
 		}
 	}
-	p.pool, err = newPool(&p.opts, p.store, &p.counters)
-	return err
+	return nil
+}
+
+// openSalt sees to it that there is a salt, the one that was looked for.
+func (p *publisher) openSalt(ctx context.Context) (err error) {
+	if p.opts.Salt != nil {
+		return nil
+	}
+	salt, err := p.opts.OpenSalt(ctx)
+	if err != nil {
+		return err
+	}
+	if salt.ID() != p.opts.SaltID {
+		return errors.New("publish: the salt is another one than was looked for")
+	}
+	p.opts.Salt = salt
+	return nil
 }
 
 // gone reports whether the generation that was published into cannot be
@@ -203,12 +227,15 @@ func (p *publisher) gone(ctx context.Context) (bool, error) {
 
 func (o *Options) complete() error {
 	switch {
-	case o.Salt == nil:
+	case o.Salt == nil && o.OpenSalt == nil:
 		return errors.New("publish: no salt to seal chunks with")
 	case o.Signer == nil:
 		return errors.New("publish: no key to sign with")
 	case !o.Open && len(o.Recipients) == 0:
 		return errors.New("publish: nobody to lock the image for")
+	}
+	if o.Salt != nil {
+		o.SaltID = o.Salt.ID()
 	}
 	if o.Params == (layout.Params{}) {
 		o.Params = layout.Default
@@ -303,7 +330,7 @@ func (p *publisher) make(ctx context.Context) (*blockmap.Map, error) {
 }
 
 func (p *publisher) chainKey(signer sign.PublicKey) string {
-	return catalog.ChainKey(p.chainID(), layout.Version, p.opts.Salt.ID(), p.opts.Size, signer.ID())
+	return catalog.ChainKey(p.chainID(), layout.Version, p.opts.SaltID, p.opts.Size, signer.ID())
 }
 
 // shortcuts returns the names of the pointers that lead to an image, but for its

@@ -75,7 +75,7 @@ func (p *publisher) remember(ctx context.Context, diffID v1.Hash, s *segment) er
 	if err != nil {
 		return fmt.Errorf("store segment record: %w", err)
 	}
-	_, err = catalog.Set(ctx, p.store, catalog.SegmentKey(id, layout.Version, p.opts.Salt.ID(), p.opts.Signer.Public().ID()), d)
+	_, err = catalog.Set(ctx, p.store, catalog.SegmentKey(id, layout.Version, p.opts.SaltID, p.opts.Signer.Public().ID()), d)
 	return err
 }
 
@@ -101,7 +101,7 @@ func (p *publisher) remembered(ctx context.Context, diffID v1.Hash) (*segment, e
 			return nil, err
 		}
 		for _, h := range hints {
-			if h.salt != p.opts.Salt.ID() {
+			if h.salt != p.opts.SaltID {
 				old = append(old, h)
 				continue
 			}
@@ -147,7 +147,7 @@ func (p *publisher) hints(ctx context.Context, g origin.GenerationID, diffID ori
 			id, err := catalog.ParseSaltID(salt)
 			switch {
 			case !ok || err != nil:
-			case id == p.opts.Salt.ID():
+			case id == p.opts.SaltID:
 				list = append(list, hint{g, key, id, signer})
 			case len(old) < maxHints:
 				old = append(old, hint{g, key, id, signer})

@@ -397,3 +397,42 @@ func TestCarriedWhileGranted(t *testing.T) {
 	}
 	sameTree(t, bob.files(t, place, "a"), tree)
 }
+
+// What is known of an image is looked for before its salt is open, and used only
+// once the salt is, and is the one that was looked for.
+func TestSaltIsOpenedBeforeAnythingIsWritten(t *testing.T) {
+	place, src := memory.New(), "dir:"+makeTree(t, 23, 20)
+	first := publishAs(t, place, options(t, "a"), src)
+	refused := errors.New("refused")
+	for _, c := range []struct {
+		what string
+		open func() (*seal.Salt, error)
+		ok   bool
+	}{
+		{"refused", func() (*seal.Salt, error) { return nil, refused }, false},
+		{"other salt", func() (*seal.Salt, error) { return otherSalt(t, "tenant"), nil }, false},
+		{"right", func() (*seal.Salt, error) { return testSalt, nil }, true},
+	} {
+		o := options(t, "b")
+		asked := 0
+		o.Salt, o.SaltID = nil, testSalt.ID()
+		o.OpenSalt = func(context.Context) (*seal.Salt, error) { asked++; return c.open() }
+		far := memory.New()
+		for where, to := range map[string]origin.Origin{"known": place, "new": far} {
+			r, err := Image(context.Background(), to, []string{src}, o)
+			_, named := catalog.Get(context.Background(), to.Generation(1), catalog.NameKey("b"))
+			if (err == nil) != c.ok || (named == nil) != c.ok {
+				t.Errorf("%s, %s: published: %v, named: %v", c.what, where, err, named)
+			}
+			if c.ok && (r.Digest != first.Digest || where == "known" && (r.NewChunks != 0 || r.LayersKnown != 1)) {
+				t.Errorf("%s, %s: %+v; first %+v", c.what, where, r, first)
+			}
+		}
+		if asked != 2 {
+			t.Errorf("%s: the salt was opened %d times for two images", c.what, asked)
+		}
+		if err := far.Generation(1).List(context.Background(), func(id chunk.ID, _ int64) error { return errors.New("a chunk") }); (err == nil) == c.ok {
+			t.Errorf("%s: chunks in the other store: %v", c.what, err)
+		}
+	}
+}

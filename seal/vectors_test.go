@@ -194,6 +194,9 @@ func TestMapVectors(t *testing.T) {
 // TestVectorScript runs doc/format/check-vectors.sh on the vectors, and on a copy
 // with one bit of one of them changed.
 func TestVectorScript(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long, and the race detector does not see other programs")
+	}
 	for _, tool := range []string{"sh", "sha256sum", "dd", "od", "openssl", "zstd", "age"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			if os.Getenv("RIVULET_E2E_STRICT") != "" {

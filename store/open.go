@@ -23,6 +23,7 @@ import (
 // Options are how an origin is opened.
 type Options struct {
 	Create bool         // it is to be written to, and made if it is not there
+	Ahead  []string     // pointers of the origin that will be asked for first; see origin.Ahead
 	Logger *slog.Logger // told what somebody should know; nil: nobody is
 }
 
@@ -156,7 +157,7 @@ func openS3(ctx context.Context, address string, o Options) (origin.Origin, erro
 	if err != nil {
 		return nil, &URLError{address, err.Error()}
 	}
-	c.Logger = o.Logger
+	c.Logger, c.Ahead = o.Logger, o.Ahead
 	return notNil(s3.Open(ctx, c, o.Create))
 }
 

@@ -43,6 +43,9 @@ func makeFiles(t *testing.T, n int) ([]file, *flatten.Layer) {
 
 // Chunks made of block digests are equal where the real ones are, and as long.
 func TestCutAgreesWithLayout(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long, and of one goroutine")
+	}
 	files, l := makeFiles(t, 400)
 	s, err := cut(files, point{Params: layout.Default})
 	if err != nil {
@@ -84,6 +87,9 @@ func TestCutAgreesWithLayout(t *testing.T) {
 // the smallest bin on, that the rule names, else after the last that it has room
 // for. The last bin has all that is left.
 func TestRulesReachTheLayout(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long, and of one goroutine")
+	}
 	files, _ := makeFiles(t, 400)
 	p := layout.Default
 	for _, r := range rules[1:] {

@@ -139,7 +139,7 @@ func testZeroes(t *testing.T, d blockdev.Writer, want []byte) {
 
 // testWriteRandom mixes all calls.
 func testWriteRandom(t *testing.T, d blockdev.Writer, want []byte) {
-	change(t, d, want, 0, len(want), rand.New(rand.NewPCG(13, 14)), 800)
+	change(t, d, want, 0, len(want), rand.New(rand.NewPCG(13, 14)), alone(800))
 	checkAll(t, d, want)
 }
 

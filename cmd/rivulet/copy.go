@@ -10,6 +10,7 @@ import (
 	imagecopy "github.com/rivuletfs/rivulet/copy"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/store"
 )
 
 func (a *app) copyCommand() *cobra.Command {
@@ -40,7 +41,7 @@ way. It can be killed, and goes on where it stopped when it is run again.`,
 			if err != nil {
 				return err
 			}
-			dst, err := a.openURL(cmd.Context(), to, true)
+			dst, err := a.openURL(cmd.Context(), to, store.Options{Create: true})
 			if err != nil {
 				return err
 			}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rivuletfs/rivulet/fsck"
+	"github.com/rivuletfs/rivulet/store"
 )
 
 // errUnsound is the error of a store in which something is wrong.
@@ -22,11 +23,15 @@ func (a *app) fsckCommand() *cobra.Command {
 		Long: `Fsck finds chunks, objects and attachments that are missing or damaged, names
 that lead nowhere, and what nobody needs. It can run while the store is in use.
 With --repair it takes good bytes from other generations of the store, with
---from also from another store that has the same images.
+--from also from another store that has the same images; and chunks that none of
+them has, from the host cache, whose bytes are checked like all others. A name
+that is damaged leads where it does in the other store, once all is there that it
+leads to; a name that can be read is never changed.
 
 The exit status is 1 if something is wrong that was not repaired.`,
 		Example: `  rivulet fsck --deep
-  rivulet fsck dir:/srv/rivulet --from dir:/backup`,
+  rivulet fsck dir:/srv/rivulet --from dir:/backup
+  rivulet fsck --deep --repair --cache /run/rivulet/cached.sock`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
@@ -38,9 +43,12 @@ The exit status is 1 if something is wrong that was not repaired.`,
 			}
 			if from != "" {
 				opt.Repair = true
-				if opt.From, err = a.openURL(cmd.Context(), from, false); err != nil {
+				if opt.From, err = a.openURL(cmd.Context(), from, store.Options{}); err != nil {
 					return err
 				}
+			}
+			if opt.Repair {
+				opt.Cache = a.cachedChunks(cmd.Context())
 			}
 			if isTerminal(a.err) {
 				line := newStatusLine(a)
@@ -55,8 +63,9 @@ The exit status is 1 if something is wrong that was not repaired.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&opt.Deep, "deep", false, "read every chunk that an image needs, and check its bytes")
-	f.BoolVar(&opt.Repair, "repair", false, "repair from other generations of the store")
+	f.BoolVar(&opt.Repair, "repair", false, "repair from other generations of the store, and from the host cache")
 	f.StringVar(&from, "from", "", "repair from this store too")
+	a.cacheFlag(cmd)
 	f.BoolVar(&asJSON, "json", false, "print a JSON object")
 	return cmd
 }

@@ -80,7 +80,7 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 
 // openSource opens an origin for a host.
 func (a *app) openSource(ctx context.Context, url string) (host.Source, error) {
-	o, err := a.openURL(ctx, url, false)
+	o, err := a.openURL(ctx, url, store.Options{})
 	if err != nil {
 		return host.Source{}, err
 	}

@@ -94,7 +94,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 			}
 			boundMemory()
 			useProcessors(&opts)
-			store, err := a.openOrigin(cmd.Context(), true)
+			store, err := a.openAhead(cmd.Context(), true, flags.asksFirst()...)
 			if err != nil {
 				return err
 			}
@@ -164,6 +164,11 @@ func (f *publishFlags) parse(o *publish.Options) (err error) {
 	return nil
 }
 
+// asksFirst names the pointers of the origin that publishKeys begins with.
+func (f *publishFlags) asksFirst() []string {
+	return []string{generation.Pointer, domain.Pointer(f.domain)}
+}
+
 // publishKeys puts into o who publishes, with which salt, and for whom.
 func (a *app) publishKeys(ctx context.Context, store origin.Origin, f *publishFlags, o *publish.Options) error {
 	more, err := readRecipients(ctx, f.recipients, f.files)
@@ -200,21 +205,27 @@ func (a *app) publishKeys(ctx context.Context, store origin.Origin, f *publishFl
 	return g.Wait()
 }
 
-// publishSalt puts the domain's salt into o. The default domain is made if it is
+// publishSalt puts the domain's salt into o, to be opened while publish.Image looks
+// for the image. The default domain is made if it is
 // not there: another one may have been taken away by somebody who would have its
 // chunks coded otherwise, or be a slip of the pen.
 func (a *app) publishSalt(ctx context.Context, store origin.Origin, keys *keyring.Folder, name string, id *identity, o *publish.Options) error {
-	salt, state, err := a.openSalt(ctx, store, keys, name, id)
+	found, err := findDomain(ctx, store, name)
+	var state domain.State
 	if errors.Is(err, errNoDomain) && name == seal.DefaultDomain {
-		salt, state, err = a.createDomain(ctx, store, keys, name, domain.Coding{}, id)
+		o.Salt, state, err = a.createDomain(ctx, store, keys, name, domain.Coding{}, id)
 		if errors.Is(err, origin.ErrConflict) { // somebody was faster
-			salt, state, err = a.openSalt(ctx, store, keys, name, id)
+			found, err = findDomain(ctx, store, name)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	o.Salt, o.Policy, o.Level = salt, state.Coding.Policy, state.Coding.Level
+	if o.Salt == nil {
+		state, o.SaltID = found.State, found.Salt
+		o.OpenSalt = func(ctx context.Context) (*seal.Salt, error) { return a.openFound(ctx, store, keys, found, id) }
+	}
+	o.Policy, o.Level = state.Coding.Policy, state.Coding.Level
 	o.OldSalt = func(ctx context.Context, old blockmap.SaltID) (*seal.Salt, error) {
 		return domain.Salt(ctx, store, name, old, id.opens, id.recipients...)
 	}

@@ -148,12 +148,28 @@ var errNoDomain = errors.New("there is no such domain; 'rivulet salt ls' lists t
 // openSalt returns a domain's salt, if it is the one that this user has seen
 // before or comes of it.
 func (a *app) openSalt(ctx context.Context, store origin.Origin, keys *keyring.Folder, name string, id *identity) (*seal.Salt, domain.State, error) {
-	salt, state, err := domain.Open(ctx, store, name, id.opens, id.recipients...)
-	if errors.Is(err, chunk.ErrNotFound) {
-		return nil, domain.State{}, fmt.Errorf("salt domain %s: %w", name, errNoDomain)
-	}
+	found, err := findDomain(ctx, store, name)
 	if err != nil {
 		return nil, domain.State{}, err
+	}
+	salt, err := a.openFound(ctx, store, keys, found, id)
+	return salt, found.State, err
+}
+
+// findDomain returns what the store says of a domain, or errNoDomain.
+func findDomain(ctx context.Context, store origin.Origin, name string) (*domain.Found, error) {
+	found, err := domain.Find(ctx, store, name)
+	if errors.Is(err, chunk.ErrNotFound) {
+		err = fmt.Errorf("salt domain %s: %w", name, errNoDomain)
+	}
+	return found, err
+}
+
+// openFound is openSalt of a domain that was found.
+func (a *app) openFound(ctx context.Context, store origin.Origin, keys *keyring.Folder, found *domain.Found, id *identity) (*seal.Salt, error) {
+	salt, err := found.Open(ctx, store, id.opens, id.recipients...)
+	if err != nil {
+		return nil, err
 	}
 	url, err := a.absoluteStore()
 	if err == nil {
@@ -161,7 +177,7 @@ func (a *app) openSalt(ctx context.Context, store origin.Origin, keys *keyring.F
 			return domain.Descends(ctx, store, salt, from, id.opens)
 		})
 	}
-	return salt, state, err
+	return salt, err
 }
 
 // createDomain makes a domain, and remembers its salt.

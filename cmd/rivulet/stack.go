@@ -20,16 +20,23 @@ import (
 // openOrigin opens the origin that the user chose. With create, a missing one is
 // made.
 func (a *app) openOrigin(ctx context.Context, create bool) (origin.Origin, error) {
+	return a.openAhead(ctx, create)
+}
+
+// openAhead is openOrigin for who will first of all read the origin's pointers with
+// those names.
+func (a *app) openAhead(ctx context.Context, create bool, names ...string) (origin.Origin, error) {
 	url, err := a.chosenStore()
 	if err != nil {
 		return nil, err
 	}
-	return a.openURL(ctx, url, create)
+	return a.openURL(ctx, url, store.Options{Create: create, Ahead: names})
 }
 
 // openURL opens the origin at a URL.
-func (a *app) openURL(ctx context.Context, url string, create bool) (origin.Origin, error) {
-	o, err := store.Open(ctx, url, store.Options{Create: create, Logger: a.logger()})
+func (a *app) openURL(ctx context.Context, url string, opts store.Options) (origin.Origin, error) {
+	opts.Logger = a.logger()
+	o, err := store.Open(ctx, url, opts)
 	return o, addressMistake(err)
 }
 

@@ -118,7 +118,7 @@ build() {
 		cp "$RIVULET" "$WORK/bin/rivulet"
 	else
 		need go
-		(cd "$ROOT" && CGO_ENABLED=0 go build -o "$WORK/bin/rivulet" ./cmd/rivulet)
+		(cd "$ROOT" && go build -o "$WORK/bin/rivulet" ./cmd/rivulet)
 	fi
 }
 

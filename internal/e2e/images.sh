@@ -64,7 +64,7 @@ check_arm64() {
 		echo "not done: the arm64 digest needs qemu-aarch64-static, and RIVULET unset"
 		return
 	fi
-	(cd "$ROOT" && CGO_ENABLED=0 GOARCH=arm64 go build -o "$WORK/bin/rivulet-arm64" ./cmd/rivulet)
+	(cd "$ROOT" && GOARCH=arm64 go build -o "$WORK/bin/rivulet-arm64" ./cmd/rivulet)
 	got=$(publish "$WORK/fresh" "$1" qemu-aarch64-static "$WORK/bin/rivulet-arm64" | result digest)
 	rm -rf "$WORK/fresh"
 	[ "$got" = "$2" ] || fail "$1: digest $got on arm64, else $2"

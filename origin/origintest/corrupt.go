@@ -52,7 +52,36 @@ func TestCorruptPointers(t *testing.T, fill, read origin.Origin, dir string) {
 		}
 		save(t, file, good)
 		wantPointer(t, p, name, []byte("right"))
+		testReplaceDamaged(t, p, name, file)
 	}
+}
+
+// testReplaceDamaged replaces and removes a pointer that is damaged, and never one
+// that is sound.
+func testReplaceDamaged(t *testing.T, p origin.Pointers, name, file string) {
+	swap := func(new []byte) error { return p.SwapPointer(context.Background(), name, origin.Damaged(), new) }
+	if err := swap([]byte("new")); errors.Is(err, origin.ErrReadOnly) {
+		return
+	} else if !errors.Is(err, origin.ErrConflict) {
+		t.Errorf("a sound pointer is replaced as damaged: %v; want ErrConflict", err)
+	}
+	wantPointer(t, p, name, []byte("right"))
+	save(t, file, []byte("damaged"))
+	if err := swap([]byte("new")); err != nil {
+		t.Errorf("replace a damaged pointer: %v", err)
+	}
+	wantPointer(t, p, name, []byte("new"))
+	save(t, file, []byte("damaged again"))
+	if err := swap(nil); err != nil {
+		t.Errorf("remove a damaged pointer: %v", err)
+	}
+	wantPointer(t, p, name, nil)
+	for _, new := range [][]byte{[]byte("new"), nil} {
+		if err := swap(new); !errors.Is(err, origin.ErrConflict) {
+			t.Errorf("an absent pointer is replaced as damaged: %v; want ErrConflict", err)
+		}
+	}
+	mustSwap(t, p, name, nil, []byte("right"))
 }
 
 // TestDamagedIndex damages the index of attachments where it is stored, in a file

@@ -63,6 +63,8 @@ func (t *tree) SwapPointer(ctx context.Context, name string, old, new []byte) er
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, chunk.ErrNotFound):
 		present, err = nil, nil
+	case errors.Is(err, origin.ErrCorrupt) && origin.IsDamaged(old):
+		present, err = old, nil
 	case err != nil:
 		return fmt.Errorf("swap pointer %s: %w", name, err)
 	}

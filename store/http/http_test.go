@@ -21,6 +21,7 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/origin/origintest"
 	"github.com/rivuletfs/rivulet/origin/place"
 	"github.com/rivuletfs/rivulet/store/dir"
 )
@@ -126,6 +127,7 @@ func TestFileServer(t *testing.T) {
 	p.check(t, o)
 	chunktest.TestSource(t, o.Generation(1), p.chunks)
 	chunktest.TestReader(t, chunk.NewDoor(o.Generation(1)), p.chunks)
+	origintest.TestRequests(t, o.Generation(1), p.chunks)
 	for _, c := range p.chunks {
 		if n, err := o.Generation(1).Stat(ctx, c.ID); err != nil || n != int64(len(c.Bytes)) {
 			t.Errorf("Stat = %d, %v; want %d", n, err, len(c.Bytes))

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/origintest"
 	"github.com/rivuletfs/rivulet/store/registry/registrytest"
@@ -54,6 +55,10 @@ func TestServers(t *testing.T) {
 		t.Run(server.name, func(t *testing.T) {
 			host := server.start(t)
 			origintest.TestOrigin(t, func(t *testing.T) origin.Origin { return openAt(t, host, Options{}) })
+			t.Run("Requests", func(t *testing.T) {
+				s := openAt(t, host, Options{}).Generation(1)
+				origintest.TestRequests(t, s, chunktest.Fill(t, s))
+			})
 			t.Run("BlockMapRefersToItsImage", func(t *testing.T) { testBlockMapRefers(t, host) })
 			t.Run("Converted", func(t *testing.T) { testConverted(t, host) })
 			t.Run("Adopt", func(t *testing.T) { testAdopt(t, host, server.mounts) })

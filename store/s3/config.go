@@ -30,6 +30,9 @@ type Config struct {
 	Strict bool
 	// Connections is how many requests run at once; 0: link.Connections.
 	Connections int
+	// Ahead names pointers of the origin that are read while it is found out
+	// whether there is one: see origin.Ahead.
+	Ahead []string
 	// Logger is told what somebody should know; nil: nobody is told.
 	Logger *slog.Logger
 }

@@ -137,6 +137,7 @@ func (t *tree) swap(ctx context.Context, name string, old, new []byte) error {
 	for n := 0; ; n++ {
 		now, err := t.readPointer(ctx, name)
 		switch {
+		case errors.Is(err, origin.ErrCorrupt) && origin.IsDamaged(old): // it has its ETag all the same
 		case err != nil:
 			return err
 		case (now.value == nil) != (old == nil) || !bytes.Equal(now.value, old):

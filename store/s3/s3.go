@@ -50,7 +50,13 @@ const maxVersionBytes = 64
 // An Origin is an origin in a bucket. Any number of calls may run at once.
 type Origin struct {
 	tree
-	stores sync.Map // origin.GenerationID → *Store
+	ahead  *origin.Ahead // of tree
+	stores sync.Map      // origin.GenerationID → *Store
+}
+
+// GetPointer implements [origin.Pointers].
+func (o *Origin) GetPointer(ctx context.Context, name string) ([]byte, error) {
+	return o.ahead.GetPointer(ctx, name)
 }
 
 // A Store is one generation of an [Origin].
@@ -89,7 +95,7 @@ type features struct {
 
 // Open opens the origin that c names. If create is true, a prefix without
 // objects becomes one; the bucket must be there. What it asks of the server is
-// one small object. Close frees what it holds.
+// one small object, and c.Ahead. Close frees what it holds.
 func Open(ctx context.Context, c Config, create bool) (*Origin, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -104,6 +110,7 @@ func Open(ctx context.Context, c Config, create bool) (*Origin, error) {
 	}
 	s.probing <- struct{}{}
 	o := &Origin{tree: tree{server: s, root: c.key("")}}
+	o.ahead = origin.ReadAhead(ctx, &o.tree, c.Ahead...)
 	err = o.checkVersion(ctx)
 	if errors.Is(err, origin.ErrNoStore) && create {
 		err = o.init(ctx)
@@ -115,8 +122,12 @@ func Open(ctx context.Context, c Config, create bool) (*Origin, error) {
 	return o, nil
 }
 
-// Close closes idle connections. Calls that still run are not disturbed.
-func (o *Origin) Close() { o.connect.CloseIdleConnections() }
+// Close closes idle connections. Calls that still run are not disturbed, but for
+// reads ahead.
+func (o *Origin) Close() {
+	o.ahead.Close()
+	o.connect.CloseIdleConnections()
+}
 
 func (o *Origin) checkVersion(ctx context.Context) error {
 	_, _, err := o.readChecked(ctx, o.root+place.Version, maxVersionBytes, place.CheckVersion)

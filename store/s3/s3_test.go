@@ -35,6 +35,12 @@ func TestOrigin(t *testing.T) {
 	})
 }
 
+func TestRequests(t *testing.T) {
+	server := s3test.Start(t)
+	s := open(t, server.URL(server.NewBucket(t), "a/b")).Generation(1)
+	origintest.TestRequests(t, s, chunktest.Fill(t, s))
+}
+
 func TestTwoClients(t *testing.T) {
 	server := s3test.Start(t)
 	url := server.URL(server.NewBucket(t), "")
