@@ -15,15 +15,19 @@ import (
 var ErrNoCommand = errors.New("the image names no command")
 
 // Process returns what an image's configuration (OCI image specification, config.md)
-// says is to run. args, if there are any, take the place of the image's command, and
-// follow its entry point; env is added to its variables.
-func Process(config []byte, args, env []string) (guest.Process, error) {
+// says is to run. entryPoint, if there is one, takes the place of the image's and of
+// its command; args, if there are any, that of the command. env is added to the
+// variables.
+func Process(config []byte, entryPoint string, args, env []string) (guest.Process, error) {
 	var file v1.ConfigFile
 	if err := json.Unmarshal(config, &file); err != nil {
 		return guest.Process{}, fmt.Errorf("configuration of the image: %w", err)
 	}
 	c := file.Config
-	if len(args) == 0 {
+	switch {
+	case entryPoint != "":
+		c.Entrypoint = []string{entryPoint}
+	case len(args) == 0:
 		args = c.Cmd
 	}
 	p := guest.Process{

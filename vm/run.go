@@ -44,8 +44,8 @@ type Options struct {
 	// Signals are sent to the process.
 	Signals <-chan syscall.Signal
 
-	// BootTime bounds the time to the process's start, Grace that from the end of
-	// ctx to the VMM's; 0: the defaults.
+	// BootTime bounds the time to the process's start; Grace that from the end of ctx
+	// to the process's, and from the process's to the VMM's. 0: the defaults.
 	BootTime, Grace time.Duration
 	// Started, if set, is called when the process runs.
 	Started func()
@@ -132,6 +132,7 @@ type session struct {
 
 	listeners map[guest.Channel]net.Listener
 	streams   sync.WaitGroup // one a channel
+	started   chan struct{}  // closed when the process runs
 
 	mu    sync.Mutex
 	conns []net.Conn // accepted, closed at the end
@@ -139,7 +140,7 @@ type session struct {
 
 // listen opens the sockets that the VMM connects to.
 func listen(m *Machine, o *Options) (*session, error) {
-	s := &session{m: m, o: o, listeners: map[guest.Channel]net.Listener{}}
+	s := &session{m: m, o: o, listeners: map[guest.Channel]net.Listener{}, started: make(chan struct{})}
 	for _, c := range guest.Channels() {
 		path := m.serialSocket(c)
 		if o.VMM.Transport() == guest.Vsock {
@@ -187,10 +188,16 @@ func (s *session) stream(c guest.Channel, fn func(net.Conn)) <-chan struct{} {
 	return done
 }
 
-// input carries Stdin. A reader that blocks cannot be woken: its goroutine outlives
-// the session until then, and does nothing more.
-func (s *session) input() {
+// input carries Stdin, once the process runs: before, a virtio-serial port that the
+// guest has not opened drops what comes. A reader that blocks cannot be woken: its
+// goroutine outlives the session until then, and does nothing more.
+func (s *session) input(v *child) {
 	s.stream(guest.Input, func(c net.Conn) {
+		select {
+		case <-s.started:
+		case <-v.ended:
+			return
+		}
 		go func() {
 			if s.o.Stdin != nil {
 				_, _ = io.Copy(c, s.o.Stdin)
@@ -208,9 +215,12 @@ func (s *session) run(ctx context.Context) (guest.Exit, error) {
 	}
 	s.stream(guest.Output, func(c net.Conn) { _, _ = io.Copy(s.o.Stdout, c) })
 	s.stream(guest.Errors, func(c net.Conn) { _, _ = io.Copy(s.o.Stderr, c) })
-	s.input()
+	s.input(v)
 	exit, err := s.follow(ctx, v)
-	v.end(err == nil)
+	if err == nil {
+		v.wait(s.o.Grace)
+	}
+	v.kill()
 	var start StartError
 	if err != nil && !errors.As(err, &start) {
 		for _, t := range []*tail{&v.errors, &v.console} {
@@ -260,20 +270,18 @@ func (s *session) launch() (*child, error) {
 	return v, nil
 }
 
-// vmmTime is how long a VMM has to end after its guest.
-const vmmTime = 5 * time.Second
-
-// end waits for the VMM's end, where it is about to come, or brings it about.
-func (v *child) end(soon bool) {
-	if soon {
-		t := time.NewTimer(vmmTime)
-		defer t.Stop()
-		select {
-		case <-v.ended:
-			return
-		case <-t.C:
-		}
+// wait waits for the VMM's end, as long as d.
+func (v *child) wait(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-v.ended:
+	case <-t.C:
 	}
+}
+
+// kill ends the VMM if it has not ended.
+func (v *child) kill() {
 	_ = v.process.Kill()
 	<-v.ended
 }
@@ -329,6 +337,7 @@ func (s *session) follow(ctx context.Context, v *child) (guest.Exit, error) {
 				return guest.Exit{}, StartError{m.Failed}
 			case m.Started && !started:
 				started = true
+				close(s.started)
 				deadline.Stop()
 				if s.o.Started != nil {
 					s.o.Started()

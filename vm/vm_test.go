@@ -118,9 +118,9 @@ func write(t *testing.T, path string, b []byte) {
 }
 
 // options run what a pretender says.
-func options(t *testing.T, script string) (Machine, Options, *bytes.Buffer) {
+func options(t *testing.T, script string) (m Machine, o Options, out, complaints *bytes.Buffer) {
 	t.Helper()
-	out := new(bytes.Buffer)
+	out, complaints = new(bytes.Buffer), new(bytes.Buffer)
 	program := filepath.Join(t.TempDir(), "init")
 	write(t, program, []byte("init"))
 	dir, err := os.MkdirTemp("", "vm") // short, for sockets
@@ -137,29 +137,26 @@ func options(t *testing.T, script string) (Machine, Options, *bytes.Buffer) {
 	return Machine{Kernel: testKernel(t)}, Options{
 		VMM: pretender{script: script}, Init: program, TempDir: dir,
 		Process: guest.Process{Args: []string{"sh"}},
-		Stdin:   strings.NewReader("0123456789"), Stdout: out, Stderr: out,
-	}, out
+		Stdin:   strings.NewReader("0123456789"), Stdout: out, Stderr: complaints,
+	}, out, complaints
 }
 
 func TestRun(t *testing.T) {
-	for _, script := range []string{"", "stays"} {
-		if script == "" {
-			script = "plain"
-		}
-		m, o, out := options(t, script)
+	for _, script := range []string{"plain", "stays"} {
+		m, o, out, complaints := options(t, script)
 		started := 0
 		o.Started = func() { started++ }
 		var console bytes.Buffer
 		o.Console = &console
 		if script == "stays" {
-			o.Stdout = io.Discard
+			o.Grace = 50 * time.Millisecond
 		}
 		exit, err := Run(t.Context(), m, o)
 		if err != nil || exit != (guest.Exit{Code: 7}) || started != 1 {
 			t.Fatalf("%s: %+v, %v, started %d times", script, exit, err, started)
 		}
-		if s := out.String(); script == "plain" && (!strings.Contains(s, "read 10\n") || !strings.Contains(s, "complaint\n")) {
-			t.Errorf("output %q", s)
+		if !strings.HasPrefix(out.String(), "read 10\n") || complaints.String() != "complaint\n" {
+			t.Errorf("%s: output %q, errors %q", script, out, complaints)
 		}
 		if console.String() != "kernel: booting\n" {
 			t.Errorf("console %q", console.String())
@@ -176,7 +173,7 @@ func TestRunFailures(t *testing.T) {
 		"garbage":         "control channel of guest",
 	} {
 		t.Run(script, func(t *testing.T) {
-			m, o, _ := options(t, script)
+			m, o, _, _ := options(t, script)
 			if script == "silent" {
 				o.BootTime = 50 * time.Millisecond
 			}
@@ -197,7 +194,7 @@ func TestRunFailures(t *testing.T) {
 // TestRunCanceled ends the context while the process runs: it is told, and its own
 // end counts.
 func TestRunCanceled(t *testing.T) {
-	m, o, out := options(t, "waits")
+	m, o, out, _ := options(t, "waits")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	signals := make(chan syscall.Signal, 1)
@@ -208,7 +205,7 @@ func TestRunCanceled(t *testing.T) {
 		t.Errorf("%+v, %v, output %q", exit, err, out.String())
 	}
 
-	m, o, _ = options(t, "stubborn")
+	m, o, _, _ = options(t, "stubborn")
 	ctx, cancel = context.WithCancel(t.Context())
 	defer cancel()
 	o.Started, o.Grace = cancel, 50*time.Millisecond
@@ -261,17 +258,20 @@ func TestInitrd(t *testing.T) {
 
 func TestProcess(t *testing.T) {
 	config := []byte(`{"config":{"Entrypoint":["/entry"],"Cmd":["run"],"Env":["A=1"],"WorkingDir":"/srv","User":"www"}}`)
-	p, err := Process(config, nil, []string{"B=2"})
+	p, err := Process(config, "", nil, []string{"B=2"})
 	if want := (guest.Process{Args: []string{"/entry", "run"}, Env: []string{"A=1", "B=2"}, Dir: "/srv", User: "www"}); err != nil || !reflect.DeepEqual(p, want) {
 		t.Errorf("%+v, %v; want %+v", p, err, want)
 	}
-	if p, err = Process(config, []string{"other"}, nil); err != nil || !reflect.DeepEqual(p.Args, []string{"/entry", "other"}) {
+	if p, err = Process(config, "", []string{"other"}, nil); err != nil || !reflect.DeepEqual(p.Args, []string{"/entry", "other"}) {
 		t.Errorf("with arguments: %+v, %v", p, err)
 	}
-	if _, err = Process([]byte(`{}`), nil, nil); !errors.Is(err, ErrNoCommand) {
+	if p, err = Process(config, "/bin/sh", []string{"-c"}, nil); err != nil || !reflect.DeepEqual(p.Args, []string{"/bin/sh", "-c"}) || p.User != "www" {
+		t.Errorf("with an entry point: %+v, %v", p, err)
+	}
+	if _, err = Process([]byte(`{}`), "", nil, nil); !errors.Is(err, ErrNoCommand) {
 		t.Errorf("without a command: %v", err)
 	}
-	if _, err = Process([]byte(`[`), nil, nil); err == nil {
+	if _, err = Process([]byte(`[`), "", nil, nil); err == nil {
 		t.Error("no JSON: no error")
 	}
 }

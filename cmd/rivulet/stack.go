@@ -75,10 +75,10 @@ func (a *app) chosenStore() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("no --store, no RIVULET_STORE, and no home folder to keep one in: %w", err)
 	}
-	return "dir:" + data, nil
+	return "dir:" + filepath.Join(data, "rivulet"), nil
 }
 
-// dataDir is where the user's own images and kernels are kept.
+// dataDir is where programs keep what is the user's.
 func dataDir() (string, error) {
 	data := os.Getenv("XDG_DATA_HOME")
 	if data == "" {
@@ -88,7 +88,7 @@ func dataDir() (string, error) {
 		}
 		data = filepath.Join(home, ".local", "share")
 	}
-	return filepath.Join(data, "rivulet"), nil
+	return data, nil
 }
 
 // absoluteStore returns the store's URL as a process in any folder can use it.

@@ -67,13 +67,13 @@ newest unless it is told another.`,
 	return cmd
 }
 
-// kernelDir is where the user's kernels are kept.
+// kernelDir is where the user's kernels are kept: beside the user's store.
 func kernelDir() (string, error) {
 	dir, err := dataDir()
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(dir, "kernels"), nil
+	return filepath.Join(dir, "rivulet-kernels"), nil
 }
 
 func (a *app) listKernels(dir string, json bool) error {

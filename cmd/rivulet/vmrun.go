@@ -167,15 +167,11 @@ func (a *app) vmProcess(ctx context.Context, ref string, args []string, o *vmRun
 	if err != nil {
 		return guest.Process{}, err
 	}
-	config := image.Map.Info().Config
-	if o.entrypoint != "" {
-		config, args = nil, append([]string{o.entrypoint}, args...)
-	}
 	env, err := vmEnvironment(o.env)
 	if err != nil {
 		return guest.Process{}, err
 	}
-	p, err := vm.Process(config, args, env)
+	p, err := vm.Process(image.Unlocked.Info().Config, o.entrypoint, args, env)
 	if errors.Is(err, vm.ErrNoCommand) {
 		return p, usagef("image %q names no command: give one after \"--\"", ref)
 	}
