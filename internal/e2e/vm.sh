@@ -52,7 +52,7 @@ step "the image's own work"
 run "$name" -- /lab/hello | grep "^HELLO $name"
 
 step "a signal ends it"
-rivulet vm run --accel tcg "$name" -- sh -c 'trap "echo told; exit 5" TERM; echo up; while :; do sleep 0.1; done' >"$WORK/told" 2>"$WORK/err" </dev/null &
+"$WORK/bin/rivulet" vm run --accel tcg "$name" -- sh -c 'trap "echo told; exit 5" TERM; echo up; while :; do sleep 0.1; done' >"$WORK/told" 2>"$WORK/err" </dev/null &
 machine=$!
 PIDS+=("$machine")
 LOGS+=("$WORK/err")
