@@ -10,8 +10,9 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-build: ## build bin/rivulet
+build: ## build bin/rivulet, and rivulet-init for guests
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/rivulet ./cmd/rivulet
+	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags '-s -w' -o bin/rivulet-init ./cmd/rivulet-init
 
 demo: build ## publish the Go installation, serve it over NBD, read files back
 	$(GO) run ./internal/demo -rivulet bin/rivulet

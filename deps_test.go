@@ -91,6 +91,8 @@ store/cache        any: chunk store/cache/evict
 store/cache/evict  std: chunk
 store/cache/evict/simulate std: chunk store/cache/evict
 store/cache/evict/evicttest any: chunk store/cache/evict
+vm                 any: vm/guest
+vm/guest           std
 `
 
 // free may import anything, and nothing else imports them.

@@ -36,6 +36,12 @@ const (
 // A usageError is a mistake in the command line.
 type usageError struct{ error }
 
+// An exitError is the exit status of a process that was run for the user, who needs no
+// word about it.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // An app is what all commands share.
@@ -68,6 +74,10 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	}
 	if err == nil {
 		return exitOK
+	}
+	var exit exitError
+	if errors.As(err, &exit) {
+		return int(exit)
 	}
 	fmt.Fprintln(errOut, "rivulet: "+a.advise(err))
 	var found statusError
@@ -131,7 +141,7 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(), a.agentCommand(),
 		a.statusCommand(), a.topCommand(), a.explainCommand(),
 		a.commitCommand(), a.overlayCommand(),
-		a.cachedCommand(), a.cacheCommand(),
+		a.cachedCommand(), a.cacheCommand(), a.vmCommand(),
 		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.pinCommand(), a.unpinCommand(), a.copyCommand(),
 		a.keysCommand(), a.grantCommand(), a.saltCommand(),
 		a.generationCommand(), a.gcCommand(), a.fsckCommand(), a.doctorCommand(), a.versionCommand(), a.manCommand(),

@@ -71,15 +71,24 @@ func (a *app) chosenStore() (string, error) {
 	if url := os.Getenv("RIVULET_STORE"); url != "" {
 		return url, nil
 	}
+	data, err := dataDir()
+	if err != nil {
+		return "", fmt.Errorf("no --store, no RIVULET_STORE, and no home folder to keep one in: %w", err)
+	}
+	return "dir:" + filepath.Join(data, "rivulet"), nil
+}
+
+// dataDir is where programs keep what is the user's.
+func dataDir() (string, error) {
 	data := os.Getenv("XDG_DATA_HOME")
 	if data == "" {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return "", fmt.Errorf("no --store, no RIVULET_STORE, and no home folder to keep one in: %w", err)
+			return "", err
 		}
 		data = filepath.Join(home, ".local", "share")
 	}
-	return "dir:" + filepath.Join(data, "rivulet"), nil
+	return data, nil
 }
 
 // absoluteStore returns the store's URL as a process in any folder can use it.
