@@ -125,7 +125,7 @@ func (q QEMU) args(m *Machine) []string {
 	}
 	if m.Drive.VhostUser != "" {
 		args = append(args, "-chardev", "socket,id=disk,reconnect=1,path="+comma(m.Drive.VhostUser),
-			"-device", "vhost-user-blk-device,chardev=disk,num-queues="+strconv.Itoa(max(1, m.Drive.Queues)))
+			"-device", "vhost-user-blk,chardev=disk,num-queues="+strconv.Itoa(max(1, m.Drive.Queues)))
 	} else {
 		readOnly := "on"
 		if m.Drive.Writable {

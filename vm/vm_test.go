@@ -287,7 +287,7 @@ func TestQEMUArgs(t *testing.T) {
 		}
 	}
 	m.Drive = Drive{VhostUser: "/sock", Writable: true}
-	if args = strings.Join(q.args(&m), " "); !strings.Contains(args, "path=/sock") || !strings.Contains(args, "vhost-user-blk-device") {
+	if args = strings.Join(q.args(&m), " "); !strings.Contains(args, "path=/sock") || !strings.Contains(args, "vhost-user-blk,chardev=disk") {
 		t.Errorf("arguments for vhost-user: %s", args)
 	}
 	for _, bad := range []Machine{{}, {Drive: Drive{NBD: "a", VhostUser: "b"}}} {

@@ -58,6 +58,7 @@ type app struct {
 	client *cachedclient.Client // nil: no host cache
 	agent  string               // socket of the agent to use, "none", or "" for the default
 	silent bool                 // nobody can be asked for a passphrase
+	quiet  bool                 // standard error is somebody else's too: warnings only
 }
 
 // run executes one command line and returns the exit status.

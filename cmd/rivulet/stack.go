@@ -166,7 +166,13 @@ func (a *app) openDisk(ctx context.Context, image *host.Image, ref string) (*hos
 	return d, nil
 }
 
-func (a *app) logger() *slog.Logger { return slog.New(slog.NewTextHandler(a.err, nil)) }
+func (a *app) logger() *slog.Logger {
+	var o slog.HandlerOptions
+	if a.quiet {
+		o.Level = slog.LevelWarn
+	}
+	return slog.New(slog.NewTextHandler(a.err, &o))
+}
 
 // openRef opens what ref means: a name or a digest, or an image reference in any
 // of its spellings.

@@ -79,6 +79,7 @@ package that you have: see 'rivulet vm kernel'.`,
 }
 
 func (a *app) vmRun(ctx context.Context, ref string, args []string, o *vmRunOptions) error {
+	a.quiet = true
 	m, run, err := a.vmMachine(o)
 	if err != nil {
 		return err
@@ -228,10 +229,10 @@ func (a *app) vmDrive(ctx context.Context, ref, dir string, o *vmRunOptions) (dr
 		return drive, nil, err
 	}
 	socket := filepath.Join(sockets, "disk")
-	spec.Frontend, spec.Where, spec.Name = frontendVhostUser, socket, "disk"
+	spec.Frontend, spec.Where, spec.Name = frontendVhostUser, "unix:"+socket, "disk"
 	drive.VhostUser = socket
 	if o.nbd {
-		spec.Frontend, spec.Where = frontendNBD, "unix:"+socket
+		spec.Frontend = frontendNBD
 		drive.VhostUser, drive.NBD = "", "nbd+unix:///disk?socket="+socket
 	}
 	holder, done, err := a.serveHolder(ctx, &serveOptions{memory: "256M"})

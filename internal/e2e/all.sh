@@ -25,6 +25,7 @@ run layout.sh
 run nbd.sh "$images"
 run vhost.sh "$images"
 run writable.sh "$images"
+run vm.sh "$images"
 run fuse.sh "$images"
 run agent.sh "$images"
 run faults.sh "$images"
