@@ -24,6 +24,7 @@ import (
 	"github.com/rivuletfs/rivulet/host/frontends"
 	"github.com/rivuletfs/rivulet/host/keep"
 	"github.com/rivuletfs/rivulet/publish"
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/sign"
 	"github.com/rivuletfs/rivulet/store/dir"
@@ -55,8 +56,8 @@ type site struct {
 // cache is a host.Cache.
 type cache struct{ *cachedclient.Client }
 
-func (c cache) Reader(image *generation.Image, origin chunk.Reader) chunk.Reader {
-	return c.Client.Reader(origin, image)
+func (c cache) Reader(image origin.Requester, r chunk.Reader) chunk.Reader {
+	return c.Client.Reader(r, image)
 }
 
 // newSite attaches the image, and tells onSlow of reads that take long.
