@@ -96,13 +96,11 @@ func TestUnlinked(t *testing.T) {
 	d, o := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, list...)
 	c := client(t, d.Socket, func(c *Config) { c.sweep = time.Hour })
 	r := c.Reader(chunk.NewDoor(o), o)
-	for i := range list {
-		readWholly(t, r, &list[i])
+	for i := range list { // a chunk that is read while it arrives is not in the cache yet
+		eventually(t, "the chunk is held", func() bool { readWholly(t, r, &list[i]); return c.shelf.has(list[i].ID) })
 	}
 	c.tidy()
-	if err := c.Evict(ctx, list[1].ID); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "the chunk is evicted", func() bool { return c.Evict(ctx, list[1].ID) == nil })
 	c.tidy()
 	if c.shelf.has(list[1].ID) || !c.shelf.has(list[0].ID) || !c.shelf.has(list[2].ID) {
 		t.Errorf("holds %d chunks; want the two that the cache has", c.Stats().Held)
