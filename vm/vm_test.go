@@ -64,7 +64,10 @@ func pretend(script, dir string) int {
 		return 3
 	}
 	if script == "waits" || script == "stubborn" {
-		for m := range guest.Messages(conns[guest.Control]) {
+		for m, err := range guest.Messages(conns[guest.Control]) {
+			if err != nil {
+				return 4
+			}
 			if m.Signal != 0 {
 				_, _ = fmt.Fprintf(conns[guest.Output], "signal %d\n", m.Signal)
 			}
