@@ -241,9 +241,8 @@ func TestRecoverWithoutStore(t *testing.T) {
 	eventually(t, "no problem", func() bool { i := h.List()[0]; return i.State == Ready && i.Problem == "" })
 	s.close(h)
 	s.broken.Store(-1)
-	if h = s.start(); states(h)[Ready] != 1 {
-		t.Error("what opens the image is not kept from then on")
-	}
+	h = s.start()
+	eventually(t, "what opens the image to be kept from then on", func() bool { return states(h)[Ready] == 1 })
 }
 
 // TestDeviceIsBounded ends a read that nobody will serve, and one of a device that

@@ -164,10 +164,10 @@ func (h *Host) openDisk(ctx context.Context, a *attachment) {
 			if s, err = h.reacquire(ctx, rec); err != nil {
 				return err
 			}
-			a.dev.open(s)
 			if s.late == nil { // what was kept, if anything, did not do
 				h.keepAnew(a, s)
 			}
+			a.dev.open(s)
 		}
 		return h.reopenOverlay(a, s)
 	})

@@ -61,6 +61,10 @@ func clearHolder(ctx context.Context, dir string) error {
 			return nil
 		}
 		if errors.Is(err, syscall.ENOTCONN) || ctx.Err() != nil {
+			err := os.Remove(dir)
+			if errors.Is(err, fs.ErrNotExist) { // it has left just now
+				return nil
+			}
 			return errors.Join(fuse.Unmount(dir), os.Remove(dir))
 		}
 		time.Sleep(10 * time.Millisecond)

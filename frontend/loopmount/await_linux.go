@@ -78,10 +78,13 @@ func (t *watch) join(device string) (*waiter, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.watcher == nil {
-		table, err := os.Open("/proc/self/mountinfo")
+		// Not by os.Open: the runtime's poller would look at the table too, and a change
+		// is told to one of those who poll a file, once.
+		fd, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, err
+			return nil, os.NewSyscallError("open /proc/self/mountinfo", err)
 		}
+		table := os.NewFile(uintptr(fd), "/proc/self/mountinfo")
 		wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 		if err != nil {
 			return nil, errors.Join(err, table.Close())
