@@ -41,25 +41,21 @@ diff "$WORK/out" - <<-END || fail "output"
 END
 grep -qx complaint "$WORK/err" || fail "standard error"
 
-step "the root can be written, and is the image's again"
+step "the root can be written"
 run "$name" -- sh -c 'echo changed >/etc/issue && rm /bin/true && cat /etc/issue' | grep -qx changed || fail "the root cannot be written"
-run "$name" -- sh -c 'test -x /bin/true && ! grep -q changed /etc/issue' || fail "a machine has left something"
-
-step "much output comes whole"
-run "$name" -- sh -c 'head -c 3000000 /dev/zero' | wc -c | grep -qx 3000000 || fail "output is cut"
 
 step "the image's own work"
 run "$name" -- /lab/hello | grep "^HELLO $name"
 
-step "over NBD"
-run --nbd "$name" -- sh -c 'echo over NBD' | grep -qx "over NBD" || fail "nothing over NBD"
+step "over NBD, and much output comes whole"
+run --nbd "$name" -- head -c 3000000 /dev/zero | wc -c | grep -qx 3000000 || fail "output is cut"
 
 step "a disk that can be written, and is committed"
 run --writable --overlay "$WORK/overlay" "$name" -- sh -c 'echo kept >/srv/file'
 run --writable --overlay "$WORK/overlay" "$name" -- cat /srv/file | grep -qx kept || fail "what was written is not kept"
 rivulet commit "$WORK/overlay" "$name-kept" >/dev/null 2>&1
 run "$name-kept" -- cat /srv/file | grep -qx kept || fail "what was written is not committed"
-run "$name" -- sh -c '! test -e /srv/file' || fail "what was written is in the image"
+run "$name" -- sh -c '! test -e /srv/file && test -x /bin/true && ! grep -q changed /etc/issue' || fail "a machine has left something in the image"
 
 step "a signal ends it"
 "$WORK/bin/rivulet" vm run --accel tcg "$name" -- sh -c 'trap "echo told; exit 5" TERM; echo up; while :; do sleep 0.1; done' >"$WORK/told" 2>"$WORK/err" </dev/null &
