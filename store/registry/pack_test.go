@@ -118,6 +118,9 @@ func TestPacksAreBounded(t *testing.T) {
 
 // TestFailedUploadIsTriedAgain lets the registry fail while packs are uploaded.
 func TestFailedUploadIsTriedAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for hundreds of retries that fail, one after the other")
+	}
 	f, host := faulty(t, true)
 	o := hasty(t, host, Options{PackBytes: 50_000})
 	s := o.generation(1)
