@@ -59,7 +59,7 @@ store/zone/internal/wire std
 store/zone/zonetest std
 overlay            any: blockdev
 overlay/overlaytest std: overlay
-frontend/nbd       any: blockdev frontend/nbd/internal/wire internal/loglimit
+frontend/nbd       any: frontend/internal/lead blockdev frontend/nbd/internal/wire internal/loglimit
 frontend/nbd/nbdclient any: blockdev frontend/nbd/internal/wire
 frontend/nbd/internal/wire std
 frontend/internal/lead std

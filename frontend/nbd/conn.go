@@ -6,31 +6,24 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 
+	"github.com/rivuletfs/rivulet/frontend/internal/lead"
 	"github.com/rivuletfs/rivulet/frontend/nbd/internal/wire"
 )
 
 const (
 	inBytes     = 8 << 10   // read from the socket at once: some 290 requests
 	inlineBytes = 512 << 10 // larger reads are never served by the leader itself
-	maxIdle     = 4         // workers of a connection that wait for the lead
-	patience    = 256       // requests handed over after a slow one
 )
 
 // A conn is a connection in the transmission phase.
 //
-// Its workers take turns in leading: the leader alone reads requests from the
-// socket. It either hands the lead to another worker and then serves the
-// request it has read, or, when the device has been fast lately and the request
-// is small, serves it itself and goes on reading. The watch takes the lead away
-// from a leader whose request turns out to be slow. No request is ever passed
-// from one goroutine to another; at a fast device nobody is woken but by the
-// socket, and replies to requests that arrived together leave together.
+// Its workers are a crew (package lead), whose leader alone reads requests from the
+// socket; large ones, and those that wait for the medium, it always hands the lead
+// over for. Replies to requests that arrived together leave together.
 //
-//	lead     in, long: the leader's. role: bit 0 says that the leader serves inline
-//	workers  vacant, idle, workers, over: mu
+//	lead     in, long
 //	replies  out (own lock), budget (own lock)
 type conn struct {
 	srv        *Server
@@ -47,21 +40,10 @@ type conn struct {
 	inTo   int
 	long   *longWrite // whose payload comes next, or nil; the leader's
 
-	role  atomic.Uint64
-	slow  atomic.Int32 // requests to hand over before the leader serves again
-	watch watch
+	crew *lead.Crew
 
 	drain atomic.Bool // answer ESHUTDOWN and end
 	hand  bool        // the last leader's: it ended because of a hand-over
-
-	mu      sync.Mutex
-	lead    sync.Cond // the lead is vacant, or the connection is over
-	vacant  bool
-	over    bool
-	idle    int
-	workers int
-	wg      sync.WaitGroup
-	spawn   func() // c.work, made once
 
 	budget budget
 	out    outbox
@@ -75,66 +57,20 @@ func newConn(ctx context.Context, s *Server, st stream, h *handshake) *conn {
 		in:     make([]byte, inBytes),
 	}
 	c.ctx, c.cancel = context.WithCancel(ctx)
-	c.lead.L = &c.mu
-	c.spawn = c.work
 	c.budget.init(&s.pool, s.maxRequests(), floorBytes, c.ctx.Done())
 	c.out = outbox{stream: c.stream, budget: &c.budget, failed: c.writeFailed}
-	c.watch.init(c)
+	c.crew = lead.New(s.maxRequests(), func() func() {
+		w := newWorker(c)
+		return func() { c.leadOn(w) }
+	})
 	return c
 }
 
 // run serves the connection until it ends.
 func (c *conn) run() {
 	defer c.cancel()
-	c.vacant, c.workers = true, 1
-	c.wg.Add(1)
-	c.work()
-	c.wg.Wait()
-	c.watch.stop()
+	c.crew.Run()
 	c.out.flush(0)
-}
-
-// work is the life of a worker.
-func (c *conn) work() {
-	defer c.wg.Done()
-	w := newWorker(c)
-	for c.takeLead() {
-		c.leadOn(w)
-	}
-}
-
-// takeLead waits for the lead. It returns false when the worker should end.
-func (c *conn) takeLead() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for !c.vacant && !c.over && c.idle < maxIdle {
-		c.idle++
-		c.lead.Wait()
-		c.idle--
-	}
-	if !c.vacant || c.over {
-		c.workers--
-		return false
-	}
-	c.vacant = false
-	return true
-}
-
-// passLead gives the lead to another worker, or, when as many are busy as may
-// be, to the first that will be free.
-func (c *conn) passLead() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.vacant = true
-	switch {
-	case c.over:
-	case c.idle > 0:
-		c.lead.Signal()
-	case c.workers < c.srv.maxRequests():
-		c.workers++
-		c.wg.Add(1)
-		go c.spawn()
-	}
 }
 
 // leadOn reads and serves requests until the lead has gone to someone else or
@@ -144,7 +80,7 @@ func (c *conn) leadOn(w *worker) {
 	for {
 		t, ok := c.next()
 		if !ok {
-			c.end()
+			c.crew.Over()
 			return
 		}
 		cost := c.cost(t)
@@ -159,21 +95,17 @@ func (c *conn) leadOn(w *worker) {
 			}
 		}
 		if !ok {
-			c.end()
+			c.crew.Over()
 			return
 		}
-		if c.slow.Load() > 0 || cost > inlineBytes || t.Command == wire.CmdCache || t.flushes(c.exp) {
-			if c.slow.Load() > 0 {
-				c.slow.Add(-1)
-			}
-			c.passLead()
+		if c.crew.HandOver(cost > inlineBytes || t.Command == wire.CmdCache || t.flushes(c.exp)) {
 			w.serve(t, charge)
 			c.out.flush(0)
 			return
 		}
-		turn := c.watch.begin()
+		turn := c.crew.Begin()
 		w.serve(t, charge)
-		if !c.watch.end(turn) {
+		if !c.crew.End(turn) {
 			c.out.flush(0)
 			return
 		}
@@ -279,17 +211,9 @@ func (c *conn) discard(n uint32) bool {
 	return true
 }
 
-// end lets every worker end once it has answered what it serves.
-func (c *conn) end() {
-	c.mu.Lock()
-	c.over = true
-	c.lead.Broadcast()
-	c.mu.Unlock()
-}
-
 // abort ends the connection at once; run returns when the device lets go.
 func (c *conn) abort() {
-	c.end()
+	c.crew.Over()
 	c.cancel()
 	c.budget.end()
 	c.stream.abort()
