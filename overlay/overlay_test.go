@@ -48,8 +48,14 @@ func TestWriter(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			want := append(blockdevtest.Pattern(c.base, 1), make([]byte, c.size-c.base)...)
 			base := blockdevtest.NewMemory(want[:c.base], func(page int64) bool { return page%7 < 3 })
+			written := blockdevtest.Pattern((c.size-c.base)/2, 2)
+			copy(want[c.base:], written)
 			blockdevtest.TestWriter(t, func(t *testing.T) blockdev.Writer {
-				return create(t, base, overlay.Options{Size: int64(c.size), FS: c.fs})
+				o := create(t, base, overlay.Options{Size: int64(c.size), FS: c.fs})
+				if _, err := o.WriteAt(written, int64(c.base)); err != nil {
+					t.Fatal(err)
+				}
+				return o
 			}, want)
 		})
 	}
