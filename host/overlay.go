@@ -216,12 +216,13 @@ func (w *writable) get(ctx context.Context) (*overlay.Overlay, error) {
 }
 
 // ReadAt implements [io.ReaderAt].
-func (w *writable) ReadAt(p []byte, off int64) (int, error) {
+func (w *writable) ReadAt(p []byte, off int64) (n int, err error) {
 	o, err := w.get(context.Background())
-	if err != nil {
-		return 0, err
+	if err == nil {
+		n, err = o.ReadAt(p, off)
 	}
-	return o.ReadAt(p, off)
+	w.served.count(n, err)
+	return n, err
 }
 
 // WriteAt implements [io.WriterAt].

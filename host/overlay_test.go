@@ -69,6 +69,9 @@ func TestOverlay(t *testing.T) {
 		t.Errorf("the file has %d bytes", len(got))
 	}
 	own := h.List()[1].Spec.Overlay.Dir
+	if got := h.List()[2].Served; got.Reads == 0 || got.Bytes < 4 || got.Errors != 0 {
+		t.Errorf("what is read of a disk that can be written counts as %+v", got)
+	}
 	if w := h.List()[1].Written; w == nil || w.Bytes != 3 || w.Allocated < 4096 || !strings.HasPrefix(own, s.state) {
 		t.Errorf("info: %+v, overlay in %s", w, own)
 	}
