@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -30,11 +31,23 @@ type testBench struct {
 	config Config
 }
 
+// shared returns memory as a front end shares it: not Go's, so that the race detector
+// has nothing to say of another end that changes it at will.
+func shared(t testing.TB, n uint64) []byte {
+	t.Helper()
+	b, err := syscall.Mmap(-1, 0, int(n), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Munmap(b) })
+	return b
+}
+
 func newBench(t testing.TB, events bool, inflight []byte) *testBench {
 	t.Helper()
 	b := &testBench{}
 	for i := range b.data {
-		b.data[i] = make([]byte, testPage)
+		b.data[i] = shared(t, testPage)
 	}
 	var err error
 	b.mem, err = NewMemory([]Region{
@@ -348,7 +361,7 @@ func FuzzChanging(f *testing.F) {
 	f.Add(uint64(1), []byte{0, 1, 2, 3})
 	f.Add(uint64(7), bytes.Repeat([]byte{255, 0, 16, 1}, 40))
 	f.Fuzz(func(t *testing.T, seed uint64, script []byte) {
-		b := newBench(t, seed%2 == 0, make([]byte, InflightBytes(testSize)))
+		b := newBench(t, seed%2 == 0, shared(t, InflightBytes(testSize)))
 		r := rand.New(rand.NewPCG(seed, 1))
 		stop := make(chan struct{})
 		var wg sync.WaitGroup
@@ -426,7 +439,7 @@ func within(part, all []byte) bool {
 func TestRecord(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 300 {
-		record := make([]byte, InflightBytes(testSize))
+		record := shared(t, InflightBytes(testSize))
 		b := newBench(t, true, record)
 		free, offered, taken := []uint16{}, map[uint16]bool{}, []uint16{}
 		for i := range uint16(testSize) {
@@ -504,7 +517,7 @@ func TestRecord(t *testing.T) {
 }
 
 func TestRecordOrder(t *testing.T) {
-	record := make([]byte, InflightBytes(testSize))
+	record := shared(t, InflightBytes(testSize))
 	b := newBench(t, false, record)
 	var c Chain
 	for _, head := range []uint16{5, 2, 9, 7} {
@@ -529,7 +542,7 @@ func TestRecordOrder(t *testing.T) {
 
 // TestRecordOfAnotherSize is begun anew if nothing is in flight.
 func TestRecordOfAnotherSize(t *testing.T) {
-	b := newBench(t, false, make([]byte, InflightBytes(2*testSize)))
+	b := newBench(t, false, shared(t, InflightBytes(2*testSize)))
 	var c Chain
 	b.d.Set(3, testGuest, 1, 0, 0)
 	b.d.Offer(3)
@@ -548,7 +561,7 @@ func TestRecordOfAnotherSize(t *testing.T) {
 }
 
 func BenchmarkQueue(b *testing.B) {
-	q := newBench(b, true, make([]byte, InflightBytes(testSize)))
+	q := newBench(b, true, shared(b, InflightBytes(testSize)))
 	for i := 0; i < testSize; i++ {
 		q.d.Set(i, testGuest, 16, FlagWrite, 0)
 	}
