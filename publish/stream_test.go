@@ -238,6 +238,9 @@ func TestLayersOutOfOrder(t *testing.T) {
 		"one in, another out":        at(last, fileMember("y", big), linkMember(tar.TypeSymlink, "y", "x"), fileMember("z", big)),
 		"order of bytes, not a walk": at(last, fileMember("z-a", big), fileMember("z/a", big)),
 	} {
+		if testing.Short() && name != "early" && name != "one in, another out" {
+			continue // the goroutines are the same
+		}
 		t.Run(name, func(t *testing.T) {
 			read, err := sameConversion(t, writeLayers(t, layerOf(t, members)))
 			if !errors.Is(err, errUnordered) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -48,8 +49,17 @@ func TestScripts(t *testing.T) {
 	for range 5 {
 		nodes = append(nodes, zonetest.NewServer(t).URL())
 	}
+	dir, files := "testdata/script", []string(nil)
+	if testing.Short() {
+		// Those with processes that stay and serve many; what the others start does one
+		// thing, by packages that are tested themselves.
+		for _, name := range []string{"agent", "cached", "mount", "serve", "status", "writable", "zone"} {
+			files = append(files, filepath.Join(dir, name+".txt"))
+		}
+		dir = ""
+	}
 	testscript.Run(t, testscript.Params{
-		Dir:       "testdata/script",
+		Dir: dir, Files: files,
 		Condition: condition,
 		Cmds:      map[string]func(*testscript.TestScript, bool, []string){"await": await, "empty": empty, "signal": signalServer},
 		Setup: func(e *testscript.Env) error {
