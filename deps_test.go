@@ -33,6 +33,7 @@ sign               any: blockmap internal/privatefile origin
 flatten            any
 flatten/source     any: flatten
 layout             std: ext4 flatten
+profile            std: blockmap origin
 catalog            std: blockmap chunk origin
 generation         any: blockmap catalog chunk origin
 domain             any: blockmap catalog chunk origin seal

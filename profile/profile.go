@@ -1,0 +1,54 @@
+// Package profile is the memory of starts: which frames of a disk a start read, in
+// which order, and what its readers waited for.
+//
+// A [Recording] is one start. A [Profile] is what several starts of one image and
+// workload have in common, in the order in which the next is likely to read. It is
+// advice and no more: whoever follows a wrong one fetches what nobody needs, within
+// a budget, and never serves a wrong byte, for what it names is frames of one block
+// map and everything that is fetched passes the door. So it needs no signature.
+package profile
+
+import (
+	"time"
+
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+// A Frame is a frame of a disk, by where its chunk stands in the block map
+// (blockmap.Map.Chunk) and which of the chunk's frames it is.
+type Frame struct {
+	Chunk  uint32
+	Number uint16
+}
+
+// A Touch is the first read of a frame in a start.
+type Touch struct {
+	Frame
+	At     time.Duration // since the start began
+	Waited time.Duration // that readers waited for it; 0: it was at hand
+}
+
+// A Recording is one start of an image.
+type Recording struct {
+	Image    origin.Digest // of the block map
+	Workload string        // what was started; "" is what the image starts by itself
+	Length   time.Duration // until the start was over
+	Touches  []Touch       // each frame once, in the order of At
+}
+
+// An Entry is a frame of a profile.
+type Entry struct {
+	Frame
+	Starts uint32        // in how many of the profile's starts it was read
+	At     time.Duration // when, on average over those
+	Waited time.Duration // that readers waited for it, on average over those
+}
+
+// A Profile is what starts of an image had in common.
+type Profile struct {
+	Image    origin.Digest // of the block map
+	Workload string        // as of the recordings
+	Starts   uint32        // how many were merged
+	Length   time.Duration // of the longest of them
+	Entries  []Entry       // each frame once, in the order in which to fetch
+}
