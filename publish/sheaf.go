@@ -43,7 +43,7 @@ func newSheaf(n int, put func(ctx context.Context, data []byte) (origin.Digest, 
 func (s *sheaf) add(ctx context.Context, index uint32, object []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(object) > 0 && !(s.full && index >= s.limit) {
+	if len(object) > 0 && (!s.full || index < s.limit) {
 		s.objects[index] = slices.Clone(object)
 		s.bytes += int64(len(object))
 		s.trim()
