@@ -21,6 +21,7 @@ import (
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/publish"
 	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/store"
 )
 
 // publishMemory is where the garbage collector begins to work harder, in bytes:
@@ -94,13 +95,6 @@ assembly and runs as you, so choose go for images from strangers.`,
 			}
 			boundMemory()
 			useProcessors(&opts)
-			store, err := a.openAhead(cmd.Context(), true, flags.asksFirst()...)
-			if err != nil {
-				return err
-			}
-			if err := a.publishKeys(cmd.Context(), store, &flags, &opts); err != nil {
-				return err
-			}
 			z, err := a.primeZone(flags.zone)
 			if err != nil {
 				return err
@@ -108,7 +102,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 			defer z.close()
 			bars := a.newProgress(flags.json)
 			opts.Progress = bars.event
-			res, err := publish.Image(cmd.Context(), store, args, opts)
+			o, res, err := a.publish(cmd.Context(), args, &flags, &opts, a.openChosen)
 			bars.end()
 			if err != nil {
 				return err
@@ -116,7 +110,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 			if err := a.published(res, flags.json); err != nil {
 				return err
 			}
-			return z.prime(cmd.Context(), store, res.BlockMap, flags.json)
+			return z.prime(cmd.Context(), o, res.BlockMap, flags.json)
 		},
 	}
 	f := cmd.Flags()
@@ -164,9 +158,76 @@ func (f *publishFlags) parse(o *publish.Options) (err error) {
 	return nil
 }
 
-// asksFirst names the pointers of the origin that publishKeys begins with.
-func (f *publishFlags) asksFirst() []string {
-	return []string{generation.Pointer, domain.Pointer(f.domain)}
+// publish publishes an image into the origin that open opens. What a far origin will be
+// asked first is asked while it is opened.
+func (a *app) publish(ctx context.Context, srcs []string, f *publishFlags, o *publish.Options, open func(context.Context, store.Options) (origin.Origin, error)) (origin.Origin, *publish.Result, error) {
+	d, err := publish.Open(ctx, srcs, o.Source, o.TempDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = d.Close() }()
+	ahead := store.Options{Create: true, Ahead: []string{generation.Pointer, domain.Pointer(f.domain)}}
+	if ahead.AheadIn, err = a.guess(d, f.domain, o.Size); err != nil {
+		return nil, nil, err
+	}
+	place, err := open(ctx, ahead)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := a.publishKeys(ctx, place, f, o); err != nil {
+		return nil, nil, err
+	}
+	into := o.Generations.Active()
+	res, err := d.Publish(ctx, place, *o)
+	if err != nil {
+		return nil, nil, err
+	}
+	return place, res, a.see(into)
+}
+
+// guess names the pointer that an image which is there is found by, if the store's
+// active generation and the domain's salt are those that this user has seen last: who
+// has guessed right has one round trip less. Whether it did is seen by asking for them.
+func (a *app) guess(d *publish.Draft, domain string, size int64) (map[origin.GenerationID][]string, error) {
+	if a.near() {
+		return nil, nil
+	}
+	url, err := a.absoluteStore()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := keyring.Open("")
+	if err != nil {
+		return nil, err
+	}
+	salt, g, ok := keys.Seen(url, domain)
+	if !ok {
+		return nil, nil
+	}
+	signer, err := a.signer()
+	if err != nil {
+		return nil, err
+	}
+	return map[origin.GenerationID][]string{origin.GenerationID(g): {d.Shortcut(salt, size, signer.Public())}}, nil
+}
+
+// see remembers where was published, for guess. That it cannot is no failure.
+func (a *app) see(g origin.GenerationID) error {
+	if a.near() {
+		return nil
+	}
+	url, err := a.absoluteStore()
+	if err != nil {
+		return err
+	}
+	keys, err := keyring.Open("")
+	if err == nil {
+		err = keys.See(url, uint32(g))
+	}
+	if err != nil {
+		a.logger().Warn("where was published is not remembered", "err", err)
+	}
+	return nil
 }
 
 // publishKeys puts into o who publishes, with which salt, and for whom.

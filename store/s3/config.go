@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/store/internal/link"
 )
 
@@ -33,6 +34,8 @@ type Config struct {
 	// Ahead names pointers of the origin that are read while it is found out
 	// whether there is one: see origin.Ahead.
 	Ahead []string
+	// AheadIn names pointers of generations that are read then too.
+	AheadIn map[origin.GenerationID][]string
 	// Logger is told what somebody should know; nil: nobody is told.
 	Logger *slog.Logger
 }
