@@ -56,6 +56,8 @@ type publishFlags struct {
 	zone                      string
 	recipients, files, trusts []string
 	check, json               bool
+	converted                 bool
+	convertedTag              string
 }
 
 func (a *app) publishCommand() *cobra.Command {
@@ -81,16 +83,26 @@ public key, or the ARN of an AWS KMS key. The first time, an identity and a key
 to sign with are made in your configuration folder. With --open, whoever can
 read the store can read the image.
 
+With --converted, an image of the repository that is the store too gets a
+converted one beside it: an index that has the plain image, for whoever pulls it,
+and its disk. The image's own tag and digest stay as they are. What other
+platforms' images have there already stays.
+
 Layers compressed by gzip are decompressed by the program igzip, if it is in
 PATH and they are large enough, in a third of the time. RIVULET_GUNZIP=igzip
 wants it for every layer, RIVULET_GUNZIP=go for none: igzip is written in C and
 assembly and runs as you, so choose go for images from strangers.`,
 		Example: `  rivulet publish docker.io/library/python:3.12
   rivulet publish oci:./layout:python3 --name python3 --recipient age1...
-  rivulet publish docker.io/library/debian:12 dir:./app --name app --open`,
+  rivulet publish docker.io/library/debian:12 dir:./app --name app --open
+  rivulet publish registry.example/app:1.2 --store oci://registry.example/app --converted`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := flags.parse(&opts); err != nil {
+				return err
+			}
+			to, err := a.conversion(flags.converted, flags.convertedTag, args)
+			if err != nil {
 				return err
 			}
 			boundMemory()
@@ -107,7 +119,13 @@ assembly and runs as you, so choose go for images from strangers.`,
 			if err != nil {
 				return err
 			}
-			if err := a.published(res, flags.json); err != nil {
+			converted := ""
+			if to != nil {
+				if converted, err = to.write(cmd.Context(), a.view(o), res.BlockMap); err != nil {
+					return err
+				}
+			}
+			if err := a.published(res, converted, flags.json); err != nil {
 				return err
 			}
 			return z.prime(cmd.Context(), o, res.BlockMap, flags.json)
@@ -125,6 +143,8 @@ assembly and runs as you, so choose go for images from strangers.`,
 	f.StringArrayVar(&flags.trusts, "trust-publisher", nil, "take over known layers from the publisher with this public key or key file; may be repeated")
 	f.BoolVar(&flags.check, "check", false, "look for every known chunk in a far store too, and store again what is missing")
 	f.StringVar(&flags.zone, "prime-zone", "", "put the image's chunks into these cache servers too, as cached --zone takes them")
+	f.BoolVar(&flags.converted, "converted", false, "in a registry: write an index of image and disk too, at the image's tag and -rivulet")
+	f.StringVar(&flags.convertedTag, "converted-tag", "", "the same, at this tag")
 	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd
 }
@@ -293,13 +313,21 @@ func (a *app) publishSalt(ctx context.Context, store origin.Origin, keys *keyrin
 	return nil
 }
 
-func (a *app) published(r *publish.Result, asJSON bool) error {
+// published tells what was published, and where the converted image is; "" if there is
+// none.
+func (a *app) published(r *publish.Result, converted string, asJSON bool) error {
 	if asJSON {
-		return json.NewEncoder(a.out).Encode(r)
+		return json.NewEncoder(a.out).Encode(struct {
+			*publish.Result
+			Converted string `json:"converted,omitempty"` // REPOSITORY:TAG@DIGEST
+		}{r, converted})
 	}
 	a.printf("%s\n", r.Digest)
 	a.note("published %s: disk of %s, %d chunks, %s stored", r.Name, size(r.DiskSize), r.Chunks, size(r.StoredBytes))
 	a.note("new in the store: %d chunks, %s; fetched %s; %d of %d layers were known",
 		r.NewChunks, size(r.NewBytes), size(r.FetchedBytes), r.LayersKnown, r.Layers)
+	if converted != "" {
+		a.note("converted image: %s", converted)
+	}
 	return nil
 }
