@@ -1,9 +1,11 @@
 package s3
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"slices"
@@ -38,6 +40,9 @@ type Config struct {
 	AheadIn map[origin.GenerationID][]string
 	// Logger is told what somebody should know; nil: nobody is told.
 	Logger *slog.Logger
+
+	// dial connects to servers that no resolver knows, in tests; nil: as usual.
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // A Style is where the bucket's name stands in an address.
