@@ -34,7 +34,7 @@ flatten            any
 flatten/source     any: flatten
 layout             std: ext4 flatten
 profile            std: blockmap origin
-catalog            std: blockmap chunk origin
+catalog            std: blockmap chunk origin profile
 generation         any: blockmap catalog chunk origin
 domain             any: blockmap catalog chunk origin seal
 keyring            any: blockmap catalog seal seal/agewrap sign
