@@ -163,7 +163,10 @@ func Parse(b []byte) (*Profile, error) {
 	if len(r.rest) > 0 {
 		return nil, malformed("%d bytes too many", len(r.rest))
 	}
-	return p, p.check()
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // reader reads a stored form from its beginning.
