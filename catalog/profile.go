@@ -15,8 +15,11 @@ import (
 	"github.com/rivuletfs/rivulet/profile"
 )
 
-// MaxProfiles bounds the versions of a profile that a pointer leads to.
-const MaxProfiles = 16
+// Bounds of what is remembered of an image.
+const (
+	MaxProfiles  = 16  // versions of a profile that a pointer leads to
+	MaxWorkloads = 256 // workloads that Profiles tells of
+)
 
 // ErrProfile is returned (wrapped) for a pointer that leads to no profile of its
 // image and workload. A profile is advice: who gets this goes on without.
@@ -270,11 +273,16 @@ func addProfile(ctx context.Context, s Store, p *profile.Profile) (origin.Digest
 
 // Profiles calls fn for each workload of an image that has profiles, in the order
 // of the pointers' names, with their versions, the newest first, until fn fails;
-// that error is returned. Pointers that are not what they should be are passed
-// over, and reported as ErrProfile when fn has had the others.
+// that error is returned. Pointers that are not what they should be, and those
+// beyond MaxWorkloads, are passed over, and reported as ErrProfile when fn has had
+// the others.
 func Profiles(ctx context.Context, s origin.Pointers, image origin.Digest, fn func(workload string, versions []origin.Digest) error) error {
 	var damaged []error
+	n := 0
 	err := s.ListPointers(ctx, ProfilePrefix(image), func(key string) error {
+		if n++; n > MaxWorkloads {
+			return errManyWorkloads
+		}
 		_, workload, err := ParseProfileKey(key)
 		if err != nil {
 			damaged = append(damaged, fmt.Errorf("%w: %w", ErrProfile, err))
@@ -292,11 +300,16 @@ func Profiles(ctx context.Context, s origin.Pointers, image origin.Digest, fn fu
 		}
 		return fn(workload, versions)
 	})
+	if errors.Is(err, errManyWorkloads) {
+		damaged, err = append(damaged, err), nil
+	}
 	if err != nil {
 		return err
 	}
 	return errors.Join(damaged...)
 }
+
+var errManyWorkloads = fmt.Errorf("%w: an image with more than %d workloads", ErrProfile, MaxWorkloads)
 
 // CarryProfiles makes the profiles of an image in src ones of dst as well, all
 // versions that can be read. What dst has stays, unless its newest version is one

@@ -251,8 +251,18 @@ func TestHostileProfiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := 0
-	err := Profiles(ctx, s, profiled, func(w string, _ []origin.Digest) error { found++; return nil })
-	if found != 1 || !errors.Is(err, ErrProfile) {
+	count := func(string, []origin.Digest) error { found++; return nil }
+	if err := Profiles(ctx, s, profiled, count); found != 1 || !errors.Is(err, ErrProfile) {
+		t.Errorf("%d workloads, %v", found, err)
+	}
+	s = memory.New().Generation(1)
+	for i := range MaxWorkloads + 1 {
+		if err := s.SwapPointer(ctx, ProfileKey(profiled, fmt.Sprint(i)), nil, Value(profiled)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found = 0
+	if err := Profiles(ctx, s, profiled, count); found != MaxWorkloads || !errors.Is(err, ErrProfile) {
 		t.Errorf("%d workloads, %v", found, err)
 	}
 }
