@@ -40,7 +40,7 @@ domain             any: blockmap catalog chunk origin seal
 keyring            any: blockmap catalog seal seal/agewrap sign
 publish            any: blockmap catalog chunk flatten flatten/source generation layout origin seal sign verify
 gc                 any: blockmap catalog chunk generation origin
-fsck               any: blockmap catalog chunk generation origin
+fsck               any: blockmap catalog chunk generation origin profile
 copy               any: blockmap catalog chunk generation origin
 disk               any: blockdev blockmap chunk internal/histogram internal/loglimit seal
 verify             any: blockmap chunk origin seal
