@@ -34,6 +34,8 @@ flatten            any
 flatten/source     any: flatten
 layout             std: ext4 flatten
 profile            std: blockmap origin
+profile/plot       std: profile
+profile/inherit    std: blockmap chunk ext4 profile
 catalog            std: blockmap chunk origin profile
 generation         any: blockmap catalog chunk origin profile
 domain             any: blockmap catalog chunk origin seal
