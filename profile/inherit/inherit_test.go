@@ -35,6 +35,8 @@ type placed struct {
 	fill   byte
 }
 
+var zeros = make([]byte, chunk.Size)
+
 type memory []byte
 
 func (m memory) WriteAt(p []byte, off int64) (int, error) { return copy(m[off:], p), nil }
@@ -80,8 +82,9 @@ func makeDisk(t *testing.T, files ...placed) *made {
 	}
 	var chunks []blockmap.Chunk
 	for i := range blocks / chunkBlocks {
-		plain := bytes.TrimRight(b[i*chunk.Size:][:chunk.Size], "\x00")
-		if len(plain) > 0 {
+		plain := b[i*chunk.Size:][:chunk.Size]
+		if !bytes.Equal(plain, zeros) {
+			plain = bytes.TrimRight(plain, "\x00")
 			chunks = append(chunks, blockmap.Chunk{Index: uint32(i), Stored: uint32(len(plain)) + 100, Size: uint32(len(plain)), ID: sha256.Sum256(plain)})
 		}
 	}
