@@ -25,11 +25,12 @@ const (
 // image and workload. A profile is advice: who gets this goes on without.
 var ErrProfile = errors.New("damaged profile")
 
-const profilesPrefix = "profiles/"
+// ProfilesPrefix begins the names of all pointers to profiles.
+const ProfilesPrefix = "profiles/"
 
 // ProfilePrefix begins the names of the pointers to an image's profiles.
 func ProfilePrefix(image origin.Digest) string {
-	return profilesPrefix + hex.EncodeToString(image[:]) + "/"
+	return ProfilesPrefix + hex.EncodeToString(image[:]) + "/"
 }
 
 // noWorkload stands in a pointer's name for the empty workload: an escape that no
@@ -62,7 +63,7 @@ func plain(c byte) bool {
 // ParseProfileKey is the inverse of ProfileKey; it accepts no other spelling, and
 // no workload that profile.CheckWorkload refuses.
 func ParseProfileKey(key string) (image origin.Digest, workload string, err error) {
-	digits, name, _ := strings.Cut(strings.TrimPrefix(key, profilesPrefix), "/")
+	digits, name, _ := strings.Cut(strings.TrimPrefix(key, ProfilesPrefix), "/")
 	image, err = origin.ParseDigest("sha256:" + digits)
 	if name != noWorkload && err == nil {
 		workload, err = unescape(name)
