@@ -155,7 +155,7 @@ func TestJournal(t *testing.T) {
 		log = appendBatch(log, 7, number, batch)
 	}
 	replay := func(b []byte) (got []change, err error) {
-		err = replayJournal(b, 7, 1<<31, firstLayer, func(c change) { got = append(got, c) })
+		_, err = replayJournal(b, 7, 1<<31, firstLayer, func(c change) { got = append(got, c) })
 		return got, err
 	}
 	full := append(bytes.Clone(log), make([]byte, 50*sectorSize)...)
@@ -194,7 +194,7 @@ func TestJournal(t *testing.T) {
 }
 
 func replayAs(b []byte, epoch uint64) (got []change, err error) {
-	err = replayJournal(b, epoch, 1<<31, firstLayer, func(c change) { got = append(got, c) })
+	_, err = replayJournal(b, epoch, 1<<31, firstLayer, func(c change) { got = append(got, c) })
 	return got, err
 }
 
@@ -248,7 +248,7 @@ func FuzzJournal(f *testing.F) {
 			}
 		}
 		const blocks = 1 << 21
-		err := replayJournal(b, 7, blocks, firstLayer, func(c change) {
+		_, err := replayJournal(b, 7, blocks, firstLayer, func(c change) {
 			if c.n < 1 || c.block < 0 || c.block+c.n > blocks || c.state != stateZero && c.state != firstLayer {
 				t.Errorf("applied %+v", c)
 			}
