@@ -185,7 +185,7 @@ func (o *Overlay) writeCheckpoint(clean bool, alter func()) ([]change, error) {
 	if err := written.file.Sync(); err != nil {
 		return nil, fmt.Errorf("sync layer %016x: %w", written.id, err)
 	}
-	// The mark first: the new index holds no longer without it.
+	// The records first: of what an index has, or a batch, none may come later.
 	if err := o.keepRecent(mark); err != nil {
 		return nil, err
 	}

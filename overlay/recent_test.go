@@ -119,3 +119,61 @@ func TestRecentOfAnotherState(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A renamingFS calls a function in the place of Rename, with what renames.
+type renamingFS struct {
+	*overlaytest.Medium
+	renaming func(rename func() error) error
+}
+
+func (f *renamingFS) Rename(from, to string) error {
+	return f.renaming(func() error { return f.Medium.Rename(from, to) })
+}
+
+// TestKillInSnapshot writes to the new layer before an index names it, and kills
+// before and after one does.
+func TestKillInSnapshot(t *testing.T) {
+	const size = 1 << 20
+	base := blockdevtest.NewMemory(make([]byte, size), nil)
+	for _, renames := range []bool{false, true} {
+		m := &renamingFS{overlaytest.NewMedium(), func(rename func() error) error { return rename() }}
+		o, err := overlay.Create("d", base, overlay.Options{FS: m})
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, o, 0, ones(8192))
+		if err := o.Discard(4096, 4096); err != nil {
+			t.Fatal(err)
+		}
+		m.renaming = func(rename func() error) error {
+			write(t, o, 4096, ones(512))
+			write(t, o, 40960, ones(4096))
+			if err := o.Discard(0, 4096); err != nil {
+				t.Error(err)
+			}
+			if renames {
+				if err := rename(); err != nil {
+					t.Error(err)
+				}
+			}
+			m.Kill()
+			return overlaytest.ErrPower
+		}
+		if _, err := o.Snapshot(); !errors.Is(err, overlaytest.ErrPower) {
+			t.Fatalf("Snapshot: %v", err)
+		}
+		if o, err = overlay.Open("d", base, overlay.Options{FS: m.Medium}); err != nil {
+			t.Fatal(err)
+		}
+		want := make([]byte, size)
+		copy(want[4096:], ones(512))
+		copy(want[40960:], ones(4096))
+		expect(t, o, 0, want)
+		if s := o.Stats(); s.Layers != 2 || s.Allocated != m.Taken("layer-") {
+			t.Errorf("%d layers, %d bytes counted, %d taken", s.Layers, s.Allocated, m.Taken("layer-"))
+		}
+		if err := o.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
