@@ -134,6 +134,13 @@ func (s *Snapshotter) keepFresh(chain digest.Digest) {
 	s.fresh[chain] = time.Now().Add(freshTime)
 }
 
+// isNeeded says of a disk that a snapshot needs it: that keeps it mounted.
+func (s *Snapshotter) isNeeded(chain digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.fresh, chain)
+}
+
 // isFresh reports whether keepFresh keeps a disk still.
 func (s *Snapshotter) isFresh(chain digest.Digest) bool {
 	s.mu.Lock()

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/errdefs"
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -166,7 +167,7 @@ func (s *Snapshotter) commitLazily(ctx context.Context, key, parent string, p pu
 		return err
 	}
 	r := &record{Chain: p.chain}
-	if p.manifest != "" && p.reference != "" && len(p.reference) <= maxReference {
+	if _, err := name.ParseReference(p.reference); err == nil && p.manifest != "" && len(p.reference) <= maxReference {
 		r.Reference, r.Manifest = p.reference, p.manifest
 	}
 	whole := chainOf(f.Layers)
@@ -181,7 +182,11 @@ func (s *Snapshotter) commitLazily(ctx context.Context, key, parent string, p pu
 			s.keepFresh(whole)
 			return nil
 		}
-		return s.commitRecord(ctx, key, parent, r, opts)
+		err := s.commitRecord(ctx, key, parent, r, opts)
+		if err == nil {
+			s.isNeeded(whole)
+		}
+		return err
 	})
 	if err != nil {
 		return err
