@@ -20,6 +20,8 @@ import (
 	continuity "github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/rivuletfs/rivulet/flatten/source"
 )
@@ -75,8 +77,12 @@ const (
 	workDir      = "work"
 )
 
+// openTime is for how long to wait for another process that has the metadata open, and
+// is about to end.
+const openTime = 10 * time.Second
+
 // New opens what is kept in cfg.Root. The caller closes the snapshotter. One process
-// at a time can have it open; another one waits.
+// at a time can have it open.
 func New(cfg Config) (*Snapshotter, error) {
 	if (cfg.Finder == nil) != (cfg.Mounter == nil) {
 		return nil, errors.New("open snapshotter: finder and mounter go together")
@@ -104,7 +110,17 @@ func New(cfg Config) (*Snapshotter, error) {
 	if ok, err := continuity.SupportsDType(root); err != nil || !ok {
 		return nil, errors.Join(fmt.Errorf("open snapshotter: root %s: its file system cannot hold an overlay's upper layer (d_type)", root), err)
 	}
-	if s.meta, err = storage.NewMetaStore(filepath.Join(root, metadataFile)); err != nil {
+	s.meta, err = storage.NewMetaStore(filepath.Join(root, metadataFile), func(o *bolt.Options) error {
+		o.Timeout = openTime
+		return nil
+	})
+	if err == nil { // it opens the file when it is used
+		err = s.meta.WithTransaction(context.Background(), false, func(context.Context) error { return nil })
+	}
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		err = fmt.Errorf("another process has %s open: %w", root, err)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open snapshotter: %w", err)
 	}
 	// An index would tie upper layers to the very mount below, and not let them
