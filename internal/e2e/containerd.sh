@@ -68,7 +68,7 @@ CONFIG
 
 # The processes, and how to tell that they are there.
 start_registry() {
-	start "$WORK/registry.log" registry serve "$WORK/registry.yml"
+	OTEL_TRACES_EXPORTER=none start "$WORK/registry.log" registry serve "$WORK/registry.yml"
 	REGISTRY_PID=$!
 	await 30 curl -sf -o /dev/null "http://$REGISTRY/v2/" || fail "registry: not ready"
 }
@@ -112,20 +112,22 @@ tidy() {
 }
 later tidy
 
+# ctr: containerd's client, for a bounded time, without what it says of this host.
+ctr() { timeout 120 ctr "$@" 2> >(grep -v 'level=warning' >&2); }
 ref() { echo "$REGISTRY/lab/$1:1"; }
 push() { skopeo copy -q --dest-tls-verify=false "oci:$IMAGES:$1" "docker://$(ref "$1")"; }
-pull() { timeout 120 ctr images pull --plain-http --snapshotter rivulet "$(ref "$1")" >"$WORK/pull.log" 2>&1 || { tail -n 5 "$WORK/pull.log" >&2; fail "pull $1"; }; }
+pull() { ctr images pull --plain-http --snapshotter rivulet "$(ref "$1")" >"$WORK/pull.log" 2>&1 || { tail -n 5 "$WORK/pull.log" >&2; fail "pull $1"; }; }
 # fetched NAME: how many of the image's layers the registry was asked for.
 fetched() {
 	local blob n=0
 	for blob in $(skopeo inspect --raw "oci:$IMAGES:$1" | jq -r '.layers[].digest'); do
-		! tail -n +$((ASKED + 1)) "$WORK/registry.log" | grep -q "GET /v2/[^ ]*/blobs/$blob" || n=$((n + 1))
+		[ "$(tail -n +$((ASKED + 1)) "$WORK/registry.log" | grep -c "GET /v2/[^ ]*/blobs/$blob")" = 0 ] || n=$((n + 1))
 	done
 	echo $n
 }
 # hello NAME: runs a container once, with the image's own first work.
 hello() {
-	timeout 120 ctr run --rm --snapshotter rivulet "$(ref "$1")" "once-$((++ONCE))" >"$WORK/hello.log" 2>&1 || { cat "$WORK/hello.log" >&2; fail "run $1"; }
+	ctr run --rm --snapshotter rivulet "$(ref "$1")" "once-$((++ONCE))" >"$WORK/hello.log" 2>&1 || { cat "$WORK/hello.log" >&2; fail "run $1"; }
 	grep -q HELLO "$WORK/hello.log" || fail "$1 said: $(cat "$WORK/hello.log")"
 }
 ONCE=0
@@ -142,7 +144,7 @@ while [ ! -e /stop ]; do
 	echo $i >/rounds.new && mv /rounds.new /rounds
 done'
 # rounds: how many it has done; another way each time, so that exec is tried too.
-rounds() { timeout 60 ctr tasks exec --exec-id "look-$((++ONCE))" worker cat /rounds; }
+rounds() { ctr tasks exec --exec-id "look-$((++ONCE))" worker cat /rounds; }
 # goes_on WHAT: it does two more rounds.
 goes_on() {
 	local from now end=$((SECONDS + 120))
@@ -155,7 +157,7 @@ goes_on() {
 }
 stop_worker() {
 	ctr tasks kill -s KILL worker
-	await 30 eval 'ctr tasks ls | grep -q "^worker.*STOPPED"' || fail "the container does not stop"
+	await 30 eval '[ "$(ctr tasks ls | grep -c "^worker.*STOPPED")" = 1 ]' || fail "the container does not stop"
 	ctr tasks rm worker >/dev/null
 }
 attached() { rivulet agent ls --json | jq 'length'; }
@@ -173,7 +175,8 @@ start_cached
 start_agent
 start_snapshotter
 start_containerd
-ctr plugins ls | grep -q '^io.containerd.snapshotter.v1  *rivulet .*ok' || fail "$(ctr plugins ls)"
+ctr plugins ls >"$WORK/plugins"
+grep -q '^io.containerd.snapshotter.v1  *rivulet .*ok' "$WORK/plugins" || fail "$(cat "$WORK/plugins")"
 
 step "pull and run without downloading: $*"
 for name in "$@"; do
@@ -217,9 +220,14 @@ hello "$1"
 step "stop and start"
 before=$(rounds)
 stop_worker
-timeout 60 ctr tasks start -d worker
+# Nothing in memory: all that a start reads is in the host cache from now on.
+crash "$AGENT"
+echo 3 >/proc/sys/vm/drop_caches
+start_agent
+ctr tasks start -d worker
 goes_on "a restart"
 [ "$(rounds)" -gt "$before" ] || fail "the container has lost what it wrote"
+hello "$1"
 
 step "everything restarted, with registry and store gone"
 stop_worker
@@ -231,7 +239,7 @@ start_cached
 start_agent
 start_snapshotter
 start_containerd
-timeout 60 ctr tasks start -d worker
+ctr tasks start -d worker
 goes_on "everything"
 hello "$1"
 
