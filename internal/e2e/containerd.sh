@@ -28,7 +28,7 @@ PATH=$(go env GOPATH 2>/dev/null || true)/bin:$PATH
 need mount losetup containerd ctr containerd-shim-runc-v2 runc skopeo registry curl jq python3
 [ -c /dev/fuse ] || skip "/dev/fuse"
 build
-[ -x "$WORK/bin/containerd-rivulet" ] || if [ -n "${CONTAINERD_RIVULET:-}" ]; then
+if [ -n "${CONTAINERD_RIVULET:-}" ]; then # one that is built already
 	cp "$CONTAINERD_RIVULET" "$WORK/bin/containerd-rivulet"
 else
 	(cd "$ROOT" && go build -o "$WORK/bin/containerd-rivulet" ./cmd/containerd-rivulet)
