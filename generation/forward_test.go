@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/blockmap/blockmaptest"
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
@@ -72,6 +73,41 @@ func TestForward(t *testing.T) {
 	}
 	if _, err := catalog.Get(ctx, s, catalog.NameKey("x")); !errors.Is(err, chunk.ErrNotFound) {
 		t.Errorf("the name was carried too: %v", err)
+	}
+}
+
+// TestForwardMetadata carries the object that a block map names, and an image that has
+// lost it all the same.
+func TestForwardMetadata(t *testing.T) {
+	plain := blockmaptest.Small(1, 3)
+	info, object := plain.Map.Info(), []byte("tables and directories")
+	info.Metadata = origin.Sum(object)
+	var chunks []blockmap.Chunk
+	for i := range plain.Map.Len() {
+		chunks = append(chunks, plain.Map.Chunk(i))
+	}
+	b, err := blockmap.Encode(&info, chunks)
+	check(t, err)
+	m, err := blockmap.Parse(b)
+	check(t, err)
+	img := &blockmaptest.Image{Map: m, Chunks: plain.Chunks}
+	for _, lost := range []bool{false, true} {
+		o := memory.New()
+		publish(t, o, 1, "x", img)
+		if !lost {
+			_, err := o.Generation(1).PutObject(ctx, object)
+			check(t, err)
+		}
+		g2 := renew(t, o)
+		f := Forwarder{Origin: o}
+		_, err := f.Forward(ctx, img.Digest(), 1, g2)
+		check(t, err)
+		if _, err := o.Generation(g2).GetObject(ctx, img.Digest(), 1<<20); err != nil {
+			t.Errorf("block map, with the object lost %v: %v", lost, err)
+		}
+		if got, err := o.Generation(g2).GetObject(ctx, info.Metadata, 100); lost != errors.Is(err, chunk.ErrNotFound) || !lost && !bytes.Equal(got, object) {
+			t.Errorf("object, lost %v: %q, %v", lost, got, err)
+		}
 	}
 }
 
