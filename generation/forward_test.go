@@ -325,22 +325,21 @@ func TestAttach(t *testing.T) {
 	}
 }
 
-func TestSampled(t *testing.T) {
+func TestSampler(t *testing.T) {
 	defer goleak.VerifyNone(t)
-	cache, o := memory.New().Generation(1), memory.New()
+	o := memory.New()
 	img := blockmaptest.Small(1, 2)
-	check(t, img.Put(ctx, cache))
 	publish(t, o, 1, "x", img)
 	check(t, o.Generation(1).Remove(ctx, img.Chunks[1].ID))
 	i, err := NewView(o, Options{}).Open(ctx, "x")
 	check(t, err)
 	missing := make(chan chunk.ID, 1)
-	s := NewSampled(cache, i, 1, func(id chunk.ID) { missing <- id })
+	s := NewSampler(i, 1, func(id chunk.ID) { missing <- id })
 	for _, c := range img.Chunks {
-		b := make([]byte, len(c.Bytes))
-		if n, err := s.Fetch(ctx, c.ID, b, 0); err != nil || n != len(b) {
-			t.Errorf("Fetch = %d, %v", n, err)
+		if !s.Pick() {
+			t.Error("of all, one is left out")
 		}
+		s.Look(c.ID)
 	}
 	if id := <-missing; id != img.Chunks[1].ID {
 		t.Errorf("%v is missing", id)
@@ -350,10 +349,11 @@ func TestSampled(t *testing.T) {
 	}
 	check(t, s.Close())
 
-	never := NewSampled(cache, nil, 0, nil) // asks nobody
+	never := NewSampler(nil, 0, nil)
 	for range 100 {
-		_, err := never.Fetch(ctx, img.Chunks[0].ID, make([]byte, 10), 0)
-		check(t, err)
+		if never.Pick() {
+			t.Error("of none, one is picked")
+		}
 	}
 	check(t, never.Close())
 }
