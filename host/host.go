@@ -70,6 +70,7 @@ type Host struct {
 	closed bool         // under gate: no Attach, no Detach
 	ending interruption // of what holds up Release
 	lull   lull
+	looks  rounds
 
 	mu       sync.Mutex // guards what follows
 	sources  map[string]*sourceSlot

@@ -200,7 +200,9 @@ func (h *Host) digest(ctx context.Context, v *generation.View, ref, who, store s
 			return d, nil
 		}
 	}
-	return Lookup(ctx, v.Find, ref, h.cfg.Spellings)
+	return h.looks.find(ctx, sought{store, ref}, func(ctx context.Context) (origin.Digest, error) {
+		return Lookup(ctx, v.Find, ref, h.cfg.Spellings)
+	})
 }
 
 // join makes the caller a user of the disk of key. The first is to open it.
