@@ -29,10 +29,13 @@
 //	Host.mu     the tables of attachments, disks and stores; held for table work only
 //	attachment  what changes: Host.mu; ended by whoever is first (Detach, the frontend, Close)
 //	device      disk: set once, by Attach or by the goroutine that opens it
+//	rounds.mu   the names that are looked up; held for table work only
+//	lull.mu     whether Config.Quiet is due; likewise
 //	keptMaps.mu the table of block maps in the folder; keptMap.mu while one is written
 //
 // Goroutines are one an attachment, which offers it if that is outstanding and waits
 // for the frontend's end; a second one while its disk is to be opened; and one an
-// image, which finds its origin, if that is outstanding, and marks it. Release ends the former and waits; the latter ends with its
+// image, which finds its origin, if that is outstanding, and marks it; and for the moment
+// that Config.Quiet takes, one for that, which Close awaits. Release ends the former and waits; the latter ends with its
 // disk.
 package host
