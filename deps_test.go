@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -34,13 +35,16 @@ flatten            any
 flatten/source     any: flatten
 layout             std: ext4 flatten
 profile            std: blockmap origin
-catalog            std: blockmap chunk origin
-generation         any: blockmap catalog chunk origin
+pack               std: blockmap chunk
+profile/plot       std: profile
+profile/inherit    std: blockmap chunk ext4 profile
+catalog            std: blockmap chunk origin profile
+generation         any: blockmap catalog chunk origin profile
 domain             any: blockmap catalog chunk origin seal
 keyring            any: blockmap catalog seal seal/agewrap sign
-publish            any: blockmap catalog chunk flatten flatten/source generation layout origin seal sign verify
+publish            any: blockmap catalog chunk flatten flatten/source generation layout origin pack seal sign verify
 gc                 any: blockmap catalog chunk generation origin
-fsck               any: blockmap catalog chunk generation origin
+fsck               any: blockmap catalog chunk generation origin pack profile
 copy               any: blockmap catalog chunk generation origin
 disk               any: blockdev blockmap chunk internal/histogram internal/loglimit seal
 verify             any: blockmap chunk origin seal
@@ -71,7 +75,7 @@ frontend/vhostuser/internal/transport any: frontend/vhostuser/internal/wire
 frontend/vhostuser/vhostuserclient any: blockdev frontend/vhostuser/internal/transport frontend/vhostuser/internal/virtqueue frontend/vhostuser/internal/wire
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
-host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram origin overlay seal sign
+host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram origin pack overlay seal sign
 host/keep          any: internal/fdpass internal/systemd
 host/frontends     any: frontend/fuse frontend/loopmount frontend/nbd frontend/vhostuser host host/keep internal/fdpass
 telemetry          any: cached cached/cachedclient chunk disk frontend/nbd generation host internal/histogram origin store/cache store/zone tier
@@ -92,6 +96,7 @@ store/cache        any: chunk store/cache/evict
 store/cache/evict  std: chunk
 store/cache/evict/simulate std: chunk store/cache/evict
 store/cache/evict/evicttest any: chunk store/cache/evict
+snapshotter        any: chunk flatten/source host host/control
 vm                 any: vm/guest
 vm/guest           std
 `
@@ -141,6 +146,28 @@ func TestImports(t *testing.T) {
 			case !isOwn && r.std && strings.Contains(first, "."):
 				t.Errorf("package %s: uses the standard library alone, not %s", name, imp)
 			}
+		}
+	}
+}
+
+// TestWhereContainerdIs keeps containerd's packages and gRPC, which make a program larger by
+// half, out of the one that everybody runs.
+func TestWhereContainerdIs(t *testing.T) {
+	for program, want := range map[string]bool{"cmd/rivulet": false, "cmd/containerd-rivulet": true} {
+		list := exec.Command("go", "list", "-deps", "./"+program)
+		list.Env = append(os.Environ(), "GOOS=linux")
+		out, err := list.Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		var found []string
+		for line := range strings.Lines(string(out)) {
+			if strings.HasPrefix(line, "github.com/containerd/") || strings.HasPrefix(line, "google.golang.org/grpc") {
+				found = append(found, strings.TrimSpace(line))
+			}
+		}
+		if len(found) > 0 != want {
+			t.Errorf("%s is made of %q", program, found)
 		}
 	}
 }

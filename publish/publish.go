@@ -84,8 +84,9 @@ const DefaultPuts = 32
 // A Result tells what was published.
 type Result struct {
 	Name         string `json:"name"`
-	Digest       string `json:"digest"`    // of the disk: the same for every publisher
-	BlockMap     string `json:"block_map"` // object that attaches the disk
+	Digest       string `json:"digest"`             // of the disk: the same for every publisher
+	BlockMap     string `json:"block_map"`          // object that attaches the disk
+	Previous     string `json:"previous,omitempty"` // block map that the name led to before, if to another one
 	SourceDigest string `json:"source_digest"`
 	ChainID      string `json:"chain_id"`
 	DiskSize     int64  `json:"disk_size"`     // bytes of the device
@@ -115,18 +116,62 @@ func Image(ctx context.Context, place origin.Origin, srcs []string, o Options) (
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	p := &publisher{place: place, opts: o}
-	p.opts.Source.Progress = p.read
-	img, err := source.Open(ctx, srcs, p.opts.Source)
+	d, err := Open(ctx, srcs, o.Source, o.TempDir)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = img.Close() }()
-	p.setImage(img)
-	if p.name, err = imageName(o.Name, srcs, img); err != nil {
+	defer func() { _ = d.Close() }()
+	return d.Publish(ctx, place, o)
+}
+
+// A Draft is an image that was opened to be published. It is for one goroutine, and
+// to be closed.
+type Draft struct {
+	srcs []string
+	img  *source.Image
+	read func(l *source.Layer, n int64) // by whom it is published
+}
+
+// Open opens the image that srcs name (see source.Open), so that a publisher knows
+// what to ask of an origin before it has one. What is larger than memory should hold
+// goes into tempDir; "" is the system's. The Progress of o is the Draft's own.
+func Open(ctx context.Context, srcs []string, o source.Options, tempDir string) (*Draft, error) {
+	d := &Draft{srcs: srcs}
+	if o.TempDir = tempDir; tempDir == "" {
+		o.TempDir = os.TempDir()
+	}
+	o.Progress = func(l *source.Layer, n int64) { d.read(l, n) }
+	var err error
+	if d.img, err = source.Open(ctx, srcs, o); err != nil {
 		return nil, err
 	}
-	p.progress = newProgress(o.Progress, len(img.Layers))
+	return d, nil
+}
+
+// Close closes the image.
+func (d *Draft) Close() error { return d.img.Close() }
+
+// Shortcut returns the name of the pointer that Publish begins with, in the
+// generation that is published into: it leads to what the signer has published of
+// these layers with that salt, on a disk of that size (see Options.Size).
+func (d *Draft) Shortcut(salt blockmap.SaltID, size int64, signer sign.PublicKey) string {
+	return catalog.ChainKey(chainID(d.img.Layers), layout.Version, salt, size, signer.ID())
+}
+
+// Publish is [Image] of an image that is open; o.Source has done its work. It can be
+// called once.
+func (d *Draft) Publish(ctx context.Context, place origin.Origin, o Options) (*Result, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	p := &publisher{place: place, opts: o}
+	p.setImage(d.img)
+	d.read = p.read
+	var err error
+	if p.name, err = imageName(o.Name, d.srcs, d.img); err != nil {
+		return nil, err
+	}
+	p.progress = newProgress(o.Progress, len(d.img.Layers))
 	for range attempts {
 		m, err := p.publish(ctx)
 		if err == nil {
@@ -252,7 +297,6 @@ func (o *Options) complete() error {
 	if o.TempDir == "" {
 		o.TempDir = os.TempDir()
 	}
-	o.Source.TempDir = o.TempDir
 	if o.Name != "" {
 		if err := catalog.CheckName(o.Name); err != nil {
 			return err
@@ -295,6 +339,8 @@ type publisher struct {
 	pool  *pool
 
 	layerRead []atomic.Int64 // bytes of each layer that its reader told of
+
+	previous origin.Digest // where the name led before any attempt; zeros: nowhere
 }
 
 // counters are shared by all goroutines of one publication.
@@ -354,13 +400,33 @@ func (p *publisher) point(ctx context.Context, m *blockmap.Map) error {
 			return err
 		})
 	}
+	var older origin.Digest
+	g.Go(func() error { older = p.olderImage(gctx); return nil })
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("publish %s: %w", p.name, err)
 	}
-	if _, err := catalog.SetName(ctx, p.store, p.name, d); err != nil {
+	was, _, err := catalog.Replace(ctx, p.store, catalog.NameKey(p.name), d)
+	if err != nil {
 		return fmt.Errorf("publish %s: %w", p.name, err)
 	}
+	if was == (origin.Digest{}) {
+		was = older
+	}
+	if p.previous == (origin.Digest{}) {
+		p.previous = was
+	}
 	return nil
+}
+
+// olderImage returns where the name leads in an older generation, from which it was
+// not carried yet. Nothing depends on it.
+func (p *publisher) olderImage(ctx context.Context) origin.Digest {
+	for _, g := range p.from[1:] {
+		if d, err := catalog.Get(ctx, p.place.Generation(g), catalog.NameKey(p.name)); err == nil {
+			return d
+		}
+	}
+	return origin.Digest{}
 }
 
 func (p *publisher) result(m *blockmap.Map) *Result {
@@ -371,6 +437,9 @@ func (p *publisher) result(m *blockmap.Map) *Result {
 		DiskSize: info.Size, Chunks: m.Len(),
 		NewChunks: p.newChunks.Load(), NewBytes: p.newBytes.Load(),
 		FetchedBytes: p.fetched.Load(), LayersKnown: int(p.layersKnown.Load()), Layers: len(p.img.Layers),
+	}
+	if p.previous != (origin.Digest{}) && p.previous != m.Digest() {
+		r.Previous = p.previous.String()
 	}
 	seen := make(map[chunk.ID]bool, m.Len())
 	for i := range m.Len() {
