@@ -8,12 +8,14 @@
 //	digests/HEX                         block map of the image with that source or disk digest
 //	chains/HEX/LAYOUT/SALT/SIZE/SIGNER  block map of SIGNER's newest image with that chain ID
 //	segments/HEX/LAYOUT/SALT/SIGNER     SIGNER's record of the layer with that diff ID
+//	profiles/HEX/WORKLOAD               versions of what starts of the image with that block map read
 //
 // where HEX is a SHA-256 in hexadecimal, LAYOUT the version of the layout, SALT
 // the salt's id in hexadecimal and SIZE the disk's size in bytes ("default" if
-// none was asked for). The value is the digest of an object and a newline. Only
-// names are ever moved by people; the rest are short cuts that can be made
-// again, so losing a race for one is no failure.
+// none was asked for). The value is the digest of an object and a newline; of
+// profiles, several of them, the newest first. Only names are ever moved by people;
+// the rest are short cuts that can be made again, and advice, so losing a race for
+// one is no failure.
 //
 // A name's value may have a second line: then the name is [Reserved] for one that
 // is being carried there from an older generation, and as good as absent.
@@ -135,22 +137,32 @@ func Get(ctx context.Context, s origin.Pointers, key string) (origin.Digest, err
 
 // Set makes a pointer lead to d, whatever it led to, and reports whether it
 // changed. Of several that set one pointer at once, the last wins.
-func Set(ctx context.Context, s origin.Pointers, key string, d origin.Digest) (bool, error) {
+func Set(ctx context.Context, s origin.Pointers, key string, d origin.Digest) (changed bool, err error) {
+	_, changed, err = Replace(ctx, s, key, d)
+	return changed, err
+}
+
+// Replace is Set that returns also where the pointer led before: zeros, if nowhere.
+func Replace(ctx context.Context, s origin.Pointers, key string, d origin.Digest) (was origin.Digest, changed bool, err error) {
 	value := Value(d)
 	for {
 		old, err := s.GetPointer(ctx, key)
 		if err != nil && !errors.Is(err, chunk.ErrNotFound) {
-			return false, err
+			return origin.Digest{}, false, err
 		}
 		if string(old) == string(value) {
-			return false, nil
+			return d, false, nil
 		}
 		err = s.SwapPointer(ctx, key, old, value)
-		if err == nil || !errors.Is(err, origin.ErrConflict) {
-			return err == nil, err
+		if err == nil {
+			was, _ = origin.ParseDigest(strings.TrimSuffix(string(old), "\n"))
+			return was, true, nil
+		}
+		if !errors.Is(err, origin.ErrConflict) {
+			return origin.Digest{}, false, err
 		}
 		if ctx.Err() != nil {
-			return false, ctx.Err()
+			return origin.Digest{}, false, ctx.Err()
 		}
 	}
 }

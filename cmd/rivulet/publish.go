@@ -119,13 +119,14 @@ assembly and runs as you, so choose go for images from strangers.`,
 			if err != nil {
 				return err
 			}
-			converted := ""
+			p := publication{Result: res}
 			if to != nil {
-				if converted, err = to.write(cmd.Context(), a.view(o), res.BlockMap); err != nil {
+				if p.Converted, err = to.write(cmd.Context(), a.view(o), res.BlockMap); err != nil {
 					return err
 				}
 			}
-			if err := a.published(res, converted, flags.json); err != nil {
+			p.Inherited = a.inheritAfter(cmd.Context(), o, res)
+			if err := a.published(&p, flags.json); err != nil {
 				return err
 			}
 			return z.prime(cmd.Context(), o, res.BlockMap, flags.json)
@@ -313,21 +314,20 @@ func (a *app) publishSalt(ctx context.Context, store origin.Origin, keys *keyrin
 	return nil
 }
 
-// published tells what was published, and where the converted image is; "" if there is
-// none.
-func (a *app) published(r *publish.Result, converted string, asJSON bool) error {
+// published tells what was published.
+func (a *app) published(r *publication, asJSON bool) error {
 	if asJSON {
-		return json.NewEncoder(a.out).Encode(struct {
-			*publish.Result
-			Converted string `json:"converted,omitempty"` // REPOSITORY:TAG@DIGEST
-		}{r, converted})
+		return json.NewEncoder(a.out).Encode(r)
 	}
 	a.printf("%s\n", r.Digest)
 	a.note("published %s: disk of %s, %d chunks, %s stored", r.Name, size(r.DiskSize), r.Chunks, size(r.StoredBytes))
 	a.note("new in the store: %d chunks, %s; fetched %s; %d of %d layers were known",
 		r.NewChunks, size(r.NewBytes), size(r.FetchedBytes), r.LayersKnown, r.Layers)
-	if converted != "" {
-		a.note("converted image: %s", converted)
+	if r.Converted != "" {
+		a.note("converted image: %s", r.Converted)
+	}
+	for _, i := range r.Inherited {
+		a.note("inherited from the name's image before: what starts of workload %s read, %d frames", shownWorkload(i.Workload), i.Frames)
 	}
 	return nil
 }
