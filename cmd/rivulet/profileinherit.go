@@ -73,6 +73,7 @@ moves to another image.`,
 		},
 	}
 	cmd.Flags().StringVar(&workload, "workload", "", "of this workload alone; empty for what the image starts by itself")
+	a.completeWorkloads(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
 	return cmd
 }
@@ -167,6 +168,7 @@ func (h *heirs) disk(i *generation.Image) (d inherit.Disk, done func()) {
 // A publication is what publish tells.
 type publication struct {
 	*publish.Result
+	Converted string      `json:"converted,omitempty"` // image, as REPOSITORY:TAG@DIGEST
 	Inherited []inherited `json:"inherited,omitempty"` // profiles of the name's image before
 }
 
