@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/seal"
 )
@@ -34,4 +35,13 @@ func (d *Disk) readNear(p *piece, dst []byte) bool {
 	}
 	d.stats.near.Add(1)
 	return true
+}
+
+// isNear reports whether all of a chunk is near: its end comes last.
+func (d *Disk) isNear(c *blockmap.Chunk) bool {
+	if d.opt.Near == nil {
+		return false
+	}
+	n, err := d.opt.Near.ReadChunk(d.ctx, c.ID, make([]byte, 1), int64(c.Stored)-1)
+	return err == nil && n == 1
 }

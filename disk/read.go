@@ -118,6 +118,7 @@ func (d *Disk) readMemory(b []byte, off int64) (n int) {
 			}
 			copy(dst, f.data[p.from:])
 			f.release()
+			d.touch(&p)
 			hits++
 		}
 		n += len(dst)
@@ -129,6 +130,7 @@ func (d *Disk) readMemory(b []byte, off int64) (n int) {
 // A wait is a piece of a read whose frame is on its way.
 type wait struct {
 	flight *flight
+	pos    int // of the chunk in the map
 	frame  uint32
 	from   int
 	dst    []byte
@@ -164,14 +166,15 @@ func (d *Disk) readFetch(reader string, b []byte, have int, off int64) (n int, e
 func (d *Disk) readBatch(miss *missed, b []byte, off int64) (n int, err error) {
 	p := piece{round: 1}
 	var waits []wait
-	end := off + int64(len(b))
+	end, begun := off+int64(len(b)), time.Now()
 	for n < len(b) && len(waits) < maxWaits {
 		d.locate(&p, off+int64(n), end)
-		w := wait{frame: p.frame, from: p.from, dst: b[n:][:p.n], at: n}
+		w := wait{pos: p.pos, frame: p.frame, from: p.from, dst: b[n:][:p.n], at: n}
 		if p.hole {
 			clear(w.dst)
 		} else if d.readNear(&p, w.dst) {
 			miss.tier = max(miss.tier, chunk.HostCache)
+			d.touch(&p)
 		} else {
 			var f *frame
 			if w.flight, f, err = d.join(&p); err != nil {
@@ -179,6 +182,7 @@ func (d *Disk) readBatch(miss *missed, b []byte, off int64) (n int, err error) {
 			}
 			if f != nil {
 				w.copy(f)
+				d.touch(&p)
 			} else {
 				waits = append(waits, w)
 			}
@@ -190,6 +194,9 @@ func (d *Disk) readBatch(miss *missed, b []byte, off int64) (n int, err error) {
 		var f *frame
 		if f, w.err = d.await(w.flight, w.frame); w.err == nil {
 			w.copy(f)
+			if !d.marks.touched(w.pos, w.frame) {
+				d.touchFirst(w.pos, w.frame, begun, time.Since(begun))
+			}
 		} else if w.at < n {
 			n, err = w.at, w.err
 		}
