@@ -34,8 +34,8 @@ flatten            any
 flatten/source     any: flatten
 layout             std: ext4 flatten
 profile            std: blockmap origin
-catalog            std: blockmap chunk origin
-generation         any: blockmap catalog chunk origin
+catalog            std: blockmap chunk origin profile
+generation         any: blockmap catalog chunk origin profile
 domain             any: blockmap catalog chunk origin seal
 keyring            any: blockmap catalog seal seal/agewrap sign
 publish            any: blockmap catalog chunk flatten flatten/source generation layout origin seal sign verify

@@ -8,12 +8,14 @@
 //	digests/HEX                         block map of the image with that source or disk digest
 //	chains/HEX/LAYOUT/SALT/SIZE/SIGNER  block map of SIGNER's newest image with that chain ID
 //	segments/HEX/LAYOUT/SALT/SIGNER     SIGNER's record of the layer with that diff ID
+//	profiles/HEX/WORKLOAD               versions of what starts of the image with that block map read
 //
 // where HEX is a SHA-256 in hexadecimal, LAYOUT the version of the layout, SALT
 // the salt's id in hexadecimal and SIZE the disk's size in bytes ("default" if
-// none was asked for). The value is the digest of an object and a newline. Only
-// names are ever moved by people; the rest are short cuts that can be made
-// again, so losing a race for one is no failure.
+// none was asked for). The value is the digest of an object and a newline; of
+// profiles, several of them, the newest first. Only names are ever moved by people;
+// the rest are short cuts that can be made again, and advice, so losing a race for
+// one is no failure.
 //
 // A name's value may have a second line: then the name is [Reserved] for one that
 // is being carried there from an older generation, and as good as absent.

@@ -17,7 +17,7 @@ import (
 
 // Kinds are the kinds of attachments that are carried along with an image. See
 // the rule at the version of a List before adding one.
-var Kinds = []string{"age", "aws-kms", "recipient", "minisign", "profile"}
+var Kinds = []string{"age", "aws-kms", "recipient", "minisign"}
 
 // carriedPrefix begins the names of pointers that say of an image that it was
 // carried from a generation, attachments and all.
@@ -76,7 +76,8 @@ func (f *Forwarder) forward(ctx context.Context, d origin.Digest, from, to origi
 // names. If dst has not got its block map, it calls chunks to bring the chunks, and
 // then brings what else the image needs, its attachments, and the block map last.
 // Attachments are brought once more after it, so that one that was added meanwhile
-// is seen here, or its writer has seen the block map; see Attach.
+// is seen here, or its writer has seen the block map; see Attach. Short cuts and
+// profiles, which nothing needs, come after that.
 func Bring(ctx context.Context, m *blockmap.Map, o origin.Origin, from origin.GenerationID, dst origin.Store, chunks func(ctx context.Context) error) error {
 	src := o.Generation(from)
 	_, err := dst.GetObject(ctx, m.Digest(), catalog.MaxBlockMapBytes)
@@ -90,6 +91,9 @@ func Bring(ctx context.Context, m *blockmap.Map, o origin.Origin, from origin.Ge
 	}
 	if err == nil {
 		err = shortcuts(ctx, m, src, dst)
+	}
+	if err == nil {
+		err = catalog.CarryProfiles(ctx, src, dst, m.Digest())
 	}
 	return err
 }

@@ -16,7 +16,8 @@ const (
 	// version is of the list, and of all rules by which images are carried from
 	// one generation to the next: whoever adds a kind of attachment, or a pointer
 	// that must be carried along, raises it, so that a collector that does not
-	// know of it keeps its hands off.
+	// know of it keeps its hands off. Profiles are carried and need not be: a
+	// collector that leaves them behind costs some slow starts.
 	firstLine = "rivulet generations 1"
 )
 
