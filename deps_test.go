@@ -34,6 +34,7 @@ flatten            any
 flatten/source     any: flatten
 layout             std: ext4 flatten
 profile            std: blockmap origin
+profile/start      any: blockmap chunk disk origin profile
 catalog            std: blockmap chunk origin profile
 generation         any: blockmap catalog chunk origin profile
 domain             any: blockmap catalog chunk origin seal

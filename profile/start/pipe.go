@@ -5,16 +5,17 @@ import "time"
 // Bounds of what a Replay has under way, in stored bytes.
 const (
 	MinWindow   = 256 << 10
-	FirstWindow = 1 << 20
+	FirstWindow = 512 << 10
 	MaxWindow   = 16 << 20 // 1 Gbit/s for 128 ms
 )
 
 const (
 	// growth is by how much a round has to be faster than all before it for the
 	// window to be doubled again.
-	growth = 1.25
-	// flatRounds are how many rounds in a row without that end the doubling.
-	flatRounds = 2
+	growth = 1.5
+	// lateness is how much longer than in the quickest round fetches take on a way
+	// that is full.
+	lateness = 1.5
 	// gain is what is under way over what the way holds: the rest waits in its
 	// queues, so that it never runs empty, and a read waits at most as long as
 	// the way is.
@@ -24,21 +25,23 @@ const (
 )
 
 // A pipe finds out how much to have under way: as much as fills the way to the store,
-// which is its bandwidth times its delay, twice. Both are measured, as BBR does: the
-// shortest time that a fetch took, and the highest rate of a round. First the window is
-// doubled for as long as that makes rounds faster.
+// which is its bandwidth times its delay, twice. Both are measured, round by round: the
+// highest rate, and the shortest time that fetches took on average. First the window is
+// doubled for as long as that makes rounds faster and not longer.
 type pipe struct {
 	window int64
 	under  int64 // bytes asked for and not there
 
-	delay time.Duration // shortest of a fetch; 0: none was seen
+	delay time.Duration // of the quickest round; 0: there was none
 	best  float64       // bytes a second
-	flat  int           // rounds that were not faster, in a row; flatRounds: doubling is over
+	full  bool          // doubling is over
 
 	// A round is the time in which a window of bytes comes.
 	begun   time.Time
 	bytes   int64
-	starved bool // there was not enough under way in it to tell
+	fetches int
+	took    time.Duration // all of them
+	starved bool          // there was not enough under way in it to tell
 }
 
 func newPipe(now time.Time) *pipe { return &pipe{window: FirstWindow, begun: now} }
@@ -59,28 +62,30 @@ func (p *pipe) done(now time.Time, n, bytes int64, took time.Duration) {
 	if bytes == 0 {
 		return
 	}
-	if p.delay == 0 || took < p.delay {
-		p.delay = took
-	}
+	p.fetches++
+	p.took += took
 	if p.bytes += bytes; p.bytes < p.window {
 		return
 	}
-	passed, starved := now.Sub(p.begun), p.starved
-	rate := float64(p.bytes) / max(passed, time.Microsecond).Seconds()
-	p.begun, p.bytes, p.starved = now, 0, false
-	switch {
-	case starved && rate <= p.best:
-		return
-	case rate >= growth*p.best:
-		p.flat = 0
-	case p.flat < flatRounds:
-		p.flat++
+	mean := p.took / time.Duration(p.fetches)
+	rate := float64(p.bytes) / max(now.Sub(p.begun), time.Microsecond).Seconds()
+	if !p.starved || rate > p.best {
+		p.round(rate, mean)
 	}
+	p.begun, p.bytes, p.fetches, p.took, p.starved = now, 0, 0, 0, false
+}
+
+// round sets the window after a round of that rate, whose fetches took so long.
+func (p *pipe) round(rate float64, mean time.Duration) {
+	if p.delay == 0 || mean < p.delay {
+		p.delay = mean
+	}
+	p.full = p.full || rate < growth*p.best || mean.Seconds() > lateness*p.delay.Seconds()
 	p.best = max(rate, fading*p.best)
-	if p.flat < flatRounds {
-		p.window *= 2
-	} else {
+	if p.full {
 		p.window = int64(gain * p.best * p.delay.Seconds())
+	} else {
+		p.window *= 2
 	}
 	p.window = min(max(p.window, MinWindow), MaxWindow)
 }
