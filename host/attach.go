@@ -39,6 +39,9 @@ type Info struct {
 	// LongestWait for how long the first of them does.
 	Waits       int           `json:"waits"`
 	LongestWait time.Duration `json:"longest_wait_ns"`
+	// Start tells of the start of its disk, which those share that share the disk; nil:
+	// it is not minded, being off, or that of an earlier process.
+	Start *Start `json:"start,omitempty"`
 	// Written tells of its overlay; nil while that is not open, or if there is none.
 	Written *Written `json:"written,omitempty"`
 }
@@ -336,6 +339,7 @@ func (h *Host) info(a *attachment) Info {
 			i.Problem = err.Error()
 		}
 		i.Waits, i.LongestWait = s.Waiting()
+		i.Start = s.start.tell()
 	}
 	if i.Written = a.over.written(); !a.isOpen() {
 		i.State = Opening

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -67,6 +68,13 @@ type Host struct {
 	closed bool         // under gate: no Attach, no Detach
 	ending interruption // of what holds up Release
 
+	memory  int64 // bound of what is kept decoded, in bytes
+	starts  startCounters
+	saving  sync.WaitGroup  // keeping what starts have taught
+	saveCtx context.Context // of that; ends after Close
+	saved   context.CancelFunc
+	closing atomic.Bool // Close was called: starts are cut short by it
+
 	mu       sync.Mutex // guards what follows
 	sources  map[string]*sourceSlot
 	disks    map[shareKey]*sharedDisk
@@ -104,6 +112,8 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.memory = cfg.Memory
+	h.saveCtx, h.saved = context.WithCancel(context.Background())
 	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Meter: new(disk.Meter), Logger: cfg.Logger, OnSlow: h.onSlow, Slow: h.cfg.Slow}
 	return h, nil
 }
@@ -220,6 +230,7 @@ func (h *Host) Resume(ctx context.Context, in *keep.Inherited) error {
 // Close ends what Release has left: nothing is served any more, and attachments
 // stay in the state folder. Without a Release before, it releases first.
 func (h *Host) Close() error {
+	h.closing.Store(true)
 	list, err := h.Release(context.Background())
 	if errors.Is(err, ErrClosed) {
 		err = nil
@@ -234,6 +245,10 @@ func (h *Host) Close() error {
 		h.mu.Unlock()
 		err = errors.Join(err, h.drop(a, false)) // Release has seen to the overlay
 	}
+	enough := time.AfterFunc(closeTime, h.saved)
+	h.saving.Wait()
+	enough.Stop()
+	h.saved()
 	h.stack.Opener.Close()
 	return errors.Join(err, h.folder.close())
 }
