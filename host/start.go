@@ -290,8 +290,8 @@ func (s *starting) finish() {
 // saveProfile keeps a profile at the origin, and if that cannot be written, in the state
 // folder, for starts on this host.
 func (h *Host) saveProfile(image *Image, p *profile.Profile) (where string, err error) {
-	own, err := h.folder.readProfile(p.Image, p.Workload)
-	if err == nil && own != nil {
+	own, damaged := h.folder.readProfile(p.Image, p.Workload)
+	if own != nil {
 		if p, err = profile.Merge(own, p); err != nil {
 			return "", err
 		}
@@ -300,7 +300,7 @@ func (h *Host) saveProfile(image *Image, p *profile.Profile) (where string, err 
 	defer cancel()
 	if _, err = catalog.AddProfile(ctx, image.Store(), p); err == nil {
 		h.starts.published.Add(1)
-		if own != nil {
+		if own != nil || damaged != nil {
 			err = h.folder.dropProfile(p.Image, p.Workload)
 		}
 		return "origin", err
