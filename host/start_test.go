@@ -323,19 +323,32 @@ func TestKeptProfilesBounded(t *testing.T) {
 	}
 	defer func() { _ = dir.Close() }()
 	f := &folder{path: dir.Name(), dir: dir}
-	for i := range maxProfiles + 3 {
-		p := &profile.Profile{Image: origin.Digest{byte(i), byte(i >> 8)}, Starts: 1}
-		if err := f.writeProfile(p); err != nil {
-			t.Fatal(err)
-		}
+	age := func(name string, i int) {
 		at := time.Unix(int64(i), 0)
-		if err := os.Chtimes(filepath.Join(f.path, profileName(p.Image, "")), at, at); err != nil {
+		if err := os.Chtimes(filepath.Join(f.path, name), at, at); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for i, want := range map[int]bool{0: false, 2: false, 3: true, maxProfiles + 2: true} {
-		p, err := f.readProfile(origin.Digest{byte(i), byte(i >> 8)}, "")
-		if err != nil || (p != nil) != want {
+	for i := range maxProfiles { // of earlier processes
+		name := profileName(origin.Digest{byte(i)}, "earlier")
+		if err := os.WriteFile(filepath.Join(f.path, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		age(name, i+10)
+	}
+	for i := range 3 {
+		p := &profile.Profile{Image: origin.Digest{byte(i)}, Starts: 1}
+		if err := f.writeProfile(p); err != nil {
+			t.Fatal(err)
+		}
+		age(profileName(p.Image, ""), 1<<30+i)
+	}
+	for i, want := range map[int]bool{0: false, 2: false, 3: true, maxProfiles - 1: true} {
+		_, err := os.Stat(filepath.Join(f.path, profileName(origin.Digest{byte(i)}, "earlier")))
+		if (err == nil) != want {
+			t.Errorf("earlier profile %d: %v", i, err)
+		}
+		if p, err := f.readProfile(origin.Digest{byte(i)}, ""); err != nil || (p != nil) != (i < 3) {
 			t.Errorf("profile %d: %v, %v", i, p, err)
 		}
 	}
