@@ -7,6 +7,7 @@
 //	DELETE /v1/attachments/ID    ?force=1&wait=SECONDS → 204
 //	GET    /v1/attachments/ID/wait → 204 once the attachment has ended
 //	GET    /v1/attachments/ID/slow → SLOW: its slow reads, summed up by tier, and the newest
+//	POST   /v1/attachments/ID/mark → 204: its start is over, and remembered
 //	GET    /v1/agent             → AGENT: version, process, since when
 //	GET    /v1/stores            → {"stores": [STORE…]}: whether they answer, within 5 s
 //	POST   /v1/attachments/ID/snapshot → {"snapshot": TOKEN, "size": N, "info": INFO}, a line [OFFSET, LENGTH, ZERO]

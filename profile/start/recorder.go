@@ -40,6 +40,7 @@ type Recorder struct {
 	r     profile.Recording
 	begun time.Time   // the first touch; zero before
 	last  time.Time   // the last one
+	count int         // of touches that were kept
 	end   time.Time   // by Limit
 	timer *time.Timer // looks whether it is over; nil until it has begun in earnest
 	ended bool
@@ -75,8 +76,8 @@ func (r *Recorder) Touch(t disk.Touch) {
 			At:    max(0, t.Begun.Sub(r.begun)), Waited: t.Waited,
 		})
 	}
-	r.last = time.Now()
-	if r.timer == nil && len(r.r.Touches) >= r.opt.Least {
+	r.last, r.count = time.Now(), len(r.r.Touches)
+	if r.timer == nil && r.count >= r.opt.Least {
 		r.end = r.last.Add(r.opt.Limit)
 		r.timer = time.AfterFunc(min(r.opt.Quiet, r.opt.Limit), r.look)
 	}
@@ -129,7 +130,7 @@ func (r *Recorder) Over() <-chan struct{} { return r.over }
 func (r *Recorder) Frames() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.r.Touches)
+	return r.count
 }
 
 // Recording returns what was recorded of a start that is over, once: the recorder keeps

@@ -320,6 +320,9 @@ func TestRecorder(t *testing.T) {
 				if !ok || rec.Image != (origin.Digest{7}) || rec.Workload != "work" || len(rec.Touches) != c.frames || rec.Length != c.length {
 					t.Errorf("%d frames in %v, %v; want %d in %v", len(rec.Touches), rec.Length, ok, c.frames, c.length)
 				}
+				if n := r.Frames(); n != c.frames {
+					t.Errorf("it tells of %d frames", n)
+				}
 				if _, ok := r.Recording(); ok {
 					t.Error("a recording twice")
 				}
