@@ -77,6 +77,8 @@ type attachment struct {
 	ending   error            // why it ended, if not on purpose
 	taken    bool             // a Detach is at work
 	ended    bool
+
+	gone chan struct{} // closed when its end is over
 }
 
 // Attach opens the disks of all specs and then offers them: all, or none if one
@@ -223,11 +225,14 @@ func (h *Host) drop(a *attachment, destroy bool) error {
 	delete(h.attached, a.id)
 	if first {
 		h.gone.add(a)
+		h.ended.Add(1)
 	}
 	h.mu.Unlock()
 	if !first {
 		return nil
 	}
+	defer h.ended.Done()
+	defer close(a.gone)
 	close(a.dev.closed)
 	err := a.over.end(destroy)
 	if s := a.dev.disk.Load(); s != nil {
@@ -317,7 +322,7 @@ func (h *Host) Wait(ctx context.Context, id string) error {
 		return nil
 	}
 	select {
-	case <-a.dev.closed:
+	case <-a.gone:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

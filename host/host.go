@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -73,7 +72,7 @@ type Host struct {
 	saving  sync.WaitGroup  // keeping what starts have taught
 	saveCtx context.Context // of that; ends after Close
 	saved   context.CancelFunc
-	closing atomic.Bool // Close was called: starts are cut short by it
+	ended   sync.WaitGroup // attachments whose end is under way
 
 	mu       sync.Mutex // guards what follows
 	sources  map[string]*sourceSlot
@@ -230,7 +229,6 @@ func (h *Host) Resume(ctx context.Context, in *keep.Inherited) error {
 // Close ends what Release has left: nothing is served any more, and attachments
 // stay in the state folder. Without a Release before, it releases first.
 func (h *Host) Close() error {
-	h.closing.Store(true)
 	list, err := h.Release(context.Background())
 	if errors.Is(err, ErrClosed) {
 		err = nil
@@ -243,8 +241,12 @@ func (h *Host) Close() error {
 		h.mu.Lock()
 		a.ending = ErrClosed
 		h.mu.Unlock()
+		if s := a.dev.disk.Load(); s != nil {
+			s.start.cut()
+		}
 		err = errors.Join(err, h.drop(a, false)) // Release has seen to the overlay
 	}
+	h.ended.Wait()
 	enough := time.AfterFunc(closeTime, h.saved)
 	h.saving.Wait()
 	enough.Stop()

@@ -304,7 +304,7 @@ func (h *Host) release(s *sharedDisk) {
 	if s.Disk == nil {
 		return
 	}
-	s.start.end(!h.closing.Load())
+	s.start.end()
 	s.stop()
 	if err := s.Close(); err != nil {
 		h.log.Warn("disk not closed well", "image", s.key.image, "err", err)

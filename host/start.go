@@ -327,15 +327,22 @@ func (s *starting) mark() {
 	<-s.ended
 }
 
-// end ends the start with its disk, which is closed after that. Without keep, what was
-// recorded so far is of half a start, and dropped.
-func (s *starting) end(keep bool) {
+// cut says that what was recorded is of half a start: its process ends, and the disk goes
+// on in the next one.
+func (s *starting) cut() {
 	if s == nil {
 		return
 	}
 	s.mu.Lock()
-	s.drop = !keep
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	s.drop = true
+}
+
+// end ends the start with its disk, which is closed after that.
+func (s *starting) end() {
+	if s == nil {
+		return
+	}
 	s.recorder.Stop()
 	<-s.ended
 }

@@ -282,6 +282,26 @@ func TestStartCutShort(t *testing.T) {
 	s.close(h)
 }
 
+// TestStartUnmounted wants a start to be remembered whose attachment has ended by itself
+// just before its process ends.
+func TestStartUnmounted(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	sp := spec("tree", "a")
+	sp.Profile = ProfileRecord
+	i := s.attach(h, sp)[0]
+	o, _ := s.front.last("a")
+	readFile(t, o)
+	close(s.front.at("a").done)
+	if err := h.Wait(t.Context(), i.ID); err != nil {
+		t.Error(err)
+	}
+	s.close(h)
+	if p, err := s.profile(""); err != nil || p.Starts != 1 {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
 // TestStartDamagedProfile wants damaged profiles, here and at the origin, to do no harm.
 func TestStartDamagedProfile(t *testing.T) {
 	s := newSite(t)
