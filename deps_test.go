@@ -35,13 +35,15 @@ flatten/source     any: flatten
 layout             std: ext4 flatten
 profile            std: blockmap origin
 profile/start      any: blockmap chunk disk origin profile
+profile/plot       std: profile
+profile/inherit    std: blockmap chunk ext4 profile
 catalog            std: blockmap chunk origin profile
 generation         any: blockmap catalog chunk origin profile
 domain             any: blockmap catalog chunk origin seal
 keyring            any: blockmap catalog seal seal/agewrap sign
 publish            any: blockmap catalog chunk flatten flatten/source generation layout origin seal sign verify
 gc                 any: blockmap catalog chunk generation origin
-fsck               any: blockmap catalog chunk generation origin
+fsck               any: blockmap catalog chunk generation origin profile
 copy               any: blockmap catalog chunk generation origin
 disk               any: blockdev blockmap chunk internal/histogram internal/loglimit seal
 verify             any: blockmap chunk origin seal

@@ -137,22 +137,32 @@ func Get(ctx context.Context, s origin.Pointers, key string) (origin.Digest, err
 
 // Set makes a pointer lead to d, whatever it led to, and reports whether it
 // changed. Of several that set one pointer at once, the last wins.
-func Set(ctx context.Context, s origin.Pointers, key string, d origin.Digest) (bool, error) {
+func Set(ctx context.Context, s origin.Pointers, key string, d origin.Digest) (changed bool, err error) {
+	_, changed, err = Replace(ctx, s, key, d)
+	return changed, err
+}
+
+// Replace is Set that returns also where the pointer led before: zeros, if nowhere.
+func Replace(ctx context.Context, s origin.Pointers, key string, d origin.Digest) (was origin.Digest, changed bool, err error) {
 	value := Value(d)
 	for {
 		old, err := s.GetPointer(ctx, key)
 		if err != nil && !errors.Is(err, chunk.ErrNotFound) {
-			return false, err
+			return origin.Digest{}, false, err
 		}
 		if string(old) == string(value) {
-			return false, nil
+			return d, false, nil
 		}
 		err = s.SwapPointer(ctx, key, old, value)
-		if err == nil || !errors.Is(err, origin.ErrConflict) {
-			return err == nil, err
+		if err == nil {
+			was, _ = origin.ParseDigest(strings.TrimSuffix(string(old), "\n"))
+			return was, true, nil
+		}
+		if !errors.Is(err, origin.ErrConflict) {
+			return origin.Digest{}, false, err
 		}
 		if ctx.Err() != nil {
-			return false, ctx.Err()
+			return origin.Digest{}, false, ctx.Err()
 		}
 	}
 }

@@ -25,11 +25,12 @@ const (
 // image and workload. A profile is advice: who gets this goes on without.
 var ErrProfile = errors.New("damaged profile")
 
-const profilesPrefix = "profiles/"
+// ProfilesPrefix begins the names of all pointers to profiles.
+const ProfilesPrefix = "profiles/"
 
 // ProfilePrefix begins the names of the pointers to an image's profiles.
 func ProfilePrefix(image origin.Digest) string {
-	return profilesPrefix + hex.EncodeToString(image[:]) + "/"
+	return ProfilesPrefix + hex.EncodeToString(image[:]) + "/"
 }
 
 // noWorkload stands in a pointer's name for the empty workload: an escape that no
@@ -62,7 +63,7 @@ func plain(c byte) bool {
 // ParseProfileKey is the inverse of ProfileKey; it accepts no other spelling, and
 // no workload that profile.CheckWorkload refuses.
 func ParseProfileKey(key string) (image origin.Digest, workload string, err error) {
-	digits, name, _ := strings.Cut(strings.TrimPrefix(key, profilesPrefix), "/")
+	digits, name, _ := strings.Cut(strings.TrimPrefix(key, ProfilesPrefix), "/")
 	image, err = origin.ParseDigest("sha256:" + digits)
 	if name != noWorkload && err == nil {
 		workload, err = unescape(name)
@@ -96,7 +97,7 @@ func unescape(s string) (string, error) {
 	return string(b), nil
 }
 
-// profilesValue is what a pointer to these versions holds.
+// profilesValue is what a pointer to these versions holds: nil, if there are none.
 func profilesValue(versions []origin.Digest) []byte {
 	var b []byte
 	for _, d := range versions {
@@ -371,14 +372,26 @@ func carryProfile(ctx context.Context, src, dst Store, image origin.Digest, work
 	return err
 }
 
+// DropProfile removes one version of a profile, and the pointer with the last. One
+// that the pointer does not lead to is no error.
+func DropProfile(ctx context.Context, s Store, image origin.Digest, workload string, version origin.Digest) error {
+	return dropProfiles(ctx, s, image, workload, func(d origin.Digest) bool { return d == version })
+}
+
 // RemoveProfile removes the profile of an image and workload, all versions. None is
 // chunk.ErrNotFound.
 func RemoveProfile(ctx context.Context, s Store, image origin.Digest, workload string) error {
+	return dropProfiles(ctx, s, image, workload, func(origin.Digest) bool { return true })
+}
+
+// dropProfiles removes the versions that drop chooses; of a damaged pointer, all.
+func dropProfiles(ctx context.Context, s Store, image origin.Digest, workload string, drop func(origin.Digest) bool) error {
 	key := ProfileKey(image, workload)
 	for {
 		versions, old, err := profileVersions(ctx, s, key)
+		kept := slices.DeleteFunc(slices.Clone(versions), drop)
 		if err == nil || errors.Is(err, ErrProfile) {
-			err = s.SwapPointer(ctx, key, old, nil)
+			err = s.SwapPointer(ctx, key, old, profilesValue(kept))
 		}
 		switch {
 		case errors.Is(err, origin.ErrConflict) && ctx.Err() == nil:
@@ -387,7 +400,9 @@ func RemoveProfile(ctx context.Context, s Store, image origin.Digest, workload s
 			return describe(err, image, workload)
 		}
 		for _, v := range versions {
-			_ = s.RemoveObject(ctx, v) // else it goes with its generation
+			if !slices.Contains(kept, v) {
+				_ = s.RemoveObject(ctx, v) // else it goes with its generation
+			}
 		}
 		return nil
 	}

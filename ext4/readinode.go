@@ -1,6 +1,9 @@
 package ext4
 
-import "fmt"
+import (
+	"fmt"
+	"io/fs"
+)
 
 // flagInlineData marks a file whose contents are in its inode.
 const flagInlineData = 0x10000000
@@ -54,6 +57,23 @@ func (fsys *FS) readInode(number uint32) (*inodeView, error) {
 		return nil, err
 	}
 	return v, nil
+}
+
+// InodeBlock returns the block of the inode tables that holds an inode, in use or
+// not. A number that the file system does not have is fs.ErrNotExist.
+func (fsys *FS) InodeBlock(number uint32) (uint64, error) {
+	s := fsys.super
+	if number == 0 || number > s.inodes {
+		return 0, fmt.Errorf("ext4: inode %d, of %d: %w", number, s.inodes, fs.ErrNotExist)
+	}
+	g, err := fsys.group(uint64((number - 1) / s.inodesPerGroup))
+	if err != nil {
+		return 0, fmt.Errorf("block of inode %d: %w", number, err)
+	}
+	if g.table > s.blocks {
+		return 0, damagedBlock(g.table, "holds inodes, but there are only %d", s.blocks)
+	}
+	return g.table + uint64((number-1)%s.inodesPerGroup)*uint64(s.inodeSize)/uint64(s.blockSize), nil
 }
 
 // rawInode reads an inode of a group, by its place in the table.

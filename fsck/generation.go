@@ -28,6 +28,10 @@ type one struct {
 	images  []*blockmap.Map            // of them, the block maps
 	needed  map[chunk.ID]need          // chunks that the images need
 	held    map[chunk.ID]int64         // chunks that are there, stored bytes
+
+	profiles []*remembered
+	versions map[origin.Digest]*remembered // objects that those lead to
+	unfit    map[origin.Digest]error       // of them, those that are no profile of theirs
 }
 
 // need is what an image says of a chunk.
@@ -41,6 +45,7 @@ func (c *checker) generation(ctx context.Context, id origin.GenerationID, found 
 	g := &one{
 		checker: c, id: id, store: c.origin.Generation(id), led: map[origin.Digest][]string{}, objects: map[origin.Digest]bool{},
 		needed: map[chunk.ID]need{}, held: map[chunk.ID]int64{}, damaged: map[string]origin.Digest{},
+		versions: map[origin.Digest]*remembered{}, unfit: map[origin.Digest]error{},
 	}
 	l, err := generation.Load(ctx, c.origin)
 	if err != nil {
@@ -52,7 +57,7 @@ func (c *checker) generation(ctx context.Context, id origin.GenerationID, found 
 		}
 	}
 	g.donors = append(g.donors, c.donors...)
-	for _, step := range []func(context.Context) error{g.pointers, g.listObjects, g.leads, g.attachments, g.chunks, g.deep, g.mendPointers} {
+	for _, step := range []func(context.Context) error{g.pointers, g.listObjects, g.leads, g.checkProfiles, g.attachments, g.chunks, g.deep, g.mendPointers} {
 		if err := step(ctx); err != nil {
 			return fmt.Errorf("generation %v: %w", id, err)
 		}
@@ -73,6 +78,8 @@ func (g *one) pointers(ctx context.Context) error {
 		kind, _, _ := strings.Cut(name, "/")
 		switch kind {
 		case "names", "digests", "chains", "segments":
+		case "profiles":
+			return g.profilePointer(ctx, name)
 		default:
 			return nil
 		}
@@ -103,6 +110,7 @@ func (g *one) listObjects(ctx context.Context) error {
 			}
 			p := Problem{Generation: g.id, Kind: Damaged, What: "object", Name: d.String(), Reason: err.Error()}
 			if b, p.Repaired = g.mendObject(ctx, d, true); !p.Repaired {
+				g.dropVersion(ctx, &p, d)
 				g.problem(p)
 				g.objects[d] = true // not missing as well
 				return nil
@@ -117,9 +125,10 @@ func (g *one) listObjects(ctx context.Context) error {
 // object notes an object that is whole.
 func (g *one) object(d origin.Digest, b []byte) {
 	g.objects[d] = true
+	g.remember(d, b)
 	m, err := blockmap.Parse(b)
 	if err != nil {
-		if len(g.led[d]) == 0 {
+		if len(g.led[d]) == 0 && g.versions[d] == nil {
 			g.report.OrphanObjects = append(g.report.OrphanObjects, d.String())
 		}
 		return

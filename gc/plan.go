@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
@@ -37,7 +38,8 @@ type Planned struct {
 type PlannedImage struct {
 	BlockMap string                `json:"block_map"`
 	Why      Want                  `json:"why"`
-	In       []origin.GenerationID `json:"in"` // newest first; none: it is lost
+	In       []origin.GenerationID `json:"in"`                 // newest first; none: it is lost
+	Profiles int                   `json:"profiles,omitempty"` // workloads whose starts are remembered; they go where it goes
 }
 
 // Plan says what the next runs would do. It reads every block map, and changes
@@ -62,10 +64,37 @@ func (c *Collector) Plan(ctx context.Context) (*Plan, error) {
 		}
 		p.Generations = append(p.Generations, *g)
 	}
+	workloads, err := c.workloads(ctx, w)
+	if err != nil {
+		return nil, fmt.Errorf("plan: %w", err)
+	}
 	for _, d := range w.sorted() {
-		p.Images = append(p.Images, PlannedImage{BlockMap: d.String(), Why: *w.images[d], In: in[d]})
+		p.Images = append(p.Images, PlannedImage{BlockMap: d.String(), Why: *w.images[d], In: in[d], Profiles: len(workloads[d])})
 	}
 	return p, nil
+}
+
+// workloads returns which workloads of the wanted images have profiles, in whatever
+// generation.
+func (c *Collector) workloads(ctx context.Context, w *wanted) (map[origin.Digest]map[string]bool, error) {
+	found := map[origin.Digest]map[string]bool{}
+	for _, g := range w.list.Readable() {
+		err := c.Origin.Generation(g).ListPointers(ctx, catalog.ProfilesPrefix, func(key string) error {
+			d, workload, err := catalog.ParseProfileKey(key)
+			if err != nil || w.images[d] == nil {
+				return nil // fsck tells what is damaged
+			}
+			if found[d] == nil {
+				found[d] = map[string]bool{}
+			}
+			found[d][workload] = true
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("generation %v: %w", g, err)
+		}
+	}
+	return found, nil
 }
 
 // planOne plans a generation. in says which newer generations have which images,

@@ -84,8 +84,9 @@ const DefaultPuts = 32
 // A Result tells what was published.
 type Result struct {
 	Name         string `json:"name"`
-	Digest       string `json:"digest"`    // of the disk: the same for every publisher
-	BlockMap     string `json:"block_map"` // object that attaches the disk
+	Digest       string `json:"digest"`             // of the disk: the same for every publisher
+	BlockMap     string `json:"block_map"`          // object that attaches the disk
+	Previous     string `json:"previous,omitempty"` // block map that the name led to before, if to another one
 	SourceDigest string `json:"source_digest"`
 	ChainID      string `json:"chain_id"`
 	DiskSize     int64  `json:"disk_size"`     // bytes of the device
@@ -295,6 +296,8 @@ type publisher struct {
 	pool  *pool
 
 	layerRead []atomic.Int64 // bytes of each layer that its reader told of
+
+	previous origin.Digest // where the name led before any attempt; zeros: nowhere
 }
 
 // counters are shared by all goroutines of one publication.
@@ -354,13 +357,33 @@ func (p *publisher) point(ctx context.Context, m *blockmap.Map) error {
 			return err
 		})
 	}
+	var older origin.Digest
+	g.Go(func() error { older = p.olderImage(gctx); return nil })
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("publish %s: %w", p.name, err)
 	}
-	if _, err := catalog.SetName(ctx, p.store, p.name, d); err != nil {
+	was, _, err := catalog.Replace(ctx, p.store, catalog.NameKey(p.name), d)
+	if err != nil {
 		return fmt.Errorf("publish %s: %w", p.name, err)
 	}
+	if was == (origin.Digest{}) {
+		was = older
+	}
+	if p.previous == (origin.Digest{}) {
+		p.previous = was
+	}
 	return nil
+}
+
+// olderImage returns where the name leads in an older generation, from which it was
+// not carried yet. Nothing depends on it.
+func (p *publisher) olderImage(ctx context.Context) origin.Digest {
+	for _, g := range p.from[1:] {
+		if d, err := catalog.Get(ctx, p.place.Generation(g), catalog.NameKey(p.name)); err == nil {
+			return d
+		}
+	}
+	return origin.Digest{}
 }
 
 func (p *publisher) result(m *blockmap.Map) *Result {
@@ -371,6 +394,9 @@ func (p *publisher) result(m *blockmap.Map) *Result {
 		DiskSize: info.Size, Chunks: m.Len(),
 		NewChunks: p.newChunks.Load(), NewBytes: p.newBytes.Load(),
 		FetchedBytes: p.fetched.Load(), LayersKnown: int(p.layersKnown.Load()), Layers: len(p.img.Layers),
+	}
+	if p.previous != (origin.Digest{}) && p.previous != m.Digest() {
+		r.Previous = p.previous.String()
 	}
 	seen := make(map[chunk.ID]bool, m.Len())
 	for i := range m.Len() {

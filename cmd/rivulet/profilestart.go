@@ -131,9 +131,3 @@ func (a *app) profileRecord(ctx context.Context, ref string, args []string, o *v
 	}
 	return &r, nil
 }
-
-func (a *app) profileCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "profile", Short: "Remember what starts read", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(a.profileMarkCommand(), a.profileRecordCommand())
-	return cmd
-}

@@ -113,7 +113,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 			if err != nil {
 				return err
 			}
-			if err := a.published(res, flags.json); err != nil {
+			if err := a.published(&publication{res, a.inheritAfter(cmd.Context(), store, res)}, flags.json); err != nil {
 				return err
 			}
 			return z.prime(cmd.Context(), store, res.BlockMap, flags.json)
@@ -232,7 +232,7 @@ func (a *app) publishSalt(ctx context.Context, store origin.Origin, keys *keyrin
 	return nil
 }
 
-func (a *app) published(r *publish.Result, asJSON bool) error {
+func (a *app) published(r *publication, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(a.out).Encode(r)
 	}
@@ -240,5 +240,8 @@ func (a *app) published(r *publish.Result, asJSON bool) error {
 	a.note("published %s: disk of %s, %d chunks, %s stored", r.Name, size(r.DiskSize), r.Chunks, size(r.StoredBytes))
 	a.note("new in the store: %d chunks, %s; fetched %s; %d of %d layers were known",
 		r.NewChunks, size(r.NewBytes), size(r.FetchedBytes), r.LayersKnown, r.Layers)
+	for _, i := range r.Inherited {
+		a.note("inherited from the name's image before: what starts of workload %s read, %d frames", shownWorkload(i.Workload), i.Frames)
+	}
 	return nil
 }

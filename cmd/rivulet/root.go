@@ -36,11 +36,19 @@ const (
 // A usageError is a mistake in the command line.
 type usageError struct{ error }
 
-// An exitError is the exit status of a process that was run for the user, who needs no
-// word about it.
-type exitError int
+// An exitError ends the command with a status of its own: what it found is not a
+// failure of the command.
+type exitError struct {
+	error  // nil: there is no word about it, as for a process that was run for the user
+	status int
+}
 
-func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+func (e exitError) Error() string {
+	if e.error == nil {
+		return fmt.Sprintf("exit status %d", e.status)
+	}
+	return e.error.Error()
+}
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
@@ -77,13 +85,12 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return exitOK
 	}
 	var exit exitError
-	if errors.As(err, &exit) {
-		return int(exit)
+	exits := errors.As(err, &exit)
+	if !exits || exit.error != nil {
+		fmt.Fprintln(errOut, "rivulet: "+a.advise(err))
 	}
-	fmt.Fprintln(errOut, "rivulet: "+a.advise(err))
-	var found statusError
-	if errors.As(err, &found) {
-		return found.exit
+	if exits {
+		return exit.status
 	}
 	var usage usageError
 	if errors.As(err, &usage) || errors.As(err, new(host.SpecError)) {
@@ -142,8 +149,9 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(), a.agentCommand(),
 		a.statusCommand(), a.topCommand(), a.explainCommand(),
 		a.commitCommand(), a.overlayCommand(),
-		a.cachedCommand(), a.cacheCommand(), a.vmCommand(), a.profileCommand(),
+		a.cachedCommand(), a.cacheCommand(), a.vmCommand(),
 		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.pinCommand(), a.unpinCommand(), a.copyCommand(),
+		a.profileCommand(),
 		a.keysCommand(), a.grantCommand(), a.saltCommand(),
 		a.generationCommand(), a.gcCommand(), a.fsckCommand(), a.doctorCommand(), a.versionCommand(), a.manCommand(),
 	)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,12 +17,14 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/place"
+	"github.com/rivuletfs/rivulet/profile"
 	"github.com/rivuletfs/rivulet/store/zone/zonetest"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"rivulet": main, "cell": cell, "scrape": scrape})
+	testscript.Main(m, map[string]func(){"rivulet": main, "cell": cell, "scrape": scrape, "started": started})
 }
 
 // cell PLACE writes what is stored at a place that changes, for the value on its
@@ -33,6 +36,42 @@ func cell() {
 	}
 	if err == nil {
 		_, err = os.Stdout.Write(place.AppendCell(nil, os.Args[1], value))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// started WORKLOAD CHUNK... writes the profile of one start, which read a frame of each
+// of those chunks, a millisecond after one another, of the image that "rivulet inspect
+// --json" tells of on standard input.
+func started() {
+	var image struct {
+		BlockMap string `json:"block_map"`
+	}
+	err := json.NewDecoder(os.Stdin).Decode(&image)
+	r := profile.Recording{Length: time.Second}
+	if err == nil {
+		r.Image, err = origin.ParseDigest(image.BlockMap)
+	}
+	if err == nil && len(os.Args) < 2 {
+		err = errors.New("usage: started WORKLOAD CHUNK...")
+	}
+	for i := 2; i < len(os.Args) && err == nil; i++ {
+		var n uint64
+		n, err = strconv.ParseUint(os.Args[i], 10, 32)
+		r.Workload = os.Args[1]
+		r.Touches = append(r.Touches, profile.Touch{
+			Frame: profile.Frame{Chunk: uint32(n)}, At: time.Duration(i) * time.Millisecond, Waited: 30 * time.Millisecond,
+		})
+	}
+	var b []byte
+	if err == nil {
+		b, err = r.Profile().AppendBinary(nil)
+	}
+	if err == nil {
+		_, err = os.Stdout.Write(b)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -22,12 +22,6 @@ const (
 	failedRecent = 5 * time.Minute  // for so long a read that failed is told of
 )
 
-// A statusError is what status found: not a failure of the command.
-type statusError struct {
-	error
-	exit int
-}
-
 // A diskStatus is an attachment as status shows it.
 type diskStatus struct {
 	host.Info
@@ -187,13 +181,13 @@ func (s *hostStatus) verdict(o *observation) error {
 	case s.Healthy:
 		return nil
 	case errors.Is(o.failed, control.ErrNoAgent):
-		return statusError{errors.New(o.noAgentAdvice()), exitNoAgent}
+		return exitError{errors.New(o.noAgentAdvice()), exitNoAgent}
 	case errors.Is(o.failed, os.ErrPermission):
 		return o.failed // it may be well
 	case len(s.Problems) == 1:
-		return statusError{errors.New(s.Problems[0]), exitUnwell}
+		return exitError{errors.New(s.Problems[0]), exitUnwell}
 	}
-	return statusError{fmt.Errorf("%d things are not well, first: %s", len(s.Problems), s.Problems[0]), exitUnwell}
+	return exitError{fmt.Errorf("%d things are not well, first: %s", len(s.Problems), s.Problems[0]), exitUnwell}
 }
 
 // write writes the status for people.

@@ -21,11 +21,7 @@ func (s *hostStatus) writeStarts(w io.Writer) {
 		if problem == "" {
 			problem = "-"
 		}
-		workload := d.Start.Workload
-		if workload == "" {
-			workload = "-"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, printable(workload), startState(d.Start), d.Start.Frames, replayColumns(d.Start.Replay), printable(problem))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, shownWorkload(d.Start.Workload), startState(d.Start), d.Start.Frames, replayColumns(d.Start.Replay), printable(problem))
 	}
 }
 

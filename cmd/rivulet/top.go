@@ -86,7 +86,7 @@ func (a *app) topOnce(ctx context.Context, m *topModel, interval time.Duration) 
 	m.before = a.observe(ctx)
 	if m.before.failed != nil && m.before.cache == nil {
 		if errors.Is(m.before.failed, control.ErrNoAgent) {
-			return statusError{errors.New(m.before.noAgentAdvice()), exitNoAgent}
+			return exitError{errors.New(m.before.noAgentAdvice()), exitNoAgent}
 		}
 		return m.before.failed
 	}

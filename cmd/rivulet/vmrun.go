@@ -120,7 +120,7 @@ func (a *app) vmRun(ctx context.Context, ref string, args []string, o *vmRunOpti
 		return err
 	}
 	if exit.Code != 0 {
-		return exitError(exit.Code)
+		return exitError{status: exit.Code}
 	}
 	return nil
 }
