@@ -120,8 +120,9 @@ func (a *app) profileRecord(ctx context.Context, ref string, args []string, o *v
 		}
 	}
 	err := quiet.vmRun(ctx, ref, args, o)
-	if exit := exitError(0); errors.As(err, &exit) {
-		return nil, fmt.Errorf("the command has failed, with status %d; what it read until then is recorded", exit)
+	var exit exitError
+	if errors.As(err, &exit) && ctx.Err() == nil {
+		return nil, fmt.Errorf("the command has failed, with status %d; what it read until then is recorded", exit.status)
 	}
 	if err != nil {
 		return nil, err
