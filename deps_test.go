@@ -35,15 +35,16 @@ flatten/source     any: flatten
 layout             std: ext4 flatten
 profile            std: blockmap origin
 profile/start      any: blockmap chunk disk origin profile
+pack               std: blockmap chunk
 profile/plot       std: profile
 profile/inherit    std: blockmap chunk ext4 profile
 catalog            std: blockmap chunk origin profile
 generation         any: blockmap catalog chunk origin profile
 domain             any: blockmap catalog chunk origin seal
 keyring            any: blockmap catalog seal seal/agewrap sign
-publish            any: blockmap catalog chunk flatten flatten/source generation layout origin seal sign verify
+publish            any: blockmap catalog chunk flatten flatten/source generation layout origin pack seal sign verify
 gc                 any: blockmap catalog chunk generation origin
-fsck               any: blockmap catalog chunk generation origin profile
+fsck               any: blockmap catalog chunk generation origin pack profile
 copy               any: blockmap catalog chunk generation origin
 disk               any: blockdev blockmap chunk internal/histogram internal/loglimit seal
 verify             any: blockmap chunk origin seal
@@ -74,7 +75,7 @@ frontend/vhostuser/internal/transport any: frontend/vhostuser/internal/wire
 frontend/vhostuser/vhostuserclient any: blockdev frontend/vhostuser/internal/transport frontend/vhostuser/internal/virtqueue frontend/vhostuser/internal/wire
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
-host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram origin overlay profile profile/start seal sign
+host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram origin overlay pack profile profile/start seal sign
 host/keep          any: internal/fdpass internal/systemd
 host/frontends     any: frontend/fuse frontend/loopmount frontend/nbd frontend/vhostuser host host/keep internal/fdpass
 telemetry          any: cached cached/cachedclient chunk disk frontend/nbd generation host internal/histogram origin store/cache store/zone tier

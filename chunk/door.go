@@ -152,7 +152,7 @@ func (d *Door) checkFrames(ctx context.Context, id ID, k *desk, b []byte) error 
 			copy(b[off:], whole)
 			return err
 		}
-		if err := k.header.verifyFrame(id, i, b[off:off+size]); err != nil {
+		if err := k.header.VerifyFrame(id, i, b[off:off+size]); err != nil {
 			return err
 		}
 		off += size
@@ -220,7 +220,7 @@ func (d *Door) fetchFrames(ctx context.Context, id ID, k *desk, b []byte, first,
 	at := 0
 	for i := first; i <= last; i++ {
 		next := at + int(k.header.Frames[i].Len)
-		if err := k.header.verifyFrame(id, i, b[at:next]); err != nil {
+		if err := k.header.VerifyFrame(id, i, b[at:next]); err != nil {
 			return nil, err
 		}
 		at = next

@@ -208,9 +208,9 @@ func (h *Header) ParseAs(id ID, b []byte) error {
 	return nil
 }
 
-// verifyFrame checks the stored bytes of frame i. Its error is a
-// *CorruptError.
-func (h *Header) verifyFrame(id ID, i int, stored []byte) error {
+// VerifyFrame checks that stored is what h, the header of id, says of frame i,
+// which h has. Its error is a *CorruptError.
+func (h *Header) VerifyFrame(id ID, i int, stored []byte) error {
 	if len(stored) != int(h.Frames[i].Len) {
 		return &CorruptError{id, fmt.Sprintf("frame %d has %d bytes, want %d", i, len(stored), h.Frames[i].Len)}
 	}
@@ -233,7 +233,7 @@ func Verify(id ID, object []byte) (Header, error) {
 	off := h.Len()
 	for i := range h.Frames {
 		end := off + int(h.Frames[i].Len)
-		if err := h.verifyFrame(id, i, object[off:end]); err != nil {
+		if err := h.VerifyFrame(id, i, object[off:end]); err != nil {
 			return Header{}, err
 		}
 		off = end

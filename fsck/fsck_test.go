@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/blockmap/blockmaptest"
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
@@ -19,6 +20,7 @@ import (
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/place"
+	"github.com/rivuletfs/rivulet/pack"
 	"github.com/rivuletfs/rivulet/store/dir"
 	"github.com/rivuletfs/rivulet/store/memory"
 )
@@ -397,5 +399,65 @@ func TestPinOfNothing(t *testing.T) {
 	r := run(t, o, fsck.Options{})
 	if r.Sound() || !slices.ContainsFunc(r.Problems, func(p fsck.Problem) bool { return p.What == "pin" }) {
 		t.Errorf("%+v", r.Problems)
+	}
+}
+
+// withMetadata is img with a metadata object, which it returns.
+func withMetadata(t *testing.T) (*blockmaptest.Image, []byte) {
+	t.Helper()
+	object, err := pack.Metadata(img.Map, func(c *blockmap.Chunk) ([]byte, error) {
+		i := slices.IndexFunc(img.Chunks, func(o chunktest.Object) bool { return o.ID == c.ID })
+		return img.Chunks[i].Bytes, nil
+	})
+	ok(t, err)
+	info := img.Map.Info()
+	info.Metadata = origin.Sum(object)
+	chunks := make([]blockmap.Chunk, img.Map.Len())
+	for i := range chunks {
+		chunks[i] = img.Map.Chunk(i)
+	}
+	b, err := blockmap.Encode(&info, chunks)
+	ok(t, err)
+	m, err := blockmap.Parse(b)
+	ok(t, err)
+	return &blockmaptest.Image{Map: m, Chunks: img.Chunks}, object
+}
+
+// TestMetadataObject: the object with an image's metadata is no orphan, and one that is
+// missing or damaged is made again of the image's chunks, if they are there.
+func TestMetadataObject(t *testing.T) {
+	with, object := withMetadata(t)
+	damages := map[string]func(s origin.Store, path string) error{
+		"missing": func(s origin.Store, _ string) error { return s.RemoveObject(ctx, origin.Sum(object)) },
+		"damaged": func(_ origin.Store, path string) error {
+			return overwrite(file(path, "objects/sha256", origin.Sum(object)), make([]byte, len(object)))
+		},
+	}
+	for name, do := range damages {
+		for _, chunks := range []bool{true, false} {
+			path := t.TempDir()
+			o, err := dir.Open(path, true)
+			ok(t, err)
+			publish(t, o, 1, "x", with)
+			_, err = o.Generation(1).PutObject(ctx, object)
+			ok(t, err)
+			if r := run(t, o, fsck.Options{}); !r.Sound() || len(r.OrphanObjects) != 0 {
+				t.Errorf("with its object: %+v", r)
+			}
+			ok(t, do(o.Generation(1), path))
+			if !chunks {
+				ok(t, o.Generation(1).Remove(ctx, with.Chunks[0].ID))
+			}
+			if r := run(t, o, fsck.Options{}); r.Sound() || !strings.Contains(r.Problems[0].String(), name) {
+				t.Errorf("%s: %+v", name, r.Problems)
+			}
+			r := run(t, o, fsck.Options{Repair: true})
+			if r.Sound() != chunks {
+				t.Errorf("%s, repaired with its chunks %v: %+v", name, chunks, r.Problems)
+			}
+			if again := run(t, o, fsck.Options{Deep: true}); again.Sound() != chunks {
+				t.Errorf("%s, after repair with its chunks %v: %+v", name, chunks, again.Problems)
+			}
+		}
 	}
 }

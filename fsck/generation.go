@@ -25,6 +25,8 @@ type one struct {
 	led     map[origin.Digest][]string // object → pointers that lead to it
 	damaged map[string]origin.Digest   // damaged pointers → where they led, if that is known elsewhere
 	objects map[origin.Digest]bool     // those that are there and whole
+	broken  map[origin.Digest]int      // those that are there and damaged → their problem
+	loose   []origin.Digest            // objects to which no pointer leads, other than block maps
 	images  []*blockmap.Map            // of them, the block maps
 	needed  map[chunk.ID]need          // chunks that the images need
 	held    map[chunk.ID]int64         // chunks that are there, stored bytes
@@ -43,7 +45,7 @@ type need struct {
 // generation checks one generation, and adds the images that it has to found.
 func (c *checker) generation(ctx context.Context, id origin.GenerationID, found map[origin.Digest]bool) error {
 	g := &one{
-		checker: c, id: id, store: c.origin.Generation(id), led: map[origin.Digest][]string{}, objects: map[origin.Digest]bool{},
+		checker: c, id: id, store: c.origin.Generation(id), led: map[origin.Digest][]string{}, objects: map[origin.Digest]bool{}, broken: map[origin.Digest]int{},
 		needed: map[chunk.ID]need{}, held: map[chunk.ID]int64{}, damaged: map[string]origin.Digest{},
 		versions: map[origin.Digest]*remembered{}, unfit: map[origin.Digest]error{},
 	}
@@ -110,6 +112,7 @@ func (g *one) listObjects(ctx context.Context) error {
 			}
 			p := Problem{Generation: g.id, Kind: Damaged, What: "object", Name: d.String(), Reason: err.Error()}
 			if b, p.Repaired = g.mendObject(ctx, d, true); !p.Repaired {
+				g.broken[d] = len(g.report.Problems)
 				g.dropVersion(ctx, &p, d)
 				g.problem(p)
 				g.objects[d] = true // not missing as well
@@ -129,7 +132,7 @@ func (g *one) object(d origin.Digest, b []byte) {
 	m, err := blockmap.Parse(b)
 	if err != nil {
 		if len(g.led[d]) == 0 && g.versions[d] == nil {
-			g.report.OrphanObjects = append(g.report.OrphanObjects, d.String())
+			g.loose = append(g.loose, d)
 		}
 		return
 	}
@@ -162,14 +165,35 @@ func (g *one) leads(ctx context.Context) error {
 			g.problem(p)
 		}
 	}
+	g.metadata(ctx)
+	return ctx.Err()
+}
+
+// metadata checks that the metadata objects that block maps name are there. Other
+// objects to which nothing leads are orphans.
+func (g *one) metadata(ctx context.Context) {
+	named := map[origin.Digest]bool{}
 	for _, m := range g.images {
-		if meta := m.Info().Metadata; meta != (origin.Digest{}) && !g.objects[meta] {
+		meta := m.Info().Metadata
+		if meta == (origin.Digest{}) {
+			continue
+		}
+		named[meta] = true
+		if i, ok := g.broken[meta]; ok && !g.report.Problems[i].Repaired {
+			p := &g.report.Problems[i]
+			p.Needed, p.Repaired = m.Digest().String(), g.makeMetadata(ctx, m, true)
+		}
+		if !g.objects[meta] {
 			p := Problem{Generation: g.id, Kind: Missing, What: "object", Name: meta.String(), Needed: m.Digest().String()}
-			p.Repaired = g.bringObject(ctx, meta)
+			p.Repaired = g.bringObject(ctx, meta) || g.makeMetadata(ctx, m, false)
 			g.problem(p)
 		}
 	}
-	return ctx.Err()
+	for _, d := range g.loose {
+		if !named[d] {
+			g.report.OrphanObjects = append(g.report.OrphanObjects, d.String())
+		}
+	}
 }
 
 // bringObject brings an object that is missing, if it can.

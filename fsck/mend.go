@@ -10,6 +10,7 @@ import (
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/pack"
 )
 
 // mendChunk puts a chunk there, out of the first place that has it right, and
@@ -59,6 +60,28 @@ func (g *one) mendObject(ctx context.Context, d origin.Digest, there bool) ([]by
 		return b, err == nil
 	}
 	return nil, false
+}
+
+// makeMetadata makes the metadata object of an image again out of its chunks, if it is
+// one of those that can be (see pack.Metadata), and reports whether it is there then.
+// there says that something of its name is.
+func (g *one) makeMetadata(ctx context.Context, m *blockmap.Map, there bool) bool {
+	if !g.opt.Repair {
+		return false
+	}
+	buf := make([]byte, blockmap.MaxStored(chunk.MaxSize)+1)
+	b, err := pack.Metadata(m, func(c *blockmap.Chunk) ([]byte, error) {
+		return readChunk(ctx, g.store.Fetch, c.ID, int64(c.Stored), buf)
+	})
+	want := m.Info().Metadata
+	if err != nil || want.Check(b) != nil || there && g.store.RemoveObject(ctx, want) != nil {
+		return false
+	}
+	if _, err := g.store.PutObject(ctx, b); err != nil {
+		return false
+	}
+	g.objects[want] = true
+	return true
 }
 
 // isName reports whether a pointer is a name: what it says, nobody else knows.

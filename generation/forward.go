@@ -105,10 +105,11 @@ func bringMap(ctx context.Context, m *blockmap.Map, o origin.Origin, from origin
 	src := o.Generation(from)
 	if meta := m.Info().Metadata; meta != (origin.Digest{}) {
 		b, err := src.GetObject(ctx, meta, origin.MaxObjectBytes)
+		lost := errors.Is(err, chunk.ErrNotFound) || errors.Is(err, origin.ErrCorrupt)
 		if err == nil {
 			_, err = dst.PutObject(ctx, b)
 		}
-		if err != nil {
+		if err != nil && !lost { // an image is whole without it; fsck makes it again
 			return fmt.Errorf("object %v: %w", meta, err)
 		}
 	}

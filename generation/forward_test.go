@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/blockmap/blockmaptest"
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
@@ -72,6 +73,41 @@ func TestForward(t *testing.T) {
 	}
 	if _, err := catalog.Get(ctx, s, catalog.NameKey("x")); !errors.Is(err, chunk.ErrNotFound) {
 		t.Errorf("the name was carried too: %v", err)
+	}
+}
+
+// TestForwardMetadata carries the object that a block map names, and an image that has
+// lost it all the same.
+func TestForwardMetadata(t *testing.T) {
+	plain := blockmaptest.Small(1, 3)
+	info, object := plain.Map.Info(), []byte("tables and directories")
+	info.Metadata = origin.Sum(object)
+	var chunks []blockmap.Chunk
+	for i := range plain.Map.Len() {
+		chunks = append(chunks, plain.Map.Chunk(i))
+	}
+	b, err := blockmap.Encode(&info, chunks)
+	check(t, err)
+	m, err := blockmap.Parse(b)
+	check(t, err)
+	img := &blockmaptest.Image{Map: m, Chunks: plain.Chunks}
+	for _, lost := range []bool{false, true} {
+		o := memory.New()
+		publish(t, o, 1, "x", img)
+		if !lost {
+			_, err := o.Generation(1).PutObject(ctx, object)
+			check(t, err)
+		}
+		g2 := renew(t, o)
+		f := Forwarder{Origin: o}
+		_, err := f.Forward(ctx, img.Digest(), 1, g2)
+		check(t, err)
+		if _, err := o.Generation(g2).GetObject(ctx, img.Digest(), 1<<20); err != nil {
+			t.Errorf("block map, with the object lost %v: %v", lost, err)
+		}
+		if got, err := o.Generation(g2).GetObject(ctx, info.Metadata, 100); lost != errors.Is(err, chunk.ErrNotFound) || !lost && !bytes.Equal(got, object) {
+			t.Errorf("object, lost %v: %q, %v", lost, got, err)
+		}
 	}
 }
 
@@ -289,22 +325,21 @@ func TestAttach(t *testing.T) {
 	}
 }
 
-func TestSampled(t *testing.T) {
+func TestSampler(t *testing.T) {
 	defer goleak.VerifyNone(t)
-	cache, o := memory.New().Generation(1), memory.New()
+	o := memory.New()
 	img := blockmaptest.Small(1, 2)
-	check(t, img.Put(ctx, cache))
 	publish(t, o, 1, "x", img)
 	check(t, o.Generation(1).Remove(ctx, img.Chunks[1].ID))
 	i, err := NewView(o, Options{}).Open(ctx, "x")
 	check(t, err)
 	missing := make(chan chunk.ID, 1)
-	s := NewSampled(cache, i, 1, func(id chunk.ID) { missing <- id })
+	s := NewSampler(i, 1, func(id chunk.ID) { missing <- id })
 	for _, c := range img.Chunks {
-		b := make([]byte, len(c.Bytes))
-		if n, err := s.Fetch(ctx, c.ID, b, 0); err != nil || n != len(b) {
-			t.Errorf("Fetch = %d, %v", n, err)
+		if !s.Pick() {
+			t.Error("of all, one is left out")
 		}
+		s.Look(c.ID)
 	}
 	if id := <-missing; id != img.Chunks[1].ID {
 		t.Errorf("%v is missing", id)
@@ -314,10 +349,11 @@ func TestSampled(t *testing.T) {
 	}
 	check(t, s.Close())
 
-	never := NewSampled(cache, nil, 0, nil) // asks nobody
+	never := NewSampler(nil, 0, nil)
 	for range 100 {
-		_, err := never.Fetch(ctx, img.Chunks[0].ID, make([]byte, 10), 0)
-		check(t, err)
+		if never.Pick() {
+			t.Error("of none, one is picked")
+		}
 	}
 	check(t, never.Close())
 }

@@ -68,25 +68,3 @@ func (s *Sampler) Close() error {
 	s.done.Wait()
 	return nil
 }
-
-// Sampled is a cache whose hits a Sampler is told of.
-type Sampled struct {
-	*Sampler
-	cache chunk.Source
-}
-
-var _ chunk.Source = (*Sampled)(nil)
-
-// NewSampled returns cache with a Sampler of its own; see [NewSampler].
-func NewSampled(cache chunk.Source, origin chunk.Prober, rate float64, missing func(chunk.ID)) *Sampled {
-	return &Sampled{Sampler: NewSampler(origin, rate, missing), cache: cache}
-}
-
-// Fetch implements [chunk.Source].
-func (s *Sampled) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
-	n, err := s.cache.Fetch(ctx, id, dst, off)
-	if err == nil && s.Pick() {
-		s.Look(id)
-	}
-	return n, err
-}

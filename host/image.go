@@ -21,6 +21,8 @@ type Reader struct {
 	Required []sign.PublicKey
 	// Spellings returns what else an image may be called; nil: nothing.
 	Spellings func(ref string) []string
+
+	found func(*generation.Image) // told of the image before it is unlocked; nil: nobody
 }
 
 // An Image is an image that can be read: found, vouched for as far as was asked,
@@ -58,6 +60,9 @@ func (r *Reader) Open(ctx context.Context, v *generation.View, ref string, stays
 	i, err := r.find(ctx, v, ref, stays)
 	if err != nil {
 		return nil, err
+	}
+	if r.found != nil {
+		r.found(i)
 	}
 	at := &tracked{v.Origin().Generation(i.Generation()), make(map[string][]byte)}
 	m, err := r.read(ctx, i.Map, at)

@@ -14,6 +14,7 @@ import (
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/pack"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/sign"
 )
@@ -236,12 +237,25 @@ func (h *Host) openStarting(ctx context.Context, s *sharedDisk, src *Source, r *
 
 // openFound opens the disk of s, as it is found at its origin.
 func (h *Host) openFound(ctx context.Context, s *sharedDisk, src *Source, r *Reader) (*Image, error) {
+	var metadata *pack.Fetch
+	r.found = func(i *generation.Image) {
+		if src.Near {
+			return
+		}
+		metadata = newMetadata(i, h.log)
+		if metadata != nil && h.cfg.Cache == nil { // else the cache may have it all
+			metadata.Start()
+		}
+	}
 	image, err := r.Open(ctx, src.View, s.key.image.String(), true)
 	if err != nil {
+		if metadata != nil {
+			metadata.Close()
+		}
 		return nil, err
 	}
 	s.kept = &Kept{Near: src.Near, Attachments: image.attachments}
-	if s.Disk, err = h.stack.Disk(image, src.Near, src.Bound); err != nil {
+	if s.Disk, err = h.stack.disk(image.Unlocked, image, metadata, src.Near, src.Bound); err != nil {
 		return nil, err
 	}
 	s.keep(image.Keep)
@@ -256,7 +270,7 @@ func (h *Host) openKept(ctx context.Context, s *sharedDisk, r *record, reader *R
 		return err
 	}
 	image := h.lateImage(m, r.Spec.Store)
-	if s.Disk, err = h.stack.disk(m, image, r.Kept.Near, nil); err != nil {
+	if s.Disk, err = h.stack.disk(m, image, nil, r.Kept.Near, nil); err != nil {
 		return err
 	}
 	s.kept, s.late = r.Kept, image

@@ -10,6 +10,7 @@ import (
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/pack"
 	"github.com/rivuletfs/rivulet/seal"
 )
 
@@ -48,21 +49,29 @@ type Stack struct {
 type Disk struct {
 	*disk.Disk
 
-	image   published
-	sampler *generation.Sampler // nil: there is no cache
+	image    published
+	sampler  *generation.Sampler // nil: there is no cache
+	metadata *pack.Fetch         // nil: it has no metadata object, or does without
 }
 
 // Disk puts the layers of reading together, nearest first: memory, the cache, the
-// checking door, the bound of what is asked of the store, the image's generation.
+// image's metadata object, the checking door, the bound of what is asked of the store,
+// the image's generation.
 // If the cache or the store is near, it reads by the frame; if only the cache is, and
-// that is away, by the chunk. bound is the Source's.
+// that is away, by the chunk. A near store is not asked for the metadata object; of
+// another one it is fetched when a chunk of it has to come from there. bound is the
+// Source's.
 // The caller closes the disk.
 func (s *Stack) Disk(image *Image, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
-	return s.disk(image.Unlocked, image, near, bound)
+	if near {
+		return s.disk(image.Unlocked, image, nil, near, bound)
+	}
+	return s.disk(image.Unlocked, image, newMetadata(image.Image, s.Logger), near, bound)
 }
 
-func (s *Stack) disk(m *blockmap.Map, image published, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
-	d := &Disk{image: image}
+// disk takes over metadata.
+func (s *Stack) disk(m *blockmap.Map, image published, metadata *pack.Fetch, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
+	d := &Disk{image: image, metadata: metadata}
 	var src chunk.Source = image
 	if bound != nil {
 		src = bound(image, m.Digest().String())
@@ -71,7 +80,12 @@ func (s *Stack) disk(m *blockmap.Map, image published, near bool, bound func(src
 	if near || s.Cache != nil {
 		o.Mode = disk.SingleFrames
 	}
-	reader := chunk.Traced(chunk.NewDoor(src), chunk.Origin)
+	var reader chunk.Reader = chunk.NewDoor(src)
+	var requests origin.Requester = image
+	if metadata != nil {
+		reader, requests = metadata.Reader(reader), unpacked{image, metadata}
+	}
+	reader = chunk.Traced(reader, chunk.Origin)
 	if s.Cache != nil {
 		rate := s.Sample
 		if rate == 0 {
@@ -79,7 +93,7 @@ func (s *Stack) disk(m *blockmap.Map, image published, near bool, bound func(src
 		}
 		// The image raises the alarm itself when it finds a chunk missing.
 		d.sampler = generation.NewSampler(image, rate, func(chunk.ID) {})
-		reader = watched{s.Cache.Reader(image, witness{reader}), d.sampler}
+		reader = watched{s.Cache.Reader(requests, witness{reader}), d.sampler}
 		o.Near = watched{s.Cache.Held(), d.sampler}
 		if !near {
 			o.Whole = s.Cache.Away
@@ -96,6 +110,9 @@ func (s *Stack) disk(m *blockmap.Map, image published, near bool, bound func(src
 func (d *Disk) Close() error { return errors.Join(d.Disk.Close(), d.closeUnder()) }
 
 func (d *Disk) closeUnder() error {
+	if d.metadata != nil {
+		d.metadata.Close()
+	}
 	if d.sampler == nil {
 		return nil
 	}

@@ -6,10 +6,12 @@
 //	publisher.pub    its public key, for those who trust it
 //	trusted.pub      public keys of publishers whose work is taken over, one a line
 //	salts            IDs of the salts that were seen, one a line
+//	generations      where this user published last, a line for each store
 //
 // Secrets are files that nobody else can read, or they are refused; so is what
-// this user was told, if others can write it. Nothing is ever replaced: a key that
-// is made anew could not open, or vouch for, what was done with the old one.
+// this user was told, if others can write it. None of that is ever replaced: a key that
+// is made anew could not open, or vouch for, what was done with the old one. The
+// generations are guesses, and change.
 package keyring
 
 import (
@@ -33,6 +35,8 @@ const (
 	publicFile    = "publisher.pub"
 	trustedFile   = "trusted.pub"
 	saltsFile     = "salts"
+
+	generationsFile = "generations"
 
 	maxTrustedBytes = 1 << 20
 )

@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -185,6 +186,55 @@ func TestCheckSalt(t *testing.T) {
 	if err := f.CheckSalt(store, first, never); err == nil || !strings.Contains(err.Error(), "line 1") {
 		t.Errorf("a damaged file: %v; want the line", err)
 	}
+}
+
+func TestSeen(t *testing.T) {
+	f, salt := open(t), newSalt(t, 1)
+	const store = "s3://bucket/a prefix"
+	guess := func(what, store string, generation uint32, ok bool) {
+		t.Helper()
+		id, g, found := f.Seen(store, "d")
+		if found != ok || ok && (id != salt.ID() || g != generation) {
+			t.Errorf("%s: salt %x, generation %d, %v; want generation %d, %v", what, id, g, found, generation, ok)
+		}
+	}
+	guess("in a folder that is not there", store, 0, false)
+	if err := f.See(store, 7); err != nil {
+		t.Fatal(err)
+	}
+	guess("without a salt", store, 0, false)
+	if _, err := f.KeepSalt(store, salt); err != nil {
+		t.Fatal(err)
+	}
+	guess("seen", store, 7, true)
+	for _, g := range []uint32{8, 8} {
+		if err := f.See(store, g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	guess("seen later", store, 8, true)
+	guess("another store", "dir:/x", 0, false)
+	if b, err := os.ReadFile(f.file(generationsFile)); err != nil || string(b) != "s3:%2F%2Fbucket%2Fa%20prefix 8\n" {
+		t.Errorf("the file has %q, %v", b, err)
+	}
+	for i := range 20 { // a file that does not grow without bound, and forgets the oldest
+		if err := f.See(fmt.Sprintf("s3://bucket/%04000d", i), 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := os.Stat(f.file(generationsFile))
+	if err != nil || info.Size() > maxSeenBytes {
+		t.Fatalf("%v, %v; want at most %d bytes", info, err, maxSeenBytes)
+	}
+	guess("long ago", store, 0, false)
+	if err := os.WriteFile(f.file(generationsFile), []byte("s3:%zz 1\nx\ns3:%2F%2Fbucket%2Fa%20prefix -1\n\x00"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	guess("in a damaged file", store, 0, false)
+	if err := f.See(store, 9); err != nil {
+		t.Fatal(err)
+	}
+	guess("seen again", store, 9, true)
 }
 
 func TestFolderOfTheUser(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
@@ -174,17 +176,21 @@ func (m *commit) put(ctx context.Context, g origin.GenerationID) (origin.Digest,
 	if m.pool, err = newPool(&m.opts, m.store, &m.counters); err != nil {
 		return origin.Digest{}, err
 	}
-	if err := m.bring(ctx); err != nil {
+	together, err := m.bring(ctx)
+	if err != nil {
 		return origin.Digest{}, err
 	}
 	total := int64(len(m.touched)) * int64(m.opts.Params.Chunk)
-	sealed, err := m.pool.store(ctx, len(m.touched), m.read, m.progress.storing(metadata, total))
-	if err != nil {
+	sealed, err := m.pool.storeShown(ctx, len(m.touched), m.read, func(i int, object []byte) {
+		together.touched(ctx, m.touched[i], object)
+	}, m.progress.storing(metadata, total))
+	object, putErr := together.wait()
+	if err := errors.Join(err, putErr); err != nil {
 		return origin.Digest{}, err
 	}
 	info := m.Base.Info()
 	info.Size, info.SaltID = m.Size, m.opts.Salt.ID()
-	info.Disk, info.Source, info.ChainID, info.Metadata = origin.Digest{}, origin.Digest{}, origin.Digest{}, origin.Digest{}
+	info.Disk, info.Source, info.ChainID, info.Metadata = origin.Digest{}, origin.Digest{}, origin.Digest{}, object
 	made, err := m.storeMap(ctx, &info, m.table(sealed))
 	if err != nil {
 		return origin.Digest{}, err
@@ -194,11 +200,12 @@ func (m *commit) put(ctx context.Context, g origin.GenerationID) (origin.Digest,
 }
 
 // bring looks where the base is, and who has signed it, and brings what stays of
-// it to the generation that is published into.
-func (m *commit) bring(ctx context.Context) error {
+// it to the generation that is published into. It returns the metadata object in the
+// making, with what stays of the base's.
+func (m *commit) bring(ctx context.Context) (*changedSheaf, error) {
 	l, err := generation.Load(ctx, m.place)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, at := range l.Readable() {
 		store := m.place.Generation(at)
@@ -207,22 +214,34 @@ func (m *commit) bring(ctx context.Context) error {
 			continue
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if _, err := sign.Require(ctx, m.Base, store, m.opts.trusted()...); err != nil {
-			return fmt.Errorf("%w: %w", ErrUntrusted, err)
-		}
-		if at == m.gen {
+		var together *changedSheaf
+		var g errgroup.Group
+		g.Go(func() error {
+			together = m.sheaf(ctx, store)
 			return nil
-		}
-		ids := make([]chunk.ID, len(m.taken))
-		for i, pos := range m.taken {
-			ids[i] = m.Base.Chunk(pos).ID
-		}
-		_, err = m.forward.Chunks(ctx, ids, at, m.gen)
-		return err
+		})
+		g.Go(func() error { return m.bringFrom(ctx, at) })
+		return together, g.Wait()
 	}
-	return fmt.Errorf("%v: %w", m.Base, chunk.ErrNotFound)
+	return nil, fmt.Errorf("%v: %w", m.Base, chunk.ErrNotFound)
+}
+
+// bringFrom brings what stays of the base from the generation that has it.
+func (m *commit) bringFrom(ctx context.Context, at origin.GenerationID) error {
+	if _, err := sign.Require(ctx, m.Base, m.place.Generation(at), m.opts.trusted()...); err != nil {
+		return fmt.Errorf("%w: %w", ErrUntrusted, err)
+	}
+	if at == m.gen {
+		return nil
+	}
+	ids := make([]chunk.ID, len(m.taken))
+	for i, pos := range m.taken {
+		ids[i] = m.Base.Chunk(pos).ID
+	}
+	_, err := m.forward.Chunks(ctx, ids, at, m.gen)
+	return err
 }
 
 // read reads the i-th touched chunk into buf.

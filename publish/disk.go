@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/bits"
@@ -42,7 +43,7 @@ func (p *publisher) disk(ctx context.Context, segments []*segment) (*blockmap.Ma
 	if err != nil {
 		return nil, err
 	}
-	places, sealed, err := p.storeMeta(ctx, meta)
+	places, sealed, object, err := p.storeMeta(ctx, meta)
 	if err != nil {
 		return nil, err
 	}
@@ -57,21 +58,25 @@ func (p *publisher) disk(ctx context.Context, segments []*segment) (*blockmap.Ma
 	for i, place := range places {
 		t.add(place, &sealed[i])
 	}
-	return p.blockMap(ctx, segments, disk, t)
+	return p.blockMap(ctx, segments, disk, object, t)
 }
 
-// storeMeta stores what is written in meta and tells where each chunk lies.
-func (p *publisher) storeMeta(ctx context.Context, meta *sparse) ([]uint32, []stored, error) {
+// storeMeta stores what is written in meta, each chunk and the object that has them
+// together, and tells where each chunk lies.
+func (p *publisher) storeMeta(ctx context.Context, meta *sparse) ([]uint32, []stored, origin.Digest, error) {
 	places := meta.written()
-	sealed, err := p.pool.store(ctx, len(places), func(_ context.Context, i int, buf []byte) error {
+	together := newSheaf(len(places), p.store.PutObject)
+	sealed, err := p.pool.storeShown(ctx, len(places), func(_ context.Context, i int, buf []byte) error {
 		n, err := meta.file.ReadAt(buf, int64(places[i])*int64(len(buf)))
 		if err == io.EOF { // the file ends where the last write did
 			clear(buf[n:])
 			err = nil
 		}
 		return err
-	}, p.progress.storing(metadata, int64(len(places))*int64(p.opts.Params.Chunk)))
-	return places, sealed, err
+	}, func(i int, object []byte) { together.add(ctx, places[i], object) },
+		p.progress.storing(metadata, int64(len(places))*int64(p.opts.Params.Chunk)))
+	object, putErr := together.wait()
+	return places, sealed, object, errors.Join(err, putErr)
 }
 
 // A table is the chunk table of a block map in the making.
@@ -94,13 +99,13 @@ func (t *table) Swap(i, j int) {
 	t.chunk[i], t.chunk[j] = t.chunk[j], t.chunk[i]
 }
 
-func (p *publisher) blockMap(ctx context.Context, segments []*segment, disk *layout.Disk, t table) (*blockmap.Map, error) {
+func (p *publisher) blockMap(ctx context.Context, segments []*segment, disk *layout.Disk, meta origin.Digest, t table) (*blockmap.Map, error) {
 	sort.Sort(&t)
 	info := &blockmap.Info{
 		Layout: layout.Version, Size: disk.Size,
 		ChunkLog2: log2(p.opts.Params.Chunk), FrameLog2: log2(p.opts.Frame),
 		Source: origin.Digest(hashBytes(p.img.Digest)), ChainID: p.chainID(), Config: p.img.Config,
-		SaltID: p.opts.SaltID,
+		Metadata: meta, SaltID: p.opts.SaltID,
 	}
 	for i, s := range segments {
 		src := p.img.Layers[i]

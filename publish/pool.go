@@ -75,6 +75,12 @@ func (p *pool) give(buf []byte) { p.buffers <- buf }
 // store seals and stores n chunks: fill puts chunk i into a buffer. The result
 // has a hole for each chunk of zeros.
 func (p *pool) store(ctx context.Context, n int, fill func(ctx context.Context, i int, buf []byte) error, done func(bytes int)) ([]stored, error) {
+	return p.storeShown(ctx, n, fill, func(int, []byte) {}, done)
+}
+
+// storeShown is store that shows what each chunk is stored as, nothing of a hole, as
+// soon as it is sealed; show does not keep it.
+func (p *pool) storeShown(ctx context.Context, n int, fill func(ctx context.Context, i int, buf []byte) error, show func(i int, object []byte), done func(bytes int)) ([]stored, error) {
 	out := make([]stored, n)
 	g, gctx := errgroup.WithContext(ctx)
 	for i := range n {
@@ -89,7 +95,7 @@ func (p *pool) store(ctx context.Context, n int, fill func(ctx context.Context, 
 			}
 			size := len(buf)
 			var err error
-			out[i], err = p.put(gctx, buf)
+			out[i], err = p.putShown(gctx, buf, func(object []byte) { show(i, object) })
 			done(size)
 			return err
 		})
@@ -102,10 +108,19 @@ func (p *pool) store(ctx context.Context, n int, fill func(ctx context.Context, 
 
 // put seals the chunk in buf, gives that back and stores what was sealed.
 func (p *pool) put(ctx context.Context, buf []byte) (stored, error) {
+	return p.putShown(ctx, buf, func([]byte) {})
+}
+
+// putShown is put that shows what the chunk is stored as; see storeShown.
+func (p *pool) putShown(ctx context.Context, buf []byte, show func(object []byte)) (stored, error) {
 	st, object, err := p.seal(ctx, chunk.Trim(buf))
 	p.give(buf)
-	if err != nil || st.hole() {
+	if err != nil {
 		return stored{}, err
+	}
+	show(object)
+	if st.hole() {
+		return stored{}, nil
 	}
 	defer func() { p.objects <- object }()
 	added, err := p.sink.Put(ctx, st.ID, object)

@@ -116,18 +116,62 @@ func Image(ctx context.Context, place origin.Origin, srcs []string, o Options) (
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	p := &publisher{place: place, opts: o}
-	p.opts.Source.Progress = p.read
-	img, err := source.Open(ctx, srcs, p.opts.Source)
+	d, err := Open(ctx, srcs, o.Source, o.TempDir)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = img.Close() }()
-	p.setImage(img)
-	if p.name, err = imageName(o.Name, srcs, img); err != nil {
+	defer func() { _ = d.Close() }()
+	return d.Publish(ctx, place, o)
+}
+
+// A Draft is an image that was opened to be published. It is for one goroutine, and
+// to be closed.
+type Draft struct {
+	srcs []string
+	img  *source.Image
+	read func(l *source.Layer, n int64) // by whom it is published
+}
+
+// Open opens the image that srcs name (see source.Open), so that a publisher knows
+// what to ask of an origin before it has one. What is larger than memory should hold
+// goes into tempDir; "" is the system's. The Progress of o is the Draft's own.
+func Open(ctx context.Context, srcs []string, o source.Options, tempDir string) (*Draft, error) {
+	d := &Draft{srcs: srcs}
+	if o.TempDir = tempDir; tempDir == "" {
+		o.TempDir = os.TempDir()
+	}
+	o.Progress = func(l *source.Layer, n int64) { d.read(l, n) }
+	var err error
+	if d.img, err = source.Open(ctx, srcs, o); err != nil {
 		return nil, err
 	}
-	p.progress = newProgress(o.Progress, len(img.Layers))
+	return d, nil
+}
+
+// Close closes the image.
+func (d *Draft) Close() error { return d.img.Close() }
+
+// Shortcut returns the name of the pointer that Publish begins with, in the
+// generation that is published into: it leads to what the signer has published of
+// these layers with that salt, on a disk of that size (see Options.Size).
+func (d *Draft) Shortcut(salt blockmap.SaltID, size int64, signer sign.PublicKey) string {
+	return catalog.ChainKey(chainID(d.img.Layers), layout.Version, salt, size, signer.ID())
+}
+
+// Publish is [Image] of an image that is open; o.Source has done its work. It can be
+// called once.
+func (d *Draft) Publish(ctx context.Context, place origin.Origin, o Options) (*Result, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	p := &publisher{place: place, opts: o}
+	p.setImage(d.img)
+	d.read = p.read
+	var err error
+	if p.name, err = imageName(o.Name, d.srcs, d.img); err != nil {
+		return nil, err
+	}
+	p.progress = newProgress(o.Progress, len(d.img.Layers))
 	for range attempts {
 		m, err := p.publish(ctx)
 		if err == nil {
@@ -253,7 +297,6 @@ func (o *Options) complete() error {
 	if o.TempDir == "" {
 		o.TempDir = os.TempDir()
 	}
-	o.Source.TempDir = o.TempDir
 	if o.Name != "" {
 		if err := catalog.CheckName(o.Name); err != nil {
 			return err

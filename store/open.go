@@ -23,8 +23,12 @@ import (
 // Options are how an origin is opened.
 type Options struct {
 	Create bool         // it is to be written to, and made if it is not there
-	Ahead  []string     // pointers of the origin that will be asked for first; see origin.Ahead
 	Logger *slog.Logger // told what somebody should know; nil: nobody is
+
+	// Pointers of the origin that will be asked for first, and those of
+	// generations; see origin.Ahead.
+	Ahead   []string
+	AheadIn map[origin.GenerationID][]string
 }
 
 // A kind is one way to keep an origin.
@@ -157,7 +161,7 @@ func openS3(ctx context.Context, address string, o Options) (origin.Origin, erro
 	if err != nil {
 		return nil, &URLError{address, err.Error()}
 	}
-	c.Logger, c.Ahead = o.Logger, o.Ahead
+	c.Logger, c.Ahead, c.AheadIn = o.Logger, o.Ahead, o.AheadIn
 	return notNil(s3.Open(ctx, c, o.Create))
 }
 
@@ -173,7 +177,7 @@ func openRegistry(ctx context.Context, address string, o Options) (origin.Origin
 	if err != nil {
 		return nil, &URLError{address, err.Error()}
 	}
-	c.Log = o.Logger
+	c.Log, c.Ahead, c.AheadIn = o.Logger, o.Ahead, o.AheadIn
 	return notNil(registry.Open(ctx, repository, c))
 }
 

@@ -167,6 +167,7 @@ func (h *heirs) disk(i *generation.Image) (d inherit.Disk, done func()) {
 // A publication is what publish tells.
 type publication struct {
 	*publish.Result
+	Converted string      `json:"converted,omitempty"` // image, as REPOSITORY:TAG@DIGEST
 	Inherited []inherited `json:"inherited,omitempty"` // profiles of the name's image before
 }
 

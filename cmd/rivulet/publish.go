@@ -21,6 +21,7 @@ import (
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/publish"
 	"github.com/rivuletfs/rivulet/seal"
+	"github.com/rivuletfs/rivulet/store"
 )
 
 // publishMemory is where the garbage collector begins to work harder, in bytes:
@@ -55,6 +56,8 @@ type publishFlags struct {
 	zone                      string
 	recipients, files, trusts []string
 	check, json               bool
+	converted                 bool
+	convertedTag              string
 }
 
 func (a *app) publishCommand() *cobra.Command {
@@ -80,27 +83,30 @@ public key, or the ARN of an AWS KMS key. The first time, an identity and a key
 to sign with are made in your configuration folder. With --open, whoever can
 read the store can read the image.
 
+With --converted, an image of the repository that is the store too gets a
+converted one beside it: an index that has the plain image, for whoever pulls it,
+and its disk. The image's own tag and digest stay as they are. What other
+platforms' images have there already stays.
+
 Layers compressed by gzip are decompressed by the program igzip, if it is in
 PATH and they are large enough, in a third of the time. RIVULET_GUNZIP=igzip
 wants it for every layer, RIVULET_GUNZIP=go for none: igzip is written in C and
 assembly and runs as you, so choose go for images from strangers.`,
 		Example: `  rivulet publish docker.io/library/python:3.12
   rivulet publish oci:./layout:python3 --name python3 --recipient age1...
-  rivulet publish docker.io/library/debian:12 dir:./app --name app --open`,
+  rivulet publish docker.io/library/debian:12 dir:./app --name app --open
+  rivulet publish registry.example/app:1.2 --store oci://registry.example/app --converted`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := flags.parse(&opts); err != nil {
 				return err
 			}
-			boundMemory()
-			useProcessors(&opts)
-			store, err := a.openAhead(cmd.Context(), true, flags.asksFirst()...)
+			to, err := a.conversion(flags.converted, flags.convertedTag, args)
 			if err != nil {
 				return err
 			}
-			if err := a.publishKeys(cmd.Context(), store, &flags, &opts); err != nil {
-				return err
-			}
+			boundMemory()
+			useProcessors(&opts)
 			z, err := a.primeZone(flags.zone)
 			if err != nil {
 				return err
@@ -108,15 +114,22 @@ assembly and runs as you, so choose go for images from strangers.`,
 			defer z.close()
 			bars := a.newProgress(flags.json)
 			opts.Progress = bars.event
-			res, err := publish.Image(cmd.Context(), store, args, opts)
+			o, res, err := a.publish(cmd.Context(), args, &flags, &opts, a.openChosen)
 			bars.end()
 			if err != nil {
 				return err
 			}
-			if err := a.published(&publication{res, a.inheritAfter(cmd.Context(), store, res)}, flags.json); err != nil {
+			p := publication{Result: res}
+			if to != nil {
+				if p.Converted, err = to.write(cmd.Context(), a.view(o), res.BlockMap); err != nil {
+					return err
+				}
+			}
+			p.Inherited = a.inheritAfter(cmd.Context(), o, res)
+			if err := a.published(&p, flags.json); err != nil {
 				return err
 			}
-			return z.prime(cmd.Context(), store, res.BlockMap, flags.json)
+			return z.prime(cmd.Context(), o, res.BlockMap, flags.json)
 		},
 	}
 	f := cmd.Flags()
@@ -131,6 +144,8 @@ assembly and runs as you, so choose go for images from strangers.`,
 	f.StringArrayVar(&flags.trusts, "trust-publisher", nil, "take over known layers from the publisher with this public key or key file; may be repeated")
 	f.BoolVar(&flags.check, "check", false, "look for every known chunk in a far store too, and store again what is missing")
 	f.StringVar(&flags.zone, "prime-zone", "", "put the image's chunks into these cache servers too, as cached --zone takes them")
+	f.BoolVar(&flags.converted, "converted", false, "in a registry: write an index of image and disk too, at the image's tag and -rivulet")
+	f.StringVar(&flags.convertedTag, "converted-tag", "", "the same, at this tag")
 	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd
 }
@@ -164,9 +179,76 @@ func (f *publishFlags) parse(o *publish.Options) (err error) {
 	return nil
 }
 
-// asksFirst names the pointers of the origin that publishKeys begins with.
-func (f *publishFlags) asksFirst() []string {
-	return []string{generation.Pointer, domain.Pointer(f.domain)}
+// publish publishes an image into the origin that open opens. What a far origin will be
+// asked first is asked while it is opened.
+func (a *app) publish(ctx context.Context, srcs []string, f *publishFlags, o *publish.Options, open func(context.Context, store.Options) (origin.Origin, error)) (origin.Origin, *publish.Result, error) {
+	d, err := publish.Open(ctx, srcs, o.Source, o.TempDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = d.Close() }()
+	ahead := store.Options{Create: true, Ahead: []string{generation.Pointer, domain.Pointer(f.domain)}}
+	if ahead.AheadIn, err = a.guess(d, f.domain, o.Size); err != nil {
+		return nil, nil, err
+	}
+	place, err := open(ctx, ahead)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := a.publishKeys(ctx, place, f, o); err != nil {
+		return nil, nil, err
+	}
+	into := o.Generations.Active()
+	res, err := d.Publish(ctx, place, *o)
+	if err != nil {
+		return nil, nil, err
+	}
+	return place, res, a.see(into)
+}
+
+// guess names the pointer that an image which is there is found by, if the store's
+// active generation and the domain's salt are those that this user has seen last: who
+// has guessed right has one round trip less. Whether it did is seen by asking for them.
+func (a *app) guess(d *publish.Draft, domain string, size int64) (map[origin.GenerationID][]string, error) {
+	if a.near() {
+		return nil, nil
+	}
+	url, err := a.absoluteStore()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := keyring.Open("")
+	if err != nil {
+		return nil, err
+	}
+	salt, g, ok := keys.Seen(url, domain)
+	if !ok {
+		return nil, nil
+	}
+	signer, err := a.signer()
+	if err != nil {
+		return nil, err
+	}
+	return map[origin.GenerationID][]string{origin.GenerationID(g): {d.Shortcut(salt, size, signer.Public())}}, nil
+}
+
+// see remembers where was published, for guess. That it cannot is no failure.
+func (a *app) see(g origin.GenerationID) error {
+	if a.near() {
+		return nil
+	}
+	url, err := a.absoluteStore()
+	if err != nil {
+		return err
+	}
+	keys, err := keyring.Open("")
+	if err == nil {
+		err = keys.See(url, uint32(g))
+	}
+	if err != nil {
+		a.logger().Warn("where was published is not remembered", "err", err)
+	}
+	return nil
 }
 
 // publishKeys puts into o who publishes, with which salt, and for whom.
@@ -232,6 +314,7 @@ func (a *app) publishSalt(ctx context.Context, store origin.Origin, keys *keyrin
 	return nil
 }
 
+// published tells what was published.
 func (a *app) published(r *publication, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(a.out).Encode(r)
@@ -240,6 +323,9 @@ func (a *app) published(r *publication, asJSON bool) error {
 	a.note("published %s: disk of %s, %d chunks, %s stored", r.Name, size(r.DiskSize), r.Chunks, size(r.StoredBytes))
 	a.note("new in the store: %d chunks, %s; fetched %s; %d of %d layers were known",
 		r.NewChunks, size(r.NewBytes), size(r.FetchedBytes), r.LayersKnown, r.Layers)
+	if r.Converted != "" {
+		a.note("converted image: %s", r.Converted)
+	}
 	for _, i := range r.Inherited {
 		a.note("inherited from the name's image before: what starts of workload %s read, %d frames", shownWorkload(i.Workload), i.Frames)
 	}

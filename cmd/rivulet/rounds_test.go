@@ -17,10 +17,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 
+	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/publish"
 	"github.com/rivuletfs/rivulet/seal/agewrap"
+	"github.com/rivuletfs/rivulet/store"
 	"github.com/rivuletfs/rivulet/store/memory"
 )
 
@@ -36,17 +39,39 @@ type farOrigin struct {
 // An openFar is a farOrigin that was opened as store.Open opens one.
 type openFar struct {
 	*farOrigin
+	ahead  *origin.Ahead
+	stores map[origin.GenerationID]*aheadStore
+}
+
+// An aheadStore is a farStore of which something was asked ahead.
+type aheadStore struct {
+	origin.Store
 	ahead *origin.Ahead
 }
 
-func (f *farOrigin) open(ctx context.Context, ahead ...string) *openFar {
-	o := &openFar{f, origin.ReadAhead(ctx, f, ahead...)}
+func (f *farOrigin) open(ctx context.Context, opts store.Options) (origin.Origin, error) {
+	o := &openFar{f, origin.ReadAhead(ctx, f, opts.Ahead...), map[origin.GenerationID]*aheadStore{}}
+	for id, names := range opts.AheadIn {
+		s := f.Generation(id)
+		o.stores[id] = &aheadStore{s, origin.ReadAhead(ctx, s, names...)}
+	}
 	f.ask(1) // is it an origin?
-	return o
+	return o, nil
 }
 
 func (o *openFar) GetPointer(ctx context.Context, name string) ([]byte, error) {
 	return o.ahead.GetPointer(ctx, name)
+}
+
+func (o *openFar) Generation(id origin.GenerationID) origin.Store {
+	if s := o.stores[id]; s != nil {
+		return s
+	}
+	return o.farOrigin.Generation(id)
+}
+
+func (s *aheadStore) GetPointer(ctx context.Context, name string) ([]byte, error) {
+	return s.ahead.GetPointer(ctx, name)
 }
 
 func (f *farOrigin) ask(rounds int) {
@@ -167,10 +192,15 @@ func writeRandom(t *testing.T, n int) string {
 	return "oci:" + dir
 }
 
-// TestRoundTrips: to publish an image that is there takes four round trips, and
-// neither layers nor chunks nor recipients add any.
+// carried is more round trips than it takes to carry an image to a new generation.
+const carried = 120
+
+// TestRoundTrips: to publish an image that is there takes three round trips, four where
+// it is not known which generation and salt to expect, and neither layers nor chunks nor
+// recipients add any.
 func TestRoundTrips(t *testing.T) {
-	t.Setenv("RIVULET_KEYS", t.TempDir())
+	keys := t.TempDir()
+	t.Setenv("RIVULET_KEYS", keys)
 	ctx := context.Background()
 	var recipients []string
 	for i := range 3 {
@@ -185,38 +215,48 @@ func TestRoundTrips(t *testing.T) {
 			src := writeRandom(t, layers)
 			app := &app{out: io.Discard, err: os.Stderr, storeURL: "s3://bucket/" + fmt.Sprint(layers)}
 			flags := publishFlags{domain: "default", recipients: recipients}
-			once := func(ctx context.Context, o origin.Origin) *publish.Result {
+			once := func(ctx context.Context, open func(context.Context, store.Options) (origin.Origin, error)) *publish.Result {
 				opts := publish.Options{Name: "x", TempDir: t.TempDir()}
-				if err := app.publishKeys(ctx, o, &flags, &opts); err != nil {
-					t.Fatal(err)
-				}
-				r, err := publish.Image(ctx, o, []string{src}, opts)
+				_, r, err := app.publish(ctx, []string{src}, &flags, &opts, open)
 				if err != nil {
 					t.Fatal(err)
 				}
 				return r
 			}
 			o := memory.New()
-			first := once(ctx, o)
-			synctest.Test(t, func(t *testing.T) {
-				far := &farOrigin{Origin: o}
-				begin := time.Now()
-				again := once(ctx, far.open(ctx, flags.asksFirst()...))
-				rounds := int(time.Since(begin) / time.Second)
-				requests := far.requests.Load()
-				t.Logf("%d layers, %d chunks: %d round trips, %d requests", layers, again.Chunks, rounds, requests)
-				if again.NewChunks != 0 || again.BlockMap != first.BlockMap || again.LayersKnown != layers {
-					t.Fatalf("published %+v, before %+v", again, first)
-				}
-				// State, chain ID, block map, and what the map speaks of. So two layers
-				// or more stay within two round trips each.
-				if want := 4; rounds > want {
-					t.Errorf("%d round trips one after the other, want at most %d", rounds, want)
-				}
-				if most := int64(25 + (farSample+1)*layers); requests > most {
-					t.Errorf("%d requests, want at most %d", requests, most)
-				}
-			})
+			first := once(ctx, func(context.Context, store.Options) (origin.Origin, error) { return o, nil })
+			again := func(t *testing.T, most int) {
+				synctest.Test(t, func(t *testing.T) {
+					far := &farOrigin{Origin: o}
+					begin := time.Now()
+					again := once(ctx, far.open)
+					rounds := int(time.Since(begin) / time.Second)
+					requests := far.requests.Load()
+					t.Logf("%d layers, %d chunks: %d round trips, %d requests", layers, again.Chunks, rounds, requests)
+					if again.NewChunks != 0 || again.BlockMap != first.BlockMap || again.LayersKnown != layers {
+						t.Fatalf("published %+v, before %+v", again, first)
+					}
+					if rounds > most {
+						t.Errorf("%d round trips one after the other, want at most %d", rounds, most)
+					}
+					if most := int64(25 + (farSample+1)*layers); rounds <= 4 && requests > most {
+						t.Errorf("%d requests, want at most %d", requests, most)
+					}
+				})
+			}
+			again(t, 3) // state and chain ID; block map; what the map speaks of
+			if err := os.Remove(filepath.Join(keys, "generations")); err != nil {
+				t.Fatal(err)
+			}
+			again(t, 4) // state; chain ID; as above
+			if _, err := generation.New(ctx, o, 1, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			again(t, carried) // a wrong guess; the image is carried
+			if d, err := catalog.Get(ctx, o.Generation(2), catalog.NameKey("x")); err != nil || d.String() != first.BlockMap {
+				t.Errorf("the name leads to %v in the new generation, %v", d, err)
+			}
+			again(t, 3)
 		})
 	}
 }

@@ -20,17 +20,16 @@ import (
 // openOrigin opens the origin that the user chose. With create, a missing one is
 // made.
 func (a *app) openOrigin(ctx context.Context, create bool) (origin.Origin, error) {
-	return a.openAhead(ctx, create)
+	return a.openChosen(ctx, store.Options{Create: create})
 }
 
-// openAhead is openOrigin for who will first of all read the origin's pointers with
-// those names.
-func (a *app) openAhead(ctx context.Context, create bool, names ...string) (origin.Origin, error) {
+// openChosen is openOrigin with more to say.
+func (a *app) openChosen(ctx context.Context, opts store.Options) (origin.Origin, error) {
 	url, err := a.chosenStore()
 	if err != nil {
 		return nil, err
 	}
-	return a.openURL(ctx, url, store.Options{Create: create, Ahead: names})
+	return a.openURL(ctx, url, opts)
 }
 
 // openURL opens the origin at a URL.

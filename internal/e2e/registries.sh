@@ -6,7 +6,9 @@
 # that resets connections, loses answers and cuts them short, it has the digest that it
 # has in a directory; published again, nothing new is stored; exported, and read over NBD
 # while the proxy flips bits too, it has the same bytes; and so has the first, when all
-# were carried into a new generation and the old one was deleted. A registry that is not
+# were carried into a new generation and the old one was deleted. The first, pushed as a
+# plain image and published with --converted, is at its tag as it was, and at another one
+# with its disk. A registry that is not
 # there, and a bad address, get one line that says what to do.
 #
 # Needs the distribution registry, curl, jq, nbdcopy, python3, go.
@@ -61,6 +63,26 @@ same() {
 	rm "$WORK/got"
 }
 
+# push NAME: pushes an image of the layout to $REGISTRY/lab/images:NAME.
+push() {
+	local manifest digest at base=http://$REGISTRY/v2/lab/images
+	manifest=$IMAGES/blobs/sha256/$(jq -r --arg name "$1" \
+		'.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == $name) | .digest | ltrimstr("sha256:")' "$IMAGES/index.json")
+	for digest in $(jq -r '.config.digest, .layers[].digest' "$manifest"); do
+		at=$(curl -sf -X POST -D - -o /dev/null "$base/blobs/uploads/" | tr -d '\r' | sed -n 's/^[Ll]ocation: //p')
+		case $at in /*) at=http://$REGISTRY$at ;; esac
+		case $at in *\?*) at="$at&digest=$digest" ;; *) at="$at?digest=$digest" ;; esac
+		curl -sf -X PUT -H 'Content-Type: application/octet-stream' --data-binary "@$IMAGES/blobs/sha256/${digest#sha256:}" "$at" -o /dev/null
+	done
+	curl -sf -X PUT -H "Content-Type: $(jq -r .mediaType "$manifest")" --data-binary "@$manifest" "$base/manifests/$1" -o /dev/null
+}
+
+# manifest TAG: what a client gets at $REGISTRY/lab/images:TAG.
+manifest() {
+	curl -sf -H 'Accept: application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json' \
+		"http://$REGISTRY/v2/lab/images/manifests/$1"
+}
+
 for server in distribution oci; do
 	"${server}_server"
 	await 20 curl -sf -o /dev/null "http://$REGISTRY/v2/" || fail "registry $server: not ready after 20 s"
@@ -79,6 +101,18 @@ for server in distribution oci; do
 		same "$name"
 		rm "$WORK/disk"
 	done
+	step "$server: $1, converted"
+	push "$1"
+	manifest "$1" >"$WORK/plain"
+	converted=$(rivulet --store "$write" publish "${write#oci://}:$1" --name "$1" --converted --json | result converted)
+	manifest "$1" | cmp - "$WORK/plain" || fail "$1: its tag leads to something else"
+	manifest "$1-rivulet" >"$WORK/converted"
+	[ "${converted#*@}" = "sha256:$(sha256sum <"$WORK/converted" | cut -d' ' -f1)" ] || fail "$1: converted to $converted"
+	plain=sha256:$(sha256sum <"$WORK/plain" | cut -d' ' -f1)
+	jq -e --arg plain "$plain" '.manifests | length == 2 and .[0].digest == $plain and .[0].platform.os == "linux"
+		and .[1].artifactType == "application/vnd.rivulet.disk.v1" and .[1].annotations["com.github.rivuletfs.image"] == $plain' \
+		"$WORK/converted" >/dev/null || fail "$1: what is at $1-rivulet: $(cat "$WORK/converted")"
+
 	step "$server: a generation goes"
 	collect "$write"
 	rivulet --store "dir:$WORK/near" export "$1" "$WORK/disk"

@@ -37,8 +37,9 @@ var unknown = v1.Platform{OS: "unknown", Architecture: "unknown"}
 // unchanged, and beside it the disk whose block map the generation has. image
 // is the tag or digest of the plain image in this repository, and tag where to
 // write to; "" is the image's tag and ConvertedSuffix. If the plain image is an
-// index itself, the disk joins what that lists. The result is the digest of
-// the new index.
+// index itself, the disk joins what that lists, and the disks of its other images
+// that are at tag already; of two who write a tag at once, one is lost. The result
+// is the digest of the new index.
 //
 // The disk's manifest lists block map, index and packs, so that it is complete
 // for whoever copies it to another repository, and outlives its generation.
@@ -83,15 +84,39 @@ func (o *Origin) convert(ctx context.Context, image string, generation origin.Ge
 	if err != nil {
 		return origin.Digest{}, err
 	}
-	// Converting again replaces the disk.
-	plain = slices.DeleteFunc(plain, func(d v1.Descriptor) bool { return isDiskOf(d, from) })
+	list, err := c.withOtherDisks(ctx, plain, tag, from)
+	if err != nil {
+		return origin.Digest{}, err
+	}
 	b, err := json.Marshal(v1.IndexManifest{
-		SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: append(plain, disk),
+		SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: append(list, disk),
 	})
 	if err != nil {
 		return origin.Digest{}, err
 	}
 	return origin.Sum(b), c.writeManifest(ctx, tag, types.OCIImageIndex, b)
+}
+
+// withOtherDisks returns what is listed of an image, without a disk of from, and with
+// the disks of other images that an earlier conversion has put at tag.
+func (c *client) withOtherDisks(ctx context.Context, listed []v1.Descriptor, tag string, from v1.Hash) ([]v1.Descriptor, error) {
+	before, err := c.imageManifests(ctx, tag)
+	if err != nil && !errors.Is(err, chunk.ErrNotFound) {
+		return nil, fmt.Errorf("what is at %s: %w", tag, err)
+	}
+	has := map[string]bool{}
+	list := slices.DeleteFunc(slices.Clone(listed), func(d v1.Descriptor) bool { return d.ArtifactType == typeDisk })
+	for _, d := range list {
+		has[d.Digest.String()] = true
+	}
+	has[from.String()] = false
+	for _, d := range slices.Concat(listed, before) {
+		of := d.Annotations[noteImage]
+		if d.ArtifactType == typeDisk && has[of] {
+			list, has[of] = append(list, d), false // one of each
+		}
+	}
+	return list, nil
 }
 
 func isDiskOf(d v1.Descriptor, image v1.Hash) bool {

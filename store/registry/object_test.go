@@ -332,14 +332,21 @@ func TestConvertedIndex(t *testing.T) {
 	if err := remote.WriteIndex(o.client.repo.Tag("both"), index); err != nil {
 		t.Fatal(err)
 	}
-	from := "both"
 	lists := map[string][]chunktest.Object{"amd64": small(1, 5), "arm64": small(2, 7)}
 	for _, arch := range []string{"amd64", "arm64"} {
 		d := publishDisk(t, o.Generation(1), images[arch], lists[arch])
+		if _, err := o.Converted(ctx, "both", 1, d, "lazy"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, from := range []string{"both", "lazy"} { // again, and of what is converted
+		d := publishDisk(t, o.Generation(1), images["amd64"], lists["amd64"])
 		if _, err := o.Converted(ctx, from, 1, d, "lazy"); err != nil {
 			t.Fatal(err)
 		}
-		from = "lazy"
+	}
+	if list, err := o.client.imageManifests(ctx, "lazy"); err != nil || len(list) != 4 {
+		t.Errorf("%d manifests, %v; want two images and their disks", len(list), err)
 	}
 	for arch, image := range images {
 		img, err := remote.Image(o.client.repo.Tag("lazy"), remote.WithPlatform(v1.Platform{OS: "linux", Architecture: arch}))

@@ -76,6 +76,10 @@ type Options struct {
 	// changing a pointer of the origin that it had begun to; 0: DefaultSettle.
 	// See SwapPointer.
 	Settle time.Duration
+	// Ahead names pointers of the origin that Open begins to read, and AheadIn
+	// those of generations; see origin.Ahead. Such an origin is to be closed.
+	Ahead   []string
+	AheadIn map[origin.GenerationID][]string
 	// Log is told what an operator should know of the registry; nil: nothing.
 	Log *slog.Logger
 }
@@ -84,6 +88,7 @@ type Options struct {
 type Origin struct {
 	pointers
 	client *client
+	ahead  *origin.Ahead // of pointers; nil: nothing was asked ahead
 
 	mu     sync.Mutex // guards stores
 	stores map[origin.GenerationID]*Store
@@ -135,7 +140,35 @@ func Open(ctx context.Context, ref string, opts Options) (*Origin, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newOrigin(c), nil
+	o := newOrigin(c)
+	o.ahead = origin.ReadAhead(ctx, &o.pointers, opts.Ahead...)
+	for id, names := range opts.AheadIn {
+		g := o.generation(id)
+		g.ahead = origin.ReadAhead(ctx, &g.pointers, names...)
+	}
+	return o, nil
+}
+
+// Close ends what Open has begun to read. Other calls are not disturbed.
+func (o *Origin) Close() {
+	if o.ahead != nil {
+		o.ahead.Close()
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.stores {
+		if s.ahead != nil {
+			s.ahead.Close()
+		}
+	}
+}
+
+// GetPointer implements [origin.Pointers].
+func (o *Origin) GetPointer(ctx context.Context, name string) ([]byte, error) {
+	if o.ahead == nil {
+		return o.pointers.GetPointer(ctx, name)
+	}
+	return o.ahead.GetPointer(ctx, name)
 }
 
 func newOrigin(c *client) *Origin {

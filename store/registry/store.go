@@ -23,7 +23,8 @@ const maxChunk = chunk.MaxStoredSize
 // A Store is one generation of an [Origin].
 type Store struct {
 	pointers
-	id origin.GenerationID
+	id    origin.GenerationID
+	ahead *origin.Ahead // of pointers; nil: nothing was asked ahead
 
 	loading chan struct{} // whoever has put something in reads all indexes
 
@@ -66,6 +67,14 @@ func newStore(c *client, id origin.GenerationID) *Store {
 	s.pointers = pointers{client: c, prefix: generationPrefix(id), generation: id.String()}
 	s.reset()
 	return s
+}
+
+// GetPointer implements [origin.Pointers].
+func (s *Store) GetPointer(ctx context.Context, name string) ([]byte, error) {
+	if s.ahead == nil {
+		return s.pointers.GetPointer(ctx, name)
+	}
+	return s.ahead.GetPointer(ctx, name)
 }
 
 // reset forgets all that is known of the registry, and what was not stored.

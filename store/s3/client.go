@@ -42,6 +42,9 @@ func newClient(c *Config) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.dial != nil {
+		transport.DialContext = c.dial
+	}
 	cl := &client{config: c, connect: transport, policy: link.NewPolicy()}
 	options := &minio.Options{
 		Secure:       true,

@@ -1,14 +1,17 @@
 package s3
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"slices"
 	"strings"
 
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/store/internal/link"
 )
 
@@ -33,8 +36,13 @@ type Config struct {
 	// Ahead names pointers of the origin that are read while it is found out
 	// whether there is one: see origin.Ahead.
 	Ahead []string
+	// AheadIn names pointers of generations that are read then too.
+	AheadIn map[origin.GenerationID][]string
 	// Logger is told what somebody should know; nil: nobody is told.
 	Logger *slog.Logger
+
+	// dial connects to servers that no resolver knows, in tests; nil: as usual.
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // A Style is where the bucket's name stands in an address.

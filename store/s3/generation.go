@@ -54,7 +54,9 @@ func (o *Origin) DeleteGeneration(ctx context.Context, id origin.GenerationID, t
 			return fmt.Errorf("delete generation %v: %w", id, err)
 		}
 	}
-	o.stores.Delete(id)
+	if s, ok := o.stores.LoadAndDelete(id); ok && s.(*Store).ahead != nil {
+		s.(*Store).ahead.Close()
+	}
 	if err := o.sweep(ctx); err != nil { // they do no harm
 		o.log.Warn("old tombstones are not removed", "err", err)
 	}

@@ -60,7 +60,18 @@ func (o *Origin) GetPointer(ctx context.Context, name string) ([]byte, error) {
 }
 
 // A Store is one generation of an [Origin].
-type Store struct{ tree }
+type Store struct {
+	tree
+	ahead *origin.Ahead // of tree; nil: nothing was asked ahead
+}
+
+// GetPointer implements [origin.Pointers].
+func (s *Store) GetPointer(ctx context.Context, name string) ([]byte, error) {
+	if s.ahead == nil {
+		return s.tree.GetPointer(ctx, name)
+	}
+	return s.ahead.GetPointer(ctx, name)
+}
 
 var (
 	_ origin.Origin = (*Origin)(nil)
@@ -95,7 +106,7 @@ type features struct {
 
 // Open opens the origin that c names. If create is true, a prefix without
 // objects becomes one; the bucket must be there. What it asks of the server is
-// one small object, and c.Ahead. Close frees what it holds.
+// one small object, c.Ahead and c.AheadIn. Close frees what it holds.
 func Open(ctx context.Context, c Config, create bool) (*Origin, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -111,6 +122,11 @@ func Open(ctx context.Context, c Config, create bool) (*Origin, error) {
 	s.probing <- struct{}{}
 	o := &Origin{tree: tree{server: s, root: c.key("")}}
 	o.ahead = origin.ReadAhead(ctx, &o.tree, c.Ahead...)
+	for id, names := range c.AheadIn {
+		g := o.newStore(id)
+		g.ahead = origin.ReadAhead(ctx, &g.tree, names...)
+		o.stores.Store(id, g)
+	}
 	err = o.checkVersion(ctx)
 	if errors.Is(err, origin.ErrNoStore) && create {
 		err = o.init(ctx)
@@ -126,6 +142,12 @@ func Open(ctx context.Context, c Config, create bool) (*Origin, error) {
 // reads ahead.
 func (o *Origin) Close() {
 	o.ahead.Close()
+	o.stores.Range(func(_, s any) bool {
+		if a := s.(*Store).ahead; a != nil {
+			a.Close()
+		}
+		return true
+	})
 	o.connect.CloseIdleConnections()
 }
 
@@ -251,7 +273,10 @@ func (o *Origin) generation(id origin.GenerationID) *Store {
 	if s, ok := o.stores.Load(id); ok {
 		return s.(*Store)
 	}
-	s := &Store{tree{o.server, o.root + place.Generation(id) + "/"}}
-	known, _ := o.stores.LoadOrStore(id, s)
+	known, _ := o.stores.LoadOrStore(id, o.newStore(id))
 	return known.(*Store)
+}
+
+func (o *Origin) newStore(id origin.GenerationID) *Store {
+	return &Store{tree: tree{o.server, o.root + place.Generation(id) + "/"}}
 }

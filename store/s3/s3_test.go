@@ -2,6 +2,13 @@ package s3
 
 import (
 	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
@@ -39,6 +46,51 @@ func TestRequests(t *testing.T) {
 	server := s3test.Start(t)
 	s := open(t, server.URL(server.NewBucket(t), "a/b")).Generation(1)
 	origintest.TestRequests(t, s, chunktest.Fill(t, s))
+}
+
+// TestVirtualStyle runs the suite against a server that finds buckets by the host's
+// name.
+func TestVirtualStyle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the goroutines of TestOrigin again")
+	}
+	const domain = "s3.example.test"
+	server := s3test.Start(t, "--virtual-domain", domain)
+	_, port, err := net.SplitHostPort(server.Endpoint.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dials atomic.Int64 // to the hosts of buckets
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if bucket, ok := strings.CutSuffix(addr, "."+domain+":"+port); !ok || !strings.HasPrefix(bucket, "bucket-") {
+			return nil, fmt.Errorf("dial %s: want a bucket's host", addr)
+		}
+		dials.Add(1)
+		return (&net.Dialer{}).DialContext(ctx, network, server.Endpoint.Host)
+	}
+	others := http.DefaultTransport // of whoever is given a request
+	t.Cleanup(func() { http.DefaultTransport = others })
+	http.DefaultTransport = &http.Transport{DialContext: dial, DisableKeepAlives: true}
+	origintest.TestOrigin(t, func(t *testing.T) origin.Origin {
+		bucket := server.NewBucket(t)
+		c, err := ParseURL(server.Via(domain+":"+port, bucket, "a/b", "path-style=false", "insecure=true"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.dial = dial
+		o, err := Open(ctx, c, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(o.Close)
+		if _, err := os.Stat(filepath.Join(server.Dir, bucket, "a", "b", "version")); err != nil {
+			t.Errorf("the server has not put it into the bucket: %v", err)
+		}
+		return o
+	})
+	if dials.Load() == 0 {
+		t.Error("nobody has dialed a bucket's host")
+	}
 }
 
 func TestTwoClients(t *testing.T) {

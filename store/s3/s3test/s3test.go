@@ -58,8 +58,8 @@ func Find() (string, error) {
 
 // Start starts a server for a test, which is skipped where there is none, and
 // sets the environment's credentials to the server's. With RIVULET_E2E_STRICT=1
-// it fails instead.
-func Start(t testing.TB) *Server {
+// it fails instead. Arguments are those of Run.
+func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
 	path, err := Find()
 	if err != nil {
@@ -68,7 +68,7 @@ func Start(t testing.TB) *Server {
 		}
 		t.Skip(err)
 	}
-	s, err := Run(context.Background(), path, t.TempDir())
+	s, err := Run(context.Background(), path, t.TempDir(), args...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,57 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/pack"
+)
+
+// maxCovered bounds the chunks whose reads wait for a metadata object.
+const maxCovered = 4096
+
+// newMetadata returns the fetch of an image's metadata object, not begun; nil if it has
+// none. The caller closes it.
+func newMetadata(image *generation.Image, log *slog.Logger) *pack.Fetch {
+	d := image.Map.Info().Metadata
+	if d == (origin.Digest{}) {
+		return nil
+	}
+	var covers []chunk.ID
+	for _, c := range pack.Outside(image.Map) {
+		if len(covers) == maxCovered {
+			break
+		}
+		covers = append(covers, c.ID)
+	}
+	return pack.NewFetch(covers, func(ctx context.Context) ([]byte, error) {
+		b, err := image.Store().GetObject(ctx, d, pack.MaxMetadataObject)
+		if err != nil {
+			return nil, fmt.Errorf("metadata object %v of image %v: %w", d, image.Map.Digest(), err)
+		}
+		return b, nil
+	}, log)
+}
+
+// errPacked is why a cache gets no request for a chunk.
+var errPacked = errors.New("it comes with others, in one object")
+
+// unpacked makes requests for the chunks that do not come with the metadata object:
+// a cache has the others brought by who asks for them, and so gets them out of it.
+type unpacked struct {
+	origin.Requester
+	metadata *pack.Fetch
+}
+
+// Request implements [origin.Requester].
+func (u unpacked) Request(ctx context.Context, id chunk.ID) (origin.Request, error) {
+	if u.metadata.Has(id) {
+		return origin.Request{}, errPacked
+	}
+	return u.Requester.Request(ctx, id)
+}
