@@ -34,7 +34,7 @@ flatten            any
 flatten/source     any: flatten
 layout             std: ext4 flatten
 profile            std: blockmap origin
-profile/start      any: blockmap chunk disk origin profile
+profile/start      any: blockmap chunk disk internal/tokenbucket origin profile
 pack               std: blockmap chunk
 profile/plot       std: profile
 profile/inherit    std: blockmap chunk ext4 profile
