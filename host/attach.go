@@ -42,6 +42,8 @@ type Info struct {
 	// Start tells of the start of its disk, which those share that share the disk; nil:
 	// it is not minded, being off, or that of an earlier process.
 	Start *Start `json:"start,omitempty"`
+	// Fill tells of the fill of its disk, likewise; nil: it is not filled.
+	Fill *Filled `json:"fill,omitempty"`
 	// Written tells of its overlay; nil while that is not open, or if there is none.
 	Written *Written `json:"written,omitempty"`
 }
@@ -136,6 +138,9 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 	}
 	if h.cfg.Frontends[spec.Frontend] == nil {
 		return nil, SpecErrorf("attach %q: no frontend is called %q", spec.Image, spec.Frontend)
+	}
+	if spec.Fill != nil && h.cfg.Cache == nil {
+		return nil, SpecErrorf("attach %q: a fill brings the disk to the host cache, and there is none: start 'rivulet cached'", spec.Image)
 	}
 	s, err := h.acquire(ctx, spec)
 	if err != nil {
@@ -344,7 +349,7 @@ func (h *Host) info(a *attachment) Info {
 			i.Problem = err.Error()
 		}
 		i.Waits, i.LongestWait = s.Waiting()
-		i.Start = s.start.tell()
+		i.Start, i.Fill = s.start.tell(), s.fill.tell()
 	}
 	if i.Written = a.over.written(); !a.isOpen() {
 		i.State = Opening

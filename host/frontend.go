@@ -56,6 +56,8 @@ type Spec struct {
 	Workload string `json:"workload,omitempty"`
 	// Profile says what is done about the start; empty: ProfileOn.
 	Profile ProfileUse `json:"profile,omitempty"`
+	// Fill, if set, has all of the disk brought to the host cache.
+	Fill *Fill `json:"fill,omitempty"`
 }
 
 // TLS names the PEM files that a server uses.
@@ -93,7 +95,7 @@ func (s *Spec) check() error {
 	if err := profile.CheckWorkload(s.Workload); err != nil {
 		return SpecErrorf("attach: %w", err)
 	}
-	return errors.Join(s.Profile.check(), s.Overlay.check())
+	return errors.Join(s.Profile.check(), s.Fill.check(), s.Overlay.check())
 }
 
 // A Frontend offers disks in one way. Any number of calls may run at once, but

@@ -53,6 +53,7 @@ type sharedDisk struct {
 	kept  *Kept     // of it, for the next process
 	late  *late     // its image, if it was opened without its origin; else nil
 	start *starting // nil: it is not minded
+	fill  *filling  // nil: it is not filled
 	stop  func()    // ends the daily marks and waits for that
 
 	users int // under Host.mu
@@ -141,6 +142,9 @@ func (h *Host) reacquire(ctx context.Context, r *record) (*sharedDisk, error) {
 		return origin.ParseDigest(r.Image)
 	}, func(s *sharedDisk, reader *Reader) error {
 		err := h.openKept(ctx, s, r, reader)
+		if err == nil {
+			h.beginFill(s, r.Spec.Fill) // the start is an earlier process's
+		}
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -151,7 +155,9 @@ func (h *Host) reacquire(ctx context.Context, r *record) (*sharedDisk, error) {
 		if err != nil {
 			return err
 		}
-		_, err = h.openFound(ctx, s, src, reader)
+		if _, err = h.openFound(ctx, s, src, reader); err == nil {
+			h.beginFill(s, r.Spec.Fill)
+		}
 		return err
 	})
 }
@@ -227,11 +233,12 @@ func (h *Host) openStarting(ctx context.Context, s *sharedDisk, src *Source, r *
 		a = h.ask(src, s.key.image, spec.Workload)
 	}
 	image, err := h.openFound(ctx, s, src, r)
-	if err != nil || spec.Profile == ProfileOff {
+	if err != nil || spec.Profile == ProfileOff && spec.Fill == nil {
 		a.end()
 		return err
 	}
 	s.start = h.watchStart(s.Disk, image, spec, a)
+	h.beginFill(s, spec.Fill)
 	return nil
 }
 
@@ -318,6 +325,7 @@ func (h *Host) release(s *sharedDisk) {
 	if s.Disk == nil {
 		return
 	}
+	s.fill.end()
 	s.start.end()
 	s.stop()
 	if err := s.Close(); err != nil {

@@ -156,8 +156,10 @@ type starting struct {
 	workload string
 	opened   time.Time
 
-	replay atomic.Pointer[start.Replay] // nil: none yet
-	ended  chan struct{}                // closed when its goroutines have
+	replay  atomic.Pointer[start.Replay] // nil: none yet
+	far     chan struct{}                // closed when the start is over, or a quarter of the disk was read
+	quarter sync.Once                    // closes it
+	ended   chan struct{}                // closed when its goroutines have
 
 	mu      sync.Mutex // guards what follows
 	over    bool
@@ -178,6 +180,7 @@ func (h *Host) watchStart(d *Disk, image *Image, spec *Spec, a *asked) *starting
 	s := &starting{
 		h: h, disk: d.Disk, image: image, use: spec.Profile, workload: spec.Workload, opened: time.Now(),
 		recorder: start.NewRecorder(image.Map.Digest(), spec.Workload, start.RecordOptions{}),
+		far:      make(chan struct{}),
 		ended:    make(chan struct{}),
 	}
 	s.disk.OnTouch(s.touch)
@@ -193,7 +196,12 @@ func (s *starting) touch(t disk.Touch) {
 	if r := s.replay.Load(); r != nil {
 		r.Touch(t)
 	}
+	if touched, all := s.disk.Touched(); touched*fillShare >= all {
+		s.getFar()
+	}
 }
+
+func (s *starting) getFar() { s.quarter.Do(func() { close(s.far) }) }
 
 // run reads ahead until the start is over, and then keeps what was recorded.
 func (s *starting) run(a *asked) {
@@ -210,6 +218,7 @@ func (s *starting) run(a *asked) {
 	<-reading
 	a.end()
 	s.disk.OnTouch(nil)
+	s.getFar()
 	s.finish()
 }
 
