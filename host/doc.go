@@ -35,7 +35,8 @@
 //
 // Goroutines are one an attachment, which offers it if that is outstanding and waits
 // for the frontend's end; a second one while its disk is to be opened; and one an
-// image, which finds its origin, if that is outstanding, and marks it; and for the moment
-// that Config.Quiet takes, one for that, which Close awaits. Release ends the former and waits; the latter ends with its
-// disk.
+// image, which finds its origin, if that is outstanding, and marks it. Release ends the former and waits; the latter ends with its
+// disk. A disk that was attached has two more until its start is over (starting), which it ends and waits for, too;
+// one more while it is filled; what the start has taught is kept by one of the host's, which Close waits for, as long as closeTime.
+// One more runs for the moment that Config.Quiet takes; Close awaits it.
 package host

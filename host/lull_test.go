@@ -1,6 +1,7 @@
 package host
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -8,13 +9,13 @@ import (
 
 func TestLull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		calls := 0
-		l := lull{fn: func() { calls++ }, after: time.Second}
-		expect := func(when string, want int) {
+		var calls atomic.Int32
+		l := lull{fn: func() { calls.Add(1) }, after: time.Second}
+		expect := func(when string, want int32) {
 			t.Helper()
 			synctest.Wait()
-			if calls != want {
-				t.Errorf("%s: %d calls, want %d", when, calls, want)
+			if got := calls.Load(); got != want {
+				t.Errorf("%s: %d calls, want %d", when, got, want)
 			}
 		}
 		time.Sleep(2 * time.Second)
