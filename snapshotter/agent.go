@@ -23,7 +23,8 @@ import (
 
 // An Agent finds and mounts disks by way of a rivulet agent, which has the stores and
 // the keys. Its disks outlive this process, and itself. Any number of calls may run at
-// once, but of those for one directory.
+// once, but of those for one directory. Contexts should end: while no agent answers,
+// calls wait for one.
 type Agent struct {
 	// Socket is where the agent listens.
 	Socket string
@@ -42,6 +43,25 @@ var (
 	_ Mounter = (*Agent)(nil)
 )
 
+// agentPoll is how often to try whether an agent is there again.
+const agentPoll = 100 * time.Millisecond
+
+// dial returns a client. It waits for an agent that is not there, as it may be being
+// restarted, as long as ctx.
+func (a *Agent) dial(ctx context.Context) (*control.Client, error) {
+	for {
+		c, err := control.Dial(ctx, a.Socket)
+		if !errors.Is(err, control.ErrNoAgent) {
+			return c, err
+		}
+		select {
+		case <-time.After(agentPoll):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
 const (
 	mountFrontend = "mount" // of the agent's
 	// settleEvery is how often to look whether an agent has brought back a mount.
@@ -52,13 +72,13 @@ const (
 
 // Find implements [Finder].
 func (a *Agent) Find(ctx context.Context, q Query) (Found, error) {
-	c, err := control.Dial(ctx, a.Socket)
-	if err != nil {
-		return Found{}, err
-	}
 	stores := a.stores(q.Reference)
 	if len(stores) == 0 {
 		return Found{}, fmt.Errorf("there is no store to look in: %w", ErrNoDisk)
+	}
+	c, err := a.dial(ctx)
+	if err != nil {
+		return Found{}, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	type answer struct {
@@ -147,10 +167,11 @@ func join(errs []error) error {
 func (a *Agent) Mount(ctx context.Context, d Disk, dir string) error {
 	c, err := control.Dial(ctx, a.Socket)
 	if errors.Is(err, control.ErrNoAgent) {
-		// It is being restarted, and its mounts go on.
+		// Without it, mounts go on for a while.
 		if ok, mountErr := isMounted(dir); ok && mountErr == nil {
 			return nil
 		}
+		c, err = a.dial(ctx)
 	}
 	if err != nil {
 		return err

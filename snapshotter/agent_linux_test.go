@@ -135,8 +135,20 @@ func TestAgentFinds(t *testing.T) {
 		t.Errorf("without stores: %v", err)
 	}
 	s.stop()
-	if _, err := s.agent.Find(t.Context(), Query{Chain: chain}); !errors.Is(err, control.ErrNoAgent) {
+	s.agent.Stores = []string{"memory"}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := s.agent.Find(ctx, Query{Chain: chain}); !errors.Is(err, control.ErrNoAgent) {
 		t.Errorf("without an agent: %v", err)
+	}
+	found := make(chan error, 1)
+	go func() {
+		_, err := s.agent.Find(t.Context(), Query{Chain: chain})
+		found <- err
+	}()
+	s.start()
+	if err := <-found; err != nil {
+		t.Errorf("while an agent was being started: %v", err)
 	}
 }
 

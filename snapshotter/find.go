@@ -54,13 +54,13 @@ func (s *Snapshotter) look(ctx context.Context, p pull, first bool) (f Found, in
 			if index = indexOf(f.Layers, p.chain); index >= 0 {
 				return f, index, nil
 			}
-			err = fmt.Errorf("image %s on disk %s has no such layer", p.manifest, f.Digest)
+			err = fmt.Errorf("image %s on disk %s has no such layer: %w", p.manifest, f.Digest, ErrNoDisk)
 		}
 	}
-	if !first || ctx.Err() != nil {
+	if !first || ctx.Err() != nil || p.manifest != "" && !errors.Is(err, ErrNoDisk) {
 		return f, 0, err
 	}
-	// Higher layers are downloaded with the first in any case, so it would be too late.
+	// Of other layers it would be too late: those above one are downloaded with it.
 	f, chainErr := s.find(ctx, Query{Reference: p.reference, Chain: p.chain})
 	if chainErr != nil {
 		return f, 0, errors.Join(err, chainErr)

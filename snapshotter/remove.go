@@ -81,10 +81,14 @@ func (s *Snapshotter) cleanDisks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	needed, err := s.needed(ctx)
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for _, e := range entries {
 		chain := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
-		if checkDigest(chain) != nil {
+		if checkDigest(chain) != nil || needed[chain] {
 			continue
 		}
 		errs = append(errs, s.cleanDisk(ctx, chain))
@@ -101,8 +105,8 @@ func (s *Snapshotter) cleanDisk(ctx context.Context, chain digest.Digest) error 
 	if s.isFresh(chain) {
 		return nil
 	}
-	needed, err := s.needed(ctx, chain)
-	if err != nil || needed {
+	needed, err := s.needed(ctx) // by now, when nobody can begin to
+	if err != nil || needed[chain] {
 		return err
 	}
 	dir := s.diskDir(chain)
@@ -114,28 +118,28 @@ func (s *Snapshotter) cleanDisk(ctx context.Context, chain digest.Digest) error 
 	return os.Remove(dir)
 }
 
-// needed reports whether a layer is read from the disk with that chain ID. The caller
-// has the disk's lock.
-func (s *Snapshotter) needed(ctx context.Context, chain digest.Digest) (bool, error) {
+// needed returns the chain IDs of the disks that layers are read from.
+func (s *Snapshotter) needed(ctx context.Context) (map[digest.Digest]bool, error) {
 	var known map[string]string
 	err := s.meta.WithTransaction(ctx, false, func(ctx context.Context) (err error) {
 		known, err = ids(ctx)
 		return err
 	})
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	needed := make(map[digest.Digest]bool)
 	for id := range known {
 		r, err := readRecord(s.dir(id))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return false, fmt.Errorf("layer %s: %w", id, err)
+			return nil, fmt.Errorf("layer %s: %w", id, err)
 		}
-		if r.Disk != nil && r.Chain == chain {
-			return true, nil
+		if r.Disk != nil {
+			needed[r.Chain] = true
 		}
 	}
-	return false, nil
+	return needed, nil
 }

@@ -23,6 +23,9 @@ func TestSuite(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: mounts")
 	}
+	if testing.Short() {
+		t.Skip("each of these tests is one goroutine")
+	}
 	// By that name it leaves out renaming a directory of a layer below, which overlayfs
 	// refuses unless it is set up for that.
 	testsuite.SnapshotterSuite(t, "overlayfs", func(_ context.Context, root string) (snapshots.Snapshotter, func() error, error) {
@@ -132,6 +135,9 @@ func TestSharedPrefix(t *testing.T) {
 		{"lowest", "x", "layers", "disk", [2]int{1, 0}, 0, 1},
 	} {
 		t.Run(fmt.Sprintf("%s by %s then %s by %s", c.first, c.firstBy, c.second, c.secondBy), func(t *testing.T) {
+			if testing.Short() && c.downloaded == 0 {
+				t.Skip("one goroutine, which downloads nothing")
+			}
 			s := newSite(t)
 			pair := [2]*image{s.push(c.first, images[c.first]...), s.push(c.second, images[c.second]...)}
 			for i, by := range []string{c.firstBy, c.secondBy} {

@@ -32,7 +32,7 @@ func TestServes(t *testing.T) {
 		ended := make(chan int, 1)
 		var log bytes.Buffer
 		go func() {
-			code := run(ctx, []string{"--root", filepath.Join(dir, "root"), "--store", "dir:images", "--json"}, in, &log)
+			code := run(ctx, []string{"--root", filepath.Join(dir, "root"), "--store", "dir:images", "--patience", "1ms", "--json"}, in, &log)
 			_ = in.Close()
 			ended <- code
 		}()
