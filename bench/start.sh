@@ -8,6 +8,9 @@
 #   download   the whole disk first, then a loop device
 #   local      the whole disk is here, in a file behind a loop device
 #
+# Then what the metadata object is worth: mounting the last image and walking its tree, with
+# the object and, as it was published before there was one, without.
+#
 # A host is an agent with a state folder, a memory and a store's connections of its own.
 need jq curl losetup chroot
 s3_server
@@ -98,7 +101,33 @@ for image in $STARTS; do
 		done
 	done
 done
+# walk SUBJECT: mounts the image on a new host and lists all of its files.
+walk() {
+	local requests
+	host walk
+	requests=$(asked requests)
+	began=$EPOCHREALTIME
+	rivulet --store "$far_store" mount "$image" "$WORK/mnt" --profile off >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "mount $image"; }
+	find "$WORK/mnt" -xdev >"$WORK/files"
+	ended=$EPOCHREALTIME
+	note "$image: mount and walk, s" "$1" "$(took)" >>"$WORK/walks"
+	note "$image: requests" "$1" $(($(asked requests) - requests)) >>"$WORK/walks"
+	rivulet umount "$WORK/mnt" >/dev/null
+	stop "$AGENT"
+}
+: >"$WORK/walks"
+mkdir "$WORK/aside"
+for ((round = 1; round <= ROUNDS; round++)); do
+	walk "metadata object"
+	# A pack begins with its name (doc/format/pack.md).
+	find "$S3_DIR/bucket/start" -path '*/objects/*' -type f -exec sh -c 'test "$(head -c 8 "$1" | tr -d "\0")" = RVFRPACK && mv "$1" "$2" && printf "%s\n" "$1" >>"$2/places"' - {} "$WORK/aside" \; || true
+	walk chunks
+	while read -r place; do mv "$WORK/aside/${place##*/}" "$place"; done <"$WORK/aside/places"
+	rm "$WORK/aside/places"
+done
 printf '\n### From attaching to the ready line, S3 behind %s a request and %d MB/s, seconds\n\n' "$DELAY" $((BANDWIDTH / 1000000))
 median -unit seconds -digits 2 ${PLOT:+-plot "$PLOT"} <"$WORK/times"
 printf '\n### What that cost\n\n'
 median -unit '' -digits 1 <"$WORK/costs"
+printf '\n### Metadata in one object\n\n'
+median -unit '' -digits 2 <"$WORK/walks"

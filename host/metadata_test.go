@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -120,4 +121,38 @@ func TestMetadata(t *testing.T) {
 			s.close(h)
 		})
 	}
+}
+
+// requests counts those that were made.
+type requests struct{ made int }
+
+func (r *requests) Request(context.Context, chunk.ID) (origin.Request, error) {
+	r.made++
+	return origin.Request{}, nil
+}
+
+// TestUnpacked: a cache gets no request for a chunk that comes with the object, as long as
+// that may come.
+func TestUnpacked(t *testing.T) {
+	in, out := chunk.ID{1}, chunk.ID{2}
+	fails := make(chan struct{})
+	f := pack.NewFetch([]chunk.ID{in}, func(context.Context) ([]byte, error) {
+		<-fails
+		return nil, chunk.ErrNotFound
+	}, nil)
+	defer f.Close()
+	var r requests
+	u := unpacked{&r, f}
+	if _, err := u.Request(t.Context(), out); err != nil || r.made != 1 {
+		t.Errorf("another chunk: %v, %d requests", err, r.made)
+	}
+	if _, err := u.Request(t.Context(), in); !errors.Is(err, errPacked) || r.made != 1 {
+		t.Errorf("a chunk of the object: %v, %d requests", err, r.made)
+	}
+	f.Start()
+	close(fails)
+	eventually(t, "a request for a chunk of the object that failed", func() bool {
+		_, err := u.Request(t.Context(), in)
+		return err == nil
+	})
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // MaxMetadataBytes bounds the stored bytes of the chunks of a metadata object. The
-// tables and directories of some 500,000 files take that; what does not fit is read
+// tables and directories of some 300,000 files take that; what does not fit is read
 // chunk by chunk, as everything is without the object.
 const MaxMetadataBytes = 8 << 20
 
