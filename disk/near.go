@@ -42,3 +42,12 @@ func (d *Disk) readNear(p *piece, dst []byte) bool {
 func (d *Disk) byPage(c *blockmap.Chunk) bool {
 	return d.opt.Near != nil && int64(c.Stored) == int64(chunk.HeaderLen(d.frames(c)))+int64(c.Size)
 }
+
+// isNear reports whether all of a chunk is near: its end comes last.
+func (d *Disk) isNear(c *blockmap.Chunk) bool {
+	if d.opt.Near == nil {
+		return false
+	}
+	n, err := d.opt.Near.ReadChunk(d.ctx, c.ID, make([]byte, 1), int64(c.Stored)-1)
+	return err == nil && n == 1
+}

@@ -118,6 +118,7 @@ func (d *Disk) readMemory(b []byte, off int64) (n int) {
 			}
 			copy(dst, f.data[p.from:])
 			f.release()
+			d.touch(&p)
 			hits++
 		}
 		n += len(dst)
@@ -129,6 +130,7 @@ func (d *Disk) readMemory(b []byte, off int64) (n int) {
 // A wait is a piece of a read whose frame is on its way.
 type wait struct {
 	flight *flight
+	pos    int // of the chunk in the map
 	frame  uint32
 	from   int
 	dst    []byte
@@ -175,7 +177,7 @@ func (d *Disk) readBatch(miss *missed, b []byte, off int64) (n int, err error) {
 	p := piece{round: 1}
 	var waits []wait
 	var rest []later
-	end := off + int64(len(b))
+	end, begun := off+int64(len(b)), time.Now()
 	for n < len(b) && len(waits)+len(rest) < maxWaits {
 		d.locate(&p, off+int64(n), end)
 		dst := b[n:][:p.n]
@@ -188,11 +190,11 @@ func (d *Disk) readBatch(miss *missed, b []byte, off int64) (n int, err error) {
 		}
 		n += len(dst)
 	}
-	n, err = d.awaitAll(miss, waits, off, n, err)
+	n, err = d.awaitAll(miss, waits, off, begun, n, err)
 	if len(rest) == 0 {
 		return n, err
 	}
-	waits = waits[:0]
+	waits, begun = waits[:0], time.Now()
 	for i := range rest {
 		r := &rest[i]
 		if r.at >= n { // behind what failed
@@ -204,7 +206,7 @@ func (d *Disk) readBatch(miss *missed, b []byte, off int64) (n int, err error) {
 			break
 		}
 	}
-	return d.awaitAll(miss, waits, off, n, err)
+	return d.awaitAll(miss, waits, off, begun, n, err)
 }
 
 // brings reports whether p is near when w, of the read's pieces before it, is over.
@@ -218,9 +220,10 @@ func (d *Disk) brings(w *wait, p *piece) bool {
 func (d *Disk) want(miss *missed, waits []wait, p *piece, dst []byte, at int) ([]wait, error) {
 	if d.readNear(p, dst) {
 		miss.tier = max(miss.tier, chunk.HostCache)
+		d.touch(p)
 		return waits, nil
 	}
-	w := wait{frame: p.frame, from: p.from, dst: dst, at: at}
+	w := wait{pos: p.pos, frame: p.frame, from: p.from, dst: dst, at: at}
 	var f *frame
 	var err error
 	if w.flight, f, err = d.join(p); err != nil {
@@ -228,19 +231,23 @@ func (d *Disk) want(miss *missed, waits []wait, p *piece, dst []byte, at int) ([
 	}
 	if f != nil {
 		w.copy(f)
+		d.touch(p)
 		return waits, nil
 	}
 	return append(waits, w), nil
 }
 
-// awaitAll waits for all waits of a batch of which n bytes were read or asked for, until
-// err. It returns how many bytes are good before the first that is not.
-func (d *Disk) awaitAll(miss *missed, waits []wait, off int64, n int, err error) (int, error) {
+// awaitAll waits for all waits of a batch, begun then, of which n bytes were read or asked
+// for, until err. It returns how many bytes are good before the first that is not.
+func (d *Disk) awaitAll(miss *missed, waits []wait, off int64, begun time.Time, n int, err error) (int, error) {
 	for i := range waits {
 		w := &waits[i]
 		var f *frame
 		if f, w.err = d.await(w.flight, w.frame); w.err == nil {
 			w.copy(f)
+			if !d.marks.touched(w.pos, w.frame) {
+				d.touchFirst(w.pos, w.frame, begun, time.Since(begun))
+			}
 		} else if w.at < n {
 			n, err = w.at, w.err
 		}

@@ -30,7 +30,8 @@ func (a *app) profileCommand() *cobra.Command {
 		Short: "Look after what starts of images read, so that later ones are fast",
 		Long: `A profile is what starts of an image and workload have read, in the order in which
 the next start will. It is kept in the store beside the image, and is advice: it
-can be removed at any time.`,
+can be removed at any time. Hosts that may write to the store add each start to it; see
+--profile of 'rivulet serve', 'mount', 'agent attach' and 'vm run'.`,
 		Example: `  rivulet profile ls
   rivulet profile show nginx --plot nginx.svg`,
 		Args: cobra.NoArgs,
@@ -38,7 +39,7 @@ can be removed at any time.`,
 	}
 	cmd.AddCommand(
 		a.profileLsCommand(), a.profileShowCommand(), a.profileExportCommand(), a.profileImportCommand(),
-		a.profileMergeCommand(), a.profileInheritCommand(), a.profileRmCommand(),
+		a.profileMergeCommand(), a.profileInheritCommand(), a.profileRmCommand(), a.profileRecordCommand(), a.profileMarkCommand(),
 	)
 	return cmd
 }
