@@ -32,6 +32,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
@@ -87,6 +88,7 @@ type Result struct {
 	Digest       string `json:"digest"`             // of the disk: the same for every publisher
 	BlockMap     string `json:"block_map"`          // object that attaches the disk
 	Previous     string `json:"previous,omitempty"` // block map that the name led to before, if to another one
+	Profiled     bool   `json:"-"`                  // that one has profiles, which this one may inherit
 	SourceDigest string `json:"source_digest"`
 	ChainID      string `json:"chain_id"`
 	DiskSize     int64  `json:"disk_size"`     // bytes of the device
@@ -215,12 +217,39 @@ func (p *publisher) publish(ctx context.Context) (*blockmap.Map, error) {
 	if err := p.point(ctx, m); err != nil {
 		return nil, err
 	}
+	var wg sync.WaitGroup
+	wg.Go(func() { p.profiled = p.hasProfiles(ctx, p.previous) })
 	forward := generation.Forwarder{Origin: p.place}
-	if _, err := forward.Settle(ctx, p.name, m.Digest(), p.gen); err != nil {
+	_, err = forward.Settle(ctx, p.name, m.Digest(), p.gen)
+	wg.Wait()
+	if err != nil {
 		return nil, err
 	}
 	return m, nil
 }
+
+// hasProfiles reports whether one of the generations that work is taken over from has
+// a profile of an image. Nothing depends on it.
+func (p *publisher) hasProfiles(ctx context.Context, image origin.Digest) bool {
+	if image == (origin.Digest{}) {
+		return false
+	}
+	var found atomic.Bool
+	var wg sync.WaitGroup
+	for _, g := range p.from {
+		wg.Go(func() {
+			_ = p.place.Generation(g).ListPointers(ctx, catalog.ProfilePrefix(image), func(string) error {
+				found.Store(true)
+				return errFound
+			})
+		})
+	}
+	wg.Wait()
+	return found.Load()
+}
+
+// errFound ends a listing at what was looked for.
+var errFound = errors.New("found")
 
 // enter chooses the generation to publish into.
 func (p *publisher) enter(ctx context.Context) (err error) {
@@ -341,6 +370,7 @@ type publisher struct {
 	layerRead []atomic.Int64 // bytes of each layer that its reader told of
 
 	previous origin.Digest // where the name led before any attempt; zeros: nowhere
+	profiled bool          // that image has profiles
 }
 
 // counters are shared by all goroutines of one publication.
@@ -439,7 +469,7 @@ func (p *publisher) result(m *blockmap.Map) *Result {
 		FetchedBytes: p.fetched.Load(), LayersKnown: int(p.layersKnown.Load()), Layers: len(p.img.Layers),
 	}
 	if p.previous != (origin.Digest{}) && p.previous != m.Digest() {
-		r.Previous = p.previous.String()
+		r.Previous, r.Profiled = p.previous.String(), p.profiled
 	}
 	seen := make(map[chunk.ID]bool, m.Len())
 	for i := range m.Len() {

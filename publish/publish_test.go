@@ -26,6 +26,7 @@ import (
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/profile"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/sign"
 	"github.com/rivuletfs/rivulet/store/memory"
@@ -166,8 +167,17 @@ func TestPrevious(t *testing.T) {
 	if _, err := generation.New(context.Background(), store, 1, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if third := mustPublish(t, store, "x", a); third.Previous != second.BlockMap {
-		t.Errorf("of an older generation: %q, want %q", third.Previous, second.BlockMap)
+	start := profile.Recording{}
+	var err error
+	if start.Image, err = origin.ParseDigest(second.BlockMap); err == nil {
+		_, err = catalog.AddProfile(context.Background(), store.Generation(1), start.Profile())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	third := mustPublish(t, store, "x", a)
+	if third.Previous != second.BlockMap || !third.Profiled || second.Profiled {
+		t.Errorf("of an older generation, with a profile: %q, %v; want %q", third.Previous, third.Profiled, second.BlockMap)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -310,24 +311,29 @@ func (a *app) showProfile(s *shownProfile, p *profile.Profile) {
 	}
 }
 
-// writeFile has fn write a file, which is whole or not there; - is standard output.
+// writeFile has fn write a file, which is whole or not there; - is standard output. It
+// replaces nothing but files: not a device, above all.
 func (a *app) writeFile(name string, fn func(io.Writer) error) (err error) {
 	if name == "-" {
 		return fn(a.out)
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".rivulet-*")
+	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s: there is something that is no regular file; - is standard output", name)
+	}
+	temporary := filepath.Join(filepath.Dir(name), fmt.Sprintf(".rivulet-%016x", rand.Uint64()))
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			_ = os.Remove(f.Name())
+			_ = os.Remove(temporary)
 		}
 	}()
-	if err := errors.Join(fn(f), f.Chmod(0o644), f.Close()); err != nil {
+	if err := errors.Join(fn(f), f.Close()); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	return os.Rename(f.Name(), name)
+	return os.Rename(temporary, name)
 }
 
 // readProfileFile reads a profile that was exported; - is standard input.

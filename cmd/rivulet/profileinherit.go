@@ -175,7 +175,7 @@ type publication struct {
 // inheritAfter gives an image that was just published under a name what starts of
 // the name's image before have read. What fails is told, and no failure.
 func (a *app) inheritAfter(ctx context.Context, o origin.Origin, r *publish.Result) []inherited {
-	if r.Previous == "" {
+	if !r.Profiled {
 		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, inheritTime, fmt.Errorf("it took longer than %v", inheritTime))
@@ -189,16 +189,10 @@ func (a *app) inheritAfter(ctx context.Context, o origin.Origin, r *publish.Resu
 
 func (a *app) inheritPrevious(ctx context.Context, o origin.Origin, r *publish.Result) ([]inherited, error) {
 	view := a.view(o)
-	was, err := origin.ParseDigest(r.Previous)
-	if err != nil {
-		return nil, err
-	}
-	if list, err := view.Profiles(ctx, was); len(list) == 0 {
-		return nil, err // the usual case, for one request a generation
-	}
 	a.hostCache(ctx) // before the copy: it is closed with a
 	as := *a
 	as.silent, as.required = true, nil // nobody waits for this, or trusts it
+	var err error
 	h := &heirs{app: &as, view: view}
 	if h.old, err = view.Open(ctx, r.Previous); err != nil {
 		return nil, err
