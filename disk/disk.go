@@ -14,8 +14,8 @@
 //	   │ miss
 //	   ▼          demand queue      ┌──────────────┐
 //	  join ──────► FIFO ──────────► │ window       │ one goroutine a flight:
-//	Prefetch ────► background, ───► │ ≤ Fetches    │   fetch, retry ► decode ► memory
-//	               bounded, drops   │ (background  │                    │
+//	Prefetch ────► background ────► │ ≤ Fetches    │   fetch, retry ► decode ► memory
+//	Fetch ───────► FIFO             │ (background  │                    │
 //	                                │  ≤ a half)   │                    ▼
 //	  wait ◄──────── broadcast ──── └──────────────┘ ◄────────────── deliver
 //
@@ -31,8 +31,9 @@
 //     longer only to those that somebody waits for.
 //   - Goroutines are those of started flights, at most Options.Fetches. Close
 //     ends their context, fails what is queued and waits for them. The demand
-//     queue is bounded by the reads that wait, maxWaits units each.
-//   - A flight that was queued by Prefetch and is then demanded moves to the
+//     queue is bounded by the reads that wait, maxWaits units each. Prefetch
+//     drops what finds MaxBackground units queued; each Fetch queues one.
+//   - A flight that was queued by Prefetch or Fetch and is then demanded moves to the
 //     demand queue, and its fetch, wherever that waits, becomes a guest's
 //     (chunk.Urgency: locks of queues behind the reader are taken under mu).
 //     Background flights start only while no read is queued and half of the
@@ -62,7 +63,7 @@ const (
 	MaxFetches     = 4096             // most that may be asked for
 	DefaultTimeout = 30 * time.Second // from a read's miss to its failure
 
-	// MaxBackground is how many units may be queued by Prefetch.
+	// MaxBackground is how many units may be queued for Prefetch to queue more.
 	MaxBackground = 256
 	// maxWaits bounds the frames that one read has asked for and not copied.
 	maxWaits = 512
@@ -117,6 +118,10 @@ type Disk struct {
 	opener *seal.Opener
 	desks  sync.Pool // of *desk
 	stats  counters
+	marks  marks
+
+	frameCount int64                       // of all chunks
+	onTouch    atomic.Pointer[func(Touch)] // nil: nobody is told
 
 	ctx     context.Context // ends at Close
 	cancel  context.CancelFunc
@@ -168,6 +173,7 @@ func Open(m *blockmap.Map, r chunk.Reader, opt Options) (*Disk, error) {
 	}
 	opt.Logger = loglimit.New(opt.Logger)
 	d := &Disk{m: m, info: m.Info(), reader: r, opt: opt, memory: opt.Memory, opener: opt.Opener, flights: make(map[unit]*flight)}
+	d.marks, d.frameCount = newMarks(m), countFrames(m)
 	if d.opener == nil {
 		var err error
 		if d.opener, err = seal.NewOpener(); err != nil {

@@ -85,8 +85,11 @@ func (d *Disk) attempt(ctx context.Context, f *flight) error {
 	defer cancel()
 	k := d.desks.Get().(*desk)
 	defer d.desks.Put(k)
-	if f.unit.frame == wholeChunk {
+	switch f.unit.frame {
+	case wholeChunk:
 		return d.attemptChunk(ctx, f, k)
+	case someFrames:
+		return d.attemptSome(ctx, f, k)
 	}
 	return d.attemptFrame(ctx, f, k)
 }
@@ -112,14 +115,7 @@ func (d *Disk) attemptChunk(ctx context.Context, f *flight, k *desk) error {
 
 // attemptFrame fetches a chunk's header and one frame.
 func (d *Disk) attemptFrame(ctx context.Context, f *flight, k *desk) error {
-	n := chunk.HeaderLen(len(f.slots))
-	if n > len(k.buf) {
-		return fmt.Errorf("chunk %s: %d frames: %w", f.chunk.ID, len(f.slots), errUnreadable)
-	}
-	if err := d.read(ctx, f, k.buf[:n], 0); err != nil {
-		return err
-	}
-	if err := d.parse(f, k, k.buf[:n]); err != nil {
+	if err := d.readHeader(ctx, f, k); err != nil {
 		return err
 	}
 	i := f.unit.frame
@@ -130,6 +126,41 @@ func (d *Disk) attemptFrame(ctx context.Context, f *flight, k *desk) error {
 	return d.decode(f, k, i, b)
 }
 
+// attemptSome fetches a chunk's header and the wanted frames that memory lacks,
+// each run of them by one request.
+func (d *Disk) attemptSome(ctx context.Context, f *flight, k *desk) error {
+	if err := d.readHeader(ctx, f, k); err != nil {
+		return err
+	}
+	for first, end, ok := d.nextRun(f); ok; first, end, ok = d.nextRun(f) {
+		begin := k.header.FrameOffset(int(first))
+		last := k.header.FrameOffset(int(end-1)) + int64(k.header.Frames[end-1].Len)
+		b := k.buf[:last-begin]
+		if err := d.read(ctx, f, b, begin); err != nil {
+			return err
+		}
+		for i := first; i < end; i++ {
+			stored := b[k.header.FrameOffset(int(i))-begin:][:k.header.Frames[i].Len]
+			if err := d.decode(f, k, i, stored); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// readHeader fetches a chunk's header alone.
+func (d *Disk) readHeader(ctx context.Context, f *flight, k *desk) error {
+	n := chunk.HeaderLen(len(f.slots))
+	if n > len(k.buf) {
+		return fmt.Errorf("chunk %s: %d frames: %w", f.chunk.ID, len(f.slots), errUnreadable)
+	}
+	if err := d.read(ctx, f, k.buf[:n], 0); err != nil {
+		return err
+	}
+	return d.parse(f, k, k.buf[:n])
+}
+
 // read fills b with stored bytes of f's chunk.
 func (d *Disk) read(ctx context.Context, f *flight, b []byte, off int64) error {
 	n, err := d.reader.ReadChunk(ctx, f.chunk.ID, b, off)
@@ -137,6 +168,7 @@ func (d *Disk) read(ctx context.Context, f *flight, b []byte, off int64) error {
 		return err
 	}
 	d.stats.fetchedBytes.Add(int64(n))
+	f.bytes += int64(n)
 	if n != len(b) {
 		return &chunk.CorruptError{ID: f.chunk.ID, Reason: fmt.Sprintf("%d bytes at %d, want %d", n, off, len(b))}
 	}

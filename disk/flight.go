@@ -10,11 +10,15 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 )
 
-// wholeChunk is the frame of a unit that is a whole chunk.
-const wholeChunk = ^uint32(0)
+// Frames of units that are not one frame: a whole chunk, and those frames of it that
+// a Fetch asked for.
+const (
+	wholeChunk = ^uint32(0)
+	someFrames = wholeChunk - 1
+)
 
 // A unit is what one flight fetches: a chunk, by its position in the map, or
-// one frame of it.
+// one frame of it, or some.
 type unit struct {
 	pos   int
 	frame uint32
@@ -24,7 +28,7 @@ type unit struct {
 type state int
 
 const (
-	inBackground state = iota // queued by Prefetch
+	inBackground state = iota // queued by Prefetch or Fetch
 	inDemand                  // queued, and a read waits
 	started                   // has a goroutine
 	ended                     // out of the table
@@ -34,16 +38,19 @@ const (
 type flight struct {
 	unit    unit
 	chunk   blockmap.Chunk
-	urgency *chunk.Urgency // of what Prefetch queued; nil: demand
+	urgency *chunk.Urgency // of what Prefetch or Fetch queued; nil: demand
 	trace   chunk.Trace
+	wanted  Frames // by the Fetch that began it; none: no Fetch did
+	bytes   int64  // stored bytes that came; the flight's goroutine's until it has ended
 
 	// Guarded by Disk.mu.
 	state    state
-	demanded time.Time // when a read first asked; zero before
-	launched time.Time // when it began; the same
-	err      error     // why frames are missing, once ended
-	slots    []slot    // one a frame of the chunk
-	changed  sync.Cond // a slot got its frame, or the flight ended
+	demanded time.Time     // when a read first asked; zero before
+	launched time.Time     // when it began; the same
+	err      error         // why frames are missing, once ended
+	slots    []slot        // one a frame of the chunk
+	changed  sync.Cond     // a slot got its frame, or the flight ended
+	over     chan struct{} // closed when it has ended; nil: no Fetch waits for that
 }
 
 // A slot is the place of one frame in a flight.
@@ -93,6 +100,9 @@ func (d *Disk) join(p *piece) (*flight, *frame, error) {
 	}
 	d.stats.misses.Add(1)
 	f := d.flights[u]
+	if f == nil {
+		f = d.fetching(p.pos, p.frame)
+	}
 	if f == nil {
 		f = d.newFlight(u, &p.chunk, inDemand)
 		d.demand = append(d.demand, f)
@@ -195,6 +205,9 @@ func (d *Disk) fly(f *flight, begun time.Time) {
 // frame's reference becomes the flight's.
 func (d *Disk) deliver(f *flight, i uint32, fr *frame) {
 	key := d.key(&f.chunk, i)
+	if f.wanted.Has(int(i)) && d.marks.set(f.unit.pos, i, aheadMark) == 0 {
+		d.stats.ahead.Add(1) // before a read can find it
+	}
 	d.memory.add(&key, fr)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -209,6 +222,9 @@ func (d *Disk) deliver(f *flight, i uint32, fr *frame) {
 func (d *Disk) end(f *flight, err error) {
 	f.state, f.err = ended, err
 	d.leave(f)
+	if f.over != nil {
+		close(f.over)
+	}
 	for i := range f.slots {
 		if s := &f.slots[i]; s.frame != nil && s.waits == 0 {
 			s.frame.release()

@@ -22,6 +22,10 @@ type Stats struct {
 	Retries      int64 `json:"retries"`       // attempts after the first, of all fetches
 	Prefetches   int64 `json:"prefetches"`    // fetches queued by Prefetch
 	Dropped      int64 `json:"dropped"`       // fetches that Prefetch wanted and found the queue full
+	Touched      int64 `json:"touched"`       // frames that were read at least once
+	Ahead        int64 `json:"ahead"`         // frames that Fetch brought before they were read
+	AheadUsed    int64 `json:"ahead_used"`    // of them, those that were read since
+	AheadBytes   int64 `json:"ahead_bytes"`   // stored bytes that Fetch brought
 	Errors       int64 `json:"errors"`        // reads that failed, but for reads of a closed disk
 	Hung         int64 `json:"hung"`          // of them, those given up for want of time
 }
@@ -33,6 +37,7 @@ func (s *Stats) Add(o Stats) {
 	s.Fetches, s.FetchedBytes, s.Retries = s.Fetches+o.Fetches, s.FetchedBytes+o.FetchedBytes, s.Retries+o.Retries
 	s.FromCache, s.FromZone, s.FromOrigin = s.FromCache+o.FromCache, s.FromZone+o.FromZone, s.FromOrigin+o.FromOrigin
 	s.Prefetches, s.Dropped = s.Prefetches+o.Prefetches, s.Dropped+o.Dropped
+	s.Touched, s.Ahead, s.AheadUsed, s.AheadBytes = s.Touched+o.Touched, s.Ahead+o.Ahead, s.AheadUsed+o.AheadUsed, s.AheadBytes+o.AheadBytes
 	s.Errors, s.Hung = s.Errors+o.Errors, s.Hung+o.Hung
 }
 
@@ -41,6 +46,8 @@ type counters struct {
 	fetches, fetchedBytes, retries    atomic.Int64
 	prefetches, dropped, errors, near atomic.Int64
 	hung                              atomic.Int64
+	touched, ahead, aheadUsed         atomic.Int64
+	aheadBytes                        atomic.Int64
 	from                              [chunk.Tiers]atomic.Int64 // fetches that succeeded
 }
 
@@ -52,6 +59,7 @@ func (d *Disk) Stats() Stats {
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Near: c.near.Load(), Waits: c.waits.Load(),
 		FromCache: c.from[chunk.HostCache].Load(), FromZone: c.from[chunk.Zone].Load(), FromOrigin: c.from[chunk.Origin].Load(),
 		Fetches: c.fetches.Load(), FetchedBytes: c.fetchedBytes.Load(), Retries: c.retries.Load(),
+		Touched: c.touched.Load(), Ahead: c.ahead.Load(), AheadUsed: c.aheadUsed.Load(), AheadBytes: c.aheadBytes.Load(),
 		Prefetches: c.prefetches.Load(), Dropped: c.dropped.Load(), Errors: c.errors.Load(), Hung: c.hung.Load(),
 	}
 }

@@ -39,6 +39,11 @@ type Info struct {
 	// LongestWait for how long the first of them does.
 	Waits       int           `json:"waits"`
 	LongestWait time.Duration `json:"longest_wait_ns"`
+	// Start tells of the start of its disk, which those share that share the disk; nil:
+	// it is not minded, being off, or that of an earlier process.
+	Start *Start `json:"start,omitempty"`
+	// Fill tells of the fill of its disk, likewise; nil: it is not filled.
+	Fill *Filled `json:"fill,omitempty"`
 	// Written tells of its overlay; nil while that is not open, or if there is none.
 	Written *Written `json:"written,omitempty"`
 }
@@ -74,6 +79,8 @@ type attachment struct {
 	ending   error            // why it ended, if not on purpose
 	taken    bool             // a Detach is at work
 	ended    bool
+
+	gone chan struct{} // closed when its end is over
 }
 
 // Attach opens the disks of all specs and then offers them: all, or none if one
@@ -131,6 +138,9 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 	}
 	if h.cfg.Frontends[spec.Frontend] == nil {
 		return nil, SpecErrorf("attach %q: no frontend is called %q", spec.Image, spec.Frontend)
+	}
+	if spec.Fill != nil && h.cfg.Cache == nil {
+		return nil, SpecErrorf("attach %q: a fill brings the disk to the host cache, and there is none: start 'rivulet cached'", spec.Image)
 	}
 	s, err := h.acquire(ctx, spec)
 	if err != nil {
@@ -220,12 +230,15 @@ func (h *Host) drop(a *attachment, destroy bool) error {
 	delete(h.attached, a.id)
 	if first {
 		h.gone.add(a)
+		h.ended.Add(1)
 	}
 	h.mu.Unlock()
 	if !first {
 		return nil
 	}
 	h.lull.stir()
+	defer h.ended.Done()
+	defer close(a.gone)
 	close(a.dev.closed)
 	err := a.over.end(destroy)
 	if s := a.dev.disk.Load(); s != nil {
@@ -315,7 +328,7 @@ func (h *Host) Wait(ctx context.Context, id string) error {
 		return nil
 	}
 	select {
-	case <-a.dev.closed:
+	case <-a.gone:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -337,6 +350,7 @@ func (h *Host) info(a *attachment) Info {
 			i.Problem = err.Error()
 		}
 		i.Waits, i.LongestWait = s.Waiting()
+		i.Start, i.Fill = s.start.tell(), s.fill.tell()
 	}
 	if i.Written = a.over.written(); !a.isOpen() {
 		i.State = Opening

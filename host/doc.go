@@ -34,5 +34,6 @@
 // Goroutines are one an attachment, which offers it if that is outstanding and waits
 // for the frontend's end; a second one while its disk is to be opened; and one an
 // image, which finds its origin, if that is outstanding, and marks it. Release ends the former and waits; the latter ends with its
-// disk.
+// disk. A disk that was attached has two more until its start is over (starting), which it ends and waits for, too;
+// one more while it is filled; what the start has taught is kept by one of the host's, which Close waits for, as long as closeTime.
 package host

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockdev"
 	"github.com/rivuletfs/rivulet/host/keep"
+	"github.com/rivuletfs/rivulet/profile"
 )
 
 // Errors that callers branch on.
@@ -50,6 +51,13 @@ type Spec struct {
 	TLS *TLS `json:"tls,omitempty"`
 	// Overlay, if set, makes the disk one that can be written.
 	Overlay *Overlay `json:"overlay,omitempty"`
+	// Workload is what is started from the disk, by whose profile is read ahead;
+	// empty: what the image starts by itself.
+	Workload string `json:"workload,omitempty"`
+	// Profile says what is done about the start; empty: ProfileOn.
+	Profile ProfileUse `json:"profile,omitempty"`
+	// Fill, if set, has all of the disk brought to the host cache.
+	Fill *Fill `json:"fill,omitempty"`
 }
 
 // TLS names the PEM files that a server uses.
@@ -84,7 +92,10 @@ func (s *Spec) check() error {
 	if len(s.Identities) > maxList || len(s.Required) > maxList {
 		return SpecErrorf("attach: more than %d identities or keys", maxList)
 	}
-	return s.Overlay.check()
+	if err := profile.CheckWorkload(s.Workload); err != nil {
+		return SpecErrorf("attach: %w", err)
+	}
+	return errors.Join(s.Profile.check(), s.Fill.check(), s.Overlay.check())
 }
 
 // A Frontend offers disks in one way. Any number of calls may run at once, but

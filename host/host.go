@@ -71,6 +71,13 @@ type Host struct {
 	ending interruption // of what holds up Release
 	lull   lull
 
+	memory  int64 // bound of what is kept decoded, in bytes
+	starts  startCounters
+	saving  sync.WaitGroup  // keeping what starts have taught
+	saveCtx context.Context // of that; ends after Close
+	saved   context.CancelFunc
+	ended   sync.WaitGroup // attachments whose end is under way
+
 	mu       sync.Mutex // guards what follows
 	sources  map[string]*sourceSlot
 	disks    map[shareKey]*sharedDisk
@@ -108,6 +115,8 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.memory = cfg.Memory
+	h.saveCtx, h.saved = context.WithCancel(context.Background())
 	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Meter: new(disk.Meter), Logger: cfg.Logger, OnSlow: h.onSlow, Slow: h.cfg.Slow}
 	h.lull.fn, h.lull.after = cfg.Quiet, quietTime
 	h.lull.stir()
@@ -239,8 +248,16 @@ func (h *Host) Close() error {
 		h.mu.Lock()
 		a.ending = ErrClosed
 		h.mu.Unlock()
+		if s := a.dev.disk.Load(); s != nil {
+			s.start.cut()
+		}
 		err = errors.Join(err, h.drop(a, false)) // Release has seen to the overlay
 	}
+	h.ended.Wait()
+	enough := time.AfterFunc(closeTime, h.saved)
+	h.saving.Wait()
+	enough.Stop()
+	h.saved()
 	h.stack.Opener.Close()
 	return errors.Join(err, h.folder.close())
 }

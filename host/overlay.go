@@ -365,7 +365,7 @@ func (s *Snapshot) Close() error {
 func (h *Host) newAttachment(r *record) *attachment {
 	dev := newDevice(r.ID, r.Size, disk.DefaultTimeout)
 	dev.slow, dev.onSlow = h.cfg.Slow, h.onSlow
-	a := &attachment{dev: dev, spec: r.Spec, id: r.ID, image: r.Image, rec: r, problems: make(map[string]error)}
+	a := &attachment{dev: dev, spec: r.Spec, id: r.ID, image: r.Image, rec: r, problems: make(map[string]error), gone: make(chan struct{})}
 	if r.Spec.Overlay != nil {
 		a.over = newWritable(a.dev)
 	}

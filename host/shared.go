@@ -49,9 +49,11 @@ type sharedDisk struct {
 	key   shareKey
 	ready chan struct{} // closed when Disk or err is set
 	err   error
-	kept  *Kept  // of it, for the next process
-	late  *late  // its image, if it was opened without its origin; else nil
-	stop  func() // ends the daily marks and waits for that
+	kept  *Kept     // of it, for the next process
+	late  *late     // its image, if it was opened without its origin; else nil
+	start *starting // nil: it is not minded
+	fill  *filling  // nil: it is not filled
+	stop  func()    // ends the daily marks and waits for that
 
 	users int // under Host.mu
 }
@@ -128,7 +130,7 @@ func (h *Host) acquire(ctx context.Context, spec *Spec) (*sharedDisk, error) {
 	return h.share(ctx, spec, func(who string) (origin.Digest, error) {
 		return h.digest(ctx, src.View, spec.Image, who, spec.Store)
 	}, func(s *sharedDisk, reader *Reader) error {
-		return h.openFound(ctx, s, src, reader)
+		return h.openStarting(ctx, s, src, reader, spec)
 	})
 }
 
@@ -139,6 +141,9 @@ func (h *Host) reacquire(ctx context.Context, r *record) (*sharedDisk, error) {
 		return origin.ParseDigest(r.Image)
 	}, func(s *sharedDisk, reader *Reader) error {
 		err := h.openKept(ctx, s, r, reader)
+		if err == nil {
+			h.beginFill(s, r.Spec.Fill) // the start is an earlier process's
+		}
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -149,7 +154,10 @@ func (h *Host) reacquire(ctx context.Context, r *record) (*sharedDisk, error) {
 		if err != nil {
 			return err
 		}
-		return h.openFound(ctx, s, src, reader)
+		if _, err = h.openFound(ctx, s, src, reader); err == nil {
+			h.beginFill(s, r.Spec.Fill)
+		}
+		return err
 	})
 }
 
@@ -216,18 +224,35 @@ func (h *Host) join(key shareKey) (s *sharedDisk, first bool) {
 	return s, first
 }
 
+// openStarting is openFound of what is about to be started, as spec says. The profile
+// of its starts is asked for meanwhile, and not waited for.
+func (h *Host) openStarting(ctx context.Context, s *sharedDisk, src *Source, r *Reader, spec *Spec) error {
+	var a *asked
+	if spec.Profile.replays() {
+		a = h.ask(src, s.key.image, spec.Workload)
+	}
+	image, err := h.openFound(ctx, s, src, r)
+	if err != nil || spec.Profile == ProfileOff && spec.Fill == nil {
+		a.end()
+		return err
+	}
+	s.start = h.watchStart(s.Disk, image, spec, a)
+	h.beginFill(s, spec.Fill)
+	return nil
+}
+
 // openFound opens the disk of s, as it is found at its origin.
-func (h *Host) openFound(ctx context.Context, s *sharedDisk, src *Source, r *Reader) error {
+func (h *Host) openFound(ctx context.Context, s *sharedDisk, src *Source, r *Reader) (*Image, error) {
 	image, metadata, err := h.openPacked(ctx, src, r, s.key.image.String())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.kept = &Kept{Near: src.Near, Attachments: image.attachments}
 	if s.Disk, err = h.stack.disk(image.Unlocked, image, metadata, src.Near, src.Bound); err != nil {
-		return err
+		return nil, err
 	}
 	s.keep(image.Keep)
-	return nil
+	return image, nil
 }
 
 // openKept opens the disk of s from what a record kept of it; its origin is found
@@ -286,6 +311,8 @@ func (h *Host) release(s *sharedDisk) {
 	if s.Disk == nil {
 		return
 	}
+	s.fill.end()
+	s.start.end()
 	s.stop()
 	if err := s.Close(); err != nil {
 		h.log.Warn("disk not closed well", "image", s.key.image, "err", err)

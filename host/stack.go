@@ -49,6 +49,8 @@ type Stack struct {
 type Disk struct {
 	*disk.Disk
 
+	reader chunk.Reader // what it is read through
+
 	image    published
 	sampler  *generation.Sampler // nil: there is no cache
 	metadata *pack.Fetch         // nil: it has no metadata object, or does without
@@ -99,6 +101,7 @@ func (s *Stack) disk(m *blockmap.Map, image published, metadata *pack.Fetch, nea
 			o.Whole = s.Cache.Away
 		}
 	}
+	d.reader = reader
 	var err error
 	if d.Disk, err = disk.Open(m, reader, o); err != nil {
 		return nil, errors.Join(err, d.closeUnder())

@@ -41,6 +41,7 @@ type Stats struct {
 	Disks  disk.Stats                  // of all disks together, those included that are gone
 	Tiers  [chunk.Tiers]disk.TierStats // likewise, by chunk.Tier
 	Served map[ServedKey]Served        // likewise, of all attachments
+	Starts StartStats                  // likewise, of their starts
 	Memory int64                       // bytes of decoded frames, now
 }
 
@@ -48,7 +49,7 @@ type Stats struct {
 func (h *Host) Stats() Stats {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := Stats{Disks: h.gone.disks, Tiers: h.stack.Meter.Stats(), Served: make(map[ServedKey]Served), Memory: h.stack.Memory.Used()}
+	s := Stats{Disks: h.gone.disks, Tiers: h.stack.Meter.Stats(), Served: make(map[ServedKey]Served), Starts: h.starts.stats(), Memory: h.stack.Memory.Used()}
 	maps.Copy(s.Served, h.gone.served)
 	for _, a := range h.attached {
 		key := h.gone.key(&a.spec)

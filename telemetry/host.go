@@ -46,6 +46,14 @@ var (
 	prefetches   = hostSet.counter("prefetches_total", "Fetches queued ahead of reads.")
 	dropped      = hostSet.counter("prefetches_dropped_total", "Fetches ahead of reads that found the queue full.")
 
+	touched    = hostSet.counter("frames_touched_total", "Frames that were read at least once, of each disk since it was opened.")
+	ahead      = hostSet.counter("ahead_frames_total", "Frames that were brought before they were read, by profiles of earlier starts.")
+	aheadUsed  = hostSet.counter("ahead_used_frames_total", "Of these, those that were read since.")
+	aheadLost  = hostSet.counter("ahead_wasted_frames_total", "Of these, those that had not been read when the start was over.")
+	aheadBytes = hostSet.counter("ahead_bytes_total", "Stored bytes that were fetched for them.")
+	replayed   = hostSet.counter("starts_replayed_total", "Starts that were read ahead of.")
+	recorded   = hostSet.counter("starts_recorded_total", "Starts that were recorded to their end, by where they are remembered: origin, state (the folder of this host) or nowhere.", "kept")
+
 	clientAsks      = hostSet.counter("cache_client_requests_total", "Questions to the host cache.")
 	clientFallbacks = hostSet.counter("cache_client_fallbacks_total", "Reads of the origin because the host cache was of no help.")
 	clientHanded    = hostSet.counter("cache_client_handed_total", "Requests that the host cache was given to send.")
@@ -90,6 +98,7 @@ func (h *Host) Collect(ch chan<- prometheus.Metric) {
 		out.tier(t, &s.Tiers[t])
 	}
 	out.put(memoryBytes, s.Memory)
+	out.starts(&s.Starts)
 	if h.Cache != nil {
 		out.client(h.Cache.Stats())
 	}
@@ -108,6 +117,18 @@ func (ch sink) disks(s *disk.Stats) {
 	ch.put(retries, s.Retries)
 	ch.put(prefetches, s.Prefetches)
 	ch.put(dropped, s.Dropped)
+	ch.put(touched, s.Touched)
+	ch.put(ahead, s.Ahead)
+	ch.put(aheadUsed, s.AheadUsed)
+	ch.put(aheadBytes, s.AheadBytes)
+}
+
+func (ch sink) starts(s *host.StartStats) {
+	ch.put(replayed, s.Replayed)
+	ch.put(recorded, s.Published, "origin")
+	ch.put(recorded, s.Kept, "state")
+	ch.put(recorded, s.Lost, "nowhere")
+	ch.put(aheadLost, s.Wasted)
 }
 
 func (ch sink) tier(t chunk.Tier, s *disk.TierStats) {

@@ -80,7 +80,7 @@ disk.`,
 	f.DurationVar(&o.hold, "hold", 5*time.Minute, "how long a holder waits for the next agent before readers get errors")
 	cmd.PersistentFlags().StringVar(&a.agent, "agent", "", "the agent's socket (default $"+agentEnvironment+", or one in the user's runtime folder)")
 	_ = cmd.RegisterFlagCompletionFunc("keep", cobra.FixedCompletions([]string{keepAuto, keepSystemd, keepHolder, keepNone}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.AddCommand(a.agentAttachCommand(), a.agentDetachCommand(), a.agentListCommand(), a.agentUpgradeCommand(), a.agentHoldCommand())
+	cmd.AddCommand(a.agentAttachCommand(), a.agentDetachCommand(), a.agentListCommand(), a.agentFillCommand(), a.agentUpgradeCommand(), a.agentHoldCommand())
 	return cmd
 }
 

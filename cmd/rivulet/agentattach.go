@@ -45,6 +45,7 @@ func (a *app) agentAttachCommand() *cobra.Command {
 	var nbdAddress, vhostUser, file, mount, name string
 	var asJSON bool
 	var over overlayFlags
+	var start startFlags
 	cmd := &cobra.Command{
 		Use:   "attach IMAGE",
 		Short: "Have the agent offer a disk: over NBD or vhost-user, as a file, or mounted",
@@ -82,6 +83,9 @@ the guest goes on as if it had been slow. See 'rivulet commit'.`,
 			if spec.Overlay, err = over.overlay(); err != nil {
 				return err
 			}
+			if err := start.set(&spec); err != nil {
+				return err
+			}
 			if spec.Overlay != nil && nbdAddress == "" {
 				return usagef("--writable: files and mounts are read-only; use --nbd")
 			}
@@ -107,6 +111,7 @@ the guest goes on as if it had been slow. See 'rivulet commit'.`,
 	f.StringVar(&mount, "mount", "", "mount its file system on this directory (root)")
 	f.StringVar(&name, "name", "", "the export's or file's name (default: the image's)")
 	over.add(f)
+	start.add(cmd, "what the image starts by itself")
 	f.BoolVar(&asJSON, "json", false, "print the attachment as a JSON object")
 	cmd.MarkFlagsOneRequired("nbd", "vhost-user", "file", "mount")
 	cmd.MarkFlagsMutuallyExclusive("nbd", "vhost-user", "file", "mount")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ type mountOptions struct {
 	foreground bool
 	memory     string
 	telemetry  telemetryOptions
+	start      startFlags
 	log        string // standard error of a background process, removed at its end if empty
 }
 
@@ -52,7 +54,7 @@ needs no root.`,
 			if _, err := a.origin.parse(true); err != nil {
 				return err
 			}
-			if err := o.telemetry.check(); err != nil {
+			if err := errors.Join(o.telemetry.check(), o.start.check()); err != nil {
 				return err
 			}
 			if o.foreground {
@@ -78,6 +80,7 @@ needs no root.`,
 	a.cacheFlag(cmd)
 	o.telemetry.addFlags(f)
 	o.telemetry.addSlowFlag(f)
+	o.start.add(cmd, "what the image starts by itself")
 	f.StringVar(&a.agent, "agent", "", agentHelp)
 	f.StringVar(&o.log, "log", "", "file that standard error goes to; removed at the end if nothing was written")
 	_ = f.MarkHidden("log")
@@ -87,6 +90,9 @@ needs no root.`,
 // mountSpec says what mount attaches.
 func (a *app) mountSpec(ref, dir string, o *mountOptions) (host.Spec, error) {
 	s, err := a.spec(ref)
+	if err == nil {
+		err = o.start.set(&s)
+	}
 	s.Frontend, s.Where = frontendMount, dir
 	if o.file {
 		s.Frontend, s.Name = frontendFile, filepath.Base(ref)

@@ -43,6 +43,7 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 	if args, err = o.telemetry.forward(args); err != nil {
 		return err
 	}
+	args = o.start.forward(args)
 	if o.file {
 		args = append(args, "--file")
 	}

@@ -83,6 +83,7 @@ and credentials, and serve waits and detaches them at its end.`,
 	f.StringVar(&o.tlsKey, "tls-key", "", "key file of the certificate (PEM)")
 	f.StringVar(&o.tlsClientCA, "tls-client-ca", "", "file of authorities (PEM) that client certificates must come from")
 	o.overlay.add(f)
+	o.start.add(cmd, "what the image starts by itself")
 	f.StringVar(&a.agent, "agent", "", agentHelp)
 	f.BoolVar(&o.json, "json", false, "at the end, print what each disk did as a JSON object a line")
 	cmd.MarkFlagsMutuallyExclusive("nbd", "vhost-user")
@@ -94,6 +95,7 @@ type serveOptions struct {
 	address, vhostUser, memory   string
 	json                         bool
 	overlay                      overlayFlags
+	start                        startFlags
 	tlsCert, tlsKey, tlsClientCA string
 	telemetry                    telemetryOptions
 }
@@ -164,6 +166,9 @@ func (a *app) serveSpecs(names []string, o *serveOptions) ([]host.Spec, error) {
 			return nil, err
 		}
 		s.Frontend, s.Where, s.Name, s.Overlay = frontend, address, name, over
+		if err := o.start.set(&s); err != nil {
+			return nil, err
+		}
 		if o.tlsCert != "" {
 			s.TLS = &host.TLS{Certificate: o.tlsCert, Key: o.tlsKey, ClientCA: o.tlsClientCA}
 		}

@@ -237,6 +237,7 @@ func (s *hostStatus) write(out io.Writer, now time.Time) error {
 	for i := range s.Disks {
 		s.Disks[i].write(w)
 	}
+	s.writeStarts(w)
 	return w.Flush()
 }
 

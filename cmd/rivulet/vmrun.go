@@ -27,7 +27,9 @@ type vmRunOptions struct {
 	terminal, console                bool
 	nbd                              bool
 	overlay                          overlayFlags
+	start                            startFlags
 	kernelArgs                       []string
+	watch                            func(ctx context.Context, d *vmDisk) // ends when the machine is to end; nil: that ends by itself
 }
 
 func (a *app) vmRunCommand() *cobra.Command {
@@ -54,13 +56,23 @@ package that you have: see 'rivulet vm kernel'.`,
 			return a.vmRun(cmd.Context(), args[0], args[1:], &o)
 		},
 	}
+	a.vmRunFlags(cmd, &o)
+	o.start.add(cmd, "the command's program, if one is given, else what the image starts by itself")
+	f := cmd.Flags()
+	f.BoolVarP(&o.terminal, "tty", "t", false, "give the command a terminal")
+	o.overlay.add(f)
+	f.StringVar(&a.agent, "agent", "", agentHelp)
+	return cmd
+}
+
+// vmRunFlags gives a command that runs a machine the flags that say which and how.
+func (a *app) vmRunFlags(cmd *cobra.Command, o *vmRunOptions) {
 	f := cmd.Flags()
 	f.StringVar(&o.kernel, "kernel", "", "version of a kernel, or its folder (default the newest that 'rivulet vm kernel' lists)")
 	f.StringVar(&o.vmm, "vmm", "qemu", "what runs the machine: qemu, cloud-hypervisor or firecracker")
 	f.StringVar(&o.accel, "accel", vm.AccelAuto, "of QEMU: kvm, tcg (emulation), or auto")
 	f.StringVar(&o.memory, "memory", "512M", "memory of the machine")
 	f.IntVar(&o.cpus, "cpus", 1, "processors of the machine")
-	f.BoolVarP(&o.terminal, "tty", "t", false, "give the command a terminal")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "set a variable, NAME=VALUE; NAME alone takes the value from here")
 	f.StringVarP(&o.user, "user", "u", "", "run as this user, USER[:GROUP] (default the image's)")
 	f.StringVarP(&o.dir, "workdir", "w", "", "run in this folder (default the image's)")
@@ -71,15 +83,18 @@ package that you have: see 'rivulet vm kernel'.`,
 	f.StringArrayVar(&o.kernelArgs, "kernel-arg", nil, "add to the kernel's command line")
 	f.StringVar(&o.init, "init", "", "the program rivulet-init (default the one beside this program, or in ../lib/rivulet)")
 	f.BoolVar(&o.nbd, "nbd", false, "give QEMU the disk over NBD instead of vhost-user-blk")
-	o.overlay.add(f)
 	a.origin.addFlags(f)
 	a.cacheFlag(cmd)
-	f.StringVar(&a.agent, "agent", "", agentHelp)
-	return cmd
 }
 
 func (a *app) vmRun(ctx context.Context, ref string, args []string, o *vmRunOptions) error {
 	a.quiet = true
+	if command := args; o.start.workload == "" {
+		if o.entrypoint != "" {
+			command = []string{o.entrypoint}
+		}
+		o.start.workload = workloadOf(command)
+	}
 	m, run, err := a.vmMachine(o)
 	if err != nil {
 		return err
@@ -90,18 +105,18 @@ func (a *app) vmRun(ctx context.Context, ref string, args []string, o *vmRunOpti
 	if run.TempDir, err = runtimedir.Make(); err != nil {
 		return err
 	}
-	drive, detach, err := a.vmDrive(ctx, ref, run.TempDir, o)
+	drive, disk, err := a.vmDrive(ctx, ref, run.TempDir, o)
 	if err != nil {
 		return err
 	}
 	m.Drive = drive
 	restore, err := a.vmStreams(ctx, &run, o)
 	if err != nil {
-		return errors.Join(err, detach())
+		return errors.Join(err, disk.end())
 	}
-	exit, err := vm.Run(ctx, m, run)
+	exit, err := o.run(ctx, disk, m, run)
 	restore()
-	if err = errors.Join(err, detach()); err != nil {
+	if err = errors.Join(err, disk.end()); err != nil {
 		return err
 	}
 	if exit.Code != 0 {
@@ -214,9 +229,40 @@ func vmEnvironment(list []string) ([]string, error) {
 	return env, nil
 }
 
-// vmDrive attaches the image where the machine finds it. detach ends that.
-func (a *app) vmDrive(ctx context.Context, ref, dir string, o *vmRunOptions) (drive vm.Drive, detach func() error, err error) {
+// A vmDisk is what a machine's disk is attached as. end ends that.
+type vmDisk struct {
+	holder diskHolder
+	id     string
+	end    func() error
+}
+
+// run runs the machine, as long as watch if there is that.
+func (o *vmRunOptions) run(ctx context.Context, d *vmDisk, m vm.Machine, run vm.Options) (guest.Exit, error) {
+	if o.watch == nil {
+		return vm.Run(ctx, m, run)
+	}
+	running, end := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		defer end()
+		o.watch(running, d)
+	}()
+	exit, err := vm.Run(running, m, run)
+	if running.Err() != nil && ctx.Err() == nil {
+		exit, err = guest.Exit{}, nil // it was ended on purpose
+	}
+	end()
+	<-watched
+	return exit, err
+}
+
+// vmDrive attaches the image where the machine finds it.
+func (a *app) vmDrive(ctx context.Context, ref, dir string, o *vmRunOptions) (drive vm.Drive, disk *vmDisk, err error) {
 	spec, err := a.spec(ref)
+	if err == nil {
+		err = o.start.set(&spec)
+	}
 	if err != nil {
 		return drive, nil, err
 	}
@@ -244,11 +290,12 @@ func (a *app) vmDrive(ctx context.Context, ref, dir string, o *vmRunOptions) (dr
 	if err != nil {
 		return drive, nil, errors.Join(err, end())
 	}
-	detach = func() error {
-		err := holder.Detach(context.WithoutCancel(ctx), infos[0].ID, true, drainTime)
+	disk = &vmDisk{holder: holder, id: infos[0].ID}
+	disk.end = func() error {
+		err := holder.Detach(context.WithoutCancel(ctx), disk.id, true, drainTime)
 		return errors.Join(ignoreMissing(err), end())
 	}
-	return drive, detach, nil
+	return drive, disk, nil
 }
 
 // vmStreams connects the process with this program's streams. restore gives the

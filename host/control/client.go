@@ -123,6 +123,17 @@ func (c *Client) Slow(ctx context.Context, id string) (host.Slow, error) {
 	return s, err
 }
 
+// Mark ends the start of an attachment's disk; see Host.Mark.
+func (c *Client) Mark(ctx context.Context, id string) error {
+	return c.do(ctx, http.MethodPost, "/v1/attachments/"+url.PathEscape(id)+"/mark", struct{}{}, nil)
+}
+
+// PauseFill holds the fill of an attachment's disk up, or has it go on; see
+// Host.PauseFill.
+func (c *Client) PauseFill(ctx context.Context, id string, pause bool) error {
+	return c.do(ctx, http.MethodPost, "/v1/attachments/"+url.PathEscape(id)+"/fill", fillRequest{pause}, nil)
+}
+
 // Upgrade has the agent hand everything to a new process of its program.
 func (c *Client) Upgrade(ctx context.Context) (Upgraded, error) {
 	var u Upgraded

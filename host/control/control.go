@@ -8,6 +8,8 @@
 //	DELETE /v1/attachments/ID    ?force=1&wait=SECONDS → 204
 //	GET    /v1/attachments/ID/wait → 204 once the attachment has ended
 //	GET    /v1/attachments/ID/slow → SLOW: its slow reads, summed up by tier, and the newest
+//	POST   /v1/attachments/ID/mark → 204: its start is over, and remembered
+//	POST   /v1/attachments/ID/fill {"pause": BOOL} → 204: the fill of its disk pauses, or goes on
 //	GET    /v1/agent             → AGENT: version, process, since when
 //	GET    /v1/stores            → {"stores": [STORE…]}: whether they answer, within 5 s
 //	POST   /v1/attachments/ID/snapshot → {"snapshot": TOKEN, "size": N, "info": INFO}, a line [OFFSET, LENGTH, ZERO]
@@ -40,6 +42,10 @@ type attachRequest struct {
 
 type findRequest struct {
 	Find host.Query `json:"find"`
+}
+
+type fillRequest struct {
+	Pause bool `json:"pause"`
 }
 
 type attachments struct {

@@ -93,6 +93,12 @@ func TestRequests(t *testing.T) {
 	if _, err := c.Slow(t.Context(), "nosuch/../x"); !errors.Is(err, host.ErrNotFound) {
 		t.Errorf("slow reads of nothing: %v", err)
 	}
+	if err := c.Mark(t.Context(), "nosuch"); !errors.Is(err, host.ErrNotFound) {
+		t.Errorf("start of nothing: %v", err)
+	}
+	if err := c.PauseFill(t.Context(), "nosuch", true); !errors.Is(err, host.ErrNotFound) {
+		t.Errorf("fill of nothing: %v", err)
+	}
 	if u, err := c.Upgrade(t.Context()); err != nil || u.PID != 17 {
 		t.Errorf("upgrade: %v, %v", u, err)
 	}

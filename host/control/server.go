@@ -41,6 +41,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("DELETE /v1/attachments/{id}", s.detach)
 	mux.HandleFunc("GET /v1/attachments/{id}/wait", s.wait)
 	mux.HandleFunc("GET /v1/attachments/{id}/slow", s.slow)
+	mux.HandleFunc("POST /v1/attachments/{id}/mark", s.mark)
+	mux.HandleFunc("POST /v1/attachments/{id}/fill", s.fill)
 	mux.HandleFunc("POST /v1/attachments/{id}/snapshot", s.snapshot)
 	mux.HandleFunc("GET /v1/snapshots/{token}", s.readSnapshot)
 	mux.HandleFunc("POST /v1/upgrade", s.upgrade)
@@ -131,6 +133,29 @@ func (s *Server) slow(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, http.StatusOK, slow)
+}
+
+func (s *Server) mark(w http.ResponseWriter, r *http.Request) {
+	if err := s.Host.Mark(r.PathValue("id")); err != nil {
+		refuse(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) fill(w http.ResponseWriter, r *http.Request) {
+	var q fillRequest
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&q)
+	if err != nil {
+		err = host.SpecErrorf("fill: %w", err)
+	} else {
+		err = s.Host.PauseFill(r.PathValue("id"), q.Pause)
+	}
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
 }
 
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {

@@ -22,6 +22,7 @@ run() {
 run images.sh "$images" "${names[@]}"
 run dedupe.sh "$images"
 run layout.sh
+run rules.sh
 run nbd.sh "$images"
 run vhost.sh "$images"
 run writable.sh "$images"

@@ -3,8 +3,8 @@
 #
 # Proves, for one image of an OCI layout (default python3), attached by an agent as
 # writable: a Linux guest has it as its disk over nbd:unix:, fio verifies in it what
-# it writes, and no request fails, while the agent is killed (-9) again and again;
-# what the guest trims gives its space back; the disk is committed, by which only
+# it writes, most of it not flushed, and no request fails, while the agent is killed
+# (-9) again and again; what the guest trims gives its space back; the disk is committed, by which only
 # chunks that were written to are new, and e2fsck -fn finds nothing in the image; a
 # guest boots it. Of a guest that is writing, what is committed is as after a power
 # cut: e2fsck replays the journal and finds nothing else. Grown, the disk is resized

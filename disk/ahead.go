@@ -1,0 +1,165 @@
+package disk
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/chunk"
+)
+
+const (
+	// Of a far chunk of which a Fetch wants so much it fetches all: one request
+	// less is worth more than the bytes.
+	wholeShare, wholeOf = 3, 4
+
+	// fetchRounds bounds how often a Fetch begins anew because a flight of others
+	// did not bring what it was to bring.
+	fetchRounds = 4
+)
+
+// Brought is what a Fetch did.
+type Brought struct {
+	Frames int   // that it had brought, or found under way
+	Bytes  int64 // stored bytes that came by its own fetches
+}
+
+// Fetch brings frames of the chunk at a position of the block map to memory, before
+// they are read: those that were not read yet, and that neither memory nor
+// Options.Near has. It is served behind all reads, like Prefetch, but nothing is
+// dropped: it returns when the frames are there, so the caller bounds how much is
+// under way by the calls that it makes at once. Frames that follow each other come by
+// one request; of a far chunk that is wanted nearly whole, all comes by one.
+//
+// It returns when ctx ends; what is under way then goes on. The error is ErrClosed, of
+// ctx, or why a fetch failed, after its retries.
+func (d *Disk) Fetch(ctx context.Context, pos int, frames Frames) (Brought, error) {
+	var b Brought
+	if pos < 0 || pos >= d.m.Len() {
+		return b, fmt.Errorf("fetch chunk %d ahead: the disk has %d", pos, d.m.Len())
+	}
+	c := d.m.Chunk(pos)
+	for i := d.frames(&c); i < chunk.MaxFrames; i++ {
+		if frames.Has(i) {
+			return b, fmt.Errorf("fetch frame %d of chunk %d ahead: it has %d", i, pos, d.frames(&c))
+		}
+	}
+	if d.isNear(&c) {
+		return b, ctx.Err()
+	}
+	for range fetchRounds {
+		own, others, n, err := d.beginFetch(pos, &c, &frames)
+		if err != nil || own == nil && len(others) == 0 {
+			return b, err
+		}
+		b.Frames = max(b.Frames, n)
+		if own != nil {
+			others = append(others, own)
+		}
+		for _, f := range others {
+			select {
+			case <-f.over:
+			case <-ctx.Done():
+				return b, ctx.Err()
+			}
+		}
+		if own == nil {
+			continue
+		}
+		d.mu.Lock()
+		err = own.err
+		d.mu.Unlock()
+		b.Bytes += own.bytes
+		d.stats.aheadBytes.Add(own.bytes)
+		if err != nil {
+			return b, err
+		}
+	}
+	return b, nil
+}
+
+// beginFetch begins a flight of those frames of the chunk at pos that nobody has or
+// brings, and returns it, nil if there are none; the flights that bring the others;
+// and how many frames all of them bring.
+func (d *Disk) beginFetch(pos int, c *blockmap.Chunk, frames *Frames) (own *flight, others []*flight, n int, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed.Load() {
+		return nil, nil, 0, ErrClosed
+	}
+	var lacking Frames
+	for i := range d.frames(c) {
+		key := d.key(c, uint32(i))
+		if !frames.Has(i) || d.marks.touched(pos, uint32(i)) || d.memory.has(&key) {
+			continue
+		}
+		n++
+		f := d.fetching(pos, uint32(i))
+		if f == nil {
+			lacking.Add(i)
+		} else if len(others) == 0 || others[len(others)-1] != f {
+			others = append(others, f)
+		}
+	}
+	u := unit{pos, someFrames}
+	if d.unitOf(pos, c, 0).frame == wholeChunk && lacking.Len()*wholeOf >= d.frames(c)*wholeShare {
+		u.frame = wholeChunk
+	}
+	if f := d.flights[u]; f != nil && lacking.Len() > 0 {
+		others = append(others, f) // it has begun, for others; after it is our turn
+	} else if lacking.Len() > 0 {
+		own = d.newFlight(u, c, inBackground)
+		own.wanted = lacking
+		own.over = make(chan struct{})
+		d.background = append(d.background, own)
+		d.start()
+	}
+	for _, f := range others {
+		if f.over == nil {
+			f.over = make(chan struct{})
+		}
+	}
+	return own, others, n, nil
+}
+
+// fetching returns the flight that brings a frame of the chunk at pos, nil if there is
+// none. The caller holds mu.
+func (d *Disk) fetching(pos int, frame uint32) *flight {
+	if f := d.flights[unit{pos, wholeChunk}]; f != nil {
+		return f
+	}
+	if f := d.flights[unit{pos, someFrames}]; f != nil && f.wanted.Has(int(frame)) {
+		return f
+	}
+	return d.flights[unit{pos, frame}]
+}
+
+// nextRun picks the frames that f fetches now: wanted ones that follow each other and
+// that neither the flight nor memory has, beginning with one that a read waits for if
+// there is such a one. When there are none it takes f out of the table, as next does.
+func (d *Disk) nextRun(f *flight) (first, end uint32, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	lacks := func(i uint32) bool {
+		key := d.key(&f.chunk, i)
+		return f.wanted.Has(int(i)) && f.slots[i].frame == nil && (f.slots[i].waits > 0 || !d.memory.has(&key))
+	}
+	frames := uint32(len(f.slots))
+	first = frames
+	for i := range frames {
+		if f.slots[i].waits > 0 && lacks(i) {
+			first = i
+			break
+		}
+		if first == frames && lacks(i) {
+			first = i
+		}
+	}
+	if first == frames {
+		d.leave(f)
+		return 0, 0, false
+	}
+	for end = first + 1; end < frames && lacks(end); end++ {
+	}
+	return first, end, true
+}

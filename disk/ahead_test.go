@@ -1,0 +1,302 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/seal"
+)
+
+// only returns a set of frames.
+func only(list ...int) (s Frames) {
+	for _, i := range list {
+		s.Add(i)
+	}
+	return s
+}
+
+// touches collects what a disk tells of first reads.
+type touches struct {
+	mu   sync.Mutex
+	list []Touch
+}
+
+func (s *touches) add(t Touch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, t)
+}
+
+// TestTouch reads frames in all ways that there are, many times, and wants each to be
+// told of once, with how long it was waited for.
+func TestTouch(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				im := newImage(t, 3, 3)
+				r := im.reader()
+				r.before = func(context.Context, int) error { time.Sleep(time.Millisecond); return nil }
+				d := im.open(t, r, Options{Mode: mode.mode})
+				var told touches
+				d.OnTouch(told.add)
+				begun := time.Now()
+				together(4, func(int) { im.check(t, d, 2*frameSize-1, 2) })
+				im.check(t, d, 0, 4*frameSize)
+				im.check(t, d, 0, 4*frameSize)
+				slices.SortFunc(told.list, func(a, b Touch) int { return a.Frame - b.Frame })
+				var frames []int
+				for _, touch := range told.list {
+					frames = append(frames, touch.Frame)
+					waits := mode.mode == SingleFrames || touch.Frame == 1 || touch.Frame == 2
+					if touch.Chunk != 0 || touch.Begun.Before(begun) || waits != (touch.Waited > 0) {
+						t.Errorf("touch %+v", touch)
+					}
+				}
+				if !slices.Equal(frames, []int{0, 1, 2, 3}) {
+					t.Errorf("frames %v are told of, want 0 to 3, once each", frames)
+				}
+				d.OnTouch(nil)
+				im.check(t, d, 0, len(im.flat))
+				touched, all := d.Touched()
+				if s := d.Stats(); touched != all || s.Touched != all || len(told.list) != 4 {
+					t.Errorf("%d frames of %d touched, stats %+v, %d told of", touched, all, s, len(told.list))
+				}
+			})
+		})
+	}
+}
+
+// TestTouchFailed wants no touch of what could not be read.
+func TestTouchFailed(t *testing.T) {
+	im := newImage(t, 1, 3)
+	r := im.reader()
+	r.before = func(context.Context, int) error { return chunk.ErrNotFound }
+	d := im.open(t, r, Options{})
+	if _, err := d.ReadAt(make([]byte, 1), 0); err == nil {
+		t.Fatal("a chunk that is missing was read")
+	}
+	if n, _ := d.Touched(); n != 0 {
+		t.Errorf("%d frames touched", n)
+	}
+}
+
+// TestFetch wants frames that were fetched ahead to be hits, and counted as used when
+// they are read and not before; what memory has, or was read, is not fetched.
+func TestFetch(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			im := newImage(t, 3, 3)
+			r := im.reader()
+			d := im.open(t, r, Options{Mode: mode.mode})
+			for range 2 {
+				if b, err := d.Fetch(t.Context(), 0, only(1, 2, 5)); err != nil || b.Bytes > 3*frameSize+int64(chunk.HeaderLen(8)) {
+					t.Errorf("brought %+v, %v", b, err)
+				}
+			}
+			if n := r.calls.Load(); n != 3 { // header, two runs
+				t.Errorf("%d requests for two runs of frames", n)
+			}
+			misses := d.Stats().Misses
+			im.check(t, d, frameSize, 2*frameSize)
+			s := d.Stats()
+			if s.Misses != misses || s.Ahead != 3 || s.AheadUsed != 2 || s.AheadBytes != s.FetchedBytes || r.calls.Load() != 3 {
+				t.Errorf("after reading two of three: %+v", s)
+			}
+			im.check(t, d, 0, frameSize) // by demand: no frame fetched ahead
+			if b, err := d.Fetch(t.Context(), 0, only(0, 1, 2, 5)); err != nil || b != (Brought{}) {
+				t.Errorf("brought %+v, %v of what there was", b, err)
+			}
+			if s := d.Stats(); s.Ahead != 3 || s.AheadUsed != 2 {
+				t.Errorf("a read by demand counts as ahead: %+v", s)
+			}
+		})
+	}
+}
+
+func TestFetchNearlyWhole(t *testing.T) {
+	im := newImage(t, 3, 3)
+	r := im.reader()
+	d := im.open(t, r, Options{})
+	b, err := d.Fetch(t.Context(), 0, only(0, 1, 2, 4, 5, 7))
+	if err != nil || b.Bytes != int64(im.m.Chunk(0).Stored) || b.Frames != 6 || r.calls.Load() != 1 {
+		t.Errorf("brought %+v by %d requests, %v; want the whole chunk by one", b, r.calls.Load(), err)
+	}
+	if s := d.Stats(); s.Ahead != 6 {
+		t.Errorf("%d frames ahead, want those that were asked for", s.Ahead)
+	}
+}
+
+// TestFetchWrong wants an error for what the disk does not have.
+func TestFetchWrong(t *testing.T) {
+	im := newImage(t, 3, 3)
+	d := im.open(t, im.reader(), Options{})
+	for what, fetch := range map[string]func() (Brought, error){
+		"negative chunk": func() (Brought, error) { return d.Fetch(t.Context(), -1, only(0)) },
+		"no such chunk":  func() (Brought, error) { return d.Fetch(t.Context(), im.m.Len(), only(0)) },
+		"no such frame":  func() (Brought, error) { return d.Fetch(t.Context(), 0, only(8)) },
+		"last frame":     func() (Brought, error) { return d.Fetch(t.Context(), 0, only(chunk.MaxFrames-1)) },
+	} {
+		if b, err := fetch(); err == nil || b != (Brought{}) {
+			t.Errorf("%s: %+v, %v", what, b, err)
+		}
+	}
+	if b, err := d.Fetch(t.Context(), 0, Frames{}); err != nil || b != (Brought{}) {
+		t.Errorf("no frames: %+v, %v", b, err)
+	}
+}
+
+// TestFetchJoins has reads and Fetches of overlapping frames at once: nothing is
+// fetched twice, a read becomes a demand of what is queued, and each Fetch returns
+// when its frames are there.
+func TestFetchJoins(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				im := newImage(t, 3, 3)
+				r := im.reader()
+				r.before = func(ctx context.Context, call int) error {
+					time.Sleep(time.Second)
+					return nil
+				}
+				d := im.open(t, r, Options{Mode: mode.mode})
+				var done sync.WaitGroup
+				fetch := func(frames ...int) {
+					done.Go(func() {
+						if _, err := d.Fetch(t.Context(), 0, only(frames...)); err != nil {
+							t.Error(err)
+						}
+						for _, i := range frames {
+							c := im.m.Chunk(0)
+							if key := d.key(&c, uint32(i)); !d.memory.has(&key) {
+								t.Errorf("frame %d is not there", i)
+							}
+						}
+					})
+					synctest.Wait()
+				}
+				fetch(1, 2)
+				fetch(1, 2, 3) // waits for the first
+				done.Go(func() { im.check(t, d, 2*frameSize, 10) })
+				synctest.Wait()
+				d.mu.Lock()
+				f := d.fetching(0, 2)
+				demanded := f != nil && !f.demanded.IsZero() && f.urgency.Priority() == chunk.Demand
+				d.mu.Unlock()
+				if !demanded {
+					t.Error("a read does not raise what is fetched ahead")
+				}
+				done.Wait()
+				c := im.m.Chunk(0)
+				if got, most := d.Stats().FetchedBytes, int64(3*frameSize+2*chunk.HeaderLen(d.frames(&c))); got > most {
+					t.Errorf("%d bytes fetched of three frames, want at most %d", got, most)
+				}
+			})
+		})
+	}
+}
+
+// TestFetchEnds wants a Fetch to return when its context ends and when the disk is
+// closed, and to say why it failed.
+func TestFetchEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		im := newImage(t, 8, 3)
+		r := im.reader()
+		r.before = hang
+		opener, err := seal.NewOpener()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer opener.Close()
+		d, err := Open(im.m, r, Options{Opener: opener, Fetches: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := d.Fetch(ctx, 0, only(0)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after the context: %v", err)
+		}
+		ended := make(chan error)
+		for pos := range 3 { // one runs, the others are queued
+			go func() {
+				_, err := d.Fetch(t.Context(), pos, only(0))
+				ended <- err
+			}()
+		}
+		synctest.Wait()
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+		for range 3 {
+			if err := <-ended; !errors.Is(err, ErrClosed) {
+				t.Errorf("after Close: %v", err)
+			}
+		}
+		if _, err := d.Fetch(t.Context(), 0, only(0)); !errors.Is(err, ErrClosed) {
+			t.Errorf("of a closed disk: %v", err)
+		}
+	})
+}
+
+func TestFetchFails(t *testing.T) {
+	im := newImage(t, 3, 3)
+	r := im.reader()
+	r.before = func(context.Context, int) error { return chunk.ErrNotFound }
+	d := im.open(t, r, Options{})
+	if _, err := d.Fetch(t.Context(), 0, only(0)); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("a missing chunk: %v", err)
+	}
+	if s := d.Stats(); s.Ahead != 0 || s.Errors != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestFetchNear wants nothing to be fetched that is near at hand.
+func TestFetchNear(t *testing.T) {
+	im := newImage(t, 3, 3)
+	r := im.reader()
+	near := &hookReader{chunks: objects{im.m.Chunk(1).ID: im.chunks[im.m.Chunk(1).ID]}}
+	d := im.open(t, r, Options{Mode: SingleFrames, Near: near})
+	if b, err := d.Fetch(t.Context(), 1, only(0)); err != nil || b != (Brought{}) || r.calls.Load() != 0 {
+		t.Errorf("near: brought %+v by %d requests, %v", b, r.calls.Load(), err)
+	}
+	if b, err := d.Fetch(t.Context(), 0, only(0)); err != nil || b.Frames != 1 {
+		t.Errorf("not near: brought %+v, %v", b, err)
+	}
+}
+
+// TestFetchBehindReads wants reads to be served before what is fetched ahead, and half
+// of the window to be left to them.
+func TestFetchBehindReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		im := newImage(t, 30, 3)
+		r := im.reader()
+		r.before = func(context.Context, int) error { time.Sleep(time.Second); return nil }
+		d := im.open(t, r, Options{Fetches: 4})
+		var done sync.WaitGroup
+		for pos := range 10 {
+			done.Go(func() {
+				if _, err := d.Fetch(t.Context(), pos, only(0)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		if n := r.active.Load(); n != 2 {
+			t.Errorf("%d fetches ahead at once, want half of 4", n)
+		}
+		begun := time.Now()
+		c := im.m.Chunk(15)
+		im.check(t, d, int(c.Index)*chunkSize, 10)
+		if took := time.Since(begun); took != time.Second {
+			t.Errorf("a read took %v behind fetches ahead", took)
+		}
+		done.Wait()
+	})
+}

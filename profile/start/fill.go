@@ -1,0 +1,198 @@
+package start
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/internal/tokenbucket"
+)
+
+const (
+	// fillsAtOnce bounds the chunks that a Fill asks for at a time.
+	fillsAtOnce = 4
+	// fillPasses is how often a chunk is tried, each time when all others were.
+	fillPasses = 3
+	// fillPause is how long a Fill waits after a failure, or while the cache is away.
+	fillPause = time.Second
+)
+
+// FillOptions bound a Fill. The zero value is usable.
+type FillOptions struct {
+	Rate int64 // stored bytes a second; 0: no bound
+	// Away reports whether the cache is away, so that what is read would be kept
+	// nowhere; it does not block. nil: it never is.
+	Away func(id chunk.ID) bool
+}
+
+// FillProgress is how far a Fill is.
+type FillProgress struct {
+	Chunks int   // of the disk
+	Done   int   // of them, those that were read
+	Bytes  int64 // stored, of those
+	Failed int   // chunks that could not be read, so far
+	Paused bool
+}
+
+// A Fill reads all of a disk's chunks once, through a cache that keeps them, as nobody
+// waits for (chunk.Fill). Its methods may be called by any number of goroutines; Run is
+// called once.
+type Fill struct {
+	m   *blockmap.Map
+	r   chunk.Reader
+	opt FillOptions
+
+	mu     sync.Mutex // guards what follows
+	p      FillProgress
+	bucket tokenbucket.Bucket
+	resume chan struct{} // closed when it goes on; nil: it is not paused
+}
+
+// NewFill returns a Fill of the disk of m, by way of r.
+func NewFill(m *blockmap.Map, r chunk.Reader, opt FillOptions) *Fill {
+	f := &Fill{m: m, r: r, opt: opt, p: FillProgress{Chunks: m.Len()}}
+	rate := float64(opt.Rate)
+	f.bucket = tokenbucket.Bucket{PerSecond: rate, Burst: max(rate, 1)}
+	return f
+}
+
+// Run reads until all is read, or ctx ends. The error says that chunks could not be read.
+// It starts goroutines, and waits for them.
+func (f *Fill) Run(ctx context.Context) error {
+	ctx = chunk.WithPriority(ctx, chunk.Fill)
+	todo := make([]int, f.m.Len())
+	for i := range todo {
+		todo[i] = i
+	}
+	var err error
+	for pass := 0; pass < fillPasses && len(todo) > 0 && ctx.Err() == nil; pass++ {
+		todo, err = f.pass(ctx, todo)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if len(todo) > 0 {
+		return fmt.Errorf("fill: %d chunks of %d could not be read: %w", len(todo), f.m.Len(), err)
+	}
+	return nil
+}
+
+// pass reads the chunks at those positions, and returns which failed, and why the last
+// of them did.
+func (f *Fill) pass(ctx context.Context, todo []int) (failed []int, err error) {
+	next := make(chan int)
+	var mu sync.Mutex
+	var running sync.WaitGroup
+	for range fillsAtOnce {
+		running.Go(func() {
+			for pos := range next {
+				readErr := f.read(ctx, pos)
+				if readErr == nil {
+					continue
+				}
+				mu.Lock()
+				failed, err = append(failed, pos), readErr
+				mu.Unlock()
+				sleep(ctx, fillPause)
+			}
+		})
+	}
+	for _, pos := range todo {
+		if f.await(ctx, pos) != nil {
+			break
+		}
+		next <- pos
+	}
+	close(next)
+	running.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.p.Failed = len(failed)
+	return failed, err
+}
+
+// await waits until the chunk at pos may be read.
+func (f *Fill) await(ctx context.Context, pos int) error {
+	c := f.m.Chunk(pos)
+	for {
+		away := f.opt.Away != nil && f.opt.Away(c.ID)
+		f.mu.Lock()
+		resume, wait := f.resume, time.Duration(0)
+		if resume == nil && !away && f.opt.Rate > 0 {
+			// What is larger than the bucket is owed.
+			if wait = f.bucket.Wait(time.Now(), min(float64(c.Stored), f.bucket.Burst)); wait == 0 {
+				f.bucket.Take(time.Now(), float64(c.Stored))
+			}
+		}
+		f.mu.Unlock()
+		switch {
+		case resume != nil:
+			select {
+			case <-resume:
+			case <-ctx.Done():
+			}
+		case wait > 0:
+			sleep(ctx, wait)
+		case away:
+			sleep(ctx, fillPause)
+		default:
+			return ctx.Err()
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+func (f *Fill) read(ctx context.Context, pos int) error {
+	c := f.m.Chunk(pos)
+	n, err := f.r.ReadChunk(ctx, c.ID, make([]byte, c.Stored), 0)
+	if err == nil && n != int(c.Stored) {
+		err = &chunk.CorruptError{ID: c.ID, Reason: fmt.Sprintf("%d bytes, want %d", n, c.Stored)}
+	}
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.p.Done++
+	f.p.Bytes += int64(n)
+	return nil
+}
+
+// Pause holds the Fill up, or has it go on. What is under way then comes.
+func (f *Fill) Pause(pause bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if pause == (f.resume != nil) {
+		return
+	}
+	if pause {
+		f.resume = make(chan struct{})
+	} else {
+		close(f.resume)
+		f.resume = nil
+	}
+}
+
+// Progress returns how far it is.
+func (f *Fill) Progress() FillProgress {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.p
+	p.Paused = f.resume != nil
+	return p
+}
+
+// sleep waits for d, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
