@@ -160,7 +160,7 @@ func join(errs []error) error {
 	if i >= 0 {
 		return errs[i]
 	}
-	return errors.Join(errs...)
+	return fmt.Errorf("in %d stores: %w", len(errs), ErrNoDisk)
 }
 
 // Mount implements [Mounter].

@@ -21,7 +21,7 @@ const (
 	believeNone   = 5 * time.Second
 	believeFailed = time.Minute
 
-	maxAnswers = 1024
+	maxAnswers = 128
 	// freshTime is for how long a disk stays mounted that no snapshot
 	// needs yet.
 	freshTime = 2 * time.Minute

@@ -2,7 +2,7 @@
 # containerd.sh [IMAGES_DIR] [NAME...]: containers of images that were not downloaded.
 #
 # Proves, with a real containerd, registry and runc, for the named images of an OCI layout
-# (default python3, nginx, nodejs): published, they are pulled without one request for a layer, and
+# (default python3, nginx, nodejs): published, the second one into its own repository, they are pulled without one request for a layer, and
 # run, their first work included. Of the first image, a container that reads and writes
 # goes on while snapshotter, agent, host cache and containerd are killed with -9 one after another and
 # started again; exec, stop and start work; with the registry and the store gone, and
@@ -83,7 +83,7 @@ start_agent() {
 	await 60 grep -q '^ready ' "$WORK/agent.$STARTS.log" || fail "agent: not ready"
 }
 start_snapshotter() {
-	start "$WORK/snapshotter.$((++STARTS)).log" "$WORK/bin/containerd-rivulet" --root "$WORK/snapshotter" --store "$RIVULET_STORE"
+	start "$WORK/snapshotter.$((++STARTS)).log" "$WORK/bin/containerd-rivulet" --root "$WORK/snapshotter" --store "$RIVULET_STORE" --own-repository
 	SNAPSHOTTER=$!
 	await 30 grep -q '^ready ' "$WORK/snapshotter.$STARTS.log" || fail "snapshotter: not ready"
 }
@@ -166,7 +166,9 @@ step "begin"
 start_registry
 for name in "$@"; do
 	push "$name"
-	rivulet publish "$(ref "$name")" --name "$name" 2>/dev/null
+	store=$RIVULET_STORE
+	[ "$name" != "${2:-}" ] || store=oci://$REGISTRY/lab/$name # that of the image
+	rivulet --store "$store" publish "$(ref "$name")" --name "$name" 2>/dev/null
 done
 push $PLAIN
 sleep 0.2
