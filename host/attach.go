@@ -236,6 +236,7 @@ func (h *Host) drop(a *attachment, destroy bool) error {
 	if !first {
 		return nil
 	}
+	h.lull.stir()
 	defer h.ended.Done()
 	defer close(a.gone)
 	close(a.dev.closed)

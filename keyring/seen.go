@@ -58,9 +58,11 @@ func (f *Folder) See(store string, generation uint32) error {
 	lines = slices.DeleteFunc(lines, func(l seenLine) bool { return l.store == store })
 	var b strings.Builder
 	for _, l := range append([]seenLine{now}, lines...) { // the newest first
-		if line := l.String(); b.Len()+len(line) <= maxSeenBytes {
-			b.WriteString(line)
+		line := l.String()
+		if b.Len()+len(line) > maxSeenBytes {
+			break
 		}
+		b.WriteString(line)
 	}
 	if err := os.MkdirAll(f.path, 0o700); err != nil {
 		return err

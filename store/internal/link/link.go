@@ -14,10 +14,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -130,6 +132,9 @@ func (c *movingConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
+// closedByForeignHost is what minio-go makes of an io.EOF.
+const closedByForeignHost = "Connection closed by foreign host"
+
 // Hint says what to do about an error of a connection to host, or "".
 func Hint(err error, host string) string {
 	var dns *net.DNSError
@@ -148,6 +153,8 @@ func Hint(err error, host string) string {
 		return fmt.Sprintf("there is no host %s: check the address", host)
 	case errors.As(err, &op) && op.Op == "dial", errors.As(err, &dns):
 		return fmt.Sprintf("%s cannot be reached: check the address, and that the server is up", host)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), err != nil && strings.Contains(err.Error(), closedByForeignHost):
+		return fmt.Sprintf("%s, or what is between, closes connections without an answer: try again later, or with connections=8 in the store's URL", host)
 	}
 	return ""
 }

@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -173,6 +175,9 @@ func TestHint(t *testing.T) {
 		{fmt.Errorf("get: %w", nowhere), "there is no host h", true},
 		{&net.DNSError{IsTemporary: true}, "h cannot be reached", false},
 		{errors.New("http: server gave HTTP response to HTTPS client"), "does not speak TLS", true},
+		{fmt.Errorf("get: %w", io.EOF), "closes connections", false},
+		{&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, "closes connections", false},
+		{errors.New("get: Connection closed by foreign host h"), "closes connections", false},
 		{io.ErrUnexpectedEOF, "", false},
 	} {
 		if got := Hint(c.err, "h"); !strings.HasPrefix(got, c.want) && !strings.Contains(got, c.want) || c.want == "" && got != "" {
