@@ -44,6 +44,18 @@ func BenchmarkWarm(b *testing.B) {
 	}
 }
 
+// BenchmarkTouched is what recording starts adds to the read of a frame that was read
+// before, to be held against BenchmarkWarm.
+func BenchmarkTouched(b *testing.B) {
+	d := warm(b)
+	p := piece{round: 1}
+	d.locate(&p, 0, 1)
+	b.ReportAllocs()
+	for b.Loop() {
+		d.touch(&p)
+	}
+}
+
 // BenchmarkCold reads 4 KiB of each of 80 pieces of a disk of which nothing is
 // in memory, 16 reads at once, through the door from a source with 5 ms of
 // latency. Pieces that are holes ask for nothing.

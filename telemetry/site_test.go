@@ -89,6 +89,7 @@ func newSite(t *testing.T, slow time.Duration, onSlow func(*disk.SlowRead)) *sit
 			limit := &tier.Limit{Concurrent: 8}
 			s.origins.Limited(limit)
 			return host.Source{
+				Near:  true, // so that all comes by chunks, which are counted: no metadata object
 				View:  generation.NewView(s.origins.Counted(o), generation.Options{OnAlarm: s.origins.Alarm}),
 				Bound: func(src chunk.Source, _ string) chunk.Source { return tier.Source(src, limit) },
 			}, nil
