@@ -5,7 +5,7 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: help build demo test race lint cross check check-all bench fuzz man clean
+.PHONY: help build containerd demo test race lint cross check check-all bench fuzz man clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -13,6 +13,9 @@ help: ## list the targets
 build: ## build bin/rivulet, and rivulet-init for guests
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/rivulet ./cmd/rivulet
 	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags '-s -w' -o bin/rivulet-init ./cmd/rivulet-init
+
+containerd: ## build bin/containerd-rivulet
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/containerd-rivulet ./cmd/containerd-rivulet
 
 demo: build ## publish the Go installation, serve it over NBD, read files back
 	$(GO) run ./internal/demo -rivulet bin/rivulet
@@ -29,13 +32,14 @@ lint: ## run the linters
 
 cross: ## build for every platform that is supported
 	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/rivulet
+	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/containerd-rivulet
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/rivulet
 	GOOS=darwin GOARCH=arm64 $(GO) vet ./...
 
 check: ## run what CI runs (root; RIVULET_E2E_IMAGES names an OCI layout of test images)
 	.ci/run
 
-check-all: build ## the end-to-end checks with every image of RIVULET_E2E_IMAGES
+check-all: build containerd ## the end-to-end checks with every image of RIVULET_E2E_IMAGES
 	internal/e2e/all.sh
 
 bench: build ## measure, beside other programs that do the same
@@ -45,8 +49,9 @@ FUZZTIME ?= 30s
 fuzz: ## run every fuzz target for FUZZTIME
 	internal/fuzzall.sh $(FUZZTIME)
 
-man: build ## generate the manual pages in doc/man
+man: build containerd ## generate the manual pages in doc/man
 	bin/rivulet man doc/man
+	bin/containerd-rivulet man doc/man
 
 clean:
 	rm -rf bin

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -95,6 +96,7 @@ store/cache        any: chunk store/cache/evict
 store/cache/evict  std: chunk
 store/cache/evict/simulate std: chunk store/cache/evict
 store/cache/evict/evicttest any: chunk store/cache/evict
+snapshotter        any: chunk flatten/source host host/control
 vm                 any: vm/guest
 vm/guest           std
 `
@@ -144,6 +146,28 @@ func TestImports(t *testing.T) {
 			case !isOwn && r.std && strings.Contains(first, "."):
 				t.Errorf("package %s: uses the standard library alone, not %s", name, imp)
 			}
+		}
+	}
+}
+
+// TestWhereContainerdIs keeps containerd's packages and gRPC, which make a program larger by
+// half, out of the one that everybody runs.
+func TestWhereContainerdIs(t *testing.T) {
+	for program, want := range map[string]bool{"cmd/rivulet": false, "cmd/containerd-rivulet": true} {
+		list := exec.Command("go", "list", "-deps", "./"+program)
+		list.Env = append(os.Environ(), "GOOS=linux")
+		out, err := list.Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		var found []string
+		for line := range strings.Lines(string(out)) {
+			if strings.HasPrefix(line, "github.com/containerd/") || strings.HasPrefix(line, "google.golang.org/grpc") {
+				found = append(found, strings.TrimSpace(line))
+			}
+		}
+		if len(found) > 0 != want {
+			t.Errorf("%s is made of %q", program, found)
 		}
 	}
 }

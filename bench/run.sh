@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run.sh [publish|serve|overlay|cold|dedupe|codec|s3|zone|attach|vhost|cached|commit|evict|all] [IMAGES_DIR]: measures rivulet beside other
+# run.sh [publish|serve|overlay|cold|dedupe|codec|s3|zone|attach|vhost|cached|commit|start|evict|all] [IMAGES_DIR]: measures rivulet beside other
 # programs that do the same, and prints Markdown for doc/benchmarks.md.
 #
 # IMAGES_DIR (or RIVULET_E2E_IMAGES) is an OCI layout with the test images. ROUNDS
@@ -8,7 +8,7 @@
 #
 # Needs root and, by part, umoci, mke2fs, casync, igzip, GNU time (publish), fio with the nbd
 # engine, nbdkit, qemu-nbd, nbdinfo, nbdcopy (serve, overlay), qemu-storage-daemon with its
-# curl driver (cold) or alone (vhost), versitygw and rclone (s3), redis-server (zone, cached); always jq. The part
+# curl driver (cold) or alone (vhost), versitygw and rclone (s3; start without the latter), redis-server (zone, cached); always jq. The part
 # evict, for doc/benchmarks-eviction.md and not in all, is a simulation, and needs Go alone.
 # shellcheck disable=SC2034
 source "$(dirname "${BASH_SOURCE[0]}")/../internal/e2e/harness.sh"
@@ -16,7 +16,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../internal/e2e/harness.sh"
 BENCH=$ROOT/bench
 ROUNDS=${ROUNDS:-5}
 WHAT=${1:-all}
-case $WHAT in publish | serve | overlay | cold | dedupe | codec | s3 | zone | attach | vhost | cached | commit | all) ;;
+case $WHAT in publish | serve | overlay | cold | dedupe | codec | s3 | zone | attach | vhost | cached | commit | start | all) ;;
 evict) (cd "$ROOT" && go run ./bench/evict -plot doc/img/eviction.svg); exit ;;
 *) sed -n '2s/^# /usage: /p' "$0" >&2; exit 2 ;; esac
 [ "$WHAT" = zone ] || IMAGES=$(images "${2:-}")
@@ -63,7 +63,7 @@ machine() {
 
 # shellcheck disable=SC2016
 printf 'Made by `bench/run.sh %s` on %s; load before: %s.\n' "$WHAT" "$(machine)" "$(cut -d ' ' -f 1-3 /proc/loadavg)"
-for part in publish dedupe codec serve vhost overlay cold s3 zone attach cached commit; do
+for part in publish dedupe codec serve vhost overlay cold s3 zone attach cached commit start; do
 	# shellcheck source=/dev/null
 	if [ "$WHAT" = all ] || [ "$WHAT" = $part ]; then source "$BENCH/$part.sh"; fi
 done

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/seal"
 )
@@ -12,10 +13,10 @@ import (
 // which tries again and says what is wrong.
 func (d *Disk) readNear(p *piece, dst []byte) bool {
 	c := &p.chunk
-	head := chunk.HeaderLen(d.frames(c))
-	if d.opt.Near == nil || int64(c.Stored) != int64(head)+int64(c.Size) { // not raw
+	if !d.byPage(c) {
 		return false
 	}
+	head := chunk.HeaderLen(d.frames(c))
 	k := d.desks.Get().(*desk)
 	defer d.desks.Put(k)
 	h := &k.header
@@ -34,4 +35,10 @@ func (d *Disk) readNear(p *piece, dst []byte) bool {
 	}
 	d.stats.near.Add(1)
 	return true
+}
+
+// byPage reports whether c is read by the page where it is near: its frames are raw, by
+// what they take.
+func (d *Disk) byPage(c *blockmap.Chunk) bool {
+	return d.opt.Near != nil && int64(c.Stored) == int64(chunk.HeaderLen(d.frames(c)))+int64(c.Size)
 }

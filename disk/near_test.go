@@ -3,7 +3,9 @@ package disk
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -69,6 +71,89 @@ func TestNearReadsPages(t *testing.T) {
 	if raw == 0 || coded == 0 {
 		t.Errorf("%d raw chunks and %d others", raw, coded)
 	}
+}
+
+// A fetched is a reader that has at hand, as near, what was read through it.
+type fetched struct {
+	chunk.Reader
+	none bool // nothing is ever at hand
+
+	mu  sync.Mutex // guards had
+	had map[chunk.ID]bool
+}
+
+func (r *fetched) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	n, err := r.Reader.ReadChunk(ctx, id, dst, off)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.had[id] = !r.none
+	return n, err
+}
+
+func (r *fetched) has(id chunk.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.had[id]
+}
+
+// TestNearAfterFirst reads whole chunks of which nothing is near before the first frame
+// was fetched.
+func TestNearAfterFirst(t *testing.T) {
+	im := newImage(t, 12, 55)
+	for _, none := range []bool{false, true} {
+		r := &fetched{Reader: im.reader(), none: none, had: make(map[chunk.ID]bool)}
+		d := im.open(t, r, Options{Mode: SingleFrames, Near: &nearby{door: chunk.NewDoor(im.chunks), some: r.has}})
+		raw := 0
+		for i := range im.m.Len() {
+			c := im.m.Chunk(i)
+			if !d.byPage(&c) || d.frames(&c) < 3 {
+				continue
+			}
+			raw++
+			frames, before := int64(d.frames(&c)), d.Stats()
+			im.check(t, d, int(c.Index)*chunkSize+100, int(c.Size)-200)
+			after := d.Stats()
+			fetches, near := after.Fetches-before.Fetches, after.Near-before.Near
+			if !none && (fetches != 1 || near != frames-1) || none && (fetches != frames || near != 0) {
+				t.Errorf("chunk %d of %d frames, nothing at hand %v: %d fetches, %d read by the page", i, frames, none, fetches, near)
+			}
+		}
+		if raw == 0 {
+			t.Error("no raw chunk of three frames")
+		}
+		im.check(t, d, 0, len(im.flat))
+	}
+}
+
+// TestNearAfterFailure reads over chunks that cannot be read, up to the first of them.
+func TestNearAfterFailure(t *testing.T) {
+	im := newImage(t, 12, 56)
+	for i := range im.m.Len() {
+		c := im.m.Chunk(i)
+		r := &missing{Reader: im.reader(), id: c.ID}
+		d := im.open(t, r, Options{Mode: SingleFrames, Near: &nearby{door: chunk.NewDoor(im.chunks), some: func(chunk.ID) bool { return false }}})
+		if !d.byPage(&c) {
+			continue
+		}
+		buf, start := make([]byte, len(im.flat)), int(c.Index)*chunkSize
+		n, err := d.ReadAt(buf, 0)
+		if n != start || !errors.Is(err, chunk.ErrNotFound) || !bytes.Equal(buf[:n], im.flat[:n]) {
+			t.Errorf("chunk %d is missing: %d bytes, %v; want %d", i, n, err, start)
+		}
+	}
+}
+
+// A missing reader lacks one chunk.
+type missing struct {
+	chunk.Reader
+	id chunk.ID
+}
+
+func (r *missing) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	if id == r.id {
+		return 0, chunk.ErrNotFound
+	}
+	return r.Reader.ReadChunk(ctx, id, dst, off)
 }
 
 // lying is a near reader with wrong bytes, or too few.

@@ -158,33 +158,84 @@ func (d *Disk) readFetch(reader string, b []byte, have int, off int64) (n int, e
 	return n, err
 }
 
+// A later is a piece of a read that will be near once a wait before it is over.
+type later struct {
+	piece piece
+	dst   []byte
+	at    int // of dst in the read
+}
+
 // readBatch reads up to maxWaits missing frames. It asks for all of them
 // before it waits for the first, and waits for all even if one fails, since
-// they are pinned for it.
+// they are pinned for it. Of a chunk that can be read by the page once a reader has
+// it in its hands, it asks for the first frame alone, and reads the rest from there: one
+// question, one flight and no memory instead of one a frame. If it is not there after
+// all, the rest is asked for as well.
 func (d *Disk) readBatch(miss *missed, b []byte, off int64) (n int, err error) {
 	p := piece{round: 1}
 	var waits []wait
+	var rest []later
 	end := off + int64(len(b))
-	for n < len(b) && len(waits) < maxWaits {
+	for n < len(b) && len(waits)+len(rest) < maxWaits {
 		d.locate(&p, off+int64(n), end)
-		w := wait{frame: p.frame, from: p.from, dst: b[n:][:p.n], at: n}
+		dst := b[n:][:p.n]
 		if p.hole {
-			clear(w.dst)
-		} else if d.readNear(&p, w.dst) {
-			miss.tier = max(miss.tier, chunk.HostCache)
-		} else {
-			var f *frame
-			if w.flight, f, err = d.join(&p); err != nil {
-				break
-			}
-			if f != nil {
-				w.copy(f)
-			} else {
-				waits = append(waits, w)
-			}
+			clear(dst)
+		} else if len(waits) > 0 && d.brings(&waits[len(waits)-1], &p) {
+			rest = append(rest, later{p, dst, n})
+		} else if waits, err = d.want(miss, waits, &p, dst, n); err != nil {
+			break
 		}
-		n += len(w.dst)
+		n += len(dst)
 	}
+	n, err = d.awaitAll(miss, waits, off, n, err)
+	if len(rest) == 0 {
+		return n, err
+	}
+	waits = waits[:0]
+	for i := range rest {
+		r := &rest[i]
+		if r.at >= n { // behind what failed
+			break
+		}
+		var wantErr error
+		if waits, wantErr = d.want(miss, waits, &r.piece, r.dst, r.at); wantErr != nil {
+			n, err = r.at, wantErr
+			break
+		}
+	}
+	return d.awaitAll(miss, waits, off, n, err)
+}
+
+// brings reports whether p is near when w, of the read's pieces before it, is over.
+func (d *Disk) brings(w *wait, p *piece) bool {
+	u := &w.flight.unit
+	return u.pos == p.pos && u.frame != wholeChunk && u.frame != p.frame && d.byPage(&p.chunk)
+}
+
+// want reads p, the piece at byte at of a read, if it is at hand, and else adds a wait
+// for it.
+func (d *Disk) want(miss *missed, waits []wait, p *piece, dst []byte, at int) ([]wait, error) {
+	if d.readNear(p, dst) {
+		miss.tier = max(miss.tier, chunk.HostCache)
+		return waits, nil
+	}
+	w := wait{frame: p.frame, from: p.from, dst: dst, at: at}
+	var f *frame
+	var err error
+	if w.flight, f, err = d.join(p); err != nil {
+		return waits, err
+	}
+	if f != nil {
+		w.copy(f)
+		return waits, nil
+	}
+	return append(waits, w), nil
+}
+
+// awaitAll waits for all waits of a batch of which n bytes were read or asked for, until
+// err. It returns how many bytes are good before the first that is not.
+func (d *Disk) awaitAll(miss *missed, waits []wait, off int64, n int, err error) (int, error) {
 	for i := range waits {
 		w := &waits[i]
 		var f *frame

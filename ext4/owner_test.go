@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"regexp"
 	"runtime"
@@ -36,6 +37,33 @@ func ownersOf(t testing.TB, fsys *FS) []Owner {
 		t.Fatalf("owners of %d blocks, want %d", next, fsys.super.blocks)
 	}
 	return all
+}
+
+// TestInodeBlock holds the blocks of all inodes against the owners of those blocks.
+func TestInodeBlock(t *testing.T) {
+	d := build(t, testConfig(), randomTree(1, 20), 0)
+	fsys, err := Open(d, d.size)
+	must(t, err)
+	owners := ownersOf(t, fsys)
+	const inBlock = BlockSize / InodeSize
+	for n := uint32(1); n <= fsys.super.inodes; n++ {
+		block, err := fsys.InodeBlock(n)
+		must(t, err)
+		if o := owners[block]; o.Use != InodeTable {
+			t.Fatalf("inode %d is in block %d, which is of %+v", n, block, o)
+		}
+		if n > 1 {
+			last, _ := fsys.InodeBlock(n - 1)
+			if same := (n-1)%inBlock != 0; same != (last == block) {
+				t.Fatalf("inode %d is in block %d, the one before in %d", n, block, last)
+			}
+		}
+	}
+	for _, n := range []uint32{0, fsys.super.inodes + 1, 1<<32 - 1} {
+		if block, err := fsys.InodeBlock(n); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("inode %d is in block %d, %v", n, block, err)
+		}
+	}
 }
 
 // TestOwners holds the owners of all blocks against the tree that was written.

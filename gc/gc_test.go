@@ -15,6 +15,7 @@ import (
 	"github.com/rivuletfs/rivulet/gc"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/profile"
 	"github.com/rivuletfs/rivulet/store"
 	"github.com/rivuletfs/rivulet/store/memory"
 	"github.com/rivuletfs/rivulet/store/s3/s3test"
@@ -464,6 +465,10 @@ func TestPlan(t *testing.T) {
 	l.ok(err)
 	_, err = l.view().Attach(ctx, "a")
 	l.ok(err)
+	for _, start := range []profile.Recording{{Image: a.Digest()}, {Image: a.Digest(), Workload: "w"}, {Image: b.Digest()}} {
+		_, err := generation.AddProfile(ctx, l.o, start.Profile())
+		l.ok(err)
+	}
 	p, err := l.Plan(ctx)
 	l.ok(err)
 	if len(p.Generations) != 2 || len(p.Images) != 1 {
@@ -478,7 +483,7 @@ func TestPlan(t *testing.T) {
 		t.Errorf("retired: %+v", old)
 	}
 	i := p.Images[0]
-	if i.BlockMap != a.Digest().String() || !slices.Equal(i.Why.Names, []string{"a"}) || i.Why.Read == nil || i.Why.Pinned || !slices.Equal(i.In, []origin.GenerationID{1}) {
+	if i.BlockMap != a.Digest().String() || !slices.Equal(i.Why.Names, []string{"a"}) || i.Why.Read == nil || i.Why.Pinned || !slices.Equal(i.In, []origin.GenerationID{1}) || i.Profiles != 2 {
 		t.Errorf("image: %+v", i)
 	}
 	if _, err := json.Marshal(p); err != nil {

@@ -158,3 +158,50 @@ func removeName(ctx context.Context, s origin.Pointers, name string) (found bool
 		}
 	}
 }
+
+// MaxChain bounds what Chain finds.
+const MaxChain = 64
+
+var errEnough = errors.New("enough was found")
+
+// Chain returns the block maps that pointers give for the image with that chain
+// ID, those of the newest generation first, at most MaxChain; none is
+// chunk.ErrNotFound. They are one tree of files, by several publishers or for
+// several sizes of disk, if the pointers tell the truth: whoever opens one
+// compares its chain ID.
+func (v *View) Chain(ctx context.Context, chain origin.Digest) ([]origin.Digest, error) {
+	var found []origin.Digest
+	_, err := v.retry(ctx, func(l List) error {
+		found = nil
+		for _, g := range l.Readable() {
+			s := v.origin.Generation(g)
+			err := s.ListPointers(ctx, catalog.ChainPrefix(chain), func(key string) error {
+				d, err := catalog.Get(ctx, s, key)
+				if errors.Is(err, chunk.ErrNotFound) || errors.Is(err, catalog.ErrPointer) {
+					return nil // a short cut that leads nowhere
+				}
+				if err != nil || slices.Contains(found, d) {
+					return err
+				}
+				if found = append(found, d); len(found) == MaxChain {
+					return errEnough
+				}
+				return nil
+			})
+			if errors.Is(err, errEnough) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if len(found) == 0 {
+			return chunk.ErrNotFound
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("chain %v: %w", chain, err)
+	}
+	return found, nil
+}

@@ -127,6 +127,36 @@ func TestViewPassesOverBrokenNames(t *testing.T) {
 	}
 }
 
+// TestChain finds images by their chain ID, the newest generation's first.
+func TestChain(t *testing.T) {
+	o := memory.New()
+	a, b := blockmaptest.Small(1, 1), blockmaptest.Small(2, 1)
+	publish(t, o, 1, "a", a)
+	chain := a.Map.Info().ChainID
+	g2 := renew(t, o)
+	set := func(g origin.GenerationID, name string, d origin.Digest) {
+		t.Helper()
+		_, err := catalog.Set(ctx, o.Generation(g), catalog.ChainPrefix(chain)+name, d)
+		check(t, err)
+	}
+	set(g2, "1/0/default", b.Digest())
+	set(g2, "1/0/again", b.Digest())
+	v := NewView(o, Options{})
+	got, err := v.Chain(ctx, chain)
+	if want := []origin.Digest{b.Digest(), a.Digest()}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("found %v, %v, want %v", got, err, want)
+	}
+	if _, err := v.Chain(ctx, origin.Sum(nil)); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("an unknown chain ID: %v", err)
+	}
+	for n := range MaxChain + 1 {
+		set(g2, fmt.Sprintf("2/%d", n), origin.Sum([]byte{byte(n)}))
+	}
+	if got, err := v.Chain(ctx, chain); err != nil || len(got) != MaxChain {
+		t.Errorf("found %d, %v, want %d", len(got), err, MaxChain)
+	}
+}
+
 // TestNameLeadsNowhere has a name whose image is not there: an older image of
 // that name is not what is meant.
 func TestNameLeadsNowhere(t *testing.T) {

@@ -225,6 +225,7 @@ func (h *Host) drop(a *attachment, destroy bool) error {
 	if !first {
 		return nil
 	}
+	h.lull.stir()
 	close(a.dev.closed)
 	err := a.over.end(destroy)
 	if s := a.dev.disk.Load(); s != nil {

@@ -49,6 +49,9 @@ type Config struct {
 	// been let in: until it returns nil, another process can still go on with
 	// everything.
 	Commit func() error
+	// Quiet, if set, is called whenever nothing has been attached or detached for some
+	// seconds, also after New. Close waits for it.
+	Quiet func()
 	// RetryMin and RetryMax bound the pauses between attempts to bring back an
 	// attachment; 0: the defaults.
 	RetryMin, RetryMax time.Duration
@@ -66,6 +69,7 @@ type Host struct {
 	gate   sync.RWMutex // see the package comment
 	closed bool         // under gate: no Attach, no Detach
 	ending interruption // of what holds up Release
+	lull   lull
 
 	mu       sync.Mutex // guards what follows
 	sources  map[string]*sourceSlot
@@ -105,6 +109,8 @@ func New(cfg Config) (*Host, error) {
 		return nil, err
 	}
 	h.stack = Stack{Memory: disk.NewMemory(cfg.Memory), Opener: opener, Cache: cfg.Cache, Sample: cfg.Sample, Meter: new(disk.Meter), Logger: cfg.Logger, OnSlow: h.onSlow, Slow: h.cfg.Slow}
+	h.lull.fn, h.lull.after = cfg.Quiet, quietTime
+	h.lull.stir()
 	return h, nil
 }
 
@@ -220,6 +226,7 @@ func (h *Host) Resume(ctx context.Context, in *keep.Inherited) error {
 // Close ends what Release has left: nothing is served any more, and attachments
 // stay in the state folder. Without a Release before, it releases first.
 func (h *Host) Close() error {
+	h.lull.end()
 	list, err := h.Release(context.Background())
 	if errors.Is(err, ErrClosed) {
 		err = nil

@@ -38,6 +38,27 @@ func newMetadata(image *generation.Image, log *slog.Logger) *pack.Fetch {
 	}, log)
 }
 
+// openPacked opens an image, and has its metadata object fetched as soon as its block map
+// is there, beside what unlocks it; through a cache only when that lacks some of it. The
+// caller closes what is fetched, nil if nothing is.
+func (h *Host) openPacked(ctx context.Context, src *Source, r *Reader, ref string) (*Image, *pack.Fetch, error) {
+	var metadata *pack.Fetch
+	r.found = func(i *generation.Image) {
+		if src.Near {
+			return
+		}
+		metadata = newMetadata(i, h.log)
+		if metadata != nil && h.cfg.Cache == nil {
+			metadata.Start()
+		}
+	}
+	image, err := r.Open(ctx, src.View, ref, true)
+	if err != nil && metadata != nil {
+		metadata.Close()
+	}
+	return image, metadata, err
+}
+
 // errPacked is why a cache gets no request for a chunk.
 var errPacked = errors.New("it comes with others, in one object")
 

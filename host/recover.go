@@ -207,6 +207,7 @@ func (h *Host) retry(ctx context.Context, a *attachment, what string, fn func() 
 
 // mind waits for the end of an attachment that is offered.
 func (h *Host) mind(a *attachment) {
+	h.lull.stir()
 	h.run(a, func(ctx context.Context) {
 		if h.awaitEnd(ctx, a) {
 			h.forget(a)

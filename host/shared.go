@@ -14,7 +14,6 @@ import (
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
-	"github.com/rivuletfs/rivulet/pack"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/sign"
 )
@@ -219,21 +218,8 @@ func (h *Host) join(key shareKey) (s *sharedDisk, first bool) {
 
 // openFound opens the disk of s, as it is found at its origin.
 func (h *Host) openFound(ctx context.Context, s *sharedDisk, src *Source, r *Reader) error {
-	var metadata *pack.Fetch
-	r.found = func(i *generation.Image) {
-		if src.Near {
-			return
-		}
-		metadata = newMetadata(i, h.log)
-		if metadata != nil && h.cfg.Cache == nil { // else the cache may have it all
-			metadata.Start()
-		}
-	}
-	image, err := r.Open(ctx, src.View, s.key.image.String(), true)
+	image, metadata, err := h.openPacked(ctx, src, r, s.key.image.String())
 	if err != nil {
-		if metadata != nil {
-			metadata.Close()
-		}
 		return err
 	}
 	s.kept = &Kept{Near: src.Near, Attachments: image.attachments}

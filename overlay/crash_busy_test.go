@@ -31,7 +31,7 @@ func busyStep(m *machine, own *model, from int, r *rand.Rand) error {
 		}
 		return err
 	case 3:
-		if r.IntN(8) > 0 {
+		if r.IntN(4) > 0 {
 			return nil
 		}
 		s, err := m.o.Snapshot()
@@ -50,11 +50,12 @@ func busyStep(m *machine, own *model, from int, r *rand.Rand) error {
 	return err
 }
 
-// TestCrashesBusy cuts the power while three writers change, flush and freeze the
+// TestCrashesBusy cuts the power or kills while three writers change, flush and freeze the
 // disk, each with a model of its own part.
 func TestCrashesBusy(t *testing.T) {
 	defer overlay.SetMergeBlocks(3)()
-	runs := uint64(8)
+	defer overlay.SetRecentRecords(16)()
+	runs := uint64(16)
 	if testing.Short() {
 		runs = 4
 	}
@@ -81,6 +82,7 @@ func crashBusy(seed uint64) error {
 			wr := rand.New(rand.NewPCG(r.Uint64(), 0))
 			wg.Go(func() {
 				for errs[w] == nil {
+					models[w].returned()
 					errs[w] = busyStep(m, models[w], w*busyPart, wr)
 				}
 			})
@@ -89,7 +91,14 @@ func crashBusy(seed uint64) error {
 		if err := errors.Join(errs...); !errors.Is(err, overlaytest.ErrPower) {
 			return fmt.Errorf("life %d: %w", life, err)
 		}
-		m.medium.Crash(r)
+		if kill := r.IntN(2) == 0; kill {
+			m.medium.Kill()
+			for _, own := range models {
+				own.killed()
+			}
+		} else {
+			m.medium.Crash(r)
+		}
 		if err := m.open(); err != nil {
 			return fmt.Errorf("open after life %d: %w", life, err)
 		}

@@ -18,20 +18,27 @@ import (
 const sector = blockdev.SectorSize
 
 // A model is what a disk may read as after a crash: of each sector, what it was
-// at the last flush, or anything that was written since.
+// at the last flush, or anything that was written since. After a kill it is what it
+// was when the last call returned, or what a call that did not return may have made
+// of it.
 type model struct {
 	now     []byte
-	allowed [][][]byte // by sector; the last is the one of now
+	allowed [][][]byte       // by sector; the last is the one of now
+	open    map[int][][]byte // sectors of the calls that have not returned: before, and after
 }
 
 func newModel(data []byte) *model {
-	m := &model{now: bytes.Clone(data), allowed: make([][][]byte, len(data)/sector)}
+	m := &model{now: bytes.Clone(data), allowed: make([][][]byte, len(data)/sector), open: map[int][][]byte{}}
 	m.flushed()
 	return m
 }
 
+// returned says that the last call has.
+func (m *model) returned() { clear(m.open) }
+
 // flushed says that a flush has returned.
 func (m *model) flushed() {
+	m.returned()
 	for i := range m.allowed {
 		m.allowed[i] = [][]byte{bytes.Clone(m.now[i*sector : (i+1)*sector])}
 	}
@@ -39,12 +46,28 @@ func (m *model) flushed() {
 
 // change says that bytes are being written.
 func (m *model) change(p []byte, off int) {
-	copy(m.now[off:], p)
 	if len(p) == 0 {
 		return
 	}
-	for i := off / sector; i <= (off+len(p)-1)/sector; i++ {
-		m.allowed[i] = append(m.allowed[i], bytes.Clone(m.now[i*sector:(i+1)*sector]))
+	first, last := off/sector, (off+len(p)-1)/sector
+	for i := first; i <= last; i++ {
+		if m.open[i] == nil {
+			m.open[i] = [][]byte{bytes.Clone(m.now[i*sector : (i+1)*sector])}
+		}
+	}
+	copy(m.now[off:], p)
+	for i := first; i <= last; i++ {
+		after := bytes.Clone(m.now[i*sector : (i+1)*sector])
+		m.allowed[i], m.open[i] = append(m.allowed[i], after), append(m.open[i], after)
+	}
+}
+
+// killed says that what happened was a kill: every call that returned counts.
+func (m *model) killed() {
+	for i := range m.allowed {
+		if m.allowed[i] = m.open[i]; m.allowed[i] == nil {
+			m.allowed[i] = [][]byte{bytes.Clone(m.now[i*sector : (i+1)*sector])}
+		}
 	}
 }
 
@@ -149,6 +172,7 @@ func (m *machine) live(r *rand.Rand, calls int) error {
 		if err := m.step(r); err != nil {
 			return err
 		}
+		m.model.returned()
 	}
 	if err := m.o.Close(); err != nil {
 		return err
@@ -157,21 +181,42 @@ func (m *machine) live(r *rand.Rand, calls int) error {
 	return nil
 }
 
-// crash ends a life, some of them by kill -9, and looks at what is left. What was
-// read then must stay, also over a second crash.
-func (m *machine) crash(r *rand.Rand) error {
-	for again := true; again; again = r.IntN(3) == 0 {
-		if r.IntN(4) == 0 {
+// reopen ends a life, and opens what is left. Some openings end as lives do.
+func (m *machine) reopen(r *rand.Rand, kill bool) error {
+	for killed := true; ; {
+		if kill {
 			m.medium.Kill()
 		} else {
 			m.medium.Crash(r)
+			killed = false
 		}
-		if err := m.open(); err != nil {
+		if r.IntN(2) == 0 {
+			m.medium.Cut(1 + r.IntN(12))
+		}
+		err := m.open()
+		if errors.Is(err, overlaytest.ErrPower) {
+			kill = r.IntN(4) > 0
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("open: %w", err)
 		}
-		if err := m.model.recover(m.o); err != nil {
+		m.medium.Cut(0)
+		if killed {
+			m.model.killed()
+		}
+		return m.model.recover(m.o)
+	}
+}
+
+// crash ends a life, by kill -9 or a power cut, and looks at what is left. What was
+// read then must stay, also over a second end.
+func (m *machine) crash(r *rand.Rand, kill bool) error {
+	for again := true; again; again = r.IntN(3) == 0 {
+		if err := m.reopen(r, kill); err != nil {
 			return err
 		}
+		kill = r.IntN(3) == 0
 	}
 	if r.IntN(2) == 0 {
 		m.medium.Crash(r)
@@ -180,14 +225,15 @@ func (m *machine) crash(r *rand.Rand) error {
 	return m.o.Close()
 }
 
-// crashRun is some lives of one overlay. Each but the last ends by a crash, the
-// first in the call that is the cut-th. It reports whether there was that call.
-func crashRun(seed uint64, cut int) (bool, error) {
+// crashRun is some lives of one overlay. Each but the last ends by a power cut or a
+// kill, the first in the call that is the cut-th. It reports whether there was that
+// call.
+func crashRun(seed uint64, cut int, kill bool) (bool, error) {
 	r := rand.New(rand.NewPCG(seed, 21))
 	m := newMachine()
 	for life := range 3 {
 		if life > 0 {
-			cut = 1 + r.IntN(60)
+			cut, kill = 1+r.IntN(60), r.IntN(3) == 0
 		}
 		m.medium.Cut(cut)
 		err := m.live(rand.New(rand.NewPCG(seed, uint64(life))), 14)
@@ -197,45 +243,50 @@ func crashRun(seed uint64, cut int) (bool, error) {
 		if err != nil && !errors.Is(err, overlaytest.ErrPower) {
 			return true, fmt.Errorf("life %d: %w", life, err)
 		}
-		if err := m.crash(r); err != nil {
+		if err := m.crash(r, kill); err != nil {
 			return true, fmt.Errorf("life %d: %w", life, err)
 		}
 	}
 	return true, nil
 }
 
-// TestCrashes cuts the power in every call of many histories.
+// TestCrashes cuts the power in every call of many histories, and kills in every
+// call.
 func TestCrashes(t *testing.T) {
 	defer overlay.SetMergeBlocks(3)()
+	defer overlay.SetRecentRecords(16)()
 	seeds := uint64(2)
 	if testing.Short() {
 		seeds = 1
 	}
-	runs := 0
-	for seed := range seeds {
-		for cut := 1; ; cut++ {
-			there, err := crashRun(seed, cut)
-			if err != nil {
-				t.Fatalf("history %d, power cut in call %d: %v", seed, cut, err)
+	for _, kill := range []bool{false, true} {
+		runs := 0
+		for seed := range seeds {
+			for cut := 1; ; cut++ {
+				there, err := crashRun(seed, cut, kill)
+				if err != nil {
+					t.Fatalf("history %d, ended in call %d, kill %t: %v", seed, cut, kill, err)
+				}
+				if !there {
+					break
+				}
+				runs++
 			}
-			if !there {
-				break
-			}
-			runs++
 		}
+		if runs < int(seeds)*30 {
+			t.Errorf("only %d ends", runs)
+		}
+		t.Logf("%d ends, kill %t", runs, kill)
 	}
-	if runs < int(seeds)*30 {
-		t.Errorf("only %d power cuts", runs)
-	}
-	t.Logf("%d power cuts", runs)
 }
 
-// FuzzCrash draws histories and cuts.
+// FuzzCrash draws histories, cuts and kills.
 func FuzzCrash(f *testing.F) {
-	f.Add(uint64(1), uint16(7))
-	f.Add(uint64(99), uint16(40))
-	f.Fuzz(func(t *testing.T, seed uint64, cut uint16) {
-		if _, err := crashRun(seed, 1+int(cut)%200); err != nil {
+	defer overlay.SetRecentRecords(16)()
+	f.Add(uint64(1), uint16(7), false)
+	f.Add(uint64(99), uint16(40), true)
+	f.Fuzz(func(t *testing.T, seed uint64, cut uint16, kill bool) {
+		if _, err := crashRun(seed, 1+int(cut)%200, kill); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -4,7 +4,8 @@
 // An Overlay is a blockdev.Writer over any blockdev.Device. Blocks of 4096 bytes
 // that were written lie in sparse files, layers, each at the place that it has on
 // the disk; the others are read from the base. It is crash-consistent as a disk
-// is. doc/format/overlay.md has the format, the order of writing, and why the
+// is: after a power cut it has what was flushed. A process that is killed loses
+// nothing that was acknowledged. doc/format/overlay.md has the format, the order of writing, and why the
 // encryption is what it is; overlaytest has a file system that loses power.
 //
 // # Layers
@@ -16,11 +17,12 @@
 // # Who owns what
 //
 //	a read        blocks' locks ► map ► files of layers; then, without locks, the base
-//	a write       blocks' locks ► map ► the rest of cut blocks ► encrypt ► gate, shared ► file ► map, pending
-//	a flush       flusher ► take pending ► sync file ► journal, sync ► punch what is zeroed
+//	a write       blocks' locks ► map ► the rest of cut blocks ► encrypt ► gate, shared ► file ► map, pending ► recent
+//	a flush       flusher ► take pending ► sync file ► recent ► journal, sync ► punch what is zeroed
 //	a snapshot    flusher ► new file ► gate, alone: new top, map shared ► sync file ► index
 //
-// Locks are taken in this order: life, one region's block locks, gate, mu. The
+// Locks are taken in this order: life, one region's block locks, gate, recent's,
+// mu. The
 // flusher is never waited for with a block's lock held. Whoever has the flusher only
 // tries for block locks, so that a flush does not wait for a writer that waits for
 // the base.
@@ -33,7 +35,9 @@
 // pending, table of layers and counts, and is held for no I/O.
 //
 // pending are the changes of the map that no flush has written down: at most 32,768
-// runs, then the writer flushes. Nothing runs in the background: all work is done by
+// runs, then the writer flushes. recent has them in a file that is never synced,
+// for the next process if this one is killed: a call that changes the map returns when
+// its change is there. Nothing runs in the background: all work is done by
 // the calls that cause it.
 //
 // # Errors

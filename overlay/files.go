@@ -21,6 +21,10 @@ type FS interface {
 	Remove(name string) error
 	// SyncDir makes a folder's names survive a power cut.
 	SyncDir(name string) error
+	// BootID names the life of the system's cache: what was written and not synced
+	// is there for whoever reads it under the same ID, also if the writer was killed.
+	// ok is false where that cannot be told.
+	BootID() (id [16]byte, ok bool)
 }
 
 // A File is one of an overlay's files.

@@ -1,13 +1,25 @@
 package overlay
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
+
+// BootID is the kernel's: page cache is lost only with the kernel.
+func (osFS) BootID() (id [16]byte, ok bool) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return id, false
+	}
+	b, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(string(text)), "-", ""))
+	return id, err == nil && copy(id[:], b) == len(id)
+}
 
 // retry repeats a system call that a signal interrupted.
 func (f osFile) retry(op string, call func(fd int) error) error {

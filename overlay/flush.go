@@ -113,8 +113,11 @@ func (o *Overlay) round() ([]change, error) {
 	o.mu.Lock()
 	fits := o.medium.fits(len(o.pending))
 	var batch []change
+	var mark uint64
 	if fits {
-		batch = o.takePending()
+		if batch = o.takePending(); len(batch) > 0 {
+			mark = o.recent.note(recentMark, o.medium.epoch, o.medium.batch+1)
+		}
 	}
 	o.mu.Unlock()
 	if !fits {
@@ -127,7 +130,14 @@ func (o *Overlay) round() ([]change, error) {
 	if len(batch) == 0 {
 		return nil, nil
 	}
-	return batch, o.medium.append(batch)
+	if err := o.keepRecent(mark); err != nil {
+		return nil, err
+	}
+	if err := o.medium.append(batch); err != nil {
+		return nil, err
+	}
+	o.held(mark)
+	return batch, nil
 }
 
 // takePending returns the changes so far, and begins a new list. The caller has mu
@@ -167,9 +177,21 @@ func (o *Overlay) writeCheckpoint(clean bool, alter func()) ([]change, error) {
 		head.layers = append(head.layers, l.layerInfo)
 	}
 	index := encodeIndex(&head, &o.states)
+	if o.top != written {
+		o.recent.note(recentLayer, o.top.id, uint64(o.top.slot))
+	}
+	mark := o.recent.note(recentMark, head.epoch, 0)
 	o.mu.Unlock()
 	if err := written.file.Sync(); err != nil {
 		return nil, fmt.Errorf("sync layer %016x: %w", written.id, err)
 	}
-	return batch, o.replaceIndex(index, head.epoch)
+	// The records first: of what an index has, or a batch, none may come later.
+	if err := o.keepRecent(mark); err != nil {
+		return nil, err
+	}
+	if err := o.replaceIndex(index, head.epoch); err != nil {
+		return nil, err
+	}
+	o.held(mark)
+	return batch, nil
 }

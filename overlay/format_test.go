@@ -61,6 +61,10 @@ func TestVectors(t *testing.T) {
 		"key check":            h.check[:],
 		"sector of zeros":      sector[:32],
 		"checksum of a sector": crc(sector),
+		"head of recent":       appendRecentHead(nil, maxRecent, [16]byte(key))[:recentFixed],
+		"mark":                 appendRecent(nil, vectorRecent[0]),
+		"recent data":          appendRecent(nil, vectorRecent[1]),
+		"recent layer":         appendRecent(nil, vectorRecent[2]),
 		"begin of a batch":     batch[:journalFixed+2*changeRecord],
 		"checksum of a batch":  batch[sectorSize-4:],
 	} {
@@ -155,7 +159,7 @@ func TestJournal(t *testing.T) {
 		log = appendBatch(log, 7, number, batch)
 	}
 	replay := func(b []byte) (got []change, err error) {
-		err = replayJournal(b, 7, 1<<31, firstLayer, func(c change) { got = append(got, c) })
+		_, err = replayJournal(b, 7, 1<<31, firstLayer, func(c change) { got = append(got, c) })
 		return got, err
 	}
 	full := append(bytes.Clone(log), make([]byte, 50*sectorSize)...)
@@ -194,7 +198,7 @@ func TestJournal(t *testing.T) {
 }
 
 func replayAs(b []byte, epoch uint64) (got []change, err error) {
-	err = replayJournal(b, epoch, 1<<31, firstLayer, func(c change) { got = append(got, c) })
+	_, err = replayJournal(b, epoch, 1<<31, firstLayer, func(c change) { got = append(got, c) })
 	return got, err
 }
 
@@ -248,7 +252,7 @@ func FuzzJournal(f *testing.F) {
 			}
 		}
 		const blocks = 1 << 21
-		err := replayJournal(b, 7, blocks, firstLayer, func(c change) {
+		_, err := replayJournal(b, 7, blocks, firstLayer, func(c change) {
 			if c.n < 1 || c.block < 0 || c.block+c.n > blocks || c.state != stateZero && c.state != firstLayer {
 				t.Errorf("applied %+v", c)
 			}
@@ -256,5 +260,98 @@ func FuzzJournal(f *testing.F) {
 		if err != nil && !errors.Is(err, ErrCorrupt) {
 			t.Errorf("not called damage: %v", err)
 		}
+	})
+}
+
+// vectorRecent are records of doc/format/overlay.md.
+var vectorRecent = []recentChange{
+	{number: 7, a: 0x1122334455667788, kind: recentMark},
+	{number: 8, a: 5, b: 3, kind: firstLayer},
+	{number: 9, a: 0xfeedfacecafebeef, b: 2, kind: recentLayer},
+}
+
+// TestRecent replays records behind marks that hold and marks that do not.
+func TestRecent(t *testing.T) {
+	const records = 16
+	for first := uint64(1); first < 2*records; first++ { // wherever the ring begins
+		ring := make([]byte, records*recentRecord)
+		number := first
+		put := func(kind uint8, a, b uint64) {
+			copy(ring[number%records*recentRecord:], appendRecent(nil, recentChange{number: number, a: a, b: b, kind: kind}))
+			number++
+		}
+		for range records { // of an earlier round
+			put(stateZero, 9, 9)
+		}
+		put(recentMark, 70, 0)
+		put(firstLayer, 1, 1)
+		put(recentMark, 70, 1)
+		put(firstLayer, 2, 1)
+		put(recentMark, 70, 2)
+		put(recentLayer, 5, 1)
+		put(recentMark, 71, 0)
+		put(firstLayer+1, 3, 1)
+		put(recentMark, 71, 1)
+		for _, c := range []struct {
+			epoch, batch uint64
+			want         []uint64 // a of those that count
+			next         uint64   // records before number
+		}{
+			{70, 0, []uint64{1, 2, 5, 3}, 1},
+			{70, 1, []uint64{2, 5, 3}, 1},
+			{70, 2, []uint64{5, 3}, 1},
+			{71, 0, []uint64{3}, 1},
+			{71, 1, nil, 0},
+			{72, 0, nil, 0},
+		} {
+			changes, next, err := replayRecent(ring, c.epoch, c.batch)
+			var got []uint64
+			for _, change := range changes {
+				got = append(got, change.a)
+			}
+			if err != nil || !reflect.DeepEqual(got, c.want) || next != number-c.next {
+				t.Errorf("epoch %d, batch %d: %v, next %d, %v; want %v, next %d", c.epoch, c.batch, got, next, err, c.want, number-c.next)
+			}
+		}
+	}
+}
+
+// FuzzRecent replays any records, with good checksums, and checks that those behind
+// the mark are all there, in order.
+func FuzzRecent(f *testing.F) {
+	var ring []byte
+	for _, c := range vectorRecent {
+		ring = appendRecent(ring, c)
+	}
+	f.Add(ring, uint16(0))
+	f.Add(append(ring, make([]byte, 16*recentRecord)...), uint16(2))
+	f.Fuzz(func(t *testing.T, b []byte, bad uint16) {
+		ring := make([]byte, minRecent*recentRecord)
+		copy(ring, b)
+		for i := range minRecent {
+			if r := ring[i*recentRecord:][:recentRecord]; bad>>i&1 == 0 {
+				copy(r[28:], crc(r[:28]))
+			}
+		}
+		epoch := binary.LittleEndian.Uint64(ring[8:])
+		changes, next, err := replayRecent(ring, epoch, 3)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Errorf("not called damage: %v", err)
+			}
+			return
+		}
+		if next == 0 || len(changes) > minRecent {
+			t.Errorf("%d changes, next %d", len(changes), next)
+		}
+		for i, c := range changes {
+			if c.kind == recentMark || c.number >= next || i > 0 && c.number <= changes[i-1].number {
+				t.Errorf("change %d is %+v, next %d", i, c, next)
+			}
+			if again := appendRecent(nil, c); !bytes.Contains(ring, again) {
+				t.Errorf("change %d is %+v, which is nowhere", i, c)
+			}
+		}
+		parseRecentHead(ring, [16]byte(ring[8:]))
 	})
 }

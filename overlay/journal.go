@@ -93,29 +93,29 @@ func parseSector(b []byte, epoch uint64) (s journalSector, live bool, err error)
 }
 
 // replayJournal calls apply for the changes of all whole batches of an epoch, in
-// order. The last batch may have been cut off by a crash, in the middle and by
+// order, and returns the last one's number. The last batch may have been cut off by a crash, in the middle and by
 // the sector: then it counts as not written. Anything else that is not as it was
 // written is damage.
-func replayJournal(b []byte, epoch uint64, blocks int64, top uint8, apply func(change)) error {
+func replayJournal(b []byte, epoch uint64, blocks int64, top uint8, apply func(change)) (last uint64, err error) {
 	at := 0 // sectors
 	total := len(b) / sectorSize
 	sector := func(i int) []byte { return b[i*sectorSize : (i+1)*sectorSize] }
 	for number := uint64(1); at < total; number++ {
 		whole, err := wholeBatch(sector, at, total, epoch, number)
 		if err != nil {
-			return err
+			return last, err
 		}
 		if whole == 0 {
-			return checkTail(sector, at, total, epoch, number)
+			return last, checkTail(sector, at, total, epoch, number)
 		}
 		for i := at; i < at+whole; i++ {
 			if err := applySector(sector(i), blocks, top, apply); err != nil {
-				return err
+				return last, err
 			}
 		}
-		at += whole
+		last, at = number, at+whole
 	}
-	return nil
+	return last, nil
 }
 
 // wholeBatch returns how many sectors the batch at a sector has, 0 if it is not

@@ -69,7 +69,7 @@ func (o *Overlay) mergeLayer(ctx context.Context, l *layer) error {
 			continue
 		}
 		n = min(n, regionBlocks-b%regionBlocks)
-		if err := o.moveBlocks(l, b, n); err != nil {
+		if err := o.withRoom(func() error { return o.moveBlocks(l, b, n) }); err != nil {
 			return err
 		}
 		moved, count = append(moved, change{block: b, n: n}), count+n

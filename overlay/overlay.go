@@ -69,6 +69,7 @@ const (
 	newIndexName = "index.new"
 	journalName  = "journal"
 	keyName      = "key"
+	recentName   = "recent"
 	layerPrefix  = "layer-"
 )
 
@@ -101,6 +102,7 @@ type Overlay struct {
 
 	flusher flusher
 	medium  medium
+	recent  recent
 
 	merging sync.Mutex
 	dirty   atomic.Bool // something was written since the last round of flushing began
@@ -165,6 +167,9 @@ func create(dir string, base blockdev.Device, opts Options) (o *Overlay, err err
 	}
 	o.head = indexHeader{size: size, baseSize: base.Size(), check: check, baseID: opts.BaseID}
 	o.states = newStateMap(o.head.blocks())
+	if _, err := o.openRecent(0, 0); err != nil {
+		return nil, err
+	}
 	if o.top, err = o.newLayer(0); err != nil {
 		return nil, err
 	}
@@ -214,14 +219,18 @@ func (o *Overlay) closeFiles() error {
 	} else if o.top != nil {
 		errs = append(errs, o.top.close())
 	}
+	if o.recent.file != nil {
+		errs = append(errs, o.recent.file.Close())
+	}
 	if o.medium.journal != nil {
 		errs = append(errs, o.medium.journal.Close()) // the lock goes with it
 	}
 	return errors.Join(errs...)
 }
 
-// Open opens the overlay of a folder. One that was not closed is brought to a
-// state that its last Flush or a later moment left. The errors ErrBase, ErrKey,
+// Open opens the overlay of a folder. One whose process was killed has all that
+// was acknowledged; after a power cut it is brought to a state that its last Flush
+// or a later moment left. The errors ErrBase, ErrKey,
 // ErrCorrupt, ErrInUse and fs.ErrNotExist come wrapped. For base see Create.
 func Open(dir string, base blockdev.Device, opts Options) (*Overlay, error) {
 	o, err := open(dir, base, opts)
@@ -259,11 +268,18 @@ func open(dir string, base blockdev.Device, opts Options) (o *Overlay, err error
 	if err != nil {
 		return nil, err
 	}
-	err = replayJournal(log, head.epoch, head.blocks(), o.top.state(), func(c change) { o.states.set(c.block, c.n, c.state) })
+	batch, err := replayJournal(log, head.epoch, head.blocks(), o.top.state(), func(c change) { o.states.set(c.block, c.n, c.state) })
 	if err != nil {
 		return nil, err
 	}
-	return o, o.start(opts)
+	changes, err := o.openRecent(head.epoch, batch)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.applyRecent(changes); err != nil {
+		return nil, err
+	}
+	return o, o.start(opts, o.head.clean && len(changes) == 0)
 }
 
 func loadIndex(fsys FS, path string) (*indexHeader, stateMap, error) {
@@ -324,21 +340,29 @@ func (o *Overlay) openLayers() error {
 
 // start makes what was read the state to go on from: on the medium, with the
 // files rid of what no index names.
-func (o *Overlay) start(opts Options) error {
-	clean := o.head.clean
+func (o *Overlay) start(opts Options, clean bool) error {
 	if opts.Size > o.head.size {
 		o.head.size = opts.Size
 		o.states.grow(o.head.blocks())
 	}
-	if err := o.top.file.Truncate(o.head.blocks() * blockSize); err != nil {
-		return err
+	// The top, and what was the top when the index was written.
+	tops := o.table.all()[len(o.head.layers)-1:]
+	for _, l := range tops {
+		if err := l.file.Truncate(o.head.blocks() * blockSize); err != nil {
+			return err
+		}
+		l.blocks = o.states.count(l.state())
 	}
-	o.top.blocks = o.states.count(o.top.state())
 	for _, l := range o.table.all() {
 		o.used += l.blocks * blockSize
 	}
 	// What a killed process wrote may be in the cache of the system alone. It is
 	// about to be read, so it may not be lost any more: this syncs it.
+	for _, l := range tops[:len(tops)-1] {
+		if err := l.file.Sync(); err != nil {
+			return fmt.Errorf("sync layer %016x: %w", l.id, err)
+		}
+	}
 	if err := o.checkpoint(false, nil); err != nil {
 		return err
 	}
@@ -348,7 +372,12 @@ func (o *Overlay) start(opts Options) error {
 	if err := o.removeStray(); err != nil {
 		return err
 	}
-	return o.punchStray()
+	for _, l := range tops {
+		if err := o.punchStray(l); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeStray removes files of layers that the index does not name.
@@ -371,22 +400,22 @@ func (o *Overlay) removeStray() error {
 	return nil
 }
 
-// punchStray gives back what the top layer's file has and the index does not
-// name: blocks that were written and not flushed, or zeroed and not punched.
-func (o *Overlay) punchStray() error {
+// punchStray gives back what a layer's file has and the index does not name:
+// blocks that were written and are not in it, or zeroed and not punched.
+func (o *Overlay) punchStray(l *layer) error {
 	for at := int64(0); ; {
-		from, to, err := o.top.file.NextData(at)
+		from, to, err := l.file.NextData(at)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("look for data in layer %016x: %w", o.top.id, err)
+			return fmt.Errorf("look for data in layer %016x: %w", l.id, err)
 		}
 		end := min((to+blockSize-1)>>blockShift, o.head.blocks())
 		for b := from >> blockShift; b < end; {
 			state, n := o.states.run(b, end)
-			if state != o.top.state() {
-				err := o.top.file.Punch(b*blockSize, n*blockSize)
+			if state != l.state() {
+				err := l.file.Punch(b*blockSize, n*blockSize)
 				if errors.Is(err, errors.ErrUnsupported) {
 					return nil
 				}
@@ -471,7 +500,7 @@ func destroy(dir string, fsys FS, keys Keys) error {
 	}
 	errs := []error{err}
 	for _, name := range names {
-		if name == indexName || name == newIndexName || name == journalName || strings.HasPrefix(name, layerPrefix) {
+		if name == indexName || name == newIndexName || name == journalName || name == recentName || strings.HasPrefix(name, layerPrefix) {
 			errs = append(errs, fsys.Remove(filepath.Join(dir, name)))
 		}
 	}

@@ -82,15 +82,16 @@ func (o *Overlay) charge(l *layer, blocks int64) {
 	o.used += blocks * blockSize
 }
 
-// reserve counts blocks that are to be written, if the quota has room.
+// reserve counts blocks that are to take space by a change, if the quota has
+// room, and the change can be noted.
 func (o *Overlay) reserve(l *layer, blocks int64, unbounded bool) error {
-	if blocks == 0 {
-		return nil
-	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.quota > 0 && !unbounded && o.used+blocks*blockSize > o.quota {
+	if blocks > 0 && o.quota > 0 && !unbounded && o.used+blocks*blockSize > o.quota {
 		return ErrQuota
+	}
+	if err := o.recent.promise(); err != nil {
+		return err
 	}
 	o.charge(l, blocks)
 	return nil

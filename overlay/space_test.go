@@ -3,6 +3,7 @@ package overlay_test
 import (
 	"bytes"
 	"errors"
+	"math/rand/v2"
 	"syscall"
 	"testing"
 
@@ -114,7 +115,7 @@ func TestUnflushedSpace(t *testing.T) {
 	write(t, o, 0, ones(8192))
 	flush(t, o)
 	write(t, o, 0, ones(300_000))
-	m.Kill()
+	m.Crash(rand.New(rand.NewPCG(1, 1)))
 	o, err := overlay.Open("d", blockdevtest.NewMemory(make([]byte, 1<<20), nil), overlay.Options{FS: m})
 	if err != nil {
 		t.Fatal(err)

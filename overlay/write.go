@@ -52,24 +52,39 @@ func (o *Overlay) WriteAt(p []byte, off int64) (int, error) {
 
 // writePiece writes a part of one region.
 func (o *Overlay) writePiece(p []byte, off int64) error {
-	err := o.lockAndWrite(p, off)
+	write := func() error { return o.lockAndWrite(p, off) }
+	err := o.withRoom(write)
 	if errors.Is(err, ErrQuota) {
 		if err := o.reclaim(); err != nil {
 			return err
 		}
-		err = o.lockAndWrite(p, off)
+		err = o.withRoom(write)
 	}
 	return err
 }
 
-func (o *Overlay) lockAndWrite(p []byte, off int64) error {
-	if err := o.flusher.err(); err != nil {
-		return err
+// withRoom makes a change, after a flush if there is no room to note it.
+func (o *Overlay) withRoom(change func() error) error {
+	for {
+		err := change()
+		if !errors.Is(err, errRecentFull) {
+			return err
+		}
+		o.dirty.Store(true)
+		if err := o.flush(); err != nil {
+			return err
+		}
 	}
+}
+
+func (o *Overlay) lockAndWrite(p []byte, off int64) error {
 	block := off >> blockShift
 	n := (off+int64(len(p))+blockSize-1)>>blockShift - block
 	o.locks.lock(block, n)
 	defer o.locks.unlock(block, n)
+	if err := o.flusher.err(); err != nil {
+		return err
+	}
 	for {
 		done, err := o.tryWrite(p, off, block, n)
 		if done || err != nil {
@@ -161,29 +176,35 @@ func (o *Overlay) put(b []byte, from, block int64, states []uint8, unbounded boo
 			fresh++
 		}
 	}
-	if err := o.reserve(o.top, fresh, unbounded); err != nil {
-		return err
+	if isNew {
+		if err := o.reserve(o.top, fresh, unbounded); err != nil {
+			return err
+		}
 	}
 	_, err := o.top.file.WriteAt(b, from)
 	if err != nil {
-		o.undo(block, states, fresh)
+		o.undo(block, states, fresh, isNew)
 		if errors.Is(err, syscall.ENOSPC) {
 			err = fmt.Errorf("%w: %w", blockdev.ErrNoSpace, err)
 		}
 		return err
 	}
-	if isNew {
-		o.mu.Lock()
-		o.states.set(block, int64(len(states)), state)
-		o.note(change{block: block, n: int64(len(states)), state: state})
-		o.mu.Unlock()
+	if !isNew {
+		o.dirty.Store(true)
+		return nil
 	}
+	o.mu.Lock()
+	o.recent.release()
+	o.states.set(block, int64(len(states)), state)
+	number := o.note(change{block: block, n: int64(len(states)), state: state})
+	o.mu.Unlock()
 	o.dirty.Store(true)
-	return nil
+	// With the blocks' locks, or a rewrite would be acknowledged before them.
+	return o.keepRecent(number)
 }
 
 // undo gives back what a failed write may have taken.
-func (o *Overlay) undo(block int64, states []uint8, fresh int64) {
+func (o *Overlay) undo(block int64, states []uint8, fresh int64, isNew bool) {
 	for i, s := range states {
 		if !onTop(s, o.top.state()) {
 			_ = o.top.file.Punch((block+int64(i))*blockSize, blockSize)
@@ -191,27 +212,33 @@ func (o *Overlay) undo(block int64, states []uint8, fresh int64) {
 	}
 	o.mu.Lock()
 	o.charge(o.top, -fresh)
+	if isNew {
+		o.recent.release()
+	}
 	o.mu.Unlock()
 	o.dirty.Store(true)
 }
 
-// note adds to the changes that the next flush writes down; the caller has mu.
-func (o *Overlay) note(c change) {
+// note adds to the changes that the next flush writes down, and to the recent
+// ones; it returns the number that keepRecent wants. The caller has mu.
+func (o *Overlay) note(c change) uint64 {
+	number := o.recent.note(c.state, uint64(c.block), uint64(c.n))
 	if k := len(o.pending) - 1; k >= 0 {
 		last := &o.pending[k]
 		if last.state == c.state && last.block+last.n == c.block && last.n+c.n <= maxChange {
 			last.n += c.n
 			last.drop = last.drop || c.drop
-			return
+			return number
 		}
 	}
 	o.pending = append(o.pending, c)
+	return number
 }
 
 // flushIfMany bounds what waits for a flush.
 func (o *Overlay) flushIfMany() error {
 	o.mu.RLock()
-	many := len(o.pending) >= maxPending
+	many := len(o.pending) >= maxPending || o.recent.crowded()
 	o.mu.RUnlock()
 	if !many {
 		return nil

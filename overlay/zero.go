@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/rivuletfs/rivulet/blockdev"
@@ -47,7 +48,7 @@ func (o *Overlay) zeroRange(off, end int64) error {
 	}
 	for b := first; b < behind; {
 		n := min(behind-b, regionBlocks-b%regionBlocks)
-		if err := o.zeroBlocks(b, n); err != nil {
+		if err := o.withRoom(func() error { return o.zeroBlocks(b, n) }); err != nil {
 			return err
 		}
 		b += n
@@ -62,28 +63,38 @@ func (o *Overlay) zeroBytes(off, end int64) error {
 	for off < end {
 		n := min(end-off, blockSize-off%blockSize)
 		o.mu.RLock()
-		state := o.states.get(off >> blockShift)
+		state, number := o.states.get(off>>blockShift), o.recent.next-1
 		o.mu.RUnlock()
-		// A block of zeros stays one.
+		var err error
 		if state == stateBase && off < o.head.baseSize || state >= firstLayer {
-			if err := o.writePiece(zeros[:n], off); err != nil {
-				return err
-			}
+			err = o.writePiece(zeros[:n], off)
+		} else {
+			err = o.keepRecent(number) // a block of zeros stays one; somebody may just have made it one
+		}
+		if err != nil {
+			return err
 		}
 		off += n
 	}
 	return nil
 }
 
-// zeroBlocks zeroes whole blocks of one region.
+// zeroBlocks zeroes whole blocks of one region. After errRecentFull some may be.
 func (o *Overlay) zeroBlocks(block, n int64) error {
+	o.locks.lock(block, n)
+	defer o.locks.unlock(block, n)
 	if err := o.flusher.err(); err != nil {
 		return err
 	}
-	o.locks.lock(block, n)
-	defer o.locks.unlock(block, n)
 	o.gate.RLock()
 	defer o.gate.RUnlock()
+	number, err := o.zeroStates(block, n)
+	return errors.Join(err, o.keepRecent(number))
+}
+
+// zeroStates gives locked blocks states that are zeros. It returns the number of
+// the last change, 0 if there was none; with an error some are made.
+func (o *Overlay) zeroStates(block, n int64) (number uint64, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	top := o.top.state()
@@ -91,24 +102,25 @@ func (o *Overlay) zeroBlocks(block, n int64) error {
 	for b, end := block, block+n; b < end; {
 		state, k := o.states.run(b, end)
 		switch {
-		case state == stateBase && b > inBase:
-			// Zeros, and nobody's.
-		case state == stateBase:
+		case state == stateBase && b <= inBase:
 			k = min(k, inBase+1-b)
-			o.zeroRun(b, k, stateZero, false)
-		case state == top:
-			o.zeroRun(b, k, stateDrop, true)
-		case state >= firstLayer:
-			o.zeroRun(b, k, stateZero, false)
+		case state < firstLayer: // zeros
+			b += k
+			continue
 		}
+		if err := o.recent.promise(); err != nil {
+			return number, err
+		}
+		o.recent.release()
+		c := change{block: b, n: k, state: stateZero, drop: state == top}
+		if c.drop {
+			o.states.set(b, k, stateDrop)
+		} else {
+			o.states.set(b, k, stateZero)
+		}
+		number = o.note(c)
+		o.dirty.Store(true)
 		b += k
 	}
-	return nil
-}
-
-// zeroRun gives blocks a state that is zeros; the caller has mu and their locks.
-func (o *Overlay) zeroRun(block, n int64, state uint8, drop bool) {
-	o.states.set(block, n, state)
-	o.note(change{block: block, n: n, state: stateZero, drop: drop})
-	o.dirty.Store(true)
+	return number, nil
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	ociLayout "github.com/google/go-containerregistry/pkg/v1/layout"
@@ -22,6 +23,7 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/ext4"
+	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/layout"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
@@ -148,6 +150,24 @@ func TestPublishAgainStoresNothing(t *testing.T) {
 	}
 	if again.Digest != first.Digest || again.BlockMap != first.BlockMap {
 		t.Errorf("digest %s, block map %s; first %s, %s", again.Digest, again.BlockMap, first.Digest, first.BlockMap)
+	}
+}
+
+// TestPrevious: the result says where the name led before, in whatever generation.
+func TestPrevious(t *testing.T) {
+	store := memory.New()
+	a, b := "dir:"+makeTree(t, 1, 3), "dir:"+makeTree(t, 2, 3)
+	first := mustPublish(t, store, "x", a)
+	again := mustPublish(t, store, "x", a)
+	second := mustPublish(t, store, "x", b)
+	if first.Previous != "" || again.Previous != "" || second.Previous != first.BlockMap {
+		t.Errorf("previous: %q, %q, %q; want none, none, %q", first.Previous, again.Previous, second.Previous, first.BlockMap)
+	}
+	if _, err := generation.New(context.Background(), store, 1, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if third := mustPublish(t, store, "x", a); third.Previous != second.BlockMap {
+		t.Errorf("of an older generation: %q, want %q", third.Previous, second.BlockMap)
 	}
 }
 

@@ -2,6 +2,7 @@ package seal
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -13,7 +14,13 @@ import (
 // wait for one another beyond one a CPU.
 type Opener struct {
 	decoder *zstd.Decoder
+	plain   sync.Pool // of *[]byte, with slack bytes more than a frame
 }
+
+// slack is what the decoder wants to have behind what it writes, in bytes: it copies
+// 16 at once then, and is faster by a quarter even though its output is copied once
+// more. The memory that frames are kept in has none to spare.
+const slack = 16
 
 // NewOpener returns an Opener. Close frees its decoders.
 func NewOpener() (*Opener, error) {
@@ -22,7 +29,7 @@ func NewOpener() (*Opener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make zstd decoder: %w", err)
 	}
-	return &Opener{decoder: d}, nil
+	return &Opener{decoder: d, plain: sync.Pool{New: func() any { return new([]byte) }}}, nil
 }
 
 // Close frees what the Opener holds. No OpenFrame may run or follow.
@@ -58,12 +65,8 @@ func (o *Opener) OpenFrame(dst []byte, h *chunk.Header, key Key, i int, stored [
 		if !plainFrame(stored) {
 			return 0, corrupt(h, i, "is no Zstandard frame of one segment without checksum and dictionary, or the key is wrong")
 		}
-		out, err := o.decoder.DecodeAll(stored, dst[:0])
-		if err != nil {
-			return 0, corrupt(h, i, fmt.Sprintf("does not decode: %v", err))
-		}
-		if len(out) != size {
-			return 0, corrupt(h, i, fmt.Sprintf("decodes to %d bytes, want %d", len(out), size))
+		if reason := o.decode(dst, stored); reason != "" {
+			return 0, corrupt(h, i, reason)
 		}
 	default:
 		return 0, fmt.Errorf("open frame %d of chunk %v: %w: %v", i, h.ID(), chunk.ErrCodec, h.Codec)
@@ -72,6 +75,25 @@ func (o *Opener) OpenFrame(dst []byte, h *chunk.Header, key Key, i int, stored [
 		return 0, corrupt(h, i, "ends in a zero")
 	}
 	return size, nil
+}
+
+// decode writes what stored decodes to to dst, which is as long as that should be. It
+// returns what is wrong with stored; "" is nothing.
+func (o *Opener) decode(dst, stored []byte) string {
+	plain := o.plain.Get().(*[]byte)
+	defer o.plain.Put(plain)
+	if cap(*plain) < len(dst)+slack {
+		*plain = make([]byte, 0, len(dst)+slack)
+	}
+	out, err := o.decoder.DecodeAll(stored, (*plain)[:0:len(dst)+slack])
+	if err != nil {
+		return fmt.Sprintf("does not decode: %v", err)
+	}
+	if len(out) != len(dst) {
+		return fmt.Sprintf("decodes to %d bytes, want %d", len(out), len(dst))
+	}
+	copy(dst, out)
+	return ""
 }
 
 // plainFrame reports whether b begins as a Zstandard frame (RFC 8878, 3.1.1)

@@ -135,8 +135,7 @@ type rulesFile struct {
 }
 
 // TestRules wants alert rules of metrics that there are, with their labels, and whose
-// brackets close. 'promtool check rules' says the rest (internal/e2e/agent.sh runs it
-// where it is installed).
+// brackets close. internal/e2e/rules.sh has Prometheus say the rest.
 func TestRules(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "deploy", "prometheus", "rivulet.rules.yml"))
 	if err != nil {

@@ -1,9 +1,10 @@
 // Hit measures, inside one process and by the stack of reading that an agent has,
 // what a read takes of a disk whose chunks a host cache has, or a zone behind it. It
-// prints a Markdown row for each kind of read, with the median, 99th percentile and
-// number.
+// prints a Markdown row for each kind of read, with the median, 99th percentile, number,
+// and the processor time of this process that one read took at the mean, which says more
+// than the median where others use the machine, too.
 //
-//	hit -store URL -cache SOCKET [-once] IMAGE
+//	hit -store URL -cache SOCKET [-once] [-only KIND] [-cpuprofile FILE] IMAGE
 //
 // The image is one whose keys are open. With -once it reads one page of each chunk,
 // in an order drawn at random, and nothing else: what the host cache was emptied
@@ -17,7 +18,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime/pprof"
 	"slices"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap"
@@ -35,15 +39,25 @@ func main() {
 	once := flag.Bool("once", false, "read one page of each chunk, once")
 	flag.StringVar(&b.url, "store", "", "store's URL")
 	flag.StringVar(&b.socket, "cache", "", "the host cache's socket")
+	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
+	flag.StringVar(&b.only, "only", "", "measure the kinds whose names have this in them")
 	flag.IntVar(&b.reads, "reads", 20000, "reads of a kind at most")
 	flag.Parse()
 	err := b.open(flag.Args())
+	if err == nil && *profile != "" {
+		var f *os.File
+		if f, err = os.Create(*profile); err == nil {
+			err = pprof.StartCPUProfile(f)
+			defer pprof.StopCPUProfile()
+		}
+	}
 	if err == nil && *once {
 		err = b.once()
 	} else if err == nil {
 		err = b.kinds()
 	}
 	if err != nil {
+		pprof.StopCPUProfile()
 		fmt.Fprintln(os.Stderr, "hit:", err)
 		os.Exit(1)
 	}
@@ -52,6 +66,7 @@ func main() {
 // A bench is an image that is read again and again, each time as if by a new process.
 type bench struct {
 	url, socket string
+	only        string // kinds; "": all
 	reads       int
 	image       *host.Image
 	m           *blockmap.Map
@@ -141,7 +156,7 @@ func (b *bench) kinds() error {
 	if err := b.sort(); err != nil {
 		return err
 	}
-	fmt.Printf("| a read of %d raw and %d compressed frames | median µs | p99 µs | reads |\n| --- | ---: | ---: | ---: |\n", len(b.raw), len(b.packed))
+	fmt.Printf("| a read of %d raw and %d compressed frames | median µs | p99 µs | reads | CPU µs |\n| --- | ---: | ---: | ---: | ---: |\n", len(b.raw), len(b.packed))
 	for _, k := range []struct {
 		name   string
 		memory int64
@@ -157,7 +172,11 @@ func (b *bench) kinds() error {
 		{"512 KiB, raw chunk, in hand", little, b.full, 0, true},
 		{"512 KiB, raw chunk, first touch", little, b.full, 0, false},
 	} {
+		if !strings.Contains(k.name, b.only) {
+			continue
+		}
 		var times []time.Duration
+		var spent time.Duration
 		for len(times) < b.reads && len(k.from) > 0 {
 			got := len(times)
 			err := b.fresh(k.memory, func(d *host.Disk) (err error) {
@@ -167,7 +186,9 @@ func (b *bench) kinds() error {
 					}
 				}
 				for len(times) < b.reads {
+					before := cpuTime()
 					passed, err := b.pass(d, k.from, k.size)
+					spent += cpuTime() - before
 					times = append(times, passed...)
 					if err != nil || !k.warm {
 						return err
@@ -179,7 +200,7 @@ func (b *bench) kinds() error {
 				return err
 			}
 		}
-		row(k.name, times)
+		row(k.name, times, spent)
 	}
 	return nil
 }
@@ -213,19 +234,29 @@ func (b *bench) once() error {
 		pieces = append(pieces, piece{int64(c.Index) << info.ChunkLog2, int64(c.Size)})
 	}
 	return b.fresh(little, func(d *host.Disk) error {
+		before := cpuTime()
 		times, err := b.pass(d, pieces, page)
 		if err == nil {
-			row("4 KiB, one of each chunk", times)
+			row("4 KiB, one of each chunk", times, cpuTime()-before)
 		}
 		return err
 	})
 }
 
-func row(name string, times []time.Duration) {
+// cpuTime is what this process has used of the processors.
+func cpuTime() time.Duration {
+	var r syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &r) != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+func row(name string, times []time.Duration, spent time.Duration) {
 	if len(times) == 0 {
 		return
 	}
 	slices.Sort(times)
 	us := func(q int) float64 { return float64(times[(len(times)-1)*q/100].Nanoseconds()) / 1e3 }
-	fmt.Printf("| %s | %.1f | %.1f | %d |\n", name, us(50), us(99), len(times))
+	fmt.Printf("| %s | %.1f | %.1f | %d | %.1f |\n", name, us(50), us(99), len(times), float64(spent.Nanoseconds())/1e3/float64(len(times)))
 }

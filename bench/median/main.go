@@ -1,12 +1,13 @@
 // Median turns repeated measurements into a Markdown table.
 //
-//	median -unit UNIT [-digits N] < measurements
+//	median -unit UNIT [-digits N] [-plot FILE.svg] < measurements
 //
 // A line of input is CASE, SUBJECT, VALUE, separated by tabs; the nth line of a
 // case and subject is its nth round. A row is a case, a column a subject: the
 // median of the rounds, and the smallest and largest. For each subject after the
 // first there is one more column, the median of the rounds' ratios first/other, so
-// that a slow minute of the machine, which meets both, cancels out.
+// that a slow minute of the machine, which meets both, cancels out. With -plot the
+// medians are drawn too, a bar for each, with a line from the smallest to the largest.
 package main
 
 import (
@@ -30,10 +31,14 @@ type table struct {
 func main() {
 	unit := flag.String("unit", "", "what is measured, for the heading")
 	digits := flag.Int("digits", 0, "digits after the point")
+	plot := flag.String("plot", "", "file to draw the medians in, as SVG")
 	flag.Parse()
 	t, err := read(os.Stdin)
 	if err == nil {
 		err = t.write(os.Stdout, *unit, *digits)
+	}
+	if err == nil && *plot != "" {
+		err = os.WriteFile(*plot, t.draw(*unit), 0o644)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "median:", err)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/xml"
+	"math"
 	"strings"
 	"testing"
 )
@@ -29,6 +31,25 @@ func TestMalformedInput(t *testing.T) {
 	for _, in := range []string{"", "a\tb\n", "a\tb\tmany\n"} {
 		if _, err := read(strings.NewReader(in)); err == nil {
 			t.Errorf("read(%q): no error", in)
+		}
+	}
+}
+
+func TestDraw(t *testing.T) {
+	tab, err := read(strings.NewReader("a & b\tours\t10\na & b\ttheirs\t5\nc\tours\t30\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	svg := string(tab.draw("s"))
+	if n := strings.Count(svg, "stroke=\"black\""); n != 3 {
+		t.Errorf("%d bars, want 3", n)
+	}
+	if err := xml.Unmarshal([]byte(svg), new(struct{})); err != nil {
+		t.Errorf("no well-formed picture: %v", err)
+	}
+	for most, want := range map[float64]float64{0: 1, 30: 10, 0.9: 0.2, 5: 1, 26: 10, 24: 5} {
+		if got := tickStep(most); math.Abs(got-want) > 1e-9 {
+			t.Errorf("ticks to %v are %v apart, want %v", most, got, want)
 		}
 	}
 }

@@ -12,7 +12,10 @@ import (
 
 // A Meter delays and counts requests. Any number of goroutines may use it.
 type Meter struct {
-	Delay time.Duration // of each request
+	Delay     time.Duration // of each request
+	Bandwidth int64         // bytes a second, of all answers together; 0: no bound
+
+	free atomic.Int64 // when the line is free again, Unix nanoseconds
 
 	requests, bytes, inFlight, maxInFlight atomic.Int64
 }
@@ -36,8 +39,27 @@ func (m *Meter) Begin(ctx context.Context) error {
 // End says that a request is done.
 func (m *Meter) End() { m.inFlight.Add(-1) }
 
-// Add counts n bytes sent in answers.
-func (m *Meter) Add(n int) { m.bytes.Add(int64(n)) }
+// tick is the shortest wait for the line: timers are no better.
+const tick = time.Millisecond
+
+// Add counts n bytes sent in answers, and returns when the line has taken them.
+func (m *Meter) Add(n int) {
+	m.bytes.Add(int64(n))
+	if m.Bandwidth == 0 {
+		return
+	}
+	takes := int64(n) * int64(time.Second) / m.Bandwidth
+	for {
+		free, now := m.free.Load(), time.Now().UnixNano()
+		next := max(free, now) + takes
+		if m.free.CompareAndSwap(free, next) {
+			if wait := time.Duration(next - now); wait >= tick {
+				time.Sleep(wait)
+			}
+			return
+		}
+	}
+}
 
 // ServeHTTP answers with the counts since the start, as JSON: requests, bytes
 // and max_in_flight, the most requests that were under way at one time.

@@ -80,7 +80,7 @@ disk.`,
 	f.DurationVar(&o.hold, "hold", 5*time.Minute, "how long a holder waits for the next agent before readers get errors")
 	cmd.PersistentFlags().StringVar(&a.agent, "agent", "", "the agent's socket (default $"+agentEnvironment+", or one in the user's runtime folder)")
 	_ = cmd.RegisterFlagCompletionFunc("keep", cobra.FixedCompletions([]string{keepAuto, keepSystemd, keepHolder, keepNone}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.AddCommand(a.agentAttachCommand(), a.agentDetachCommand(), a.agentListCommand(), a.agentUpgradeCommand(), agentHoldCommand())
+	cmd.AddCommand(a.agentAttachCommand(), a.agentDetachCommand(), a.agentListCommand(), a.agentUpgradeCommand(), a.agentHoldCommand())
 	return cmd
 }
 
@@ -223,7 +223,7 @@ func (g *agent) startHolder(ln *os.File) error {
 	return nil
 }
 
-func agentHoldCommand() *cobra.Command {
+func (a *app) agentHoldCommand() *cobra.Command {
 	var patience time.Duration
 	cmd := &cobra.Command{
 		Use:    "hold",
@@ -231,6 +231,7 @@ func agentHoldCommand() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			a.releasePages()
 			// Not with main's context: it outlives signals meant for the agent's
 			// terminal or group, and ends by itself.
 			return keep.HoldInherited(context.Background(), patience)

@@ -57,10 +57,9 @@ environment; --store, --identity and --require-signature are handed on.
 
 With --writable, what clients write is kept beside the image, encrypted, in the
 agent's state folder, or in that of --overlay, which also outlives the
-attachment. It is a disk with a volatile cache: when the agent is killed, or the
-power fails, what the guest has flushed is there. A guest that is to go on when
-the agent is killed must write through (with QEMU, write-cache=off). An upgrade
-loses nothing. See 'rivulet commit'.`,
+attachment. It is a disk with a volatile cache: when the power fails, what the
+guest has flushed is there. An agent that is killed, or upgraded, loses nothing:
+the guest goes on as if it had been slow. See 'rivulet commit'.`,
 		Example: `  rivulet agent attach nginx --nbd unix:/run/nginx.sock
   rivulet agent attach nginx --vhost-user /run/nginx.sock
   rivulet agent attach python3 --mount /mnt

@@ -168,6 +168,7 @@ func (a *app) serveCache(ctx context.Context, server *cached.Server, listeners [
 	if err := systemd.Notify("READY=1"); err != nil {
 		a.note("rivulet: %v", err)
 	}
+	a.releasePages()
 	<-gctx.Done()
 	_ = systemd.Notify("STOPPING=1")
 	server.Close()

@@ -26,7 +26,8 @@ With --repair it takes good bytes from other generations of the store, with
 --from also from another store that has the same images; and chunks that none of
 them has, from the host cache, whose bytes are checked like all others. A name
 that is damaged leads where it does in the other store, once all is there that it
-leads to; a name that can be read is never changed.
+leads to; a name that can be read is never changed. Profiles that cannot be repaired
+are dropped: no image needs them.
 
 The exit status is 1 if something is wrong that was not repaired.`,
 		Example: `  rivulet fsck --deep

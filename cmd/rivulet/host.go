@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/rivuletfs/rivulet/host/control"
 	"github.com/rivuletfs/rivulet/host/frontends"
 	"github.com/rivuletfs/rivulet/host/keep"
+	"github.com/rivuletfs/rivulet/internal/programpages"
 	"github.com/rivuletfs/rivulet/internal/runtimedir"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/store"
@@ -81,13 +83,21 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 			frontendFile:      &shown,
 			frontendMount:     mounted,
 		},
-		State: o.state, Commit: o.commit, Memory: budget, Logger: log,
+		State: o.state, Commit: o.commit, Quiet: a.releasePages, Memory: budget, Logger: log,
 		Cache: a.diskCache(ctx), OnSlow: o.seen.onSlow(), Slow: o.seen.opt.slow,
 	})
 	if err == nil {
 		o.seen.collector = &telemetry.Host{Host: h, Origins: &o.seen.origins, Cache: a.client, NBD: exports.Stats}
 	}
 	return h, err
+}
+
+// releasePages gives back what of the program only its start needed. That it cannot is no
+// harm.
+func (a *app) releasePages() {
+	if err := programpages.Release(); err != nil {
+		a.logger().LogAttrs(context.Background(), slog.LevelInfo, "the program stays in memory as a whole", slog.Any("err", err))
+	}
 }
 
 // openSource opens an origin for a host, and has it counted what that is asked.

@@ -158,9 +158,36 @@ func (a *app) listProfiles(ctx context.Context, v *generation.View, refs []strin
 // profileFlags choose a profile of an image.
 type profileFlags struct{ workload, version string }
 
-func (f *profileFlags) add(cmd *cobra.Command) {
+func (f *profileFlags) add(cmd *cobra.Command, a *app) {
 	cmd.Flags().StringVar(&f.workload, "workload", "", workloadHelp)
+	a.completeWorkloads(cmd)
 	cmd.Flags().StringVar(&f.version, "version", "", "version, by its digest as 'profile show' has it (default the newest)")
+}
+
+// completeWorkloads completes --workload with those that the image, the first
+// argument, has profiles of.
+func (a *app) completeWorkloads(cmd *cobra.Command) {
+	_ = cmd.RegisterFlagCompletionFunc("workload", func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		view, err := a.openView(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		image, err := openRef(cmd.Context(), view.Open, args[0])
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		list, _ := view.Profiles(cmd.Context(), image.Map.Digest()) // what there is, is offered
+		var names []cobra.Completion
+		for _, at := range list {
+			if at.Workload != "" {
+				names = append(names, at.Workload)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
 }
 
 // load finds an image and the profile of it that was chosen.
@@ -243,7 +270,7 @@ fetching them ahead is more likely waste than not.`,
 			return nil
 		},
 	}
-	flags.add(cmd)
+	flags.add(cmd, a)
 	cmd.Flags().StringVar(&picture, "plot", "", "draw it into this SVG file; - is standard output")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object, with all frames")
 	return cmd
@@ -353,7 +380,7 @@ The file is good for this very image: 'rivulet profile inherit' translates.`,
 			return a.writeProfile(args[1], p)
 		},
 	}
-	flags.add(cmd)
+	flags.add(cmd, a)
 	return cmd
 }
 
@@ -482,6 +509,7 @@ start is recorded anew.`,
 		},
 	}
 	cmd.Flags().StringVar(&workload, "workload", "", workloadHelp)
+	a.completeWorkloads(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "of all workloads")
 	return cmd
 }

@@ -73,6 +73,7 @@ moves to another image.`,
 		},
 	}
 	cmd.Flags().StringVar(&workload, "workload", "", "of this workload alone; empty for what the image starts by itself")
+	a.completeWorkloads(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
 	return cmd
 }

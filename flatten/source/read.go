@@ -39,6 +39,21 @@ func (l *Layer) Stream(ctx context.Context, file flatten.FileFunc) (*flatten.Lay
 	})
 }
 
+// Archive is Stream for a caller that reads the archive by itself: fn gets the
+// uncompressed layer, before anything is checked, and what fn made of it is the
+// layer's only if Archive returns no error. What fn leaves unread is read by
+// Archive.
+func (l *Layer) Archive(ctx context.Context, fn func(r io.Reader) error) error {
+	_, err := l.check(ctx, func(r io.Reader) (*flatten.Layer, error) {
+		err := fn(r)
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
+		return &flatten.Layer{}, err
+	})
+	return err
+}
+
 // A parser reads a layer from its uncompressed archive.
 type parser func(r io.Reader) (*flatten.Layer, error)
 

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -406,6 +407,46 @@ func TestDamagedLayers(t *testing.T) {
 		if flip := len(data) == len(stored); flip != errors.As(err, &digest) {
 			t.Errorf("%s: %v, DigestError wanted: %v", name, err, flip)
 		}
+	}
+}
+
+// TestArchive hands out a layer's archive, which its reader need not read to the end
+// to have it checked.
+func TestArchive(t *testing.T) {
+	plainTar := tarOf(t, "f", strings.Repeat("content ", 1000))
+	stored := gzipOf(t, plainTar)
+	dir := writeLayout(t, map[string]v1.Image{"": imageOf(t, "amd64", layerOf(stored, types.OCILayer, plainTar))})
+	img, err := Open(context.Background(), []string{"oci:" + dir}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = img.Close() }()
+	var got []byte
+	readAll := func(r io.Reader) (err error) {
+		got, err = io.ReadAll(r)
+		return err
+	}
+	readSome := func(r io.Reader) error {
+		_, err := io.ReadFull(r, make([]byte, 100))
+		return err
+	}
+	if err := img.Layers[0].Archive(context.Background(), readAll); err != nil || !bytes.Equal(got, plainTar) {
+		t.Errorf("read %d bytes of %d, %v", len(got), len(plainTar), err)
+	}
+	if err := img.Layers[0].Archive(context.Background(), readSome); err != nil {
+		t.Errorf("read in part: %v", err)
+	}
+	refused := errors.New("refused")
+	if err := img.Layers[0].Archive(context.Background(), func(io.Reader) error { return refused }); !errors.Is(err, refused) || !errors.As(err, new(*LayerError)) {
+		t.Errorf("the reader's error became %v", err)
+	}
+	damaged := bytes.Clone(stored)
+	damaged[len(damaged)-6] ^= 1
+	if err := os.WriteFile(filepath.Join(dir, "blobs", "sha256", fmt.Sprintf("%x", sha256.Sum256(stored))), damaged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := img.Layers[0].Archive(context.Background(), readSome); err == nil {
+		t.Error("a damaged layer of which little was read is taken")
 	}
 }
 

@@ -61,6 +61,13 @@ func (c *Client) Attach(ctx context.Context, specs ...host.Spec) ([]host.Info, e
 	return got.Attachments, err
 }
 
+// Find looks for a published image, as Host.Find does.
+func (c *Client) Find(ctx context.Context, q host.Query) (host.Found, error) {
+	var f host.Found
+	err := c.do(ctx, http.MethodPost, "/v1/find", findRequest{q}, &f)
+	return f, err
+}
+
 // List returns all attachments, the oldest first.
 func (c *Client) List(ctx context.Context) ([]host.Info, error) {
 	var got attachments

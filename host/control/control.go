@@ -3,6 +3,7 @@
 // user is asked for).
 //
 //	POST   /v1/attach            {"attach": [SPEC…]} → {"attachments": [INFO…]}; all or none
+//	POST   /v1/find              {"find": QUERY} → FOUND: a published image; nothing is attached
 //	GET    /v1/attachments       → {"attachments": [INFO…]}
 //	DELETE /v1/attachments/ID    ?force=1&wait=SECONDS → 204
 //	GET    /v1/attachments/ID/wait → 204 once the attachment has ended
@@ -15,7 +16,7 @@
 //	POST   /v1/upgrade           → {"pid": N}: another process serves from now on
 //	GET    /healthz              → 200 "ok", or 503 with what is not well
 //
-// SPEC, INFO, SLOW and STORE are host.Spec, Info, Slow and StoreHealth; AGENT is an Agent.
+// SPEC, INFO, QUERY, FOUND, SLOW and STORE are host.Spec, Info, Query, Found, Slow and StoreHealth; AGENT is an Agent.
 // An error is {"error": TEXT, "kind": KIND} with a status of 4xx or 5xx.
 package control
 
@@ -35,6 +36,10 @@ const maxBody = 4 << 20
 
 type attachRequest struct {
 	Attach []host.Spec `json:"attach"`
+}
+
+type findRequest struct {
+	Find host.Query `json:"find"`
 }
 
 type attachments struct {

@@ -103,6 +103,9 @@ func TestRequests(t *testing.T) {
 	if _, err := c.Attach(t.Context(), good); !errors.As(err, new(host.SpecError)) || !strings.Contains(err.Error(), `frontend is called "double"`) {
 		t.Errorf("attach with a frontend that is not there: %v", err)
 	}
+	if _, err := c.Find(t.Context(), host.Query{Store: "memory", Image: "nosuch"}); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("find: %v", err)
+	}
 	if err := c.Detach(t.Context(), "nosuch/../x", false, time.Second); !errors.Is(err, host.ErrNotFound) || errors.Is(err, host.ErrBusy) {
 		t.Errorf("detach: %v", err)
 	}
@@ -156,6 +159,8 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/v1/attach", `{"attach":[{"image":"x","secret":"y"}]}`, http.StatusBadRequest},
 		{"POST", "/v1/attach", `{"attach":[{"image":"` + strings.Repeat("x", maxBody) + `"}]}`, http.StatusBadRequest},
 		{"POST", "/v1/attach", `{"attach":[{"image":"x"}]}`, http.StatusBadRequest},
+		{"POST", "/v1/find", "", http.StatusBadRequest},
+		{"POST", "/v1/find", `{"find":{"store":"memory"}}`, http.StatusBadRequest},
 		{"POST", "/v1/upgrade", "", http.StatusInternalServerError},
 		{"DELETE", "/v1/attachments/x?wait=soon", "", http.StatusBadRequest},
 		{"DELETE", "/v1/attachments/x", "", http.StatusNotFound},

@@ -34,6 +34,7 @@ const storeTime = 5 * time.Second
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/attach", s.attach)
+	mux.HandleFunc("POST /v1/find", s.find)
 	mux.HandleFunc("GET /v1/attachments", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, attachments{s.Host.List()})
 	})
@@ -56,9 +57,7 @@ func (s *Server) Handler() http.Handler {
 
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	var q attachRequest
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&q); err != nil {
+	if err := decode(w, r, &q); err != nil {
 		refuse(w, host.SpecErrorf("attach: %w", err))
 		return
 	}
@@ -68,6 +67,27 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, http.StatusOK, attachments{infos})
+}
+
+// decode reads the body of a request.
+func decode(w http.ResponseWriter, r *http.Request, into any) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	d.DisallowUnknownFields()
+	return d.Decode(into)
+}
+
+func (s *Server) find(w http.ResponseWriter, r *http.Request) {
+	var q findRequest
+	if err := decode(w, r, &q); err != nil {
+		refuse(w, host.SpecErrorf("find: %w", err))
+		return
+	}
+	f, err := s.Host.Find(r.Context(), q.Find)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	answer(w, http.StatusOK, f)
 }
 
 // maxWait bounds how long a detach may wait for users to leave.

@@ -22,12 +22,14 @@ run() {
 run images.sh "$images" "${names[@]}"
 run dedupe.sh "$images"
 run layout.sh
+run rules.sh
 run nbd.sh "$images"
 run vhost.sh "$images"
 run writable.sh "$images"
 run vm.sh "$images"
 run fuse.sh "$images"
 run agent.sh "$images"
+run containerd.sh "$images"
 run faults.sh "$images"
 run stores.sh "$images" "${names[@]}"
 run registries.sh "$images" "${names[@]}"

@@ -3,8 +3,8 @@
 #
 # Proves, for one image of an OCI layout (default python3), attached by an agent as
 # writable: a Linux guest has it as its disk over nbd:unix:, fio verifies in it what
-# it writes, and no request fails, while the agent is killed (-9) again and again;
-# what the guest trims gives its space back; the disk is committed, by which only
+# it writes, most of it not flushed, and no request fails, while the agent is killed
+# (-9) again and again; what the guest trims gives its space back; the disk is committed, by which only
 # chunks that were written to are new, and e2fsck -fn finds nothing in the image; a
 # guest boots it. Of a guest that is writing, what is committed is as after a power
 # cut: e2fsck replays the journal and finds nothing else. Grown, the disk is resized
@@ -49,15 +49,15 @@ kill_agent() {
 
 info() { rivulet agent ls --json | jq -r ".[0]$1"; }
 
-# guest PHASE EXPECT [DRIVE]: runs a guest on the attachment, or on DRIVE. It writes
-# through: what an agent has answered and not flushed is lost when that is killed, as
-# when a disk's power is cut, and this guest goes on.
+# guest PHASE EXPECT [DRIVE]: runs a guest on the attachment, or on DRIVE. Its disk has a
+# volatile cache, which the guest does not know to be lost when the agent is killed:
+# what was answered must be there, flushed or not.
 guest() {
 	local drive=${3:-driver=nbd,server.type=unix,server.path=$SOCKET,export=vm,reconnect-delay=60}
 	echo "$1" >"$WORK/phase"
 	timeout 520 "$E2E/guest.sh" --kernel "$KERNEL" --init "$E2E/guest-write.init" --modules ext4 --timeout 500 \
 		--add "$WORK/phase:phase" --expect "$2" -- \
-		-blockdev "node-name=d,$drive,discard=unmap" -device virtio-blk-device,drive=d,write-cache=off >"$WORK/console-$1"
+		-blockdev "node-name=d,$drive,discard=unmap" -device virtio-blk-device,drive=d,write-cache=on >"$WORK/console-$1"
 }
 
 # fails CONSOLE WHAT: shows the console.

@@ -3,6 +3,7 @@
 package overlaytest
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -40,7 +41,8 @@ type Medium struct {
 	names    map[string]*inode // as they are seen
 	safe     map[string]*inode // after a power cut, but for a beginning of unsafe
 	unsafe   []func(map[string]*inode)
-	life     int // number of crashes; files of an earlier life are dead
+	life     int // number of crashes and kills; files of an earlier life are dead
+	boot     uint64
 	calls    int
 	cut      int
 	dead     bool
@@ -176,6 +178,7 @@ func (m *Medium) Crash(r *rand.Rand) {
 		change(m.safe)
 	}
 	m.unsafe = nil
+	m.boot++
 	m.names = map[string]*inode{}
 	keep := r.IntN(5) // of 4
 	seen := map[*inode]bool{}
@@ -373,6 +376,14 @@ func (m *Medium) SyncDir(name string) error {
 	}
 	m.unsafe = nil
 	return nil
+}
+
+// BootID is another one after each Crash.
+func (m *Medium) BootID() (id [16]byte, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	binary.BigEndian.PutUint64(id[8:], m.boot)
+	return id, true
 }
 
 type file struct {

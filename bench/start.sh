@@ -1,0 +1,104 @@
+# shellcheck shell=bash disable=SC2154
+# start.sh: part of run.sh. From attaching an image that is not here to its workload's
+# ready line (/lab/hello, in a chroot), the store being S3 (versitygw) behind 30 ms a
+# request and 1 Gbit/s (slowhttp). STARTS are the images; ROUNDS the runs of each:
+#
+#   profile    nothing is here; one host's recorded start is followed on another
+#   lazy       the same without a profile
+#   download   the whole disk first, then a loop device
+#   local      the whole disk is here, in a file behind a loop device
+#
+# A host is an agent with a state folder, a memory and a store's connections of its own.
+need jq curl losetup chroot
+s3_server
+unset AWS_CA_BUNDLE
+STARTS=${STARTS:-python3 nodejs nginx redis postgres openjdk}
+DELAY=${DELAY:-30ms} BANDWIDTH=${BANDWIDTH:-125000000}
+start "$WORK/slow.log" slowhttp -delay "$DELAY" -bandwidth "$BANDWIDTH" -to "http://$S3_ADDR"
+await 20 grep -q '^ready ' "$WORK/slow.log" || fail "slowhttp: $(cat "$WORK/slow.log")"
+FAR=$(sed -n 's/^ready //p' "$WORK/slow.log")
+near_store="s3://bucket/start?endpoint=http://$S3_ADDR" far_store="s3://bucket/start?endpoint=$FAR"
+
+# hello DIR: runs the workload in DIR, read-only, with a place to write of its own.
+hello() {
+	local root=$WORK/root line
+	mkdir -p "$root" "$WORK/scratch"
+	mount -t tmpfs scratch "$WORK/scratch"
+	mkdir "$WORK/scratch/upper" "$WORK/scratch/work"
+	mount -t overlay -o "lowerdir=$1,upperdir=$WORK/scratch/upper,workdir=$WORK/scratch/work" start "$root"
+	mount -t proc proc "$root/proc"
+	mount --rbind --make-rslave /dev "$root/dev"
+	line=$(PORT=$(free_port) chroot "$root" /lab/hello 2>"$WORK/hello.log" | tail -n 1) || true
+	ended=$EPOCHREALTIME
+	umount -R -l "$root/dev"
+	umount "$root/proc" "$root" "$WORK/scratch"
+	[ "${line%% *}" = HELLO ] || { cat "$WORK/hello.log" >&2; fail "/lab/hello of $image: $line"; }
+}
+
+# host NAME: a host with nothing on it, and AGENT.
+host() {
+	export XDG_STATE_HOME=$WORK/hosts/$1/state XDG_RUNTIME_DIR=$WORK/hosts/$1/run
+	rm -rf "$WORK/hosts/$1"
+	mkdir -p -m 700 "$XDG_STATE_HOME" "$XDG_RUNTIME_DIR"
+	start "$WORK/agent.log" "$WORK/bin/rivulet" --store "$far_store" agent --cache none
+	AGENT=$!
+	await 30 rivulet agent ls || fail "agent: $(cat "$WORK/agent.log")"
+}
+
+asked() { curl -sf "$FAR/.stats" | jq ".$1"; }
+took() { awk -v from="$began" -v to="$ended" 'BEGIN { print to - from }'; }
+
+# far USE: a start on a new host; sets the times, what was fetched and STATUS, a JSON
+# object that tells of it.
+far() {
+	local requests bytes
+	host "$1"
+	requests=$(asked requests) bytes=$(asked bytes)
+	began=$EPOCHREALTIME
+	rivulet --store "$far_store" mount "$image" "$WORK/mnt" --profile "$1" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "mount $image"; }
+	hello "$WORK/mnt"
+	[ "$1" != record ] || rivulet profile mark "$WORK/mnt"
+	STATUS=$(rivulet agent ls --json | jq -c "${2:-.}")
+	REQUESTS=$(($(asked requests) - requests)) BYTES=$(($(asked bytes) - bytes))
+	[ "$1" != record ] || await 30 kept || fail "the start of $image was not kept: $STATUS"
+	rivulet umount "$WORK/mnt" >/dev/null
+	stop "$AGENT"
+}
+kept() { rivulet agent ls --json | jq -e 'first(.. | .start? // empty) | .kept == "origin"' >/dev/null; }
+
+mkdir -p "$WORK/mnt" "$WORK/local"
+: >"$WORK/times" >"$WORK/costs"
+for image in $STARTS; do
+	rivulet --store "$near_store" publish "oci:$IMAGES:$image" --name "$image" >/dev/null 2>&1
+	rivulet --store "$near_store" export "$image" "$WORK/disk"
+	far record
+	for ((round = 1; round <= ROUNDS; round++)); do
+		far replay
+		note "$image" profile "$(took)" >>"$WORK/times"
+		note "$image: MB fetched" profile "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"
+		note "$image: requests" profile "$REQUESTS" >>"$WORK/costs"
+		note "$image: frames brought and not read" profile "$(jq 'first(.. | .start? // empty) | .replay.unused // 0' <<<"$STATUS")" >>"$WORK/costs"
+		far off
+		note "$image" lazy "$(took)" >>"$WORK/times"
+		note "$image: MB fetched" lazy "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"
+		note "$image: requests" lazy "$REQUESTS" >>"$WORK/costs"
+		for subject in download local; do
+			began=$EPOCHREALTIME
+			if [ $subject = download ]; then
+				rm -f "$WORK/disk"
+				rivulet --store "$far_store" export "$image" "$WORK/disk"
+			else
+				dd if="$WORK/disk" iflag=nocache count=0 status=none # no page of it is in memory
+				began=$EPOCHREALTIME
+			fi
+			mount -o loop,ro,noload "$WORK/disk" "$WORK/local"
+			hello "$WORK/local"
+			umount "$WORK/local"
+			note "$image" $subject "$(took)" >>"$WORK/times"
+		done
+	done
+done
+printf '\n### From attaching to the ready line, S3 behind %s a request and %d MB/s, seconds\n\n' "$DELAY" $((BANDWIDTH / 1000000))
+median -unit seconds -digits 2 ${PLOT:+-plot "$PLOT"} <"$WORK/times"
+printf '\n### What that cost\n\n'
+median -unit '' -digits 1 <"$WORK/costs"

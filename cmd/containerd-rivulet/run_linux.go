@@ -1,0 +1,294 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/contrib/snapshotservice"
+	containerdlog "github.com/containerd/log"
+	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
+	"google.golang.org/grpc"
+
+	"github.com/rivuletfs/rivulet/frontend/nbd"
+	"github.com/rivuletfs/rivulet/internal/runtimedir"
+	"github.com/rivuletfs/rivulet/internal/systemd"
+	"github.com/rivuletfs/rivulet/sign"
+	"github.com/rivuletfs/rivulet/snapshotter"
+)
+
+// version is set by the build: -ldflags "-X main.version=v1.2.3".
+var version = ""
+
+// Exit statuses.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// A usageError is a mistake in the command line.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// run executes one command line and returns the exit status.
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	cmd := command(out, errOut)
+	cmd.SetArgs(args)
+	cmd.SetOut(out)
+	cmd.SetErr(errOut)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintln(errOut, "containerd-rivulet: "+strings.TrimSpace(err.Error()))
+	if errors.As(err, new(usageError)) {
+		fmt.Fprintln(errOut, "Run 'containerd-rivulet --help' for the usage.")
+		return exitUsage
+	}
+	return exitFailed
+}
+
+type options struct {
+	address, root string
+	agent         snapshotter.Agent
+	patience      time.Duration
+	level         string
+	json          bool
+}
+
+func command(out, errOut io.Writer) *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "containerd-rivulet",
+		Short: "Start containerd's containers from images that have not arrived yet",
+		Long: `Containerd-rivulet is a snapshotter for containerd. An image for which one of the
+stores has a disk is not downloaded when it is pulled: its containers read the
+disk, which the rivulet agent mounts, one mount for all of them. Any other image
+is downloaded and unpacked, as by containerd's own overlayfs snapshotter.
+
+It prints "ready ADDRESS" when containerd can reach it. It may be killed and
+upgraded at any time: containers go on, as their disks are the agent's. On SIGTERM
+or SIGINT it ends.
+
+The agent must run, as root, and opens the stores with its own credentials. Layers
+that turn out to be needed are downloaded with those of docker's configuration
+($DOCKER_CONFIG) and its helpers.
+
+In containerd's configuration:
+
+  [proxy_plugins.rivulet]
+    type = "snapshot"
+    address = "/run/rivulet/containerd.sock"
+    [proxy_plugins.rivulet.exports]
+      root = "/var/lib/rivulet/containerd"
+      enable_remote_snapshot_annotations = "true"`,
+		Example: `  rivulet agent &
+  containerd-rivulet --store s3://bucket/images &
+  ctr images pull --snapshotter rivulet docker.io/library/nginx:latest`,
+		Version:       programVersion(),
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.serve(cmd.Context(), out, errOut)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.address, "address", "", "socket to listen on (default containerd.sock in the runtime folder, of root /run/rivulet)")
+	f.StringVar(&o.root, "root", "/var/lib/rivulet/containerd", "folder of what containers write, of layers that are unpacked, and of mounts")
+	f.StringVar(&o.agent.Socket, "agent", "", "the agent's socket (default $RIVULET_AGENT, or agent.sock in the runtime folder)")
+	f.StringArrayVar(&o.agent.Stores, "store", nil, "where to look for disks, as the agent opens it: dir:PATH, s3://BUCKET/PREFIX?endpoint=URL, oci://REGISTRY/REPOSITORY or https://HOST/PATH; may be repeated")
+	f.BoolVar(&o.agent.OwnRepository, "own-repository", false, "look in the repository, too, that an image is pulled from")
+	f.StringArrayVar(&o.agent.Identities, "identity", nil, "file of an age or SSH secret key, or ARN of an AWS KMS key, by which the agent opens locked images; may be repeated (default the agent's own)")
+	f.StringArrayVar(&o.agent.Required, "require-signature", nil, "use only disks that the publisher with this public key or key file signed; may be repeated")
+	f.DurationVar(&o.patience, "patience", snapshotter.DefaultPatience, "how long to look for an image's disk, and again to wait for its mount, before the image is unpacked")
+	f.StringVar(&o.level, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&o.json, "json", false, "log JSON objects")
+	_ = cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.MarkFlagDirname("root")
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.CompletionOptions.HiddenDefaultCmd = false
+	cmd.AddCommand(manCommand())
+	return cmd
+}
+
+// manCommand generates the manual page; it is for packagers and "make man".
+func manCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "man DIR",
+		Short:  "Write the manual page into a folder",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			root := cmd.Root()
+			root.DisableAutoGenTag = true
+			f, err := os.Create(filepath.Join(args[0], root.Name()+".1"))
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, f.Close()) }()
+			fixed := time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC) // the same bytes from each run
+			return doc.GenMan(root, &doc.GenManHeader{Title: "CONTAINERD-RIVULET", Section: "1", Date: &fixed, Source: "rivulet"}, f)
+		},
+	}
+}
+
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// stopTime is for how long requests may go on that have begun, when the process ends.
+const stopTime = 5 * time.Second
+
+// serve answers containerd until ctx ends.
+func (o *options) serve(ctx context.Context, out, errOut io.Writer) (err error) {
+	log, err := o.logger(errOut)
+	if err != nil {
+		return err
+	}
+	slog.SetDefault(log) // that of containerd's packages
+	containerdlog.UseSlog()
+	if err := o.complete(); err != nil {
+		return err
+	}
+	c := snapshotter.Config{Root: o.root, Patience: o.patience, Logger: log, Finder: &o.agent, Mounter: &o.agent}
+	s, err := snapshotter.New(c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	ln, err := o.listen()
+	if err != nil {
+		return err
+	}
+	server := grpc.NewServer()
+	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(s))
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	_, _ = fmt.Fprintf(out, "ready %s\n", o.address)
+	if err := systemd.Notify("READY=1"); err != nil {
+		log.Warn("the service manager was not told", "err", err)
+	}
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	_ = systemd.Notify("STOPPING=1")
+	enough := time.AfterFunc(stopTime, server.Stop)
+	defer enough.Stop()
+	server.GracefulStop()
+	return <-served
+}
+
+func (o *options) logger(w io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.level)); err != nil {
+		return nil, usagef("--log-level %q: want debug, info, warn or error", o.level)
+	}
+	ho := &slog.HandlerOptions{Level: level}
+	if o.json {
+		return slog.New(slog.NewJSONHandler(w, ho)), nil
+	}
+	return slog.New(slog.NewTextHandler(w, ho)), nil
+}
+
+// complete fills in what was left out, and makes paths such as the agent
+// understands in its own folder.
+func (o *options) complete() error {
+	if o.patience <= 0 {
+		return usagef("--patience %v: want some time", o.patience)
+	}
+	if o.agent.Socket == "" {
+		o.agent.Socket = os.Getenv("RIVULET_AGENT")
+	}
+	if o.agent.Socket == "" || o.address == "" {
+		run, err := runtimedir.Make()
+		if err != nil {
+			return err
+		}
+		if o.agent.Socket == "" {
+			o.agent.Socket = filepath.Join(run, "agent.sock")
+		}
+		if o.address == "" {
+			o.address = filepath.Join(run, "containerd.sock")
+		}
+	}
+	var err error
+	for i, url := range o.agent.Stores {
+		if o.agent.Stores[i], err = absoluteStore(url); err != nil {
+			return err
+		}
+	}
+	for i, name := range o.agent.Identities {
+		if strings.HasPrefix(name, "arn:") {
+			continue
+		}
+		if o.agent.Identities[i], err = filepath.Abs(name); err != nil {
+			return err
+		}
+	}
+	for i, name := range o.agent.Required {
+		k, err := sign.FindPublicKey(name)
+		if err != nil {
+			return usageError{err}
+		}
+		o.agent.Required[i] = k.String()
+	}
+	return nil
+}
+
+// absoluteStore makes the path of a folder absolute.
+func absoluteStore(url string) (string, error) {
+	scheme, rest, ok := strings.Cut(url, ":")
+	if !ok || rest == "" {
+		return "", usagef("--store %q: want dir:PATH, s3://…, oci://… or https://…", url)
+	}
+	if scheme != "dir" {
+		return url, nil
+	}
+	path, err := filepath.Abs(rest)
+	return "dir:" + path, err
+}
+
+// listen takes the socket that systemd opened, or opens one, for this user alone.
+func (o *options) listen() (net.Listener, error) {
+	given, err := systemd.TakeListeners()
+	if err != nil {
+		return nil, err
+	}
+	if len(given) > 1 {
+		return nil, fmt.Errorf("inherited %d sockets, want one", len(given))
+	}
+	if len(given) == 1 {
+		o.address = given[0].Addr().String()
+		return given[0], nil
+	}
+	ln, err := nbd.Listen("unix:" + o.address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s: another snapshotter listens there already", o.address)
+	}
+	if err == nil {
+		err = os.Chmod(o.address, 0o600)
+	}
+	return ln, err
+}

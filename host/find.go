@@ -1,0 +1,105 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/origin"
+)
+
+// A Query asks for a published image, of which a Spec can then be made. Store,
+// Identities and Required are as in Spec.
+type Query struct {
+	Store string `json:"store"`
+	// Image is a name or a digest, as in Spec; or Chain is given.
+	Image string `json:"image,omitempty"`
+	// Chain is the chain ID of the image's layers: any image that has these will do.
+	Chain      string   `json:"chain,omitempty"`
+	Identities []string `json:"identities,omitempty"`
+	Required   []string `json:"required,omitempty"`
+}
+
+func (q *Query) spec() (*Spec, error) {
+	if (q.Image == "") == (q.Chain == "") {
+		return nil, SpecErrorf("find: either an image or a chain ID must be given")
+	}
+	s := &Spec{Image: q.Image + q.Chain, Store: q.Store, Where: "nowhere", Identities: q.Identities, Required: q.Required}
+	return s, s.check()
+}
+
+// Found is a published image.
+type Found struct {
+	Digest string   `json:"digest"` // of the block map
+	Disk   string   `json:"disk"`   // digest of the disk
+	Chain  string   `json:"chain"`  // ID
+	Layers []string `json:"layers"` // diff IDs, lowest first
+	Size   int64    `json:"size"`   // of the disk, bytes
+	Locked bool     `json:"locked"` // whether it takes an identity to read it
+}
+
+// Find looks for an image that is vouched for as q asks, and attaches nothing. None
+// is chunk.ErrNotFound.
+func (h *Host) Find(ctx context.Context, q Query) (Found, error) {
+	spec, err := q.spec()
+	if err != nil {
+		return Found{}, err
+	}
+	r, err := h.reader(spec)
+	if err != nil {
+		return Found{}, err
+	}
+	src, err := h.source(ctx, q.Store)
+	if err != nil {
+		return Found{}, err
+	}
+	var i *generation.Image
+	if q.Chain != "" {
+		i, err = r.findChain(ctx, src.View, q.Chain)
+	} else {
+		i, err = r.Find(ctx, src.View, q.Image, false)
+	}
+	if err != nil {
+		return Found{}, err
+	}
+	return found(i.Map), nil
+}
+
+// findChain finds an image by its chain ID, signed as was asked.
+func (r *Reader) findChain(ctx context.Context, v *generation.View, chain string) (*generation.Image, error) {
+	want, err := origin.ParseDigest(chain)
+	if err != nil {
+		return nil, SpecErrorf("find: chain ID: %w", err)
+	}
+	list, err := v.Chain(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, d := range list {
+		i, err := r.Find(ctx, v, d.String(), false)
+		if err == nil && i.Map.Info().ChainID == want {
+			return i, nil
+		}
+		if err == nil { // whoever can write pointers must not choose what a chain ID means
+			err = fmt.Errorf("chain %s: block map %v has another: %w", chain, d, chunk.ErrNotFound)
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+func found(m *blockmap.Map) Found {
+	info := m.Info()
+	f := Found{Digest: m.Digest().String(), Disk: m.DiskDigest().String(), Chain: info.ChainID.String(), Size: info.Size, Locked: m.Locked()}
+	for _, l := range info.Layers {
+		f.Layers = append(f.Layers, l.DiffID.String())
+	}
+	return f
+}

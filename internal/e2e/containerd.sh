@@ -1,0 +1,257 @@
+#!/usr/bin/env bash
+# containerd.sh [IMAGES_DIR] [NAME...]: containers of images that were not downloaded.
+#
+# Proves, with a real containerd, registry and runc, for the named images of an OCI layout
+# (default python3, nginx, nodejs): published, they are pulled without one request for a layer, and
+# run, their first work included. Of the first image, a container that reads and writes
+# goes on while snapshotter, agent, host cache and containerd are killed with -9 one after another and
+# started again; exec, stop and start work; with the registry and the store gone, and
+# everything restarted, it starts again, and so does another one. An image on the same lowest
+# layer that nobody has published runs too, pulled before and after it; its
+# layers are downloaded then. When the images are removed, nothing is mounted or attached any more, and
+# no file of theirs is left.
+#
+# Needs root, /dev/fuse, a loop device, containerd, ctr, its shim, runc, skopeo, the
+# distribution registry, curl, jq, python3.
+
+# In mounts of its own, as agent.sh has it.
+if [ "$(id -u)" = 0 ] && [ "${OWN_MOUNTS:-}" != 1 ]; then
+	OWN_MOUNTS=1 exec unshare --mount --propagation private "${BASH_SOURCE[0]}" "$@"
+fi
+source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
+
+if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$(images); fi
+[ $# -gt 0 ] || set -- python3 nginx nodejs
+PLAIN=base # on the same lowest layer, and published by nobody
+need_root
+PATH=$(go env GOPATH 2>/dev/null || true)/bin:$PATH
+need mount losetup containerd ctr containerd-shim-runc-v2 runc skopeo registry curl jq python3
+[ -c /dev/fuse ] || skip "/dev/fuse"
+build
+if [ -n "${CONTAINERD_RIVULET:-}" ]; then # one that is built already
+	cp "$CONTAINERD_RIVULET" "$WORK/bin/containerd-rivulet"
+else
+	(cd "$ROOT" && go build -o "$WORK/bin/containerd-rivulet" ./cmd/containerd-rivulet)
+fi
+
+export XDG_STATE_HOME=$WORK/state RIVULET_CACHED=$WORK/run/cached.sock
+DISKS=$WORK/snapshotter/disks
+REGISTRY=127.0.0.1:$(free_port)
+export CONTAINERD_ADDRESS=$WORK/containerd.sock CONTAINERD_NAMESPACE=e2e
+cat >"$WORK/registry.yml" <<-CONFIG
+	version: 0.1
+	log: {level: error}
+	storage: {filesystem: {rootdirectory: $WORK/registry}}
+	http: {addr: $REGISTRY, secret: e2e}
+CONFIG
+cat >"$WORK/containerd.toml" <<-CONFIG
+	version = 3
+	root = "$WORK/containerd/root"
+	state = "$WORK/containerd/state"
+	disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri",
+	  "io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
+	[grpc]
+	  address = "$CONTAINERD_ADDRESS"
+	[ttrpc]
+	  address = "$CONTAINERD_ADDRESS.ttrpc"
+	[proxy_plugins.rivulet]
+	  type = "snapshot"
+	  address = "$WORK/run/rivulet/containerd.sock"
+	  [proxy_plugins.rivulet.exports]
+	    root = "$WORK/snapshotter"
+	    enable_remote_snapshot_annotations = "true"
+	[plugins."io.containerd.transfer.v1.local"]
+	  [[plugins."io.containerd.transfer.v1.local".unpack_config]]
+	    platform = "linux/$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')"
+	    snapshotter = "rivulet"
+CONFIG
+
+# The processes, and how to tell that they are there.
+start_registry() {
+	OTEL_TRACES_EXPORTER=none start "$WORK/registry.log" registry serve "$WORK/registry.yml"
+	REGISTRY_PID=$!
+	await 30 curl -sf -o /dev/null "http://$REGISTRY/v2/" || fail "registry: not ready"
+}
+start_cached() {
+	start "$WORK/cached.$((++STARTS)).log" "$WORK/bin/rivulet" cached --dir "$WORK/cache" --socket "$RIVULET_CACHED"
+	CACHED=$!
+	await 30 grep -q '^ready ' "$WORK/cached.$STARTS.log" || fail "cached: not ready"
+}
+start_agent() {
+	start "$WORK/agent.$((++STARTS)).log" "$WORK/bin/rivulet" agent --hold 120s
+	AGENT=$!
+	await 60 grep -q '^ready ' "$WORK/agent.$STARTS.log" || fail "agent: not ready"
+}
+start_snapshotter() {
+	start "$WORK/snapshotter.$((++STARTS)).log" "$WORK/bin/containerd-rivulet" --root "$WORK/snapshotter" --store "$RIVULET_STORE"
+	SNAPSHOTTER=$!
+	await 30 grep -q '^ready ' "$WORK/snapshotter.$STARTS.log" || fail "snapshotter: not ready"
+}
+start_containerd() {
+	start "$WORK/containerd.$((++STARTS)).log" containerd --config "$WORK/containerd.toml"
+	CONTAINERD=$!
+	await 60 ctr version >/dev/null || fail "containerd: not ready"
+}
+STARTS=0
+
+# crash PID: kills it with -9 and waits for it.
+crash() {
+	kill -9 "$1"
+	wait "$1" 2>/dev/null || true
+}
+
+# tidy: takes down what containers and mounts are left if this script fails.
+tidy() {
+	local id
+	for id in $(ctr tasks ls -q); do
+		ctr tasks kill -s KILL "$id"
+		ctr tasks rm -f "$id"
+	done
+	rivulet agent detach --all --force
+	awk -v work="$WORK/" 'index($5, work) == 1 { print $5 }' /proc/self/mountinfo | tac | xargs -r -n 1 umount -l
+}
+later tidy
+
+# ctr: containerd's client, for a bounded time, without what it says of this host.
+ctr() { timeout 120 ctr "$@" 2> >(grep -v 'level=warning' >&2); }
+ref() { echo "$REGISTRY/lab/$1:1"; }
+push() { skopeo copy -q --dest-tls-verify=false "oci:$IMAGES:$1" "docker://$(ref "$1")"; }
+pull() { ctr images pull --plain-http --snapshotter rivulet "$(ref "$1")" >"$WORK/pull.log" 2>&1 || { tail -n 5 "$WORK/pull.log" >&2; fail "pull $1"; }; }
+# fetched NAME: how many of the image's layers the registry was asked for.
+fetched() {
+	local blob n=0
+	for blob in $(skopeo inspect --raw "oci:$IMAGES:$1" | jq -r '.layers[].digest'); do
+		[ "$(tail -n +$((ASKED + 1)) "$WORK/registry.log" | grep -c "GET /v2/[^ ]*/blobs/$blob")" = 0 ] || n=$((n + 1))
+	done
+	echo $n
+}
+# hello NAME: runs a container once, with the image's own first work.
+hello() {
+	ctr run --rm --snapshotter rivulet "$(ref "$1")" "once-$((++ONCE))" >"$WORK/hello.log" 2>&1 || { cat "$WORK/hello.log" >&2; fail "run $1"; }
+	grep -q HELLO "$WORK/hello.log" || fail "$1 said: $(cat "$WORK/hello.log")"
+}
+ONCE=0
+
+# worker: the container that reads and writes all the time: every file of a folder, and
+# a line a round; a file that differs from what it was at first ends it.
+WORKER='set -e
+sum() { find /usr/bin /usr/lib/python3* /etc -xdev -type f 2>/dev/null | sort | awk "NR % 20 == 1" | xargs cat | cksum; }
+first=$(sum)
+i=$(cat /rounds 2>/dev/null || echo 0)
+while [ ! -e /stop ]; do
+	[ "$(sum)" = "$first" ]
+	i=$((i + 1))
+	echo $i >/rounds.new && mv /rounds.new /rounds
+done'
+# rounds: how many it has done; another way each time, so that exec is tried too.
+rounds() { ctr tasks exec --exec-id "look-$((++ONCE))" worker cat /rounds; }
+# goes_on WHAT: it does two more rounds.
+goes_on() {
+	local from now end=$((SECONDS + 120))
+	from=$(rounds) || fail "after $1: exec: $from"
+	while now=$(rounds) && [ "$now" -lt $((from + 2)) ]; do
+		[ $SECONDS -lt $end ] || fail "after $1: the container does not go on"
+		sleep 0.2
+	done
+	[ "$now" -gt "$from" ] || fail "after $1: the container is gone: $(ctr tasks ls)"
+}
+stop_worker() {
+	ctr tasks kill -s KILL worker
+	await 30 eval '[ "$(ctr tasks ls | grep -c "^worker.*STOPPED")" = 1 ]' || fail "the container does not stop"
+	ctr tasks rm worker >/dev/null
+}
+attached() { rivulet agent ls --json | jq 'length'; }
+
+step "begin"
+start_registry
+for name in "$@"; do
+	push "$name"
+	rivulet publish "$(ref "$name")" --name "$name" 2>/dev/null
+done
+push $PLAIN
+sleep 0.2
+ASKED=$(wc -l <"$WORK/registry.log") # lines of what publishing fetched
+start_cached
+start_agent
+start_snapshotter
+start_containerd
+ctr plugins ls >"$WORK/plugins"
+grep -q '^io.containerd.snapshotter.v1  *rivulet .*ok' "$WORK/plugins" || fail "$(cat "$WORK/plugins")"
+
+step "pull and run without downloading: $*"
+for name in "$@"; do
+	begun=$(date +%s%N)
+	pull "$name"
+	pulled=$(date +%s%N)
+	hello "$name"
+	printf '%s: pulled in %d ms, first run %d ms\n' "$name" $(((pulled - begun) / 1000000)) $((($(date +%s%N) - pulled) / 1000000))
+	[ "$(fetched "$name")" = 0 ] || fail "$name: $(fetched "$name") layers were downloaded"
+done
+[ "$(attached)" = $# ] || fail "attached: $(rivulet agent ls)"
+hello "$1"
+[ "$(attached)" = $# ] || fail "a disk of its own for a container: $(rivulet agent ls)"
+
+step "an image without a disk on the same lowest layer"
+pull $PLAIN
+hello $PLAIN
+[ "$(fetched $PLAIN)" = 2 ] || fail "$PLAIN: $(fetched $PLAIN) layers were downloaded, want 2"
+hello "$1"
+
+step "kill -9 under a container that reads and writes"
+ctr run -d --snapshotter rivulet "$(ref "$1")" worker sh -c "$WORKER"
+await 60 rounds >/dev/null || fail "the container does not begin"
+goes_on nothing
+crash "$SNAPSHOTTER"
+goes_on "the end of the snapshotter"
+start_snapshotter
+goes_on "another snapshotter"
+hello "$1"
+crash "$AGENT"
+start_agent
+goes_on "another agent"
+crash "$CACHED"
+start_cached
+goes_on "another host cache"
+crash "$CONTAINERD"
+start_containerd
+goes_on "another containerd"
+hello "$1"
+
+step "stop and start"
+before=$(rounds)
+stop_worker
+# Nothing in memory: all that a start reads is in the host cache from now on.
+crash "$AGENT"
+echo 3 >/proc/sys/vm/drop_caches
+start_agent
+ctr tasks start -d worker
+goes_on "a restart"
+[ "$(rounds)" -gt "$before" ] || fail "the container has lost what it wrote"
+hello "$1"
+
+step "everything restarted, with registry and store gone"
+stop_worker
+stop "$REGISTRY_PID"
+mv "$WORK/store" "$WORK/store.away"
+for pid in "$CONTAINERD" "$SNAPSHOTTER" "$AGENT" "$CACHED"; do crash "$pid"; done
+echo 3 >/proc/sys/vm/drop_caches
+start_cached
+start_agent
+start_snapshotter
+start_containerd
+ctr tasks start -d worker
+goes_on "everything"
+hello "$1"
+
+step "remove"
+mv "$WORK/store.away" "$WORK/store"
+start_registry
+stop_worker
+ctr containers rm worker
+for name in "$@" $PLAIN; do ctr images rm --sync "$(ref "$name")" >/dev/null; done
+await 60 eval '[ "$(attached)" = 0 ]' || fail "still attached: $(rivulet agent ls)"
+await 30 eval '! grep -qF "$WORK/snapshotter" /proc/self/mountinfo' || fail "still mounted: $(grep -F "$WORK/snapshotter" /proc/self/mountinfo)"
+left=$(find "$WORK/snapshotter" -mindepth 2)
+[ -z "$left" ] || fail "left behind: $left"
+
+step "passed"
