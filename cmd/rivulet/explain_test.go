@@ -81,7 +81,7 @@ func newSlowHost(t *testing.T) *slowHost {
 	s.host, err = host.New(host.Config{
 		Open: func(ctx context.Context, url string) (host.Source, error) {
 			src, err := a.openSource(ctx, url, new(telemetry.Origins))
-			src.Near = false
+			src.Near = true // so that all comes by chunks, also what a metadata object has
 			src.Bound = func(src chunk.Source, _ string) chunk.Source { return &slowSource{s, src} }
 			return src, err
 		},
