@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,8 +39,9 @@ func TestFill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMap(t, 100)
 		k := &keeper{reads: make(map[chunk.ID]int), low: true}
-		away := true
-		f := NewFill(m, k, FillOptions{Rate: 10 * chunk.Size / 2, Away: func(chunk.ID) bool { return away }})
+		var away atomic.Bool
+		away.Store(true)
+		f := NewFill(m, k, FillOptions{Rate: 10 * chunk.Size / 2, Away: func(chunk.ID) bool { return away.Load() }})
 		ended := make(chan error)
 		begun := time.Now()
 		go func() { ended <- f.Run(t.Context()) }()
@@ -47,7 +49,7 @@ func TestFill(t *testing.T) {
 		if p := f.Progress(); p.Done != 0 || p.Chunks != 100 {
 			t.Errorf("while the cache is away: %+v", p)
 		}
-		away = false
+		away.Store(false)
 		time.Sleep(3 * time.Second)
 		f.Pause(true)
 		f.Pause(true)
