@@ -16,6 +16,9 @@ const startBytes = 3 << 20
 var initialised = regexp.MustCompile(`(?m)^init (\S+) @.* clock, (\d+) bytes`)
 
 func TestStartAllocates(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short runs are the race detector's, which allocates more")
+	}
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
 	cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
 	out, err := cmd.CombinedOutput()
