@@ -51,7 +51,7 @@ publish'. The image below must be signed by you or somebody whom you trust.`,
 				return err
 			}
 			boundMemory()
-			useProcessors(&opts)
+			opts.Workers = processors()
 			r, err := a.commit(cmd.Context(), args[0], &flags, &opts)
 			if err != nil {
 				return err

@@ -71,7 +71,6 @@ func TestConverted(t *testing.T) {
 
 func testConverted(t *testing.T, repo string) {
 	t.Setenv("RIVULET_KEYS", t.TempDir())
-	t.Setenv("GOMAXPROCS", "2") // publish doubles what is not said, in a process of its own
 	t.Setenv("GOMEMLIMIT", "off")
 	tag := pushRandom(t, repo+":1.2")
 	plain := mustGet(t, tag)

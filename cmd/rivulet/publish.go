@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
@@ -36,16 +37,16 @@ func boundMemory() {
 	}
 }
 
-// useProcessors gives each processor one sealer and two threads, unless GOMAXPROCS
-// says how many threads there are: those that wait for the disk to be synced then
-// leave no processor without work until the Go runtime finds out.
-func useProcessors(o *publish.Options) {
+// processors has each processor run two threads, unless GOMAXPROCS says how many there
+// are: those that wait for the disk to be synced then leave no processor without work
+// until the Go runtime finds out. It returns how many sealers suit them: one each.
+var processors = sync.OnceValue(func() int {
 	n := runtime.GOMAXPROCS(0)
-	o.Workers = n
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2 * n)
 	}
-}
+	return n
+})
 
 // farSample is how many chunks of each known layer are looked for in a far store.
 const farSample = 2
@@ -106,7 +107,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 				return err
 			}
 			boundMemory()
-			useProcessors(&opts)
+			opts.Workers = processors()
 			z, err := a.primeZone(flags.zone)
 			if err != nil {
 				return err
