@@ -142,7 +142,7 @@ func testRefused(t *testing.T, server http.Handler, address func(host string) st
 			p.check(first)
 			used := int64(0)
 			steps := []int64{0, 4, 12, 20, 32}
-			if c.lasts {
+			if c.lasts || testing.Short() {
 				steps = []int64{12} // it is waited for
 			}
 			for _, n := range steps {
