@@ -123,7 +123,8 @@ metric() {
 }
 
 # disks HOST N: starts process N of those that serve a host's disks: 1 is the agent,
-# which knows what it had when it is started again, 2 is rivulet serve.
+# which knows what it had when it is started again, 2 is rivulet serve. They read what
+# they are asked for, and nothing ahead, for it is counted.
 disks() {
 	local dir=$WORK/h$1 name
 	case $2 in
@@ -134,12 +135,12 @@ disks() {
 		await 60 grep -q '^ready ' "$dir/serve1.log" || fail "agent of host $1: not ready after 60 s"
 		[ -e "$dir/attached" ] && return
 		for name in "${NAMES[@]}"; do
-			on "h$1" "$WORK/bin/rivulet" agent attach "$name" --agent "$dir/agent.sock" --nbd "unix:$dir/nbd1.$name.sock" >/dev/null
+			on "h$1" "$WORK/bin/rivulet" agent attach "$name" --profile off --agent "$dir/agent.sock" --nbd "unix:$dir/nbd1.$name.sock" >/dev/null
 		done
 		touch "$dir/attached"
 		;;
 	2)
-		start_on "h$1" "$dir/serve2.log" "$WORK/bin/rivulet" serve "${NAMES[@]}" --nbd "unix:$dir/nbd2.sock" --agent none --cache "$dir/cached.sock" --memory "${MEMORY:-8M}" \
+		start_on "h$1" "$dir/serve2.log" "$WORK/bin/rivulet" serve "${NAMES[@]}" --profile off --nbd "unix:$dir/nbd2.sock" --agent none --cache "$dir/cached.sock" --memory "${MEMORY:-8M}" \
 			--telemetry "unix:$dir/seen2.sock"
 		SERVE[$1.2]=$!
 		await 60 grep -q '^ready ' "$dir/serve2.log" || fail "rivulet serve on host $1: not ready after 60 s"
