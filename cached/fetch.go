@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
@@ -146,26 +147,17 @@ func (s *Server) fromZone(f *flight) bool {
 	defer func() { grant.Release(zoneBuffer) }()
 	s.asks(f, chunk.Zone)
 	begun := time.Now()
-	var object []byte
-	var n int
+	answered := sync.OnceFunc(func() { s.stats.look.Add(time.Since(begun), 1) })
 	if err == nil {
-		object = make([]byte, zoneBuffer)
-		n, err = s.zone.Fetch(ctx, f.id, object, 0)
+		err = s.zone.Offer(ctx, f.id, func(object []byte) error {
+			answered()
+			return s.takeObject(f, object)
+		})
 	}
-	if err == nil && n == len(object) {
-		object = make([]byte, chunk.MaxStoredSize)
-		n, err = s.zone.Fetch(ctx, f.id, object, 0)
-	}
-	s.stats.look.Add(time.Since(begun), 1)
+	answered()
 	if err == nil {
-		in := &inflow{server: s, flight: f, stage: looking}
-		if _, err = in.begin(int64(n)); err == nil {
-			_, err = in.Write(object[:n])
-		}
-		if err = in.end(s.done, err); err == nil {
-			s.stats.zoneHits.Add(1)
-			return true
-		}
+		s.stats.zoneHits.Add(1)
+		return true
 	}
 	s.stats.zoneMisses.Add(1)
 	s.mu.Lock()
@@ -175,6 +167,19 @@ func (s *Server) fromZone(f *flight) bool {
 		s.logger.Warn("host cache: zone", "chunk", f.id, "err", err)
 	}
 	return false
+}
+
+// takeObject writes a chunk that the zone offers into the cache, piece by piece, so that
+// those who wait for its first frames need not wait for the last one's SHA-256.
+func (s *Server) takeObject(f *flight, object []byte) error {
+	in := &inflow{server: s, flight: f, stage: looking}
+	_, err := in.begin(int64(len(object)))
+	for err == nil && len(object) > 0 {
+		n := min(len(object), chunk.FrameSize)
+		_, err = in.Write(object[:n])
+		object = object[n:]
+	}
+	return in.end(s.done, err)
 }
 
 // fetch starts the download that the holder of a lease asks for.
