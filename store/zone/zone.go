@@ -158,14 +158,16 @@ func (z *Zone) Offer(ctx context.Context, id chunk.ID, take func(object []byte) 
 	}
 	b := objectBuffers.get() // two requests may race, and one of them be given
 	defer objectBuffers.put(b)
-	n, err := z.ReadChunk(ctx, id, b.bytes(chunk.Size+chunk.Size/8), 0)
-	if err == nil && n == len(b.b) && n < chunk.MaxStoredSize {
-		n, err = z.ReadChunk(ctx, id, b.bytes(chunk.MaxStoredSize), 0)
+	object := b.bytes(chunk.Size + chunk.Size/8) // enough for usual ones
+	n, err := z.ReadChunk(ctx, id, object, 0)
+	if err == nil && n == len(object) {
+		object = b.bytes(chunk.MaxStoredSize)
+		n, err = z.ReadChunk(ctx, id, object, 0)
 	}
 	if err != nil {
 		return err
 	}
-	return take(b.b[:n])
+	return take(object[:n])
 }
 
 // A request is what one read wants: a part of a chunk, or to have all of it taken.
