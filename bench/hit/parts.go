@@ -30,7 +30,8 @@ type parts struct {
 	copies  []time.Duration // into the cache's file as far as that, and out of it
 }
 
-// parts measures, and prints a row: medians, and what they leave of whole.
+// parts measures, and prints a row: medians of network, crypto and copies in
+// microseconds, and what they leave of whole.
 func (b *bench) parts(address string, whole time.Duration) (err error) {
 	config, err := zone.ParseURL(address)
 	if err != nil {
@@ -55,7 +56,7 @@ func (b *bench) parts(address string, whole time.Duration) (err error) {
 		return list[len(list)/2]
 	}
 	network, crypto, copies := median(p.network), median(p.crypto), median(p.copies)
-	fmt.Printf("| of it, by themselves: network %d µs, crypto %d, copies %d, all else %d |\n",
+	fmt.Printf("| | %d | %d | %d | %d |\n",
 		network.Microseconds(), crypto.Microseconds(), copies.Microseconds(), (whole - network - crypto - copies).Microseconds())
 	return nil
 }
