@@ -1,6 +1,7 @@
 package cachedclient
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,11 +15,12 @@ import (
 // had it: the read counts as the origin's, and the next one as the cache's.
 func TestDownloadBeforeWait(t *testing.T) {
 	o := chunks(1)[0]
-	gets, file := 0, fileWith(t, o.Bytes)
+	var gets atomic.Int32
+	file := fileWith(t, o.Bytes)
 	socket := impostor(t, func(c *wire.Conn, m *wire.Message) bool {
 		switch m.Type {
 		case wire.Get:
-			if gets++; gets == 1 {
+			if gets.Add(1) == 1 {
 				return c.Write(wire.Lease, m.Request, wire.Right{Lease: 1, Millis: 1000}.Append, nil) == nil
 			}
 			size := uint32(len(o.Bytes))
@@ -44,7 +46,7 @@ func TestDownloadBeforeWait(t *testing.T) {
 			t.Errorf("steps %+v, want the origin within the cache", steps)
 		}
 	}
-	if gets != 2 {
-		t.Errorf("%d questions, want 2", gets)
+	if n := gets.Load(); n != 2 {
+		t.Errorf("%d questions, want 2", n)
 	}
 }
