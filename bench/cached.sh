@@ -44,7 +44,7 @@ await 10 test -S "$WORK/nbdkit.sock"
 read -r at share < <(densest "${uri[nbdkit file]}" $window)
 for memory in 256M 4M; do
 	an_agent --memory $memory
-	uri[agent, $memory]=$(rivulet agent attach "$image" --nbd "unix:$WORK/agent.$memory.sock" --json | jq -r .address)
+	uri[agent, $memory]=$(rivulet agent attach "$image" --profile off --nbd "unix:$WORK/agent.$memory.sock" --json | jq -r .address)
 	for ((round = 1; round <= ROUNDS; round++)); do
 		for work in "4 KiB random, depth 1:--bs=4k --rw=randread --iodepth=1" "4 KiB random, depth 16:--bs=4k --rw=randread --iodepth=16" \
 			"256 KiB sequential, depth 8:--bs=256k --rw=read --iodepth=8"; do

@@ -175,8 +175,12 @@ func (s *Server) fromZone(f *flight) bool {
 func (s *Server) takeObject(f *flight, object []byte) error {
 	in := &inflow{server: s, flight: f, stage: looking}
 	_, err := in.begin(int64(len(object)))
+	piece := chunk.FrameSize
+	if len(object) <= 2*piece {
+		piece = len(object) // sooner checked than asked for again
+	}
 	for err == nil && len(object) > 0 {
-		n := min(len(object), chunk.FrameSize)
+		n := min(len(object), piece)
 		_, err = in.Write(object[:n])
 		object = object[n:]
 	}
