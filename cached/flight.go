@@ -275,7 +275,7 @@ func (s *Server) serve(f *flight, w *waiter) bool {
 
 // advance answers those whose bytes are checked by now, and reports whether there were
 // any. mu is held.
-func (s *Server) advance(f *flight) (any bool) {
+func (s *Server) advance(f *flight) (served bool) {
 	for i := 0; i < len(f.waiters); {
 		w := f.waiters[i]
 		if !s.serve(f, w) {
@@ -283,9 +283,9 @@ func (s *Server) advance(f *flight) (any bool) {
 			continue
 		}
 		s.forget(w)
-		any = true
+		served = true
 	}
-	return any
+	return served
 }
 
 // land ends a flight whose chunk is in the cache, and open: the caller has a
