@@ -16,8 +16,8 @@ import (
 	"github.com/rivuletfs/rivulet/store/zone"
 )
 
-// Parts is what the parts of a read from the zone take by themselves, in this process:
-// of the read of one frame of each chunk.
+// parts are what a read from the zone is made of, each measured by itself and in this
+// process, for one frame of each chunk.
 type parts struct {
 	zone   *zone.Zone
 	opener *seal.Opener
@@ -50,6 +50,9 @@ func (b *bench) parts(address string, whole time.Duration) (err error) {
 		if err := p.measure(b.m.Chunk(i)); err != nil {
 			return err
 		}
+	}
+	if len(p.network) == 0 {
+		return errors.New("the zone has none of the chunks")
 	}
 	median := func(list []time.Duration) time.Duration {
 		slices.Sort(list)

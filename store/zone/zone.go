@@ -144,8 +144,8 @@ func (z *Zone) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64
 
 // Offer calls take with what may be the whole object of a chunk, good until take
 // returns, for a taker with a door of its own: so it is checked once, and copied
-// nowhere. Nodes that hold back nothing but lies may have made it; a taker that says so
-// by a *chunk.CorruptError is given what other stripes make, which is checked before.
+// nowhere. Nodes that forge may have made it: a taker that says so by a
+// *chunk.CorruptError is offered what other stripes make, which is checked before.
 // Any other error of take's ends the read, and is returned as it is. Otherwise errors
 // are those of ReadChunk.
 func (z *Zone) Offer(ctx context.Context, id chunk.ID, take func(object []byte) error) error {
