@@ -40,7 +40,7 @@ pack               std: blockmap chunk
 profile/plot       std: profile
 profile/inherit    std: blockmap chunk ext4 profile
 catalog            std: blockmap chunk origin profile
-generation         any: blockmap catalog chunk origin profile
+generation         any: blockmap catalog chunk origin profile sign
 domain             any: blockmap catalog chunk origin seal
 keyring            any: blockmap catalog seal seal/agewrap sign
 publish            any: blockmap catalog chunk flatten flatten/source generation layout origin pack seal sign verify
