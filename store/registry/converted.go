@@ -262,8 +262,8 @@ func (o *Origin) BlockMaps(ctx context.Context, image origin.Digest, fn func(gen
 	if err != nil {
 		return fmt.Errorf("block maps of %v: %w", image, err)
 	}
-	for _, h := range list {
-		m, err := o.client.readManifest(ctx, h.String(), typeBlockMap)
+	for _, r := range list {
+		m, err := o.client.readManifest(ctx, r.digest.String(), typeBlockMap)
 		if errors.Is(err, chunk.ErrNotFound) {
 			continue // deleted meanwhile
 		}
@@ -273,7 +273,7 @@ func (o *Origin) BlockMaps(ctx context.Context, image origin.Digest, fn func(gen
 		generation, err := origin.ParseGenerationID(m.note(noteGeneration))
 		d, err2 := digestOf(m.Layers[0].Digest)
 		if err = errors.Join(err, err2); err != nil {
-			return fmt.Errorf("block maps of %v: %w %v: %w", image, ErrArtifact, h, err)
+			return fmt.Errorf("block maps of %v: %w %v: %w", image, ErrArtifact, r.digest, err)
 		}
 		if err := fn(generation, d); err != nil {
 			return err
