@@ -65,7 +65,10 @@ func (s *Store) attachmentManifest(d origin.Digest, kind string, subject v1.Desc
 	m := newManifest(typeAttachment+kind, descriptor(mediaBytes, data))
 	subject.ArtifactType = ""
 	m.Subject = &subject
-	m.Annotations[noteGeneration], m.Annotations[noteObject] = s.id.String(), d.String()
+	m.Annotations[noteObject] = d.String()
+	if s.id != 0 { // of a converted image's disk, which is in none
+		m.Annotations[noteGeneration] = s.id.String()
+	}
 	if len(data) <= listedBytes {
 		m.Annotations[noteData] = base64.StdEncoding.EncodeToString(data)
 	}
@@ -118,6 +121,21 @@ func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind
 		return fail(fmt.Errorf("more than %d", origin.MaxAttachments))
 	}
 	seen := make(map[origin.Digest]bool, len(all))
+	err = s.tell(ctx, all, subject, kind, func(b []byte) error {
+		if seen[origin.Sum(b)] {
+			return nil
+		}
+		seen[origin.Sum(b)] = true
+		return fn(b)
+	})
+	if err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// tell calls fn with attachments, which it reads some at a time.
+func (s *Store) tell(ctx context.Context, all []listed, subject origin.Digest, kind string, fn func(data []byte) error) error {
 	for len(all) > 0 {
 		some := all[:min(len(all), attachmentWindow)]
 		all = all[len(some):]
@@ -130,19 +148,18 @@ func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind
 			return err
 		})
 		if err != nil {
-			return fail(err)
+			return fmt.Errorf("attachments %s of %v: %w", kind, subject, err)
 		}
 		for _, b := range data {
-			if b == nil || seen[origin.Sum(b)] {
+			if b == nil { // it is gone
 				continue
 			}
-			seen[origin.Sum(b)] = true
 			if err := fn(b); err != nil {
 				return err
 			}
 		}
 	}
-	return ctx.Err()
+	return nil
 }
 
 // A listed attachment is one that a list of referrers speaks of.

@@ -42,7 +42,8 @@ var unknown = v1.Platform{OS: "unknown", Architecture: "unknown"}
 // is the digest of the new index.
 //
 // The disk's manifest lists block map, index and packs, so that it is complete
-// for whoever copies it to another repository, and outlives its generation.
+// for whoever copies it to another repository, and outlives its generation. What is
+// said of the block map by now, wraps and signatures, refers to it as well.
 func (o *Origin) Converted(ctx context.Context, image string, generation origin.GenerationID, blockMap origin.Digest, tag string) (origin.Digest, error) {
 	if tag == "" {
 		if _, err := origin.ParseDigest(image); err == nil {
@@ -82,6 +83,9 @@ func (o *Origin) convert(ctx context.Context, image string, generation origin.Ge
 	}
 	disk, err := s.putDisk(ctx, m, from)
 	if err != nil {
+		return origin.Digest{}, err
+	}
+	if err := s.attachToDisk(ctx, m, disk); err != nil {
 		return origin.Digest{}, err
 	}
 	list, err := c.withOtherDisks(ctx, plain, tag, from)

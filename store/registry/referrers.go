@@ -36,7 +36,7 @@ var errNoReferrers = errors.New("the registry has no referrers API")
 func referrersTag(subject v1.Hash) string { return subject.Algorithm + "-" + subject.Hex }
 
 // referrers returns the manifests that refer to subject and are of that artifact
-// type. As long as it is not known whether there is the API, the tag is read at the same
+// type, or of any if that is "". As long as it is not known whether there is the API, the tag is read at the same
 // time.
 func (c *client) referrers(ctx context.Context, subject v1.Hash, artifact string) ([]referrer, error) {
 	var tagged []v1.Descriptor
@@ -68,7 +68,7 @@ func (c *client) referrers(ctx context.Context, subject v1.Hash, artifact string
 		}
 		all = referrersOf(tagged)
 	}
-	return slices.DeleteFunc(all, func(r referrer) bool { return r.artifact != artifact }), err
+	return slices.DeleteFunc(all, func(r referrer) bool { return artifact != "" && r.artifact != artifact }), err
 }
 
 // A referrer is what a list says of a manifest.
