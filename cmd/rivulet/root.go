@@ -147,7 +147,7 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.PersistentFlags().StringVar(&a.storeURL, "store", "", "where images are kept: dir:PATH, s3://BUCKET/PREFIX?endpoint=URL, oci://REGISTRY/REPOSITORY or https://HOST/PATH (default $RIVULET_STORE, or a folder of the user's)")
+	root.PersistentFlags().StringVar(&a.storeURL, "store", "", "where images are kept: dir:PATH, s3://BUCKET/PREFIX?endpoint=URL, oci://REGISTRY/REPOSITORY[:TAG] or https://HOST/PATH (default $RIVULET_STORE, or a folder of the user's)")
 	root.PersistentFlags().StringArrayVar(&a.identities, "identity", nil, "file of an age or SSH secret key, or ARN of an AWS KMS key, that opens locked images; may be repeated (default $RIVULET_IDENTITY, or your own)")
 	root.PersistentFlags().StringArrayVar(&a.required, "require-signature", nil, "read only images that the publisher with this public key or key file signed; may be repeated")
 	root.PersistentFlags().StringVar(&a.profile, "cpuprofile", "", "write a CPU profile to this file")
