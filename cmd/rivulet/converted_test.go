@@ -84,7 +84,7 @@ func testConverted(t *testing.T, repo string) {
 		t.Helper()
 		var out, errs bytes.Buffer
 		more := args
-		args = append([]string{"publish", tag.Name(), "--json", "--size", "64M", "--temp", t.TempDir(), "--store", "oci://" + repo}, args...)
+		args = append([]string{"publish", tag.Name(), "--json", "--size", "40M", "--temp", t.TempDir(), "--store", "oci://" + repo}, args...)
 		if code := run(context.Background(), args, &out, &errs); code != exitOK {
 			t.Fatalf("%q: status %d, %s", args, code, errs.String())
 		}
@@ -152,9 +152,9 @@ func readConverted(t *testing.T, repo string, maps map[string]string) {
 	if len(want) != 2 || want["amd64"] == want["arm64"] {
 		t.Fatalf("%d disks; no test", len(want))
 	}
-	check := func() {
+	check := func(ways ...[]string) {
 		t.Helper()
-		for _, args := range [][]string{{at}, {store, tagged}, {"--store=" + at, tagged}} {
+		for _, args := range ways {
 			if got := export(args...); got != want[runtime.GOARCH] {
 				t.Errorf("%q: other bytes", args)
 			}
@@ -169,7 +169,7 @@ func readConverted(t *testing.T, repo string, maps map[string]string) {
 			t.Errorf("ls does not list it: %s", s)
 		}
 	}
-	check()
+	check([]string{at}, []string{store, tagged}, []string{"--store=" + at, tagged})
 	o, err := registry.Open(t.Context(), repo, registry.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -177,7 +177,7 @@ func readConverted(t *testing.T, repo string, maps map[string]string) {
 	if err := o.DeleteGeneration(t.Context(), 1, func(int) {}); err != nil {
 		t.Fatal(err)
 	}
-	check()
+	check([]string{at})
 	for _, c := range []struct {
 		want string
 		args []string
