@@ -84,7 +84,7 @@ func testConverted(t *testing.T, repo string) {
 		t.Helper()
 		var out, errs bytes.Buffer
 		more := args
-		args = append([]string{"publish", tag.Name(), "--json", "--size", "40M", "--temp", t.TempDir(), "--store", "oci://" + repo}, args...)
+		args = append([]string{"publish", tag.Name(), "--json", "--size", "64M", "--temp", t.TempDir(), "--store", "oci://" + repo}, args...)
 		if code := run(context.Background(), args, &out, &errs); code != exitOK {
 			t.Fatalf("%q: status %d, %s", args, code, errs.String())
 		}
