@@ -65,7 +65,11 @@ type URLError struct {
 // Error shows no user and no value of a parameter: somebody may have thought that
 // a secret belongs there.
 func (e *URLError) Error() string {
-	shown, query, _ := strings.Cut(withUser.ReplaceAllString(e.URL, "//…@"), "?")
+	shown, query, _ := strings.Cut(e.URL, "?")
+	if at := strings.LastIndexByte(shown, '@'); at >= 0 && !strings.HasPrefix(shown[at:], "@sha256:") {
+		scheme, _, _ := strings.Cut(shown, "//")
+		shown = scheme + "//…" + shown[at:]
+	}
 	if query != "" {
 		shown += "?…"
 	}

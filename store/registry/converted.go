@@ -143,6 +143,14 @@ func (s *Store) putDisk(ctx context.Context, m *blockmap.Map, image v1.Hash) (v1
 	}
 	first := []v1.Descriptor{{MediaType: typeBlockMap, Digest: hashOf(m.Digest()), Size: int64(len(m.Bytes()))}}
 	disk := packsManifest(typeDisk, 0, first, encoded, &x.index)
+	if meta := m.Info().Metadata; meta != (origin.Digest{}) {
+		b, err := s.GetObject(ctx, meta, origin.MaxObjectBytes)
+		if err == nil {
+			disk.Layers = append(disk.Layers, v1.Descriptor{MediaType: mediaBytes, Digest: hashOf(meta), Size: int64(len(b))})
+		} else if !errors.Is(err, chunk.ErrNotFound) && !errors.Is(err, origin.ErrCorrupt) { // a disk is whole without it
+			return v1.Descriptor{}, err
+		}
+	}
 	disk.Annotations[noteObject], disk.Annotations[noteImage] = m.Digest().String(), image.String()
 	b, desc := encodeManifest(disk)
 	desc.Platform, desc.Annotations = &unknown, map[string]string{noteImage: image.String()}

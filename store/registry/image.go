@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -31,6 +32,7 @@ type Image struct {
 	at    *Origin
 	ref   name.Reference
 	disks map[origin.Digest]*storedManifest // by block map
+	more  map[origin.Digest]v1.Descriptor   // other objects
 	names map[string]origin.Digest          // pointers
 }
 
@@ -56,8 +58,11 @@ func ParseImageURL(address string) (ref name.Reference, opts Options, is bool, e
 	if opts.Insecure {
 		nameOpts = append(nameOpts, name.Insecure)
 	}
+	if strings.Contains(at, "@") && !strings.Contains(at, "@sha256:") {
+		return nil, opts, true, errors.New("a user or password does not belong into an address: log in with docker login")
+	}
 	if ref, err = name.ParseReference(at, nameOpts...); err != nil {
-		return nil, opts, true, fmt.Errorf("want oci://REGISTRY/REPOSITORY:TAG: %w", err)
+		return nil, opts, true, errors.New("want oci://REGISTRY/REPOSITORY, with :TAG or @DIGEST for a converted image")
 	}
 	return ref, opts, true, nil
 }
@@ -72,7 +77,7 @@ func OpenImage(ctx context.Context, ref name.Reference, opts Options) (*Image, e
 	}
 	i := &Image{
 		Store: newStore(o.client, onlyGeneration), at: o, ref: ref,
-		disks: make(map[origin.Digest]*storedManifest), names: make(map[string]origin.Digest),
+		disks: make(map[origin.Digest]*storedManifest), more: make(map[origin.Digest]v1.Descriptor), names: make(map[string]origin.Digest),
 	}
 	i.loaded = time.Now().Add(1 << 62) // of chunks that no index of the image has, nobody is asked
 	if err := i.load(ctx); err != nil {
@@ -113,6 +118,11 @@ func (i *Image) load(ctx context.Context) error {
 			return fmt.Errorf("%w %v: %w", ErrArtifact, m.desc.Digest, err)
 		}
 		i.disks[d] = m
+		for _, l := range m.Layers[2:] {
+			if object, err := digestOf(l.Digest); err == nil && l.MediaType == mediaBytes {
+				i.more[object] = l
+			}
+		}
 		from := disks[n].Annotations[noteImage]
 		if source, err := origin.ParseDigest(from); err == nil {
 			i.names[catalog.DigestKey(source)] = d
@@ -140,14 +150,24 @@ func (i *Image) Generation(id origin.GenerationID) origin.Store {
 	return none
 }
 
-// GetObject implements [origin.Objects], and finds block maps.
+// GetObject implements [origin.Objects].
 func (i *Image) GetObject(ctx context.Context, d origin.Digest, max int64) ([]byte, error) {
+	data, err := i.getObject(ctx, d, max)
+	if err != nil {
+		return nil, fmt.Errorf("get object %v: %w", d, err)
+	}
+	return data, nil
+}
+
+func (i *Image) getObject(ctx context.Context, d origin.Digest, max int64) (data []byte, err error) {
+	if l, ok := i.more[d]; ok {
+		return i.client.readBlob(ctx, l, min(max, origin.MaxObjectBytes))
+	}
 	m := i.disks[d]
 	if m == nil {
-		return nil, fmt.Errorf("get object %v: %w", d, chunk.ErrNotFound)
+		return nil, chunk.ErrNotFound
 	}
-	var data []byte
-	err := each(ctx, 2, func(ctx context.Context, n int) (err error) {
+	err = each(ctx, 2, func(ctx context.Context, n int) (err error) {
 		if n == 0 {
 			data, err = i.client.readBlob(ctx, m.Layers[0], min(max, origin.MaxObjectBytes))
 			return err
@@ -158,10 +178,7 @@ func (i *Image) GetObject(ctx context.Context, d origin.Digest, max int64) ([]by
 		}
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("get object %v: %w", d, err)
-	}
-	return data, nil
+	return data, err
 }
 
 // Fetch implements [chunk.Source].
@@ -222,6 +239,11 @@ func (i *Image) know(ctx context.Context, id chunk.ID) error {
 func (i *Image) ListObjects(_ context.Context, fn func(d origin.Digest, size int64) error) error {
 	for d, m := range i.disks {
 		if err := fn(d, m.Layers[0].Size); err != nil {
+			return err
+		}
+	}
+	for d, l := range i.more {
+		if err := fn(d, l.Size); err != nil {
 			return err
 		}
 	}
