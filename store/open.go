@@ -113,6 +113,12 @@ func Open(ctx context.Context, address string, o Options) (origin.Origin, error)
 	return opened, err
 }
 
+// IsAddress reports whether an address is of a form that Open knows, whatever is there.
+func IsAddress(address string) bool {
+	_, err := find(address)
+	return err == nil
+}
+
 // Near reports whether the origin at an address is near: a request costs little
 // there, so that reading by the frame fetches less and is no slower. Far ones are
 // read by whole chunks.

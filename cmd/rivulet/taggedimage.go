@@ -23,7 +23,7 @@ import (
 // takeImageAddress makes the address of a converted image, where an image's name is
 // wanted, the store, and replaces it in args by the name that the image has there.
 func (a *app) takeImageAddress(cmd *cobra.Command, args []string) error {
-	if cmd.ValidArgsFunction == nil {
+	if cmd.ValidArgsFunction == nil || twoStores(args) { // copy reads them itself
 		return nil
 	}
 	for i, arg := range args {
