@@ -88,7 +88,8 @@ read the store can read the image.
 With --converted, an image of the repository that is the store too gets a
 converted one beside it: an index that has the plain image, for whoever pulls it,
 and its disk. The image's own tag and digest stay as they are. What other
-platforms' images have there already stays.
+platforms' images have there already stays. Whoever reads images reads it by its
+address: 'rivulet serve oci://registry.example/app:1.2-rivulet'.
 
 Layers compressed by gzip are decompressed by the program igzip, if it is in
 PATH and they are large enough, in a third of the time. RIVULET_GUNZIP=igzip
