@@ -32,7 +32,8 @@ seal/kmswrap       any: seal
 seal/wraptest      std: origin seal
 sign               any: blockmap internal/privatefile origin
 flatten            any
-flatten/source     any: flatten
+flatten/source     any: flatten flatten/zipfile
+flatten/zipfile    any: flatten
 layout             std: ext4 flatten
 profile            std: blockmap origin
 profile/start      any: blockmap chunk disk internal/tokenbucket origin profile

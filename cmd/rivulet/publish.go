@@ -75,6 +75,7 @@ them, and stores those that the store does not have yet. A source is
   docker-archive:FILE  an image saved by docker
   dir:PATH             a folder
   tar:FILE             an archive, plain, gzip or zstd
+  zip:FILE[@DIR]       a zip file, such as a function's, below DIR
 
 Several sources are stacked, the first at the bottom. A layer that the store
 knows is not read again. Publish can be stopped at any time and run again.
@@ -96,6 +97,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 		Example: `  rivulet publish docker.io/library/python:3.12
   rivulet publish oci:./layout:python3 --name python3 --recipient age1...
   rivulet publish docker.io/library/debian:12 dir:./app --name app --open
+  rivulet publish oci:./layout:python3 zip:handler.zip@/var/task --name function
   rivulet publish registry.example/app:1.2 --store oci://registry.example/app --converted`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

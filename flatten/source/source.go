@@ -1,13 +1,13 @@
 // Package source finds images and their layers: in registries, in OCI image
 // layouts, in archives that docker save wrote, in plain directories and in tar
-// files.
+// and zip files.
 //
 // [Open] reads no more than manifests and configurations, so that a layer whose
 // diff ID is known already need never be downloaded; [Layer.Read] does the rest.
 // Everything that has a digest is checked against it: manifests, configurations
 // and compressed layers by their own, uncompressed layers by their diff ID.
 //
-// A directory or a tar file has no digest of its own. It stands for the
+// A directory, a tar file or a zip file has no digest of its own. It stands for the
 // canonical archive of what is in it (flatten.WriteArchive), whose SHA-256 is the
 // diff ID; a directory and a tar file with the same content have the same. To
 // find it, Open reads them through once, and Read does so again.
@@ -134,7 +134,7 @@ func (e *DigestError) Error() string {
 }
 
 // Forms lists the forms of a source, for messages.
-const Forms = "REGISTRY/REPOSITORY[:TAG|@DIGEST], oci:DIR[:TAG|@DIGEST], docker-archive:FILE, dir:PATH or tar:FILE"
+const Forms = "REGISTRY/REPOSITORY[:TAG|@DIGEST], oci:DIR[:TAG|@DIGEST], docker-archive:FILE, dir:PATH, tar:FILE or zip:FILE[@DIR]"
 
 // Open finds the image that the given sources name. With several, the layers
 // of the first are the lowest. The forms are those of [Forms]. The caller closes
@@ -194,6 +194,8 @@ func openOne(ctx context.Context, src string, opts *Options) (*Image, error) {
 		return openDirectory(ctx, rest)
 	case "tar":
 		return openTar(ctx, rest, opts)
+	case "zip":
+		return openZip(ctx, rest, opts)
 	}
 	return openRegistry(ctx, src, opts)
 }
