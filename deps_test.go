@@ -34,6 +34,7 @@ sign               any: blockmap internal/privatefile origin
 flatten            any
 flatten/source     any: flatten flatten/zipfile
 flatten/zipfile    any: flatten
+packages/wheel     any: flatten flatten/zipfile
 layout             std: ext4 flatten
 profile            std: blockmap origin
 profile/start      any: blockmap chunk disk internal/tokenbucket origin profile
