@@ -35,6 +35,8 @@ flatten            any
 flatten/source     any: flatten flatten/zipfile
 flatten/zipfile    any: flatten
 packages/wheel     any: flatten flatten/zipfile
+packages/sandbox   any
+packages/rootfs    any: flatten flatten/source
 layout             std: ext4 flatten
 profile            std: blockmap origin
 profile/start      any: blockmap chunk disk internal/tokenbucket origin profile
