@@ -72,6 +72,9 @@ type Spec struct {
 // kernel allows no user namespaces, or the machine is not one of those supported.
 var ErrUnavailable = errors.New("no sandbox")
 
+// ErrNoProgram is returned (wrapped) if the root has no such program.
+var ErrNoProgram = errors.New("no such program")
+
 // An Error says why a run failed.
 type Error struct {
 	Reason string // "took more than 500 MiB of memory", "exit status 1"

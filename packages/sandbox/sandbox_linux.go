@@ -129,6 +129,8 @@ func (s *Spec) wait(ctx context.Context, cmd *exec.Cmd, complaint *tail, out *bo
 		return nil
 	case !errors.As(err, &exit):
 		return fmt.Errorf("sandbox: %w", err)
+	case bytes.HasPrefix(complaint.text, []byte("bwrap: execvp ")) && bytes.Contains(complaint.text, []byte(": No such file or directory")):
+		return fmt.Errorf("%s: %w", s.Args[0], ErrNoProgram)
 	case bytes.HasPrefix(complaint.text, []byte("bwrap: ")):
 		return fmt.Errorf("%w: %s", ErrUnavailable, bytes.TrimSpace(complaint.text))
 	}

@@ -88,6 +88,9 @@ func TestRun(t *testing.T) {
 	if err := Run(ctx, Spec{Root: dir, Args: []string{"/bin/busybox", "sleep", "1000"}}); !errors.Is(err, over) {
 		t.Errorf("cancelled: %v", err)
 	}
+	if err := Run(context.Background(), Spec{Root: dir, Args: []string{"none"}}); !errors.Is(err, ErrNoProgram) {
+		t.Errorf("a program that is not there: %v", err)
+	}
 	if err := Run(context.Background(), Spec{Root: dir, Args: []string{"/bin/sh"}, Binds: []Bind{{dir, "/etc"}}}); err == nil {
 		t.Error("a bind over the root: no error")
 	}
