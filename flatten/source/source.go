@@ -53,6 +53,8 @@ type Options struct {
 	Gunzip Gunzip
 	// Limits bounds each layer.
 	Limits flatten.Limits
+	// Extensions open sources of further schemes, which are the keys.
+	Extensions map[string]Extension
 	// Progress, if set, is told how many compressed bytes of a layer were read
 	// so far: now and then during Layer.Read, and at its end. Calls for one
 	// layer come one after the other, those for several may come at once.
@@ -76,6 +78,8 @@ type Image struct {
 	Reference string
 	// Layers is the layers, lowest first.
 	Layers []*Layer
+	// Labels is what an Extension adds to the configuration's; Config has them.
+	Labels map[string]string
 
 	cleanup []func() error
 }
@@ -146,11 +150,12 @@ func Open(ctx context.Context, sources []string, opts Options) (*Image, error) {
 	opts.setDefaults()
 	stack := &Image{Reference: strings.Join(sources, "+")}
 	var parts []*Image
-	for _, src := range sources {
-		img, err := openOne(ctx, src, &opts)
+	for len(sources) > 0 {
+		img, n, err := openNext(ctx, sources, stack.Layers, &opts)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("open %s: %w", src, err), stack.Close())
+			return nil, errors.Join(fmt.Errorf("open %s: %w", strings.Join(sources[:n], " "), err), stack.Close())
 		}
+		sources = sources[n:]
 		parts = append(parts, img)
 		stack.cleanup = append(stack.cleanup, img.cleanup...)
 		stack.Layers = append(stack.Layers, img.Layers...)
@@ -181,6 +186,24 @@ func (o *Options) setDefaults() {
 	if o.TempDir == "" {
 		o.TempDir = os.TempDir()
 	}
+}
+
+// openNext opens the first of the sources, on top of the layers below, or as many as one
+// extension opens at once; n is how many it were.
+func openNext(ctx context.Context, sources []string, below []*Layer, opts *Options) (img *Image, n int, err error) {
+	extension := func(src string) Extension {
+		scheme, _, _ := strings.Cut(src, ":")
+		return opts.Extensions[scheme]
+	}
+	e := extension(sources[0])
+	if e == nil {
+		img, err = openOne(ctx, sources[0], opts)
+		return img, 1, err
+	}
+	for n = 1; n < len(sources) && extension(sources[n]) == e; n++ {
+	}
+	img, err = e.Open(ctx, sources[:n], below)
+	return img, n, err
 }
 
 func openOne(ctx context.Context, src string, opts *Options) (*Image, error) {

@@ -68,6 +68,10 @@ type Spec struct {
 	Limits  Limits
 }
 
+// NameFiles are those that tell a program with the network how to find hosts: the root's,
+// where it has them, are this machine's then.
+var NameFiles = []string{"/etc/resolv.conf", "/etc/hosts"}
+
 // ErrUnavailable is returned (wrapped) where nothing can be run: bubblewrap is missing, the
 // kernel allows no user namespaces, or the machine is not one of those supported.
 var ErrUnavailable = errors.New("no sandbox")

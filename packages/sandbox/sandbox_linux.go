@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -41,6 +42,21 @@ func Run(ctx context.Context, s Spec) (err error) {
 	s.Limits = s.Limits.withDefaults()
 	if len(s.Args) == 0 {
 		return errors.New("sandbox: nothing to run")
+	}
+	for _, b := range s.Binds {
+		if !strings.HasPrefix(b.Dest, "/run/") && !strings.HasPrefix(b.Dest, "/tmp/") {
+			return fmt.Errorf("sandbox: %s is neither below /run nor /tmp", b.Dest)
+		}
+	}
+	s.Binds = slices.Clone(s.Binds)
+	if s.Network {
+		for _, name := range NameFiles {
+			ours, ourErr := os.Stat(name)
+			its, err := os.Lstat(s.Root + name)
+			if ourErr == nil && err == nil && ours.Mode().IsRegular() && its.Mode().IsRegular() {
+				s.Binds = append(s.Binds, Bind{Source: name, Dest: name})
+			}
+		}
 	}
 	root := os.Geteuid() == 0
 	args, err := s.arguments(root)
@@ -191,9 +207,6 @@ func (s *Spec) arguments(root bool) ([]string, error) {
 		args = append(args, "--share-net")
 	}
 	for i, b := range s.Binds {
-		if !strings.HasPrefix(b.Dest, "/run/") && !strings.HasPrefix(b.Dest, "/tmp/") {
-			return nil, fmt.Errorf("sandbox: %s is neither below /run nor /tmp", b.Dest)
-		}
 		args = append(args, "--ro-bind", at(i+1, b.Source), b.Dest)
 	}
 	args = append(args, "--remount-ro", "/run")

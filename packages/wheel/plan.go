@@ -292,3 +292,17 @@ func (p *Plan) WriteArchive(ctx context.Context, w io.Writer) error {
 	}
 	return out.Close()
 }
+
+// Contents returns the path of each file and what tells its content from another's.
+func (p *Plan) Contents() map[string]string {
+	out := make(map[string]string, len(p.Files))
+	for i := range p.Files {
+		f := &p.Files[i]
+		sum := f.sum
+		if f.bare {
+			sum = sha256.Sum256(f.data)
+		}
+		out[f.Path] = fmt.Sprintf("%x", sum[:8])
+	}
+	return out
+}

@@ -91,6 +91,12 @@ func Normalize(name string) string {
 	return strings.ToLower(separators.ReplaceAllString(name, "-"))
 }
 
+// TagsOf returns the tags that the name of a wheel's file promises.
+func TagsOf(file string) ([]Tag, error) {
+	n, err := parseName(file)
+	return n.tags, err
+}
+
 const maxTags = 256 // of one wheel
 
 func parseName(file string) (fileName, error) {

@@ -1,0 +1,372 @@
+// Package packages makes layers of Python packages: of wheels, of requirements that pip
+// resolves, and of locks. It is an extension of flatten/source.
+//
+// Each distribution is installed alone, and is a layer of its own. That layer is a pure
+// function of the wheel, of the interpreter and where it has its packages, and of nothing
+// else: so it is made once, kept in a [Cache], and stored once in an origin, whatever
+// images it is in. What was resolved goes into the image's configuration, as a
+// pylock.toml: publishing from that gives the same disk.
+//
+//	pip:SPEC, requirements:FILE ─► pip, in a sandbox ─► lock ─┐
+//	pylock:FILE ──────────────────────────────────────► lock ─┴► wheels ─► checked, installed, compiled ─► layers
+//	wheel:FILE ─────────────────────────────────────────────────┘          once for all processes of a host
+package packages
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rivuletfs/rivulet/flatten/source"
+	"github.com/rivuletfs/rivulet/flatten/zipfile"
+	"github.com/rivuletfs/rivulet/packages/lock"
+	"github.com/rivuletfs/rivulet/packages/python"
+	"github.com/rivuletfs/rivulet/packages/wheel"
+)
+
+// Label is the label of an image's configuration that has the lock of its packages.
+const Label = "com.github.rivuletfs.pylock"
+
+// Schemes are those of the sources that a Python opens.
+var Schemes = []string{"pip", "requirements", "pylock", "wheel"}
+
+// layoutVersion changes with whatever changes the bytes that an installation makes.
+const layoutVersion = "rivulet python installation 1"
+
+// A Python opens sources of Python packages; see [source.Extension]. Calls of Open may
+// run at once.
+type Python struct {
+	Cache   *Cache
+	TempDir string
+	// Apart has each distribution land in /packages/NAME==VERSION instead of
+	// site-packages, with a path file that leads there.
+	Apart bool
+	// Tell, if set, is told what a user should know of a publication that succeeds.
+	Tell func(line string)
+}
+
+var _ source.Extension = (*Python)(nil)
+
+// Open implements source.Extension.
+func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer) (*source.Image, error) {
+	b, err := p.Cache.base(ctx, below, p.TempDir)
+	if err != nil {
+		return nil, err
+	}
+	o := opening{Python: p, base: b}
+	all, err := o.locks(ctx, srcs)
+	if err != nil {
+		return nil, err
+	}
+	whole := all[0]
+	for _, l := range all[1:] {
+		whole.Packages = append(whole.Packages, l.Packages...)
+		whole.Tool.Rivulet.Requested = append(whole.Tool.Rivulet.Requested, l.Tool.Rivulet.Requested...)
+	}
+	if err := checkTwice(whole); err != nil {
+		return nil, err
+	}
+	made, err := o.install(ctx, whole)
+	if err != nil {
+		return nil, err
+	}
+	p.tellCollisions(made)
+	img := &source.Image{}
+	for _, in := range made {
+		l, err := p.Cache.layer(in)
+		if err != nil {
+			return nil, err
+		}
+		img.Layers = append(img.Layers, l)
+	}
+	text, err := whole.Encode()
+	if err != nil {
+		return nil, err
+	}
+	img.Labels = map[string]string{Label: string(text)}
+	return img, nil
+}
+
+// An opening is one call of Open.
+type opening struct {
+	*Python
+	base     *base
+	resolver *python.Resolver
+}
+
+// locks returns a lock for each source; one for all that pip resolves, in the place of
+// the first of them.
+func (o *opening) locks(ctx context.Context, srcs []string) ([]*lock.Lock, error) {
+	var q python.Request
+	for _, src := range srcs {
+		switch scheme, rest, _ := strings.Cut(src, ":"); {
+		case rest == "":
+			return nil, fmt.Errorf("%q: nothing is named", src)
+		case scheme == "pip":
+			q.Specs = append(q.Specs, rest)
+		case scheme == "requirements":
+			q.Files = append(q.Files, rest)
+		}
+	}
+	var all []*lock.Lock
+	resolved := false
+	for _, src := range srcs {
+		var l *lock.Lock
+		var err error
+		switch scheme, rest, _ := strings.Cut(src, ":"); scheme {
+		case "wheel":
+			l, err = lockOfWheel(rest)
+		case "pylock":
+			l, err = o.readLock(ctx, rest)
+		default:
+			if resolved {
+				continue
+			}
+			resolved = true
+			l, err = o.resolve(ctx, q)
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+func (o *opening) pip(ctx context.Context) (*python.Resolver, error) {
+	if o.resolver == nil {
+		r, err := python.NewResolver(ctx)
+		if err != nil {
+			return nil, err
+		}
+		o.resolver = r
+	}
+	return o.resolver, nil
+}
+
+func (o *opening) resolve(ctx context.Context, q python.Request) (*lock.Lock, error) {
+	r, err := o.pip(ctx)
+	if err != nil {
+		return nil, err
+	}
+	root, err := o.base.root(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.Resolve(ctx, root, o.base.target, q, o.TempDir)
+}
+
+// readLock reads a lock of a file and decides what it leaves open.
+func (o *opening) readLock(ctx context.Context, file string) (*lock.Lock, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, lock.MaxBytes+1))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	l, err := lock.Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	for i := range l.Packages {
+		for k := range l.Packages[i].Wheels {
+			w := &l.Packages[i].Wheels[k]
+			if w.Path != "" && !filepath.IsAbs(w.Path) {
+				w.Path = filepath.Join(filepath.Dir(file), w.Path)
+			}
+		}
+	}
+	if python.Decided(l, o.base.target) {
+		return l, nil
+	}
+	r, err := o.pip(ctx)
+	if err != nil {
+		return nil, err
+	}
+	root, err := o.base.root(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if l, err = r.Choose(ctx, root, l); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	l.Tool.Rivulet.Target = o.base.target.String()
+	return l, nil
+}
+
+// lockOfWheel returns a lock of one file.
+func lockOfWheel(file string) (*lock.Lock, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.New()
+	size, err := io.Copy(sum, f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	w, err := wheel.Open(file, zipfile.Limits{})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	l := &lock.Lock{Version: "1.0", CreatedBy: "rivulet", Packages: []lock.Package{{
+		Name: w.Name, Version: w.Version, RequiresPython: w.RequiresPython,
+		Wheels: []lock.Wheel{{Name: filepath.Base(file), Path: file, Size: size, Hashes: map[string]string{"sha256": hex.EncodeToString(sum.Sum(nil))}}},
+	}}}
+	l.Tool.Rivulet.Requested = []string{w.Name}
+	return l, w.Close()
+}
+
+func checkTwice(l *lock.Lock) error {
+	seen := make(map[string]string)
+	for _, p := range l.Packages {
+		name := wheel.Normalize(p.Name)
+		if other, ok := seen[name]; ok {
+			return fmt.Errorf("package %s is asked for twice, as %s and %s: name one", name, other, p.Version)
+		}
+		seen[name] = p.Version
+	}
+	return nil
+}
+
+// install returns the installation of each package of a lock, in its order.
+func (o *opening) install(ctx context.Context, l *lock.Lock) ([]*Installed, error) {
+	made := make([]*Installed, len(l.Packages))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(2, runtime.GOMAXPROCS(0)/2))
+	for i := range l.Packages {
+		g.Go(func() (err error) {
+			p := &l.Packages[i]
+			if made[i], err = o.installOne(ctx, p); err != nil {
+				return fmt.Errorf("package %s %s: %w", p.Name, p.Version, err)
+			}
+			return nil
+		})
+	}
+	return made, g.Wait()
+}
+
+func (o *opening) installOne(ctx context.Context, p *lock.Package) (*Installed, error) {
+	if len(p.Wheels) != 1 {
+		return nil, fmt.Errorf("the lock has %d wheels of it, not one", len(p.Wheels))
+	}
+	w := &p.Wheels[0]
+	t := o.base.target
+	if !t.Takes(w.FileName()) {
+		return nil, fmt.Errorf("%s is not for the Python of the image below, %s", w.FileName(), t)
+	}
+	layout := t.Layout(p.Name, p.Version, o.Apart)
+	key, err := keyOf(w.SHA256(), w.FileName(), t, layout)
+	if err != nil {
+		return nil, err
+	}
+	return o.Cache.install(ctx, key, func(ctx context.Context, out io.Writer) (*Installed, error) {
+		file, err := o.fetch(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		opened, err := wheel.Open(file, zipfile.Limits{})
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = opened.Close() }()
+		if wheel.Normalize(opened.Name) != wheel.Normalize(p.Name) || p.Version != "" && opened.Version != p.Version {
+			return nil, fmt.Errorf("the wheel is %s %s", opened.Name, opened.Version)
+		}
+		plan, err := opened.Plan(layout)
+		if err != nil {
+			return nil, err
+		}
+		root, err := o.base.root(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err := python.Compile(ctx, root, t, plan); err != nil {
+			return nil, err
+		}
+		if err := plan.WriteArchive(ctx, out); err != nil {
+			return nil, err
+		}
+		return &Installed{
+			Name: opened.Name, Version: opened.Version, Wheel: w.FileName(), SHA256: w.SHA256(), Target: t.String(), Paths: plan.Contents(),
+		}, nil
+	})
+}
+
+// keyOf returns what an installation is found by: the digest of all that its bytes
+// depend on. A copy of a wheel under another name is another one, as its tags are.
+func keyOf(sum, file string, t *python.Target, l wheel.Layout) (string, error) {
+	of, err := json.Marshal(struct {
+		Version, SHA256, File, Build, CacheTag string
+		Layout                                 wheel.Layout
+	}{layoutVersion, sum, file, t.Build, t.CacheTag, l})
+	if err != nil {
+		return "", err
+	}
+	key := sha256.Sum256(of)
+	return hex.EncodeToString(key[:]), nil
+}
+
+// fetch returns the file of a wheel that is what its digest says.
+func (o *opening) fetch(ctx context.Context, w *lock.Wheel) (string, error) {
+	from := w.URL
+	if from == "" {
+		from = (&url.URL{Scheme: "file", Path: w.Path}).String()
+	}
+	var login func(host string) *url.Userinfo
+	if o.resolver != nil {
+		login = o.resolver.Login
+	}
+	return o.Cache.fetch(ctx, from, w.FileName(), w.SHA256(), login)
+}
+
+// tellCollisions tells which packages have a path in common. The later one's file is the one
+// there is, as it is with pip.
+func (p *Python) tellCollisions(made []*Installed) {
+	if p.Tell == nil {
+		return
+	}
+	type owner struct {
+		in  *Installed
+		sum string
+	}
+	owners := make(map[string]owner)
+	type pair struct{ first, second *Installed }
+	var order []pair
+	paths := make(map[pair][]string)
+	for _, in := range made {
+		for path, sum := range in.Paths {
+			if before, ok := owners[path]; ok && before.sum != sum {
+				k := pair{before.in, in}
+				if paths[k] == nil {
+					order = append(order, k)
+				}
+				paths[k] = append(paths[k], path)
+			}
+			owners[path] = owner{in, sum}
+		}
+	}
+	for _, k := range order {
+		list := paths[k]
+		slices.Sort(list)
+		more := ""
+		if len(list) > 1 {
+			more = fmt.Sprintf(" and %d files more", len(list)-1)
+		}
+		p.Tell(fmt.Sprintf("packages %s and %s both have /%s%s: %s's is used, as with pip", k.first.Name, k.second.Name, list[0], more, k.second.Name))
+	}
+}
