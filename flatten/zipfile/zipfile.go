@@ -166,6 +166,9 @@ func checkSizes(files []*zip.File, size int64, lim Limits) error {
 		if f.UncompressedSize64 > f.CompressedSize64*maxRatio+ratioSlack {
 			return refuse(fmt.Errorf("%w: %d bytes said to be packed into %d", ErrLimit, f.UncompressedSize64, f.CompressedSize64))
 		}
+		if f.Method == zip.Store && f.UncompressedSize64 != f.CompressedSize64 {
+			return refuse(fmt.Errorf("%d bytes, stored as they are in %d", f.UncompressedSize64, f.CompressedSize64))
+		}
 		at, err := f.DataOffset()
 		if err != nil {
 			return refuse(err)

@@ -234,6 +234,11 @@ func TestDamagedData(t *testing.T) {
 	if err = errors.Join(err, w.Close()); err != nil {
 		t.Fatal(err)
 	}
+	lie := bytes.Clone(buf.Bytes())
+	binary.LittleEndian.PutUint32(lie[bytes.LastIndex(lie, []byte("PK\x01\x02"))+24:], 14)
+	if _, err := openBytes(lie, Limits{}); err == nil || !strings.Contains(err.Error(), "stored as they are") {
+		t.Errorf("two sizes of what is stored: %v", err)
+	}
 	a, err := openBytes(buf.Bytes(), Limits{})
 	if err != nil {
 		t.Fatal(err)
