@@ -350,6 +350,9 @@ func (p *Python) tellCollisions(made []*Installed) {
 	paths := make(map[pair][]string)
 	for _, in := range made {
 		for path, sum := range in.Paths {
+			if strings.HasSuffix(path, ".pyc") {
+				continue // it goes with its source
+			}
 			if before, ok := owners[path]; ok && before.sum != sum {
 				k := pair{before.in, in}
 				if paths[k] == nil {

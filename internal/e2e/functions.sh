@@ -125,7 +125,7 @@ refused() { # WORDS SOURCE...: publishing fails in one line that has WORDS
 }
 python3 "$E2E/functions.py" hostile "$WORK/hostile"
 while IFS=$'\t' read -r file words; do refused "$words" "$file"; done <"$WORK/hostile/list"
-refused 'No matching distribution found' 'pip:rivulet-there-is-no-such-package' || true
+refused 'Could not find a version' 'pip:rivulet-there-is-no-such-package'
 refused "an option is none" 'pip:--index-url=http://127.0.0.1:1'
 rivulet ls --json | jq -e 'all(.name != "bad")' >/dev/null || fail "a hostile archive was published"
 
