@@ -356,13 +356,18 @@ func (c *Cache) Remove(in *Installed) error {
 	return removeTree(c.path("files", in.SHA256))
 }
 
-// RemoveBases removes the trees of images. They are unpacked again when they are needed.
-func (c *Cache) RemoveBases() error {
-	all, err := os.ReadDir(c.path("bases"))
-	for _, e := range all {
-		err = errors.Join(err, removeTree(c.path("bases", e.Name())))
+// RemoveRest removes what installing needed: the trees of images, and the files. They are
+// unpacked and downloaded again when they are needed.
+func (c *Cache) RemoveRest() error {
+	var errs []error
+	for _, dir := range []string{"bases", "files"} {
+		all, err := os.ReadDir(c.path(dir))
+		errs = append(errs, err)
+		for _, e := range all {
+			errs = append(errs, removeTree(c.path(dir, e.Name())))
+		}
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 type hashingWriter struct {

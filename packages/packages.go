@@ -9,6 +9,7 @@
 //
 //	pip:SPEC, requirements:FILE ─► pip, in a sandbox ─► lock ─┐
 //	pylock:FILE ──────────────────────────────────────► lock ─┴► wheels ─► checked, installed, compiled ─► layers
+//	sdist:FILE ─► built, in a sandbox without a network ─┐                     ▲
 //	wheel:FILE ─────────────────────────────────────────────────┘          once for all processes of a host
 package packages
 
@@ -20,12 +21,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -40,7 +43,7 @@ import (
 const Label = "com.github.rivuletfs.pylock"
 
 // Schemes are those of the sources that a Python opens.
-var Schemes = []string{"pip", "requirements", "pylock", "wheel"}
+var Schemes = []string{"pip", "requirements", "pylock", "wheel", "sdist"}
 
 // layoutVersion changes with whatever changes the bytes that an installation makes.
 const layoutVersion = "rivulet python installation 1"
@@ -102,7 +105,9 @@ func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer)
 // An opening is one call of Open.
 type opening struct {
 	*Python
-	base     *base
+	base *base
+
+	mu       sync.Mutex
 	resolver *python.Resolver
 }
 
@@ -128,6 +133,8 @@ func (o *opening) locks(ctx context.Context, srcs []string) ([]*lock.Lock, error
 		switch scheme, rest, _ := strings.Cut(src, ":"); scheme {
 		case "wheel":
 			l, err = lockOfWheel(rest)
+		case "sdist":
+			l, err = o.lockOfSource(rest)
 		case "pylock":
 			l, err = o.readLock(ctx, rest)
 		default:
@@ -146,6 +153,8 @@ func (o *opening) locks(ctx context.Context, srcs []string) ([]*lock.Lock, error
 }
 
 func (o *opening) pip(ctx context.Context) (*python.Resolver, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.resolver == nil {
 		r, err := python.NewResolver(ctx)
 		if err != nil {
@@ -183,8 +192,14 @@ func (o *opening) readLock(ctx context.Context, file string) (*lock.Lock, error)
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	for i := range l.Packages {
+		files := []*lock.Wheel{}
 		for k := range l.Packages[i].Wheels {
-			w := &l.Packages[i].Wheels[k]
+			files = append(files, &l.Packages[i].Wheels[k])
+		}
+		if s := l.Packages[i].Sdist; s != nil {
+			files = append(files, s)
+		}
+		for _, w := range files {
 			if w.Path != "" && !filepath.IsAbs(w.Path) {
 				w.Path = filepath.Join(filepath.Dir(file), w.Path)
 			}
@@ -208,8 +223,8 @@ func (o *opening) readLock(ctx context.Context, file string) (*lock.Lock, error)
 	return l, nil
 }
 
-// lockOfWheel returns a lock of one file.
-func lockOfWheel(file string) (*lock.Lock, error) {
+// lockedFile returns a file of this machine as a lock has it.
+func lockedFile(file string) (*lock.Wheel, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
@@ -219,16 +234,39 @@ func lockOfWheel(file string) (*lock.Lock, error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
+	return &lock.Wheel{Name: filepath.Base(file), Path: file, Size: size, Hashes: map[string]string{"sha256": hex.EncodeToString(sum.Sum(nil))}}, nil
+}
+
+// lockOfWheel returns a lock of one file.
+func lockOfWheel(file string) (*lock.Lock, error) {
+	locked, err := lockedFile(file)
+	if err != nil {
+		return nil, err
+	}
 	w, err := wheel.Open(file, zipfile.Limits{})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	l := &lock.Lock{Version: "1.0", CreatedBy: "rivulet", Packages: []lock.Package{{
-		Name: w.Name, Version: w.Version, RequiresPython: w.RequiresPython,
-		Wheels: []lock.Wheel{{Name: filepath.Base(file), Path: file, Size: size, Hashes: map[string]string{"sha256": hex.EncodeToString(sum.Sum(nil))}}},
+		Name: w.Name, Version: w.Version, RequiresPython: w.RequiresPython, Wheels: []lock.Wheel{*locked},
 	}}}
 	l.Tool.Rivulet.Requested = []string{w.Name}
 	return l, w.Close()
+}
+
+// lockOfSource returns a lock of one source distribution.
+func (o *opening) lockOfSource(file string) (*lock.Lock, error) {
+	name, version, err := python.SourceName(filepath.Base(file))
+	if err != nil {
+		return nil, err
+	}
+	locked, err := lockedFile(file)
+	if err != nil {
+		return nil, err
+	}
+	l := &lock.Lock{Version: "1.0", CreatedBy: "rivulet", Packages: []lock.Package{{Name: name, Version: version, Sdist: locked}}}
+	l.Tool.Rivulet = lock.Origin{Requested: []string{name}, Target: o.base.target.String()}
+	return l, nil
 }
 
 func checkTwice(l *lock.Lock) error {
@@ -261,23 +299,42 @@ func (o *opening) install(ctx context.Context, l *lock.Lock) ([]*Installed, erro
 }
 
 func (o *opening) installOne(ctx context.Context, p *lock.Package) (*Installed, error) {
-	if len(p.Wheels) != 1 {
-		return nil, fmt.Errorf("the lock has %d wheels of it, not one", len(p.Wheels))
-	}
-	w := &p.Wheels[0]
 	t := o.base.target
-	if !t.Takes(w.FileName()) {
-		return nil, fmt.Errorf("%s is not for the Python of the image below, %s", w.FileName(), t)
-	}
 	layout := t.Layout(p.Name, p.Version, o.Apart)
-	key, err := keyOf(w.SHA256(), w.FileName(), t, layout)
+	from, build := p.Sdist, ""
+	switch {
+	case len(p.Wheels) == 1:
+		from = &p.Wheels[0]
+		if !t.Takes(from.FileName()) {
+			return nil, fmt.Errorf("%s is not for the Python of the image below, %s", from.FileName(), t)
+		}
+	case len(p.Wheels) > 1 || p.Sdist == nil:
+		return nil, fmt.Errorf("the lock has %d wheels of it, not one", len(p.Wheels))
+	default:
+		build = o.base.name // what is built depends on the image it is built on
+	}
+	key, err := keyOf(from.SHA256(), from.FileName(), build, t, layout)
 	if err != nil {
 		return nil, err
 	}
 	return o.Cache.install(ctx, key, func(ctx context.Context, out io.Writer) (*Installed, error) {
-		file, err := o.fetch(ctx, w)
+		file, err := o.fetch(ctx, from)
 		if err != nil {
 			return nil, err
+		}
+		root, err := o.base.root(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if build != "" {
+			built, remove, err := o.build(ctx, root, file)
+			if err != nil {
+				return nil, err
+			}
+			defer remove()
+			if file = built; !t.Takes(filepath.Base(file)) {
+				return nil, fmt.Errorf("the build gave %s, which is not for the Python of the image below, %s", filepath.Base(file), t)
+			}
 		}
 		opened, err := wheel.Open(file, zipfile.Limits{})
 		if err != nil {
@@ -291,10 +348,6 @@ func (o *opening) installOne(ctx context.Context, p *lock.Package) (*Installed, 
 		if err != nil {
 			return nil, err
 		}
-		root, err := o.base.root(ctx)
-		if err != nil {
-			return nil, err
-		}
 		if err := python.Compile(ctx, root, t, plan); err != nil {
 			return nil, err
 		}
@@ -302,18 +355,107 @@ func (o *opening) installOne(ctx context.Context, p *lock.Package) (*Installed, 
 			return nil, err
 		}
 		return &Installed{
-			Name: opened.Name, Version: opened.Version, Wheel: w.FileName(), SHA256: w.SHA256(), Target: t.String(), Paths: plan.Contents(),
+			Name: opened.Name, Version: opened.Version, Wheel: filepath.Base(file), SHA256: from.SHA256(), Target: t.String(), Paths: plan.Contents(),
 		}, nil
 	})
 }
 
+// build builds a source distribution. remove removes the wheel.
+func (o *opening) build(ctx context.Context, root, file string) (built string, remove func(), err error) {
+	s, err := python.OpenSource(file)
+	if err != nil {
+		return "", nil, err
+	}
+	dir, err := os.MkdirTemp(o.TempDir, "rivulet-build-*")
+	if err != nil {
+		return "", nil, err
+	}
+	remove = func() { _ = os.RemoveAll(dir) }
+	defer func() {
+		if err != nil {
+			remove()
+		}
+	}()
+	env := filepath.Join(dir, "env")
+	if err := os.Mkdir(env, 0o755); err != nil {
+		return "", nil, err
+	}
+	if err := o.provide(ctx, root, s.Requires, env); err != nil {
+		return "", nil, err
+	}
+	more, err := s.MoreRequires(ctx, root, env)
+	if err != nil {
+		return "", nil, err
+	}
+	if len(more) > 0 {
+		env = filepath.Join(dir, "env2")
+		if err := os.Mkdir(env, 0o755); err != nil {
+			return "", nil, err
+		}
+		if err := o.provide(ctx, root, append(slices.Clone(s.Requires), more...), env); err != nil {
+			return "", nil, err
+		}
+	}
+	built, err = s.Build(ctx, root, env, dir)
+	if err != nil {
+		err = fmt.Errorf("build: %w", err)
+	}
+	return built, remove, err
+}
+
+// provide installs what a build requires, wheels alone, into the folder env.
+func (o *opening) provide(ctx context.Context, root string, requires []string, env string) error {
+	if len(requires) == 0 {
+		return nil
+	}
+	r, err := o.pip(ctx)
+	if err != nil {
+		return err
+	}
+	l, err := r.Resolve(ctx, root, o.base.target, python.Request{Specs: requires, Whole: true}, o.TempDir)
+	if err != nil {
+		return fmt.Errorf("what the build requires: %w", err)
+	}
+	to, err := os.OpenRoot(env)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = to.Close() }()
+	layout := wheel.Layout{Purelib: "site", Platlib: "site", Headers: "include", Scripts: "bin", Data: "data", Interpreter: o.base.target.Executable, Installer: "rivulet"}
+	for i := range l.Packages {
+		p := &l.Packages[i]
+		file, err := o.fetch(ctx, &p.Wheels[0])
+		if err != nil {
+			return err
+		}
+		w, err := wheel.Open(file, zipfile.Limits{})
+		if err != nil {
+			return err
+		}
+		plan, err := w.Plan(layout)
+		if err == nil {
+			err = plan.WriteFiles(to)
+		}
+		if err = errors.Join(err, w.Close()); err != nil {
+			return fmt.Errorf("what the build requires, %s: %w", p.Name, err)
+		}
+	}
+	return filepath.WalkDir(env, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			err = os.Chmod(path, 0o755) // whatever the umask: the sandbox is another user
+		}
+		return err
+	})
+}
+
 // keyOf returns what an installation is found by: the digest of all that its bytes
-// depend on. A copy of a wheel under another name is another one, as its tags are.
-func keyOf(sum, file string, t *python.Target, l wheel.Layout) (string, error) {
+// depend on. A copy of a wheel under another name is another one, as its tags are. base is
+// the image that a source distribution is built on, and empty for a wheel.
+func keyOf(sum, file, base string, t *python.Target, l wheel.Layout) (string, error) {
 	of, err := json.Marshal(struct {
-		Version, SHA256, File, Build, CacheTag string
-		Layout                                 wheel.Layout
-	}{layoutVersion, sum, file, t.Build, t.CacheTag, l})
+		Version, SHA256, File, Base, Build, CacheTag string
+		Layout                                       wheel.Layout
+	}{layoutVersion, sum, file, base, t.Build, t.CacheTag, l})
 	if err != nil {
 		return "", err
 	}
@@ -328,9 +470,11 @@ func (o *opening) fetch(ctx context.Context, w *lock.Wheel) (string, error) {
 		from = (&url.URL{Scheme: "file", Path: w.Path}).String()
 	}
 	var login func(host string) *url.Userinfo
+	o.mu.Lock()
 	if o.resolver != nil {
 		login = o.resolver.Login
 	}
+	o.mu.Unlock()
 	return o.Cache.fetch(ctx, from, w.FileName(), w.SHA256(), login)
 }
 

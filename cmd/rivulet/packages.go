@@ -369,19 +369,19 @@ pylock:FILE' of it on the same image makes the same disk.`,
 }
 
 func (a *app) packagesRmCommand() *cobra.Command {
-	var all, bases bool
+	var all, rest bool
 	var unused time.Duration
 	cmd := &cobra.Command{
 		Use:   "rm [PACKAGE[==VERSION]...]",
 		Short: "Remove packages that are installed here",
 		Long: `Rm makes room on this machine. Images that were published keep what they have;
-a package that is asked for again is installed again. With --bases, the trees of
-images that packages were installed for go too.`,
+a package that is asked for again is installed again. With --rest, what
+installing needed goes too: wheels, and the trees of images.`,
 		Example: `  rivulet packages rm numpy==1.26.4
-  rivulet packages rm --unused-for 720h --bases`,
+  rivulet packages rm --unused-for 720h --rest`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !all && unused == 0 && !bases && len(args) == 0 {
-				return usagef("name packages, or give --all, --unused-for or --bases")
+			if !all && unused == 0 && !rest && len(args) == 0 {
+				return usagef("name packages, or give --all, --unused-for or --rest")
 			}
 			if (all || unused > 0) && len(args) > 0 {
 				return usagef("name packages, or give --all or --unused-for, not both")
@@ -405,8 +405,8 @@ images that packages were installed for go too.`,
 				}
 				a.note("removed %s %s, %s", in.Name, in.Version, size(in.Size))
 			}
-			if bases {
-				return cache.RemoveBases()
+			if rest {
+				return cache.RemoveRest()
 			}
 			return nil
 		},
@@ -414,6 +414,6 @@ images that packages were installed for go too.`,
 	f := cmd.Flags()
 	f.BoolVar(&all, "all", false, "remove all packages")
 	f.DurationVar(&unused, "unused-for", 0, "remove packages that no image was published with for so long, such as 720h")
-	f.BoolVar(&bases, "bases", false, "remove the trees of images too")
+	f.BoolVar(&rest, "rest", false, "remove wheels and the trees of images too")
 	return cmd
 }

@@ -12,7 +12,7 @@ folder. They agree in every path, type, mode and content, except:
 
 functions.py hostile DIR: writes hostile archives, and in DIR/list each one's source and
 what its refusal says."""
-import base64, csv, hashlib, os, re, stat, sys, zipfile
+import base64, csv, hashlib, io, os, re, stat, sys, tarfile, zipfile
 
 
 def tree(root):
@@ -173,6 +173,32 @@ def hostile(folder):
         return r + line("evil-1.0.data/data/../../../etc/cron.d/x", b"x")
 
     bad_wheel("escape", '".." in a name', escape)
+
+    def source(name, words, code):
+        """A source distribution whose build backend does something else first."""
+        path = os.path.join(folder, f"{name}-1.0.tar.gz")
+        backend = "def build_wheel(to, settings=None, metadata=None):\n" + "".join(f"    {l}\n" for l in code.splitlines())
+        with tarfile.open(path, "w:gz") as t:
+            for file, text in {
+                "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+                "backend.py": backend,
+            }.items():
+                i = tarfile.TarInfo(f"{name}-1.0/{file}")
+                i.size = len(text)
+                t.addfile(i, io.BytesIO(text.encode()))
+        print(f"sdist:{path}\t{words}", file=out)
+
+    source("forks", "Resource temporarily unavailable", "import os, time\nwhile True:\n    if os.fork() == 0:\n        time.sleep(100)")
+    source("memory", "MemoryError", "x = []\nwhile True:\n    x.append(bytearray(1 << 20))")
+    source("memory2", "took more than 500 MiB of memory", "import os, time\nfor i in range(4):\n    if os.fork() == 0:\n        x = bytearray(b'x') * (200 << 20)\n        time.sleep(100)\ntime.sleep(100)")
+    source("disk", "No space left on device", "f = open('/tmp/x', 'wb')\nwhile True:\n    f.write(b'x' * (1 << 20))")
+    source("socket", "Connection refused", f"import socket\nsocket.create_connection(('127.0.0.1', {os.environ['PORT']}))")
+    source("network", "nreachable", "import socket\nsocket.create_connection(('192.0.2.1', 80))")
+    source("file", "No such file or directory", f"open({os.path.abspath(__file__)!r})")
+    source("root", "Read-only file system", "open('/usr/bin/evil', 'w')")
+    source("shadow", "Permission denied", "open('/etc/shadow')")
+    source("namespace", "Operation not permitted", "import ctypes, os\nc = ctypes.CDLL(None, use_errno=True)\nif c.unshare(0x10000000):\n    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))")
+    source("nothing", "the build gave no wheel", "open(to + '/x', 'w').close()\nreturn '../../x'")
     out.close()
 
 

@@ -5,8 +5,8 @@
 # from the index that pip is set up for: the disk with them runs programs that use them;
 # it has the tree that pip makes of a copy of the image, but for what functions.py
 # lists; published from its lock, with nothing kept, it is the same disk; published again
-# it adds no chunk and installs nothing; two publishers at once install each package once. Hostile zip files and wheels are refused
-# in one line.
+# it adds no chunk and installs nothing; two publishers at once install each package once. Hostile zip files and wheels are refused, and builds that fork, fill
+# memory or disk, open sockets, or want the machine's files are stopped, each in one line.
 #
 # Needs pip, bubblewrap, jq, root, and the index.
 source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
@@ -116,13 +116,29 @@ PINNED
 	--root-user-action ignore --disable-pip-version-check --only-binary :all: -c /tmp/pinned.txt "${PACKAGES[@]}")
 python3 "$E2E/functions.py" "$WORK/disk/usr/local" "$WORK/copy/usr/local"
 
-step "hostile archives"
+step "a source distribution"
+mkdir -p "$WORK/src/built-1.0"
+cat >"$WORK/src/built-1.0/setup.py" <<'SETUP'
+from setuptools import setup
+
+setup(name="built", version="1.0", py_modules=["built"])
+SETUP
+echo 'answer = 42' >"$WORK/src/built-1.0/built.py"
+tar -C "$WORK/src" -czf "$WORK/built-1.0.tar.gz" built-1.0
+publish "sdist:$WORK/built-1.0.tar.gz" --name built >/dev/null
+rivulet cat built "$(cd "$WORK/disk" && find usr/local -name site-packages -o -name dist-packages | head -1)/built.py" | grep -qx 'answer = 42' || fail "it was not built"
+
+step "hostile archives, wheels and builds"
 refused() { # WORDS SOURCE...: publishing fails in one line that has WORDS
 	local words=$1 said
 	shift
 	if said=$(rivulet publish "$BASE" "$@" --name bad 2>&1 >/dev/null); then fail "$* was published"; fi
 	[ "$(wc -l <<<"$said")" = 1 ] && grep -qF "$words" <<<"$said" || fail "$*: $said"
 }
+PORT=$(free_port)
+export PORT
+start "$WORK/listener.log" python3 -m http.server --bind 127.0.0.1 "$PORT"
+await 10 python3 -c "import socket; socket.create_connection(('127.0.0.1', $PORT))" || fail "no server to look for"
 python3 "$E2E/functions.py" hostile "$WORK/hostile"
 while IFS=$'\t' read -r file words; do refused "$words" "$file"; done <"$WORK/hostile/list"
 refused 'Could not find a version' 'pip:rivulet-there-is-no-such-package'

@@ -41,6 +41,7 @@ type Package struct {
 	Marker         string       `toml:"marker,omitempty"`
 	RequiresPython string       `toml:"requires-python,omitempty"`
 	Dependencies   []Dependency `toml:"dependencies,omitempty"`
+	Sdist          *Wheel       `toml:"sdist,omitempty"` // source distribution, to be built where no wheel is
 	Wheels         []Wheel      `toml:"wheels,omitempty"`
 }
 
@@ -49,7 +50,7 @@ type Dependency struct {
 	Name string `toml:"name"`
 }
 
-// A Wheel is a file to install a package from.
+// A Wheel is a file to install a package from, a wheel or a source distribution.
 type Wheel struct {
 	Name   string            `toml:"name,omitempty"` // of the file; without it, the last part of URL or Path
 	URL    string            `toml:"url,omitempty"`
@@ -108,31 +109,34 @@ func (p *Package) check() error {
 		return fmt.Errorf("%d wheels: at most %d are supported", len(p.Wheels), maxWheels)
 	}
 	for i := range p.Wheels {
-		if err := p.Wheels[i].check(); err != nil {
+		if err := p.Wheels[i].check("wheel", ".whl"); err != nil {
 			return err
 		}
 	}
+	if p.Sdist != nil {
+		return p.Sdist.check("source distribution", "")
+	}
 	return nil
 }
 
-func (w *Wheel) check() error {
+func (w *Wheel) check(what, suffix string) error {
 	sum, err := hex.DecodeString(w.Hashes["sha256"])
 	if err != nil || len(sum) != 32 {
-		return fmt.Errorf("wheel %.200q has no SHA-256", w.FileName())
+		return fmt.Errorf("%s %.200q has no SHA-256", what, w.FileName())
 	}
 	if w.URL == "" && w.Path == "" {
-		return fmt.Errorf("wheel %.200q has neither url nor path", w.FileName())
+		return fmt.Errorf("%s %.200q has neither url nor path", what, w.FileName())
 	}
-	if name := w.FileName(); !strings.HasSuffix(name, ".whl") || strings.ContainsAny(name, "/\\\x00") {
-		return fmt.Errorf("%.200q is no wheel's name", name)
+	if name := w.FileName(); !strings.HasSuffix(name, suffix) || strings.ContainsAny(name, "/\\\x00") || strings.HasPrefix(name, ".") {
+		return fmt.Errorf("%.200q is no %s's name", name, what)
 	}
 	if w.Size < 0 {
-		return fmt.Errorf("wheel of %d bytes", w.Size)
+		return fmt.Errorf("%s of %d bytes", what, w.Size)
 	}
 	return nil
 }
 
-// FileName returns the name of the wheel's file.
+// FileName returns the name of the file.
 func (w *Wheel) FileName() string {
 	if w.Name != "" {
 		return w.Name
@@ -145,7 +149,7 @@ func (w *Wheel) FileName() string {
 	return path.Base(w.Path)
 }
 
-// SHA256 returns the digest of the wheel's file in hexadecimal, in lower case.
+// SHA256 returns the digest of the file in hexadecimal, in lower case.
 func (w *Wheel) SHA256() string { return strings.ToLower(w.Hashes["sha256"]) }
 
 // Encode returns the lock as TOML: equal locks give equal bytes.

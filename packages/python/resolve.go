@@ -102,6 +102,8 @@ func (r *Resolver) configure(settings string, environ []string) {
 type Request struct {
 	Specs []string
 	Files []string
+	// Whole has pip choose also what the image has already.
+	Whole bool
 }
 
 // run runs the script in the tree at root.
@@ -149,6 +151,9 @@ func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Reques
 		return nil, err
 	}
 	args := []string{"resolve", "--only-binary", ":all:"}
+	if q.Whole {
+		args = append(args, "--ignore-installed")
+	}
 	c := collector{dir: dir, files: make(map[string]string)}
 	for _, file := range q.Files {
 		name, err := c.add(file)
@@ -186,7 +191,7 @@ func explained(err error) error {
 			continue
 		}
 		if strings.HasPrefix(text, "Could not find a version") {
-			text += "; only wheels are installed"
+			text += "; pip: takes wheels alone, sdist:FILE builds"
 		}
 		return errors.New(text)
 	}
@@ -258,8 +263,12 @@ func (r *Resolver) Choose(ctx context.Context, root string, l *lock.Lock) (*lock
 			continue
 		case n == -3:
 			return nil, fmt.Errorf("package %s needs Python %s", p.Name, p.RequiresPython)
+		case n == -1 && p.Sdist != nil:
+			p.Wheels = nil
+			chosen.Packages = append(chosen.Packages, p)
+			continue
 		case n < 0 || n >= len(p.Wheels):
-			return nil, fmt.Errorf("package %s: none of the lock's %d wheels is for this image; only wheels are installed", p.Name, len(p.Wheels))
+			return nil, fmt.Errorf("package %s: none of the lock's %d wheels is for this image", p.Name, len(p.Wheels))
 		}
 		p.Wheels = []lock.Wheel{p.Wheels[n]}
 		chosen.Packages = append(chosen.Packages, p)
@@ -271,6 +280,9 @@ func (r *Resolver) Choose(ctx context.Context, root string, l *lock.Lock) (*lock
 // fits, and no markers.
 func Decided(l *lock.Lock, t *Target) bool {
 	for _, p := range l.Packages {
+		if p.Sdist != nil && len(p.Wheels) == 0 && p.Marker == "" && l.Tool.Rivulet.Target == t.String() {
+			continue
+		}
 		if len(p.Wheels) != 1 || p.Marker != "" || p.RequiresPython != "" && l.Tool.Rivulet.Target != t.String() || !t.Takes(p.Wheels[0].FileName()) {
 			return false
 		}

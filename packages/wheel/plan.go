@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -305,4 +307,34 @@ func (p *Plan) Contents() map[string]string {
 		out[f.Path] = fmt.Sprintf("%x", sum[:8])
 	}
 	return out
+}
+
+// WriteFiles writes the installation's files below root, but for RECORD: for whoever
+// throws it away again.
+func (p *Plan) WriteFiles(root *os.Root) error {
+	for i := range p.Files {
+		f := &p.Files[i]
+		if f.Path == p.record {
+			continue
+		}
+		if err := root.MkdirAll(path.Dir(f.Path), 0o755); err != nil {
+			return err
+		}
+		if err := p.writeFile(root, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Plan) writeFile(root *os.Root, f *File) (err error) {
+	out, err := root.OpenFile(f.Path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, os.FileMode(f.Mode))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	if err := p.copy(f, func(r io.Reader) error { _, err := io.Copy(out, r); return err }); err != nil {
+		return err
+	}
+	return out.Chmod(os.FileMode(f.Mode))
 }
