@@ -68,7 +68,7 @@ func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer)
 	if err != nil {
 		return nil, err
 	}
-	o := opening{Python: p, base: b}
+	o := opening{Python: p, base: b, local: make(map[string]string)}
 	all, err := o.locks(ctx, srcs)
 	if err != nil {
 		return nil, err
@@ -105,7 +105,8 @@ func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer)
 // An opening is one call of Open.
 type opening struct {
 	*Python
-	base *base
+	base  *base
+	local map[string]string // digest of a file of this machine to where it is
 
 	mu       sync.Mutex
 	resolver *python.Resolver
@@ -132,7 +133,7 @@ func (o *opening) locks(ctx context.Context, srcs []string) ([]*lock.Lock, error
 		var err error
 		switch scheme, rest, _ := strings.Cut(src, ":"); scheme {
 		case "wheel":
-			l, err = lockOfWheel(rest)
+			l, err = o.lockOfWheel(rest)
 		case "sdist":
 			l, err = o.lockOfSource(rest)
 		case "pylock":
@@ -200,8 +201,15 @@ func (o *opening) readLock(ctx context.Context, file string) (*lock.Lock, error)
 			files = append(files, s)
 		}
 		for _, w := range files {
-			if w.Path != "" && !filepath.IsAbs(w.Path) {
-				w.Path = filepath.Join(filepath.Dir(file), w.Path)
+			if w.Path == "" {
+				continue
+			}
+			path := w.Path
+			if !filepath.IsAbs(path) {
+				path = filepath.Join(filepath.Dir(file), path)
+			}
+			if err := o.here(w, path); err != nil {
+				return nil, err
 			}
 		}
 	}
@@ -223,8 +231,18 @@ func (o *opening) readLock(ctx context.Context, file string) (*lock.Lock, error)
 	return l, nil
 }
 
+// here notes where a file of this machine is. Locks have no more than its name: what an
+// image says of itself must not depend on whose folder it was published from.
+func (o *opening) here(w *lock.Wheel, path string) error {
+	path, err := filepath.Abs(path)
+	if err == nil {
+		o.local[w.SHA256()] = path
+	}
+	return err
+}
+
 // lockedFile returns a file of this machine as a lock has it.
-func lockedFile(file string) (*lock.Wheel, error) {
+func (o *opening) lockedFile(file string) (*lock.Wheel, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
@@ -234,12 +252,14 @@ func lockedFile(file string) (*lock.Wheel, error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
-	return &lock.Wheel{Name: filepath.Base(file), Path: file, Size: size, Hashes: map[string]string{"sha256": hex.EncodeToString(sum.Sum(nil))}}, nil
+	name := filepath.Base(file)
+	w := &lock.Wheel{Name: name, Path: name, Size: size, Hashes: map[string]string{"sha256": hex.EncodeToString(sum.Sum(nil))}}
+	return w, o.here(w, file)
 }
 
 // lockOfWheel returns a lock of one file.
-func lockOfWheel(file string) (*lock.Lock, error) {
-	locked, err := lockedFile(file)
+func (o *opening) lockOfWheel(file string) (*lock.Lock, error) {
+	locked, err := o.lockedFile(file)
 	if err != nil {
 		return nil, err
 	}
@@ -260,7 +280,7 @@ func (o *opening) lockOfSource(file string) (*lock.Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	locked, err := lockedFile(file)
+	locked, err := o.lockedFile(file)
 	if err != nil {
 		return nil, err
 	}
@@ -370,10 +390,9 @@ func (o *opening) build(ctx context.Context, root, file string) (built string, r
 	if err != nil {
 		return "", nil, err
 	}
-	remove = func() { _ = os.RemoveAll(dir) }
 	defer func() {
 		if err != nil {
-			remove()
+			_ = os.RemoveAll(dir)
 		}
 	}()
 	env := filepath.Join(dir, "env")
@@ -396,11 +415,10 @@ func (o *opening) build(ctx context.Context, root, file string) (built string, r
 			return "", nil, err
 		}
 	}
-	built, err = s.Build(ctx, root, env, dir)
-	if err != nil {
-		err = fmt.Errorf("build: %w", err)
+	if built, err = s.Build(ctx, root, env, dir); err != nil {
+		return "", nil, fmt.Errorf("build: %w", err)
 	}
-	return built, remove, err
+	return built, func() { _ = os.RemoveAll(dir) }, nil
 }
 
 // provide installs what a build requires, wheels alone, into the folder env.
@@ -466,8 +484,8 @@ func keyOf(sum, file, base string, t *python.Target, l wheel.Layout) (string, er
 // fetch returns the file of a wheel that is what its digest says.
 func (o *opening) fetch(ctx context.Context, w *lock.Wheel) (string, error) {
 	from := w.URL
-	if from == "" {
-		from = (&url.URL{Scheme: "file", Path: w.Path}).String()
+	if path := o.local[w.SHA256()]; path != "" {
+		from = (&url.URL{Scheme: "file", Path: path}).String()
 	}
 	var login func(host string) *url.Userinfo
 	o.mu.Lock()

@@ -188,7 +188,7 @@ def hostile(folder):
                 t.addfile(i, io.BytesIO(text.encode()))
         print(f"sdist:{path}\t{words}", file=out)
 
-    source("forks", "Resource temporarily unavailable", "import os, time\nwhile True:\n    if os.fork() == 0:\n        time.sleep(100)")
+    source("forks", "Resource temporarily unavailable", "import subprocess\nwhile True:\n    subprocess.Popen(['sleep', '100'])")
     source("memory", "MemoryError", "x = []\nwhile True:\n    x.append(bytearray(1 << 20))")
     source("memory2", "took more than 500 MiB of memory", "import os, time\nfor i in range(4):\n    if os.fork() == 0:\n        x = bytearray(b'x') * (200 << 20)\n        time.sleep(100)\ntime.sleep(100)")
     source("disk", "No space left on device", "f = open('/tmp/x', 'wb')\nwhile True:\n    f.write(b'x' * (1 << 20))")
@@ -198,7 +198,7 @@ def hostile(folder):
     source("root", "Read-only file system", "open('/usr/bin/evil', 'w')")
     source("shadow", "Permission denied", "open('/etc/shadow')")
     source("namespace", "Operation not permitted", "import ctypes, os\nc = ctypes.CDLL(None, use_errno=True)\nif c.unshare(0x10000000):\n    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))")
-    source("nothing", "the build gave no wheel", "open(to + '/x', 'w').close()\nreturn '../../x'")
+    source("nothing", "the build gave no wheel", "open('/tmp/x', 'w').close()\nreturn '../x'")
     out.close()
 
 

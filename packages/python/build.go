@@ -170,7 +170,7 @@ func (s *Source) MoreRequires(ctx context.Context, root, env string) ([]string, 
 	}
 	var more []string
 	if err := json.Unmarshal(out.Bytes(), &more); err != nil || len(more) > maxBackendNames {
-		return nil, errors.Join(errors.New("ask the build: the answer is not understood"), err)
+		return nil, errors.New("ask the build: it answers no list of requirements")
 	}
 	return more, nil
 }
@@ -194,22 +194,23 @@ func (s *Source) Build(ctx context.Context, root, env, to string) (string, error
 	return filepath.Join(to, name), errors.Join(err, f.Close())
 }
 
+var errNoWheel = errors.New("the build gave no wheel")
+
 // splitBuilt reads the name before a wheel.
 func splitBuilt(f io.ReadSeeker) (string, error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return "", err
 	}
 	var n uint32
-	err := binary.Read(f, binary.LittleEndian, &n)
-	if err != nil || n > 255 {
-		return "", errors.Join(errors.New("the build gave no wheel"), err)
+	if err := binary.Read(f, binary.LittleEndian, &n); err != nil || n > 255 {
+		return "", errNoWheel
 	}
 	name := make([]byte, n)
 	if _, err := io.ReadFull(f, name); err != nil {
-		return "", fmt.Errorf("the build gave no wheel: %w", err)
+		return "", errNoWheel
 	}
 	if _, err := wheel.TagsOf(string(name)); err != nil || strings.ContainsAny(string(name), "/\x00") {
-		return "", errors.Join(errors.New("the build gave no wheel"), err)
+		return "", fmt.Errorf("%w, but %q", errNoWheel, name)
 	}
 	return string(name), nil
 }

@@ -92,7 +92,10 @@ func compile(ctx context.Context, root string, p *wheel.Plan, modules []int) ([]
 	_ = in.Close()
 	_ = out.Close()
 	<-sent
-	return code, errors.Join(err, <-read)
+	if readErr := <-read; err == nil {
+		err = readErr
+	}
+	return code, err
 }
 
 // send gives modules to the interpreter.

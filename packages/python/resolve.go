@@ -47,7 +47,10 @@ func NewResolver(ctx context.Context) (*Resolver, error) {
 	out, err := exec.CommandContext(ctx, "python3", "-c", "import pip; print(pip.__path__[0])").Output()
 	dir := strings.TrimSpace(string(out))
 	if err != nil || !filepath.IsAbs(dir) {
-		return nil, errors.Join(ErrNoPip, context.Cause(ctx))
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, ErrNoPip
 	}
 	r := &Resolver{pip: dir}
 	settings, err := exec.CommandContext(ctx, "python3", "-m", "pip", "config", "list").Output()
@@ -252,7 +255,7 @@ func (r *Resolver) Choose(ctx context.Context, root string, l *lock.Lock) (*lock
 	}
 	var answers []int
 	if err := json.Unmarshal(out, &answers); err != nil || len(answers) != len(all) {
-		return nil, errors.Join(errors.New("choose of the lock's wheels: the answer is not understood"), err)
+		return nil, errors.New("choose of the lock's wheels: the answer is not understood")
 	}
 	chosen := *l
 	chosen.Packages = nil
