@@ -22,7 +22,8 @@ type Profiled struct {
 
 // Profile returns the newest profile of an image, by its block map, and a workload,
 // out of the newest generation that has a sound one; see catalog.LoadProfile. It
-// needs no block map, so it can be asked for together with that. None is
+// needs no block map, so it can be asked for together with that. A generation that was
+// made within a second may not be known; see States. None is
 // chunk.ErrNotFound; if there are only damaged ones, the error is
 // catalog.ErrProfile.
 func (v *View) Profile(ctx context.Context, image origin.Digest, workload string) (*profile.Profile, error) {
@@ -41,7 +42,7 @@ func (v *View) ReadProfile(ctx context.Context, image origin.Digest, workload st
 // eachProfile calls load with one generation after the other, the newest first,
 // until it finds a sound profile.
 func (v *View) eachProfile(ctx context.Context, load func(s origin.Store) (*profile.Profile, error)) (p *profile.Profile, err error) {
-	_, err = v.retry(ctx, func(l List) error {
+	_, err = v.retryFrom(ctx, v.States, func(l List) error {
 		var damaged error
 		missing := chunk.ErrNotFound
 		for _, g := range l.Readable() {

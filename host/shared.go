@@ -245,7 +245,7 @@ func (h *Host) openStarting(ctx context.Context, s *sharedDisk, src *Source, r *
 
 // openFound opens the disk of s, as it is found at its origin.
 func (h *Host) openFound(ctx context.Context, s *sharedDisk, src *Source, r *Reader) (*Image, error) {
-	image, metadata, err := h.openPacked(ctx, src, r, s.key.image.String())
+	image, metadata, err := h.openPacked(ctx, src, r, s.key.image)
 	if err != nil {
 		return nil, err
 	}

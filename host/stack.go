@@ -109,6 +109,14 @@ func (s *Stack) disk(m *blockmap.Map, image published, metadata *pack.Fetch, nea
 	return d, nil
 }
 
+// packed reports which chunks come with the metadata object; nil: there is none.
+func (d *Disk) packed() func(chunk.ID) bool {
+	if d.metadata == nil {
+		return nil
+	}
+	return d.metadata.Has
+}
+
 // Close closes the disk and what lies under it.
 func (d *Disk) Close() error { return errors.Join(d.Disk.Close(), d.closeUnder()) }
 

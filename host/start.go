@@ -150,6 +150,7 @@ func (h *Host) loadProfile(ctx context.Context, src *Source, image origin.Digest
 type starting struct {
 	h        *Host
 	disk     *disk.Disk
+	skip     func(chunk.ID) bool // what comes with the metadata object; nil: nothing does
 	image    *Image
 	use      ProfileUse
 	recorder *start.Recorder
@@ -178,7 +179,7 @@ type starting struct {
 // has read yet. a is the profile, nil if none is wanted.
 func (h *Host) watchStart(d *Disk, image *Image, spec *Spec, a *asked) *starting {
 	s := &starting{
-		h: h, disk: d.Disk, image: image, use: spec.Profile, workload: spec.Workload, opened: time.Now(),
+		h: h, disk: d.Disk, skip: d.packed(), image: image, use: spec.Profile, workload: spec.Workload, opened: time.Now(),
 		recorder: start.NewRecorder(image.Map.Digest(), spec.Workload, start.RecordOptions{}),
 		far:      make(chan struct{}),
 		ended:    make(chan struct{}),
@@ -235,7 +236,7 @@ func (s *starting) readAhead(ctx context.Context, a *asked) {
 		}
 		return
 	}
-	r, err := start.NewReplay(s.disk, a.p, start.ReplayOptions{Unread: s.h.unread(s.disk)})
+	r, err := start.NewReplay(s.disk, a.p, start.ReplayOptions{Unread: s.h.unread(s.disk), Skip: s.skip})
 	if err != nil {
 		s.trouble("there is no profile to read ahead by", err)
 		return

@@ -102,7 +102,7 @@ func (a *app) releasePages() {
 
 // openSource opens an origin for a host, and has it counted what that is asked.
 func (a *app) openSource(ctx context.Context, url string, count *telemetry.Origins) (host.Source, error) {
-	o, err := a.openURL(ctx, url, store.Options{})
+	o, err := a.openURL(ctx, url, store.Options{Ahead: []string{generation.Pointer}}) // whoever opens it reads the states first
 	if err != nil {
 		return host.Source{}, err
 	}
