@@ -148,3 +148,39 @@ func RemoveProfile(ctx context.Context, o origin.Origin, image origin.Digest, wo
 	}
 	return missing
 }
+
+// StartPack returns the objects that are the parts of the start pack of an image and
+// workload, in their order, and the store that has them: that of the newest generation
+// with one. None is chunk.ErrNotFound, a damaged one catalog.ErrPack.
+func (v *View) StartPack(ctx context.Context, image origin.Digest, workload string) (parts []origin.Digest, at origin.Store, err error) {
+	_, err = v.retryFrom(ctx, v.States, func(l List) error {
+		for _, g := range l.Readable() {
+			at = v.origin.Generation(g)
+			if parts, err = catalog.StartPack(ctx, at, image, workload); !errors.Is(err, chunk.ErrNotFound) {
+				return err
+			}
+		}
+		return fmt.Errorf("start pack of image %v, workload %q: %w", image, workload, chunk.ErrNotFound)
+	})
+	return parts, at, err
+}
+
+// PutStartPack puts a start pack beside an image in the newest generation that has that;
+// see catalog.PutStartPack. An image that none has is chunk.ErrNotFound.
+func PutStartPack(ctx context.Context, o origin.Origin, image origin.Digest, workload string, parts [][]byte) error {
+	l, err := Load(ctx, o)
+	if err != nil {
+		return err
+	}
+	for _, g := range l.Readable() {
+		s := o.Generation(g)
+		_, err := s.GetObject(ctx, image, catalog.MaxBlockMapBytes)
+		if err == nil {
+			return catalog.PutStartPack(ctx, s, image, workload, parts)
+		}
+		if !errors.Is(err, chunk.ErrNotFound) {
+			return err
+		}
+	}
+	return fmt.Errorf("start pack of image %v: no generation has it: %w", image, chunk.ErrNotFound)
+}

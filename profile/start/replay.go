@@ -117,21 +117,19 @@ func NewReplay(d Disk, p *profile.Profile, opt ReplayOptions) (*Replay, error) {
 		return nil, fmt.Errorf("read ahead: %w", err)
 	}
 	r := &Replay{disk: d, opt: opt, ready: make(chan struct{}, 1), frames: make(map[profile.Frame]state), pipe: newPipe(time.Now())}
-	at := make(map[uint32]int)
 	for i := range p.Entries {
-		e := &p.Entries[i]
-		r.frames[e.Frame] = planned
-		if p.Rare(e) || opt.Skip != nil && opt.Skip(m.Chunk(int(e.Chunk)).ID) {
+		r.frames[p.Entries[i].Frame] = planned
+	}
+	for _, step := range p.Plan() {
+		if opt.Skip != nil && opt.Skip(m.Chunk(int(step.Chunk)).ID) {
 			continue
 		}
-		n, ok := at[e.Chunk]
-		if !ok {
-			n = len(r.plan)
-			at[e.Chunk] = n
-			r.plan = append(r.plan, want{pos: int(e.Chunk)})
+		w := want{pos: int(step.Chunk)}
+		for _, f := range step.Frames {
+			w.frames.Add(int(f))
 		}
-		r.plan[n].frames.Add(int(e.Number))
-		r.p.Planned++
+		r.plan = append(r.plan, w)
+		r.p.Planned += len(step.Frames)
 	}
 	info := m.Info()
 	for i := range r.plan {
