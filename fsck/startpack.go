@@ -104,6 +104,9 @@ func (g *one) dropPack(ctx context.Context, problem *Problem, d origin.Digest) {
 			return
 		}
 		p.gone = true
+		for _, part := range p.parts {
+			_ = g.store.RemoveObject(ctx, part) // else it goes with its generation
+		}
 	}
 	problem.Repaired = true
 	problem.Reason += "; dropped, as 'rivulet profile pack' makes it again"
