@@ -23,7 +23,7 @@ type Profiled struct {
 // Profile returns the newest profile of an image, by its block map, and a workload,
 // out of the newest generation that has a sound one; see catalog.LoadProfile. It
 // needs no block map, so it can be asked for together with that. A generation that was
-// made within a second may not be known; see States. None is
+// made within five seconds may not be known; see States. None is
 // chunk.ErrNotFound; if there are only damaged ones, the error is
 // catalog.ErrProfile.
 func (v *View) Profile(ctx context.Context, image origin.Digest, workload string) (*profile.Profile, error) {

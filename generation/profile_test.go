@@ -49,7 +49,7 @@ func TestProfiles(t *testing.T) {
 	second, err := AddProfile(ctx, o, started(img, "", 1, 3))
 	check(t, err)
 	if p, err := v.Profile(ctx, img.Digest(), ""); err != nil || p.Starts > 2 {
-		t.Errorf("by states that may be a second old: %+v, %v", p, err)
+		t.Errorf("by states that may be some seconds old: %+v, %v", p, err)
 	}
 	v = NewView(o, Options{})
 	p, err := v.Profile(ctx, img.Digest(), "")

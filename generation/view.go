@@ -42,7 +42,7 @@ type View struct {
 }
 
 // fresh is how old states may be for who looks for what never changes.
-const fresh = time.Second
+const fresh = 5 * time.Second
 
 // NewView returns a view of o.
 func NewView(o origin.Origin, opt Options) *View {
@@ -78,7 +78,7 @@ func (v *View) states(ctx context.Context) (List, error) {
 	return slices.Clone(l), nil
 }
 
-// States returns the states as they are or were up to a second ago, so that who
+// States returns the states as they are or were up to five seconds ago, so that who
 // has found something just now need not ask for them again. A name may have moved
 // since; what is named by its digest is where it was, or Open and Attach see that
 // the states have changed.
