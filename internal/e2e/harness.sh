@@ -205,3 +205,28 @@ treediff() {
 	[ -x "$WORK/bin/treediff" ] || (cd "$ROOT" && go build -o "$WORK/bin/treediff" ./internal/e2e/treediff)
 	"$WORK/bin/treediff" "$@"
 }
+
+# fio_pattern [PREFIX...]: publishes, by rivulet run by PREFIX, a disk named pattern with a
+# file that fio wrote, checksums in each block, and sets FIO_PATTERN to what has fio read
+# and verify it. fio checks a block's offset on the device too, so a first disk, with a file
+# of zeros and ones, tells where the file will lie. Needs debugfs.
+fio_pattern() {
+	local size=$((64 << 20)) at tree=$WORK/pattern.tree
+	FIO_PATTERN=(--name=verify --bs=4k --verify=crc32c --verify_fatal=1 --verify_state_save=0 "--size=$size" --randrepeat=1 --minimal)
+	mkdir "$tree"
+	head -c $size /dev/zero | tr '\0' '\1' >"$tree/pattern"
+	at=$(pattern_offset "$tree" "$@") || fail "fio: the pattern is not one extent"
+	fio "${FIO_PATTERN[@]}" --rw=write --do_verify=0 --ioengine=psync --offset="$at" --filename="$WORK/pattern" >/dev/null
+	dd if="$WORK/pattern" of="$tree/pattern" bs=1M iflag=skip_bytes,count_bytes skip="$at" count=$size status=none
+	[ "$(pattern_offset "$tree" "$@")" = "$at" ] || fail "fio: the pattern moved when its content changed"
+	FIO_PATTERN+=(--rw=randread --offset="$at")
+}
+
+# pattern_offset TREE [PREFIX...]: publishes TREE as pattern; prints where the file begins in bytes.
+pattern_offset() {
+	"${@:2}" "$WORK/bin/rivulet" publish "dir:$1" --name pattern >/dev/null
+	"${@:2}" "$WORK/bin/rivulet" export pattern "$WORK/pattern-disk" --cache none
+	debugfs -R 'blocks /pattern' "$WORK/pattern-disk" 2>/dev/null |
+		awk '{ for (i = 2; i <= NF; i++) if ($i != $(i-1) + 1) exit 1; print $1 * 4096 }' || return 1
+	rm "$WORK/pattern-disk"
+}

@@ -9,14 +9,14 @@
 #     and the rate at which a host asks stays under its limit; again: not at all; with
 #     empty host caches and a primed zone: once for all hosts at most;
 #   - zone nodes, daemons, agents and servers killed by -9 or frozen at random under
-#     readers for FAULT_TIME seconds: no wrong byte, no read that fails or takes more
+#     readers, of whom fio verifies what it wrote (by a server that lives, as fio does not connect again), for FAULT_TIME seconds: no wrong byte, no read that fails or takes more
 #     than BOUND seconds, and no leak of memory, descriptors, threads or goroutines;
 #   - flipped bits in every region of cache files, while the daemon runs and while it
 #     does not, and of stripes: caught and healed;
 #   - origin and network gone: what a host cache holds is served, after a restart too.
 # SEED repeats a run's choices.
 #
-# Needs root, network namespaces, redis-server, memcached, versitygw, jq, curl.
+# Needs root, network namespaces, redis-server, memcached, versitygw, fio with the nbd engine, debugfs, jq, curl.
 source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 source "$E2E/hosts.sh"
 
@@ -137,7 +137,7 @@ hurt() {
 }
 
 faults() {
-	local h end before after load
+	local h end before after load fio serve
 	fresh
 	for h in "${HOSTS[@]}"; do CACHED_OPTIONS[$h]="--size 32M"; done # less than the images: there is always something to fetch
 	hosts_up
@@ -146,6 +146,11 @@ faults() {
 	goroutines "${CACHED[2]}" "$WORK/h2/cached.log"
 	before=$GOROUTINES
 	daemon 2
+	start_on h1 "$WORK/serve3.log" "$WORK/bin/rivulet" serve pattern --profile off --nbd "unix:$WORK/h1/nbd3.sock" --agent none --cache "$WORK/h1/cached.sock" --memory 8M
+	serve=$!
+	await 60 grep -q '^ready ' "$WORK/serve3.log" || fail "the server for fio: not ready after 60 s"
+	timeout $((FAULT_TIME + 60)) fio "${FIO_PATTERN[@]}" --ioengine=nbd --uri="nbd+unix:///pattern?socket=$WORK/h1/nbd3.sock" --iodepth=4 --time_based --runtime=$((FAULT_TIME - 2)) >"$WORK/fio.log" 2>&1 &
+	fio=$!
 	mapfile -t URIS < <(served 1 2 3)
 	start "$WORK/load.log" "$WORK/bin/nbdload" "${LOAD[@]}" -for "${FAULT_TIME}s" -workers 24 -bound "${BOUND}s" "${URIS[@]}"
 	load=$!
@@ -156,6 +161,9 @@ faults() {
 	done
 	wait "$load" || { cat "$WORK/load.log" >&2; fail "reads under faults (SEED=$SEED)"; }
 	cat "$WORK/load.log"
+	wait "$fio" || { cat "$WORK/fio.log" >&2; fail "fio's verify under faults (SEED=$SEED)"; }
+	echo "fio verified $(($(tail -n 1 "$WORK/fio.log" | cut -d';' -f6) / 1024)) MiB meanwhile"
+	stop "$serve"
 	for h in "${HOSTS[@]}"; do echo "host $h: $(stats "$h" | jq -c '{hits, misses, flights, timeouts, downloads, failed_downloads, zone_hits, evictions, damaged}')"; done
 	settled "$WORK/after"
 	leaks "$WORK/before" "$WORK/after" || fail "leak (SEED=$SEED)"
@@ -294,6 +302,7 @@ step "network, zone, origin"
 network
 for n in "${NODES[@]}"; do node "$n"; done
 origin -latency 5ms
+fio_pattern on origin
 for h in "${HOSTS[@]}"; do CACHED_OPTIONS[$h]="--size 1G --origin-requests $LIMIT"; done
 hosts_up
 step "$STARTS starts at once ($SECONDS s)"; starts
