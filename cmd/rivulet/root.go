@@ -159,7 +159,7 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 		return a.startProfile()
 	}
 	root.AddCommand(
-		a.publishCommand(), a.lsCommand(), a.inspectCommand(), a.diffCommand(), a.dfCommand(),
+		a.publishCommand(), a.convertCommand(), a.lsCommand(), a.inspectCommand(), a.diffCommand(), a.dfCommand(),
 		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(), a.agentCommand(),
 		a.statusCommand(), a.topCommand(), a.explainCommand(),
 		a.commitCommand(), a.overlayCommand(),

@@ -11,7 +11,9 @@
 # layers are downloaded then. When the images are removed, nothing is mounted or attached any more, and
 # no file of theirs is left.
 #
-# Needs root, /dev/fuse, a loop device, containerd, ctr, its shim, runc, skopeo, the
+# The first image runs in a pod too, as a kubelet would have it (crictl), and again when all is restarted.
+#
+# Needs root, /dev/fuse, a loop device, containerd, ctr, crictl, its shim, runc, umoci, busybox, skopeo, the
 # distribution registry, curl, jq, python3.
 
 # In mounts of its own, as agent.sh has it.
@@ -25,7 +27,7 @@ if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$
 PLAIN=base # on the same lowest layer, and published by nobody
 need_root
 PATH=$(go env GOPATH 2>/dev/null || true)/bin:$PATH
-need mount losetup containerd ctr containerd-shim-runc-v2 runc skopeo registry curl jq python3
+need mount losetup containerd ctr crictl containerd-shim-runc-v2 runc skopeo umoci busybox registry curl jq python3
 [ -c /dev/fuse ] || skip "/dev/fuse"
 build
 if [ -n "${CONTAINERD_RIVULET:-}" ]; then # one that is built already
@@ -37,6 +39,7 @@ fi
 export XDG_STATE_HOME=$WORK/state RIVULET_CACHED=$WORK/run/cached.sock
 DISKS=$WORK/snapshotter/disks
 REGISTRY=127.0.0.1:$(free_port)
+ref() { echo "$REGISTRY/lab/$1:1"; }
 export CONTAINERD_ADDRESS=$WORK/containerd.sock CONTAINERD_NAMESPACE=e2e
 cat >"$WORK/registry.yml" <<-CONFIG
 	version: 0.1
@@ -48,8 +51,7 @@ cat >"$WORK/containerd.toml" <<-CONFIG
 	version = 3
 	root = "$WORK/containerd/root"
 	state = "$WORK/containerd/state"
-	disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri",
-	  "io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
+	disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
 	[grpc]
 	  address = "$CONTAINERD_ADDRESS"
 	[ttrpc]
@@ -64,6 +66,16 @@ cat >"$WORK/containerd.toml" <<-CONFIG
 	  [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 	    platform = "linux/$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')"
 	    snapshotter = "rivulet"
+	[plugins."io.containerd.cri.v1.images"]
+	  snapshotter = "rivulet"
+	  disable_snapshot_annotations = false
+	  [plugins."io.containerd.cri.v1.images".pinned_images]
+	    sandbox = "$(ref pause)"
+	[plugins."io.containerd.cri.v1.runtime"]
+	  restrict_oom_score_adj = true # a host may allow no lower one
+	  [plugins."io.containerd.cri.v1.runtime".cni]
+	    bin_dirs = ["$WORK/cni"]
+	    conf_dir = "$WORK/cni"
 CONFIG
 
 # The processes, and how to tell that they are there.
@@ -114,7 +126,8 @@ later tidy
 
 # ctr: containerd's client, for a bounded time, without what it says of this host.
 ctr() { timeout 120 ctr "$@" 2> >(grep -v 'level=warning' >&2); }
-ref() { echo "$REGISTRY/lab/$1:1"; }
+# crictl: what a kubelet says to containerd.
+crictl() { command crictl --config /dev/null --runtime-endpoint "unix://$CONTAINERD_ADDRESS" --image-endpoint "unix://$CONTAINERD_ADDRESS" --timeout 60s "$@"; }
 push() { skopeo copy -q --dest-tls-verify=false "oci:$IMAGES:$1" "docker://$(ref "$1")"; }
 pull() { ctr images pull --plain-http --snapshotter rivulet "$(ref "$1")" >"$WORK/pull.log" 2>&1 || { tail -n 5 "$WORK/pull.log" >&2; fail "pull $1"; }; }
 # fetched NAME: how many of the image's layers the registry was asked for.
@@ -160,6 +173,33 @@ stop_worker() {
 	await 30 eval '[ "$(ctr tasks ls | grep -c "^worker.*STOPPED")" = 1 ]' || fail "the container does not stop"
 	ctr tasks rm worker >/dev/null
 }
+# pause: what holds a pod's namespaces: an image that nobody has published.
+pause() {
+	mkdir "$WORK/pause"
+	cp "$(command -v busybox)" "$WORK/pause/busybox"
+	umoci init --layout "$WORK/pause.oci"
+	umoci new --image "$WORK/pause.oci:1"
+	umoci insert --image "$WORK/pause.oci:1" "$WORK/pause" /bin
+	umoci config --image "$WORK/pause.oci:1" --config.entrypoint /bin/busybox --config.entrypoint sleep --config.entrypoint 100000
+	skopeo copy -q --dest-tls-verify=false "oci:$WORK/pause.oci:1" "docker://$(ref pause)"
+}
+# in_pod NAME: what a kubelet asks for: pod, container, its output, exec, stop. The pod is in
+# the host's network, so that it needs no plugins for that.
+in_pod() {
+	local pod container
+	jq -n --arg dir "$WORK" '{metadata: {name: "pod", namespace: "e2e", uid: "1"}, log_directory: $dir,
+	  linux: {cgroup_parent: "/e2e", security_context: {namespace_options: {network: 2}}}}' >"$WORK/pod.json"
+	jq -n --arg name "$1" --arg image "$(ref "$1")" '{metadata: {name: $name}, image: {image: $image}, log_path: "container.log",
+	  command: ["sh", "-c", "/lab/hello; sleep 1000"], linux: {}}' >"$WORK/container.json"
+	pod=$(crictl runp "$WORK/pod.json")
+	container=$(crictl create "$pod" "$WORK/container.json" "$WORK/pod.json")
+	crictl start "$container" >/dev/null
+	await 60 eval 'crictl logs "$container" 2>/dev/null | grep -q HELLO' || fail "$1 in a pod: $(crictl logs "$container" 2>&1)"
+	crictl exec -s "$container" sh -c 'echo kept >/written; cat /written' | grep -qx kept || fail "$1: exec in a pod"
+	crictl stop -t 1 "$container" >/dev/null
+	crictl rm "$container" >/dev/null
+	crictl rmp -f "$pod" >/dev/null
+}
 attached() { rivulet agent ls --json | jq 'length'; }
 
 step "begin"
@@ -171,6 +211,7 @@ for name in "$@"; do
 	rivulet --store "$store" publish "$(ref "$name")" --name "$name" 2>/dev/null
 done
 push $PLAIN
+pause
 sleep 0.2
 ASKED=$(wc -l <"$WORK/registry.log") # lines of what publishing fetched
 start_cached
@@ -192,6 +233,13 @@ done
 [ "$(attached)" = $# ] || fail "attached: $(rivulet agent ls)"
 hello "$1"
 [ "$(attached)" = $# ] || fail "a disk of its own for a container: $(rivulet agent ls)"
+
+step "as a kubelet does"
+crictl pull "$(ref "$1")" >/dev/null
+in_pod "$1"
+[ "$(fetched "$1")" = 0 ] || fail "$1 in a pod: $(fetched "$1") layers were downloaded"
+[ "$(attached)" = $# ] || fail "a disk of its own for a pod: $(rivulet agent ls)"
+crictl imagefsinfo -o json | jq -e --arg root "$WORK/snapshotter" '.. | .mountpoint? // empty | select(startswith($root))' >/dev/null || fail "the snapshotter is not in $(crictl imagefsinfo)"
 
 step "an image without a disk on the same lowest layer"
 pull $PLAIN
@@ -244,12 +292,14 @@ start_containerd
 ctr tasks start -d worker
 goes_on "everything"
 hello "$1"
+in_pod "$1"
 
 step "remove"
 mv "$WORK/store.away" "$WORK/store"
 start_registry
 stop_worker
 ctr containers rm worker
+crictl rmi "$(ref "$1")" "$(ref pause)" >/dev/null
 for name in "$@" $PLAIN; do ctr images rm --sync "$(ref "$name")" >/dev/null; done
 await 60 eval '[ "$(attached)" = 0 ]' || fail "still attached: $(rivulet agent ls)"
 await 30 eval '! grep -qF "$WORK/snapshotter" /proc/self/mountinfo' || fail "still mounted: $(grep -F "$WORK/snapshotter" /proc/self/mountinfo)"
