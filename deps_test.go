@@ -32,7 +32,14 @@ seal/kmswrap       any: seal
 seal/wraptest      std: origin seal
 sign               any: blockmap internal/privatefile origin
 flatten            any
-flatten/source     any: flatten
+flatten/source     any: flatten flatten/zipfile
+flatten/zipfile    any: flatten
+packages/wheel     any: flatten flatten/zipfile
+packages/sandbox   any
+packages/rootfs    any: flatten flatten/source packages/sandbox
+packages/lock      any
+packages/python    any: packages/lock packages/sandbox packages/wheel
+packages           any: flatten/source flatten/zipfile packages/lock packages/python packages/rootfs packages/wheel
 layout             std: ext4 flatten
 profile            std: blockmap origin
 profile/start      any: blockmap chunk disk internal/tokenbucket origin profile

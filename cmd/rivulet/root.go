@@ -165,7 +165,7 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 		a.commitCommand(), a.overlayCommand(),
 		a.cachedCommand(), a.cacheCommand(), a.vmCommand(),
 		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.pinCommand(), a.unpinCommand(), a.copyCommand(),
-		a.profileCommand(),
+		a.profileCommand(), a.packagesCommand(),
 		a.keysCommand(), a.grantCommand(), a.saltCommand(),
 		a.generationCommand(), a.gcCommand(), a.fsckCommand(), a.doctorCommand(), a.versionCommand(), a.manCommand(),
 	)
