@@ -169,7 +169,9 @@ func readConverted(t *testing.T, repo string, maps map[string]string) {
 			t.Errorf("ls does not list it: %s", s)
 		}
 	}
-	check([]string{at}, []string{store, tagged}, []string{"--store=" + at, tagged})
+	t.Setenv("XDG_DATA_HOME", t.TempDir()) // no store of the user's own
+	t.Setenv("RIVULET_STORE", "")
+	check([]string{at}, []string{tagged}, []string{store, tagged}, []string{"--store=" + at, tagged})
 	o, err := registry.Open(t.Context(), repo, registry.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -184,6 +186,7 @@ func readConverted(t *testing.T, repo string, maps map[string]string) {
 	}{
 		{"it has no disk", []string{"inspect", "oci://" + repo + ":1.2"}},
 		{"not found", []string{"inspect", store, repo + ":1.2"}},
+		{"not a rivulet store", []string{"inspect", repo + ":1.2"}},
 		{"leave out --store", []string{"inspect", "--store=dir:/nowhere", at}},
 		{"leave out", []string{"rm", "--store=" + at, tagged}},
 		{"add a converted image's tag", []string{"inspect", "oci://" + repo}},

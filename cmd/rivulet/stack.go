@@ -80,6 +80,9 @@ func (a *app) chosenStore() (string, error) {
 	return "dir:" + filepath.Join(data, "rivulet"), nil
 }
 
+// noStoreChosen reports whether the store is the user's own because no other was chosen.
+func (a *app) noStoreChosen() bool { return a.storeURL == "" && os.Getenv("RIVULET_STORE") == "" }
+
 // dataDir is where programs keep what is the user's.
 func dataDir() (string, error) {
 	data := os.Getenv("XDG_DATA_HOME")

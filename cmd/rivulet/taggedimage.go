@@ -9,16 +9,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/store"
 	"github.com/rivuletfs/rivulet/store/registry"
 )
 
 // A converted image has its disk at its own tag, and is a store by itself: of the address
-// oci://REGISTRY/REPOSITORY:TAG. Two ways save a user from saying so twice:
+// oci://REGISTRY/REPOSITORY:TAG. Three ways save a user from saying so twice:
 //
 //   - A command that takes images takes that address for one, and needs no --store.
 //   - An image of the store's repository that the store does not know by that name, such as
 //     REGISTRY/REPOSITORY:TAG, is looked for at its tag.
+//   - So is a full reference that the user's own store does not know, if no other was chosen.
 
 // takeImageAddress makes the address of a converted image, where an image's name is
 // wanted, the store, and replaces it in args by the name that the image has there.
@@ -45,10 +47,22 @@ func (a *app) takeImageAddress(cmd *cobra.Command, args []string) error {
 }
 
 // atTag returns the address of the converted image that a command may have meant which did
-// not find an image in the repository that is its store; "" if there is none.
+// not find an image in its store; "" if there is none.
 func (a *app) atTag(cmd *cobra.Command) string {
 	url, err := a.chosenStore()
 	if err != nil || cmd.ValidArgsFunction == nil {
+		return ""
+	}
+	if a.noStoreChosen() {
+		for _, arg := range cmd.Flags().Args() {
+			// Strict: with registry and tag, so that a slip of the pen asks nobody.
+			if _, err := name.ParseReference(arg, name.StrictValidation); err != nil {
+				continue
+			}
+			if _, _, is, err := registry.ParseImageURL(registry.Scheme + arg); is && err == nil {
+				return registry.Scheme + arg
+			}
+		}
 		return ""
 	}
 	repository, opts, err := registry.ParseURL(url)
@@ -84,7 +98,8 @@ func (a *app) atTag(cmd *cobra.Command) string {
 // runAtTag runs a command again that has ended with err, for the converted image that it
 // may have meant. done is false if there is none.
 func (a *app) runAtTag(ctx context.Context, cmd *cobra.Command, err error, args []string) (status int, done bool) {
-	if !errors.Is(err, chunk.ErrNotFound) || a.instead != "" {
+	missing := errors.Is(err, chunk.ErrNotFound) || a.noStoreChosen() && errors.Is(err, origin.ErrNoStore)
+	if !missing || a.instead != "" {
 		return 0, false
 	}
 	address := a.atTag(cmd)
