@@ -53,7 +53,7 @@ func openPackages() (*packages.Cache, error) {
 func (a *app) extensions(srcs []string, apart bool, temp string) (map[string]source.Extension, error) {
 	wanted := slices.ContainsFunc(srcs, func(src string) bool {
 		scheme, _, _ := strings.Cut(src, ":")
-		return slices.Contains(packages.Schemes, scheme)
+		return scheme == packages.NodeScheme || slices.Contains(packages.Schemes, scheme)
 	})
 	if !wanted {
 		return nil, nil
@@ -62,8 +62,9 @@ func (a *app) extensions(srcs []string, apart bool, temp string) (map[string]sou
 	if err != nil {
 		return nil, err
 	}
-	p := &packages.Python{Cache: cache, TempDir: temp, Apart: apart, Tell: func(line string) { a.note("%s", line) }}
-	out := make(map[string]source.Extension)
+	tell := func(line string) { a.note("%s", line) }
+	p := &packages.Python{Cache: cache, TempDir: temp, Apart: apart, Tell: tell}
+	out := map[string]source.Extension{packages.NodeScheme: &packages.Node{Cache: cache, TempDir: temp, Tell: tell}}
 	for _, scheme := range packages.Schemes {
 		out[scheme] = p
 	}

@@ -34,7 +34,7 @@ type Package struct {
 	Path    string // below the folder of the lock: node_modules/a/node_modules/b
 	Name    string
 	Version string
-	URL     string
+	URL     string            // as the lock has it; "": it is the registry's, see Address
 	SHA512  string            // of the tarball, in hexadecimal
 	Bin     map[string]string // names of programs to files of the package
 	Scripts bool              // it has install scripts, which are not run
@@ -60,6 +60,8 @@ type entry struct {
 }
 
 var namePattern = regexp.MustCompile(`^(?:@[a-z0-9~A-Z_-][a-zA-Z0-9._~-]{0,100}/)?[a-zA-Z0-9_~-][a-zA-Z0-9._~-]{0,213}$`)
+
+var versionPattern = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.+-]{0,255}$`)
 
 // Platform is what a package's os, cpu and libc are held against.
 type Platform struct{ OS, CPU, Libc string }
@@ -138,8 +140,11 @@ func packageOf(at string, e *entry) (Package, error) {
 		p.Name = last
 	}
 	u, err := url.Parse(e.Resolved)
-	if e.Link || err != nil || u.Scheme != "https" && u.Scheme != "http" {
+	if e.Link || err != nil || e.Resolved != "" && u.Scheme != "https" && u.Scheme != "http" {
 		return p, errors.New("it comes from no registry; only packages of registries are installed")
+	}
+	if !namePattern.MatchString(p.Name) || !versionPattern.MatchString(p.Version) {
+		return p, fmt.Errorf("name %.100q or version %.100q", p.Name, p.Version)
 	}
 	p.URL = e.Resolved
 	for hash := range strings.FieldsSeq(e.Integrity) {
@@ -161,6 +166,25 @@ func packageOf(at string, e *entry) (Package, error) {
 	return p, nil
 }
 
+// Registry is where packages come from unless somebody says otherwise.
+const Registry = "https://registry.npmjs.org/"
+
+// Address returns where a package's tarball is. As with npm, what a lock says of the common
+// registry, or leaves out, is looked for in registry, an address that ends in "/".
+func (p *Package) Address(registry string) string {
+	if p.URL == "" {
+		_, base, scoped := strings.Cut(p.Name, "/")
+		if !scoped {
+			base = p.Name
+		}
+		return registry + p.Name + "/-/" + base + "-" + p.Version + ".tgz"
+	}
+	if rest, ok := strings.CutPrefix(p.URL, Registry); ok {
+		return registry + rest
+	}
+	return p.URL
+}
+
 func inside(file string) bool {
 	return file != "" && !strings.HasPrefix(path.Clean("./"+file), "..") && !path.IsAbs(file) && strings.IndexByte(file, 0) < 0
 }
@@ -170,11 +194,11 @@ var Limits = flatten.Limits{MaxEntries: 1_000_000, MaxFileBytes: 8 << 30, MaxLay
 
 // Write writes what npm makes of a package's tarball, in the folder dir of an image, as a
 // canonical archive. Data go through spool, which is empty. Files belong to root; links in a tarball are left out,
-// as npm does. It returns how many files there are.
-func (p *Package) Write(ctx context.Context, tarball io.Reader, dir string, spool flatten.Spool, out io.Writer) (files int, err error) {
+// as npm does. It returns the paths of files and links.
+func (p *Package) Write(ctx context.Context, tarball io.Reader, dir string, spool flatten.Spool, out io.Writer) (files []string, err error) {
 	z, err := gzip.NewReader(tarball)
 	if err != nil {
-		return 0, fmt.Errorf("tarball: %w", err)
+		return nil, fmt.Errorf("tarball: %w", err)
 	}
 	in, give := io.Pipe()
 	done := make(chan error, 1)
@@ -190,13 +214,13 @@ func (p *Package) Write(ctx context.Context, tarball io.Reader, dir string, spoo
 		err = written
 	}
 	if err != nil {
-		return 0, fmt.Errorf("tarball: %w", err)
+		return nil, fmt.Errorf("tarball: %w", err)
 	}
 	return files, flatten.WriteArchive(out, layer)
 }
 
 // rewrite copies a tarball's files to where they belong.
-func (p *Package) rewrite(r io.Reader, dir string, to io.Writer) (files int, err error) {
+func (p *Package) rewrite(r io.Reader, dir string, to io.Writer) (files []string, err error) {
 	home := path.Join(dir, p.Path)
 	programs := make(map[string]bool)
 	for _, file := range p.Bin {
@@ -210,17 +234,17 @@ func (p *Package) rewrite(r io.Reader, dir string, to io.Writer) (files int, err
 			break
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
-			return 0, err
+			return nil, err
 		}
 		if h.Typeflag != tar.TypeReg {
 			continue // npm makes folders as files need them, and no links
 		}
 		_, name, ok := strings.Cut(strings.TrimPrefix(h.Name, "./"), "/")
 		if !ok || !inside(name) || slices.Contains(strings.Split(h.Name, "/"), "..") {
-			return 0, &flatten.EntryError{Path: h.Name, Err: errors.New("a file outside of the package's folder")}
+			return nil, &flatten.EntryError{Path: h.Name, Err: errors.New("a file outside of the package's folder")}
 		}
 		if strings.HasPrefix(path.Base(name), ".wh.") {
-			return 0, &flatten.EntryError{Path: h.Name, Err: errors.New(`name that begins with ".wh.": in a layer it would hide a file`)}
+			return nil, &flatten.EntryError{Path: h.Name, Err: errors.New(`name that begins with ".wh.": in a layer it would hide a file`)}
 		}
 		at := path.Join(home, name)
 		mode := int64(0o644)
@@ -228,19 +252,19 @@ func (p *Package) rewrite(r io.Reader, dir string, to io.Writer) (files int, err
 			mode = 0o755
 		}
 		if err := w.WriteHeader(&tar.Header{Name: at, Typeflag: tar.TypeReg, Mode: mode, Size: h.Size, ModTime: h.ModTime, Format: tar.FormatPAX}); err != nil {
-			return 0, err
+			return nil, err
 		}
 		if _, err := io.Copy(w, t); err != nil {
-			return 0, err
+			return nil, err
 		}
-		files++
+		files = append(files, at)
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Bin)) {
 		bin, target := p.link(dir, name)
 		if err := w.WriteHeader(&tar.Header{Name: bin, Typeflag: tar.TypeSymlink, Linkname: target, Mode: 0o777}); err != nil {
-			return 0, err
+			return nil, err
 		}
-		files++
+		files = append(files, bin)
 	}
 	return files, w.Close()
 }

@@ -64,6 +64,22 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestAddress(t *testing.T) {
+	for _, c := range []struct {
+		p    Package
+		want string
+	}{
+		{Package{Name: "a", Version: "1.0.0"}, "https://own/npm/a/-/a-1.0.0.tgz"},
+		{Package{Name: "@s/a", Version: "1.0.0"}, "https://own/npm/@s/a/-/a-1.0.0.tgz"},
+		{Package{Name: "a", URL: "https://registry.npmjs.org/a/-/a-1.0.0.tgz"}, "https://own/npm/a/-/a-1.0.0.tgz"},
+		{Package{Name: "a", URL: "https://else/a.tgz"}, "https://else/a.tgz"},
+	} {
+		if got := c.p.Address("https://own/npm/"); got != c.want {
+			t.Errorf("%+v: %s", c.p, got)
+		}
+	}
+}
+
 func tarballOf(t testing.TB, headers ...tar.Header) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -125,8 +141,8 @@ func write(t testing.TB, p *Package, tarball []byte) (string, error) {
 		}
 		list = append(list, fmt.Sprintf("%s %o %s%s", h.Name, h.Mode, data, h.Linkname))
 	}
-	if len(list) != n {
-		t.Errorf("%d files, said to be %d", len(list), n)
+	if len(list) != len(n) {
+		t.Errorf("%d files, said to be %q", len(list), n)
 	}
 	return strings.Join(list, "\n"), nil
 }
