@@ -182,10 +182,37 @@ func TestOutlives(t *testing.T) {
 	if _, err := shell(dir, "(trap '' HUP TERM INT; exec b setsid b sleep "+mark+") & b sleep 0.1; exit 0", Limits{}); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for alive(t, mark) {
+	eventually(t, "a process of the sandbox has outlived it", func() bool { return !alive(t, mark) })
+}
+
+// TestParentKilled kills a process that runs something in a sandbox: that goes too.
+func TestParentKilled(t *testing.T) {
+	if dir := os.Getenv("SANDBOX_TEST_ROOT"); dir != "" { // the process
+		err := Run(context.Background(), Spec{Root: dir, Args: []string{"/bin/busybox", "sleep", os.Getenv("SANDBOX_TEST_MARK")}})
+		t.Fatal("ended:", err)
+	}
+	dir := root(t)
+	mark := fmt.Sprint(2_000_000 + os.Getpid())
+	cmd := exec.Command(os.Args[0], "-test.run=^TestParentKilled$")
+	cmd.Env = append(os.Environ(), "SANDBOX_TEST_ROOT="+dir, "SANDBOX_TEST_MARK="+mark)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "nothing runs", func() bool { return alive(t, mark) })
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	eventually(t, "a process of the sandbox has outlived who ran it", func() bool { return !alive(t, mark) })
+}
+
+// eventually waits until ok is true.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatal("a process of the sandbox has outlived it")
+			t.Fatal(what)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
