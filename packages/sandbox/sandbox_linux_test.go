@@ -225,7 +225,7 @@ func alive(t *testing.T, mark string) bool {
 		t.Fatal(err)
 	}
 	for _, p := range all {
-		if line, err := os.ReadFile(p); err == nil && bytes.Contains(line, []byte("sleep\x00"+mark)) {
+		if line, err := os.ReadFile(p); err == nil && bytes.HasPrefix(line, []byte("/bin/busybox\x00sleep\x00"+mark)) {
 			return true
 		}
 	}
