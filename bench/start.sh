@@ -4,6 +4,7 @@
 # request and 1 Gbit/s (slowhttp). STARTS are the images; ROUNDS the runs of each:
 #
 #   profile    nothing is here; one host's recorded start is followed on another
+#   pack       the same, and what the start reads is in a start pack
 #   lazy       the same without a profile
 #   download   the whole disk first, then a loop device
 #   local      the whole disk is here, in a file behind a loop device
@@ -81,6 +82,12 @@ for image in $STARTS; do
 		note "$image: MB fetched" profile "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"
 		note "$image: requests" profile "$REQUESTS" >>"$WORK/costs"
 		note "$image: frames brought and not read" profile "$(jq 'first(.. | .start? // empty) | .replay.unused // 0' <<<"$STATUS")" >>"$WORK/costs"
+		rivulet --store "$near_store" profile pack "$image" >/dev/null
+		far replay
+		rivulet --store "$near_store" profile pack "$image" --remove
+		note "$image" pack "$(took)" >>"$WORK/times"
+		note "$image: MB fetched" pack "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"
+		note "$image: requests" pack "$REQUESTS" >>"$WORK/costs"
 		far off
 		note "$image" lazy "$(took)" >>"$WORK/times"
 		note "$image: MB fetched" lazy "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"

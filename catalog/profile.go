@@ -110,26 +110,35 @@ func profilesValue(versions []origin.Digest) []byte {
 // MaxProfiles versions, the newest first, a line each and none twice. Another value
 // is ErrProfile.
 func ParseProfiles(value []byte) ([]origin.Digest, error) {
+	versions, err := parseDigests(value, MaxProfiles)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrProfile, err)
+	}
+	return versions, nil
+}
+
+// parseDigests reads 1 to most digests, a line each and none twice.
+func parseDigests(value []byte, most int) ([]origin.Digest, error) {
 	lines := strings.Split(string(value[:min(len(value), origin.MaxPointerBytes)]), "\n")
 	n := len(lines) - 1
-	if n < 1 || n > MaxProfiles {
-		return nil, fmt.Errorf("%w: a list of %d versions, want 1 to %d", ErrProfile, n, MaxProfiles)
+	if n < 1 || n > most {
+		return nil, fmt.Errorf("a list of %d digests, want 1 to %d", n, most)
 	}
-	versions := make([]origin.Digest, n)
-	for i := range versions {
+	list := make([]origin.Digest, n)
+	for i := range list {
 		d, err := origin.ParseDigest(lines[i])
-		if err == nil && slices.Contains(versions[:i], d) {
+		if err == nil && slices.Contains(list[:i], d) {
 			err = errors.New("it is there twice")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: version %d: %w", ErrProfile, i, err)
+			return nil, fmt.Errorf("digest %d: %w", i, err)
 		}
-		versions[i] = d
+		list[i] = d
 	}
-	if string(profilesValue(versions)) != string(value) {
-		return nil, fmt.Errorf("%w: something follows the list", ErrProfile)
+	if string(profilesValue(list)) != string(value) {
+		return nil, errors.New("something follows the list")
 	}
-	return versions, nil
+	return list, nil
 }
 
 // profileVersions returns the versions that a pointer leads to, and what
@@ -313,7 +322,7 @@ func Profiles(ctx context.Context, s origin.Pointers, image origin.Digest, fn fu
 var errManyWorkloads = fmt.Errorf("%w: an image with more than %d workloads", ErrProfile, MaxWorkloads)
 
 // CarryProfiles makes the profiles of an image in src ones of dst as well, all
-// versions that can be read. What dst has stays, unless its newest version is one
+// versions that can be read, and its start packs. What dst has stays, unless its newest version is one
 // of src's. Where src cannot list, only the profile of the empty workload is found.
 func CarryProfiles(ctx context.Context, src, dst Store, image origin.Digest) error {
 	carry := func(workload string, versions []origin.Digest) error {
@@ -329,10 +338,10 @@ func CarryProfiles(ctx context.Context, src, dst Store, image origin.Digest) err
 			err = carry("", versions)
 		}
 	}
-	if errors.Is(err, chunk.ErrNotFound) || errors.Is(err, ErrProfile) {
-		return nil // what is damaged stays behind
+	if err != nil && !errors.Is(err, chunk.ErrNotFound) && !errors.Is(err, ErrProfile) {
+		return err // what is damaged stays behind
 	}
-	return err
+	return carryPacks(ctx, src, dst, image)
 }
 
 func carryProfile(ctx context.Context, src, dst Store, image origin.Digest, workload string, versions []origin.Digest) error {
@@ -378,9 +387,12 @@ func DropProfile(ctx context.Context, s Store, image origin.Digest, workload str
 	return dropProfiles(ctx, s, image, workload, func(d origin.Digest) bool { return d == version })
 }
 
-// RemoveProfile removes the profile of an image and workload, all versions. None is
-// chunk.ErrNotFound.
+// RemoveProfile removes the profile of an image and workload, all versions, and its start
+// pack. None is chunk.ErrNotFound.
 func RemoveProfile(ctx context.Context, s Store, image origin.Digest, workload string) error {
+	if err := RemoveStartPack(ctx, s, image, workload); err != nil && !errors.Is(err, chunk.ErrNotFound) {
+		return err
+	}
 	return dropProfiles(ctx, s, image, workload, func(origin.Digest) bool { return true })
 }
 

@@ -22,6 +22,8 @@ const (
 type Brought struct {
 	Frames int   // that it had brought, or found under way
 	Bytes  int64 // stored bytes that came by its own fetches
+	// From is the furthest tier that these needed; chunk.Nowhere, if there were none.
+	From chunk.Tier
 }
 
 // Fetch brings frames of the chunk at a position of the block map to memory, before
@@ -29,7 +31,8 @@ type Brought struct {
 // Options.Near has. It is served behind all reads, like Prefetch, but nothing is
 // dropped: it returns when the frames are there, so the caller bounds how much is
 // under way by the calls that it makes at once. Frames that follow each other come by
-// one request; of a far chunk that is wanted nearly whole, all comes by one.
+// one request, and such runs at once; of a far chunk that is wanted nearly whole, all
+// comes by one.
 //
 // It returns when ctx ends; what is under way then goes on. The error is ErrClosed, of
 // ctx, or why a fetch failed, after its retries.
@@ -69,8 +72,9 @@ func (d *Disk) Fetch(ctx context.Context, pos int, frames Frames) (Brought, erro
 		d.mu.Lock()
 		err = own.err
 		d.mu.Unlock()
-		b.Bytes += own.bytes
-		d.stats.aheadBytes.Add(own.bytes)
+		b.Bytes += own.bytes.Load()
+		b.From = max(b.From, own.trace.Reached())
+		d.stats.aheadBytes.Add(own.bytes.Load())
 		if err != nil {
 			return b, err
 		}
@@ -134,32 +138,39 @@ func (d *Disk) fetching(pos int, frame uint32) *flight {
 	return d.flights[unit{pos, frame}]
 }
 
-// nextRun picks the frames that f fetches now: wanted ones that follow each other and
-// that neither the flight nor memory has, beginning with one that a read waits for if
-// there is such a one. When there are none it takes f out of the table, as next does.
-func (d *Disk) nextRun(f *flight) (first, end uint32, ok bool) {
+// A run are frames of a chunk that follow each other, from first to before end.
+type run struct{ first, end uint32 }
+
+// runs picks the frames that f fetches now: wanted ones that neither the flight nor
+// memory has, by runs, those first that a read waits for. When there are none it takes f
+// out of the table, as next does.
+func (d *Disk) runs(f *flight, list []run) []run {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	lacks := func(i uint32) bool {
+	list = list[:0]
+	urgent := 0
+	open := false // the last of list ends here
+	for i := range uint32(len(f.slots)) {
 		key := d.key(&f.chunk, i)
-		return f.wanted.Has(int(i)) && f.slots[i].frame == nil && (f.slots[i].waits > 0 || !d.memory.has(&key))
-	}
-	frames := uint32(len(f.slots))
-	first = frames
-	for i := range frames {
-		if f.slots[i].waits > 0 && lacks(i) {
-			first = i
-			break
+		lacks := f.wanted.Has(int(i)) && f.slots[i].frame == nil && (f.slots[i].waits > 0 || !d.memory.has(&key))
+		switch {
+		case !lacks:
+			open = false
+			continue
+		case !open:
+			list = append(list, run{first: i})
+			open = true
 		}
-		if first == frames && lacks(i) {
-			first = i
+		last := len(list) - 1
+		list[last].end = i + 1
+		if f.slots[i].waits > 0 && last >= urgent {
+			list[urgent], list[last] = list[last], list[urgent]
+			open = last == urgent
+			urgent++
 		}
 	}
-	if first == frames {
+	if len(list) == 0 {
 		d.leave(f)
-		return 0, 0, false
 	}
-	for end = first + 1; end < frames && lacks(end); end++ {
-	}
-	return first, end, true
+	return list
 }

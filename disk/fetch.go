@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
@@ -113,8 +114,25 @@ func (d *Disk) attemptChunk(ctx context.Context, f *flight, k *desk) error {
 	return nil
 }
 
-// attemptFrame fetches a chunk's header and one frame.
+// attemptFrame fetches a chunk's header and one frame. Where it is known without the
+// header where the frame lies, it comes first: a host cache that is still getting the
+// chunk then answers once, when it has got as far, and not for the header before.
 func (d *Disk) attemptFrame(ctx context.Context, f *flight, k *desk) error {
+	if i := f.unit.frame; d.byPage(&f.chunk) {
+		at := int64(i) << d.info.FrameLog2
+		n := int(min(int64(f.chunk.Size)-at, 1<<d.info.FrameLog2))
+		head := chunk.HeaderLen(len(f.slots))
+		b := k.buf[head:][:n]
+		if err := d.read(ctx, f, b, int64(head)+at); err != nil {
+			return err
+		}
+		if err := d.readHeader(ctx, f, k); err != nil {
+			return err
+		}
+		if k.header.Codec == chunk.Raw && k.header.FrameOffset(int(i)) == int64(head)+at {
+			return d.decode(f, k, i, b)
+		} // else it is not raw though it takes as much, or the block map is wrong
+	}
 	if err := d.readHeader(ctx, f, k); err != nil {
 		return err
 	}
@@ -126,24 +144,42 @@ func (d *Disk) attemptFrame(ctx context.Context, f *flight, k *desk) error {
 	return d.decode(f, k, i, b)
 }
 
-// attemptSome fetches a chunk's header and the wanted frames that memory lacks,
-// each run of them by one request.
+// attemptSome fetches a chunk's header and the wanted frames that memory lacks: each
+// run of them by one request, all at once.
 func (d *Disk) attemptSome(ctx context.Context, f *flight, k *desk) error {
 	if err := d.readHeader(ctx, f, k); err != nil {
 		return err
 	}
-	for first, end, ok := d.nextRun(f); ok; first, end, ok = d.nextRun(f) {
-		begin := k.header.FrameOffset(int(first))
-		last := k.header.FrameOffset(int(end-1)) + int64(k.header.Frames[end-1].Len)
-		b := k.buf[:last-begin]
-		if err := d.read(ctx, f, b, begin); err != nil {
-			return err
+	var room [chunk.MaxFrames / 2]run
+	for list := d.runs(f, room[:0]); len(list) > 0; list = d.runs(f, list) {
+		errs := make([]error, len(list))
+		var others sync.WaitGroup
+		for i, r := range list[1:] {
+			others.Go(func() { errs[i+1] = d.fetchRun(ctx, f, k, r) })
 		}
-		for i := first; i < end; i++ {
-			stored := b[k.header.FrameOffset(int(i))-begin:][:k.header.Frames[i].Len]
-			if err := d.decode(f, k, i, stored); err != nil {
+		errs[0] = d.fetchRun(ctx, f, k, list[0])
+		others.Wait()
+		for _, err := range errs {
+			if err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// fetchRun fetches and decodes one run of frames. Runs that are fetched at once have
+// their own parts of k's buffer.
+func (d *Disk) fetchRun(ctx context.Context, f *flight, k *desk, r run) error {
+	begin := k.header.FrameOffset(int(r.first))
+	end := k.header.FrameOffset(int(r.end-1)) + int64(k.header.Frames[r.end-1].Len)
+	if err := d.read(ctx, f, k.buf[begin:end], begin); err != nil {
+		return err
+	}
+	for i := r.first; i < r.end; i++ {
+		stored := k.buf[k.header.FrameOffset(int(i)):][:k.header.Frames[i].Len]
+		if err := d.decode(f, k, i, stored); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -168,7 +204,7 @@ func (d *Disk) read(ctx context.Context, f *flight, b []byte, off int64) error {
 		return err
 	}
 	d.stats.fetchedBytes.Add(int64(n))
-	f.bytes += int64(n)
+	f.bytes.Add(int64(n))
 	if n != len(b) {
 		return &chunk.CorruptError{ID: f.chunk.ID, Reason: fmt.Sprintf("%d bytes at %d, want %d", n, off, len(b))}
 	}

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap"
@@ -40,8 +41,8 @@ type flight struct {
 	chunk   blockmap.Chunk
 	urgency *chunk.Urgency // of what Prefetch or Fetch queued; nil: demand
 	trace   chunk.Trace
-	wanted  Frames // by the Fetch that began it; none: no Fetch did
-	bytes   int64  // stored bytes that came; the flight's goroutine's until it has ended
+	wanted  Frames       // by the Fetch that began it; none: no Fetch did
+	bytes   atomic.Int64 // stored bytes that came
 
 	// Guarded by Disk.mu.
 	state    state

@@ -31,9 +31,11 @@ type one struct {
 	needed  map[chunk.ID]need          // chunks that the images need
 	held    map[chunk.ID]int64         // chunks that are there, stored bytes
 
-	profiles []*remembered
-	versions map[origin.Digest]*remembered // objects that those lead to
-	unfit    map[origin.Digest]error       // of them, those that are no profile of theirs
+	profiles     []*remembered
+	packPointers []*packed
+	packs        map[origin.Digest]*packed     // by their parts
+	versions     map[origin.Digest]*remembered // objects that those lead to
+	unfit        map[origin.Digest]error       // of them, those that are no profile of theirs
 }
 
 // need is what an image says of a chunk.
@@ -47,7 +49,7 @@ func (c *checker) generation(ctx context.Context, id origin.GenerationID, found 
 	g := &one{
 		checker: c, id: id, store: c.origin.Generation(id), led: map[origin.Digest][]string{}, objects: map[origin.Digest]bool{}, broken: map[origin.Digest]int{},
 		needed: map[chunk.ID]need{}, held: map[chunk.ID]int64{}, damaged: map[string]origin.Digest{},
-		versions: map[origin.Digest]*remembered{}, unfit: map[origin.Digest]error{},
+		versions: map[origin.Digest]*remembered{}, packs: map[origin.Digest]*packed{}, unfit: map[origin.Digest]error{},
 	}
 	l, err := generation.Load(ctx, c.origin)
 	if err != nil {
@@ -59,7 +61,7 @@ func (c *checker) generation(ctx context.Context, id origin.GenerationID, found 
 		}
 	}
 	g.donors = append(g.donors, c.donors...)
-	for _, step := range []func(context.Context) error{g.pointers, g.listObjects, g.leads, g.checkProfiles, g.attachments, g.chunks, g.deep, g.mendPointers} {
+	for _, step := range []func(context.Context) error{g.pointers, g.listObjects, g.leads, g.checkProfiles, g.checkPacks, g.attachments, g.chunks, g.deep, g.mendPointers} {
 		if err := step(ctx); err != nil {
 			return fmt.Errorf("generation %v: %w", id, err)
 		}
@@ -82,6 +84,8 @@ func (g *one) pointers(ctx context.Context) error {
 		case "names", "digests", "chains", "segments":
 		case "profiles":
 			return g.profilePointer(ctx, name)
+		case "packs":
+			return g.packPointer(ctx, name)
 		default:
 			return nil
 		}
@@ -114,6 +118,7 @@ func (g *one) listObjects(ctx context.Context) error {
 			if b, p.Repaired = g.mendObject(ctx, d, true); !p.Repaired {
 				g.broken[d] = len(g.report.Problems)
 				g.dropVersion(ctx, &p, d)
+				g.dropPack(ctx, &p, d)
 				g.problem(p)
 				g.objects[d] = true // not missing as well
 				return nil
@@ -129,9 +134,10 @@ func (g *one) listObjects(ctx context.Context) error {
 func (g *one) object(d origin.Digest, b []byte) {
 	g.objects[d] = true
 	g.remember(d, b)
+	g.rememberPack(d, b)
 	m, err := blockmap.Parse(b)
 	if err != nil {
-		if len(g.led[d]) == 0 && g.versions[d] == nil {
+		if len(g.led[d]) == 0 && g.versions[d] == nil && g.packs[d] == nil {
 			g.loose = append(g.loose, d)
 		}
 		return

@@ -14,6 +14,7 @@ import (
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/origin/place"
+	"github.com/rivuletfs/rivulet/pack"
 	"github.com/rivuletfs/rivulet/profile"
 	"github.com/rivuletfs/rivulet/store/dir"
 )
@@ -136,6 +137,69 @@ func TestProfiles(t *testing.T) {
 				}
 				if i := slices.Index(list, object); left == versions && i != 0 {
 					t.Errorf("the newest version is at %d", i)
+				}
+			})
+		}
+	}
+}
+
+// TestStartPacks: a sound start pack is no orphan; one with a part that is lost or damaged
+// is one problem, which repair takes away, by good bytes or for good.
+func TestStartPacks(t *testing.T) {
+	var b pack.Builder
+	part := b.Bytes()
+	d := origin.Sum(part)
+	key := catalog.PackKey(img.Digest(), "w")
+	for _, c := range []damage{
+		{name: "part missing", want: "object " + d.String() + ": missing: a part",
+			do: func(s origin.Store, _ string) error { return s.RemoveObject(ctx, d) }},
+		{name: "part altered", want: "object " + d.String() + ": damaged",
+			do: func(_ origin.Store, path string) error {
+				return overwrite(file(path, "objects/sha256", d), make([]byte, len(part)))
+			}},
+		{name: "pointer of nonsense", want: "pointer " + key + ": damaged",
+			do: func(s origin.Store, _ string) error {
+				return s.SwapPointer(ctx, key, catalog.Value(d), []byte("nonsense"))
+			}},
+		{name: "no pack", want: "malformed pack", own: true,
+			do: func(s origin.Store, _ string) error {
+				return catalog.PutStartPack(ctx, s, img.Digest(), "other", [][]byte{[]byte("nonsense")})
+			}},
+		{name: "pointer of no image", want: "dangling: no image", own: true,
+			do: func(s origin.Store, _ string) error {
+				return catalog.PutStartPack(ctx, s, origin.Sum(nil), "", [][]byte{part})
+			}},
+	} {
+		for _, donor := range []bool{false, true} {
+			t.Run(fmt.Sprint(c.name, " ", donor), func(t *testing.T) {
+				path := t.TempDir()
+				o, err := dir.Open(path, true)
+				ok(t, err)
+				publish(t, o, 1, "x", img)
+				ok(t, generation.PutStartPack(ctx, o, img.Digest(), "w", [][]byte{part}))
+				if r := run(t, o, fsck.Options{}); !r.Sound() || len(r.OrphanObjects) != 0 {
+					t.Fatalf("before: %+v", r)
+				}
+				if donor {
+					g2, err := generation.New(ctx, o, 1, time.Now())
+					ok(t, err)
+					_, err = (&generation.Forwarder{Origin: o}).Forward(ctx, img.Digest(), 1, g2)
+					ok(t, err)
+				}
+				s := o.Generation(1)
+				ok(t, c.do(s, path))
+				if r := run(t, o, fsck.Options{}); r.Sound() || len(r.Problems) != 1 || !strings.Contains(r.Problems[0].String(), c.want) || r.Problems[0].Needed != "" {
+					t.Errorf("%+v; want one problem, %q", r.Problems, c.want)
+				}
+				if r := run(t, o, fsck.Options{Repair: true}); !r.Sound() || len(r.Problems) != 1 {
+					t.Errorf("when it is repaired: %+v", r.Problems)
+				}
+				if r := run(t, o, fsck.Options{}); len(r.Problems) != 0 {
+					t.Errorf("after repair: %+v", r.Problems)
+				}
+				_, err = catalog.StartPack(ctx, s, img.Digest(), "w")
+				if stays := c.own || donor && strings.HasPrefix(c.name, "part"); stays != (err == nil) {
+					t.Errorf("the pack afterwards: %v", err)
 				}
 			})
 		}

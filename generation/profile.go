@@ -22,7 +22,8 @@ type Profiled struct {
 
 // Profile returns the newest profile of an image, by its block map, and a workload,
 // out of the newest generation that has a sound one; see catalog.LoadProfile. It
-// needs no block map, so it can be asked for together with that. None is
+// needs no block map, so it can be asked for together with that. A generation that was
+// made within five seconds may not be known; see States. None is
 // chunk.ErrNotFound; if there are only damaged ones, the error is
 // catalog.ErrProfile.
 func (v *View) Profile(ctx context.Context, image origin.Digest, workload string) (*profile.Profile, error) {
@@ -41,7 +42,7 @@ func (v *View) ReadProfile(ctx context.Context, image origin.Digest, workload st
 // eachProfile calls load with one generation after the other, the newest first,
 // until it finds a sound profile.
 func (v *View) eachProfile(ctx context.Context, load func(s origin.Store) (*profile.Profile, error)) (p *profile.Profile, err error) {
-	_, err = v.retry(ctx, func(l List) error {
+	_, err = v.retryFrom(ctx, v.States, func(l List) error {
 		var damaged error
 		missing := chunk.ErrNotFound
 		for _, g := range l.Readable() {
@@ -146,4 +147,40 @@ func RemoveProfile(ctx context.Context, o origin.Origin, image origin.Digest, wo
 		}
 	}
 	return missing
+}
+
+// StartPack returns the objects that are the parts of the start pack of an image and
+// workload, in their order, and the store that has them: that of the newest generation
+// with one. None is chunk.ErrNotFound, a damaged one catalog.ErrPack.
+func (v *View) StartPack(ctx context.Context, image origin.Digest, workload string) (parts []origin.Digest, at origin.Store, err error) {
+	_, err = v.retryFrom(ctx, v.States, func(l List) error {
+		for _, g := range l.Readable() {
+			at = v.origin.Generation(g)
+			if parts, err = catalog.StartPack(ctx, at, image, workload); !errors.Is(err, chunk.ErrNotFound) {
+				return err
+			}
+		}
+		return fmt.Errorf("start pack of image %v, workload %q: %w", image, workload, chunk.ErrNotFound)
+	})
+	return parts, at, err
+}
+
+// PutStartPack puts a start pack beside an image in the newest generation that has that;
+// see catalog.PutStartPack. An image that none has is chunk.ErrNotFound.
+func PutStartPack(ctx context.Context, o origin.Origin, image origin.Digest, workload string, parts [][]byte) error {
+	l, err := Load(ctx, o)
+	if err != nil {
+		return err
+	}
+	for _, g := range l.Readable() {
+		s := o.Generation(g)
+		_, err := s.GetObject(ctx, image, catalog.MaxBlockMapBytes)
+		if err == nil {
+			return catalog.PutStartPack(ctx, s, image, workload, parts)
+		}
+		if !errors.Is(err, chunk.ErrNotFound) {
+			return err
+		}
+	}
+	return fmt.Errorf("start pack of image %v: no generation has it: %w", image, chunk.ErrNotFound)
 }

@@ -48,6 +48,10 @@ func TestProfiles(t *testing.T) {
 	check(t, err)
 	second, err := AddProfile(ctx, o, started(img, "", 1, 3))
 	check(t, err)
+	if p, err := v.Profile(ctx, img.Digest(), ""); err != nil || p.Starts > 2 {
+		t.Errorf("by states that may be some seconds old: %+v, %v", p, err)
+	}
+	v = NewView(o, Options{})
 	p, err := v.Profile(ctx, img.Digest(), "")
 	check(t, err)
 	if p.Starts != 2 || len(p.Entries) != 2 || p.Fits(img.Map) != nil {

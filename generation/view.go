@@ -35,9 +35,14 @@ type View struct {
 	origin origin.Origin
 	opt    Options
 
-	mu     sync.Mutex // guards raised
+	mu     sync.Mutex // guards what follows
 	raised map[string]bool
+	seen   List      // the states that were read last; nil: none
+	seenAt time.Time // when, by opt.Now
 }
+
+// fresh is how old states may be for who looks for what never changes.
+const fresh = 5 * time.Second
 
 // NewView returns a view of o.
 func NewView(o origin.Origin, opt Options) *View {
@@ -60,18 +65,50 @@ func NewView(o origin.Origin, opt Options) *View {
 // Origin returns the origin that v is a view of.
 func (v *View) Origin() origin.Origin { return v.origin }
 
+// states reads the states.
+func (v *View) states(ctx context.Context) (List, error) {
+	at := v.opt.Now()
+	l, err := Load(ctx, v.origin)
+	if err != nil {
+		return nil, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.seen, v.seenAt = l, at
+	return slices.Clone(l), nil
+}
+
+// States returns the states as they are or were up to five seconds ago, so that who
+// has found something just now need not ask for them again. A name may have moved
+// since; what is named by its digest is where it was, or Open and Attach see that
+// the states have changed.
+func (v *View) States(ctx context.Context) (List, error) {
+	v.mu.Lock()
+	l, age := v.seen, v.opt.Now().Sub(v.seenAt)
+	v.mu.Unlock()
+	if l != nil && age >= 0 && age < fresh {
+		return slices.Clone(l), nil
+	}
+	return v.states(ctx)
+}
+
 // retry calls fn with the states until it finds what it looks for, or the
 // states have not changed since before it looked: what fn missed may have been
 // carried from a generation that it had still to look at to one that it had
 // looked at already. fn tells by chunk.ErrNotFound that it found nothing.
 func (v *View) retry(ctx context.Context, fn func(l List) error) (List, error) {
-	l, err := Load(ctx, v.origin)
+	return v.retryFrom(ctx, v.states, fn)
+}
+
+// retryFrom is retry that begins with what states returns.
+func (v *View) retryFrom(ctx context.Context, states func(context.Context) (List, error), fn func(l List) error) (List, error) {
+	l, err := states(ctx)
 	for err == nil {
 		err = fn(l)
 		if !errors.Is(err, chunk.ErrNotFound) {
 			break
 		}
-		again, loadErr := Load(ctx, v.origin)
+		again, loadErr := v.states(ctx)
 		if loadErr != nil || slices.Equal(l, again) {
 			return l, errors.Join(loadErr, err)
 		}
@@ -169,12 +206,65 @@ func (v *View) load(ctx context.Context, l List, d origin.Digest) (*blockmap.Map
 // its place is settled, so that it is kept while Image.Keep marks it anew. Where
 // the mark cannot be written, the reader is told to the log and not kept.
 func (v *View) Attach(ctx context.Context, ref string) (*Image, error) {
-	return v.claim(ctx, ref, func(d origin.Digest) error {
-		if err := Mark(ctx, v.origin, d, v.opt.Now()); err != nil {
-			v.opt.Logger.Warn("image is not marked as in use", "image", d, "err", err)
+	return v.claim(ctx, ref, func(d origin.Digest) error { return v.mark(ctx, d) })
+}
+
+// mark marks an image, if that can be done.
+func (v *View) mark(ctx context.Context, d origin.Digest) error {
+	if err := Mark(ctx, v.origin, d, v.opt.Now()); err != nil {
+		v.opt.Logger.Warn("image is not marked as in use", "image", d, "err", err)
+	}
+	return ctx.Err()
+}
+
+// AttachMap is Attach for who has found the digest of a block map just now, and is in
+// a hurry: the image is marked, and its place settled, while the block map is read.
+// found is told of the image before its place is settled, and may be told of another
+// one if that fails.
+func (v *View) AttachMap(ctx context.Context, d origin.Digest, found func(*Image)) (*Image, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for {
+		var l List // after the mark
+		var claim error
+		claimed := make(chan struct{})
+		go func() {
+			defer close(claimed)
+			if claim = v.mark(ctx, d); claim == nil {
+				l, claim = v.states(ctx)
+			}
+		}()
+		i, err := v.openMap(ctx, d)
+		if err == nil {
+			found(i)
+		} else {
+			cancel()
 		}
-		return ctx.Err()
+		<-claimed
+		if err == nil {
+			err = claim
+		}
+		if err != nil {
+			return nil, fmt.Errorf("image %v: %w", d, err)
+		}
+		if l.State(i.Generation()).Readable() {
+			return i, nil
+		}
+	}
+}
+
+// openMap opens the block map of that digest in the newest generation that has it.
+func (v *View) openMap(ctx context.Context, d origin.Digest) (*Image, error) {
+	var m *blockmap.Map
+	var g origin.GenerationID
+	l, err := v.retryFrom(ctx, v.States, func(l List) (err error) {
+		m, g, err = v.load(ctx, l, d)
+		return err
 	})
+	if err != nil {
+		return nil, err
+	}
+	return v.image(ctx, m, g, l), nil
 }
 
 // Pin keeps the image that ref means until it is unpinned. A pin that is there

@@ -21,8 +21,6 @@ type Reader struct {
 	Required []sign.PublicKey
 	// Spellings returns what else an image may be called; nil: nothing.
 	Spellings func(ref string) []string
-
-	found func(*generation.Image) // told of the image before it is unlocked; nil: nobody
 }
 
 // An Image is an image that can be read: found, vouched for as far as was asked,
@@ -61,15 +59,33 @@ func (r *Reader) Open(ctx context.Context, v *generation.View, ref string, stays
 	if err != nil {
 		return nil, err
 	}
-	if r.found != nil {
-		r.found(i)
-	}
-	at := &tracked{v.Origin().Generation(i.Generation()), make(map[string][]byte)}
-	m, err := r.read(ctx, i.Map, at)
+	return r.opened(ctx, i, v.Origin().Generation(i.Generation()), ref)
+}
+
+// opened unlocks i by the attachments at.
+func (r *Reader) opened(ctx context.Context, i *generation.Image, at origin.Attachments, ref string) (*Image, error) {
+	t := &tracked{at, make(map[string][]byte)}
+	m, err := r.read(ctx, i.Map, t)
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
-	return &Image{i, m, at.found}, nil
+	return &Image{i, m, t.found}, nil
+}
+
+// attach is Open for a reader that stays and has found the digest of the block map just
+// now. What unlocks the image is asked for beside it; found is told of it before it is
+// unlocked, see generation.View.AttachMap.
+func (r *Reader) attach(ctx context.Context, v *generation.View, d origin.Digest, found func(*generation.Image)) (*Image, error) {
+	ahead, err := r.attachmentsAhead(ctx, v, d)
+	if err != nil {
+		return nil, err
+	}
+	defer ahead.close()
+	i, err := v.AttachMap(ctx, d, found)
+	if err != nil {
+		return nil, err
+	}
+	return r.opened(ctx, i, ahead.at(v, i.Generation()), d.String())
 }
 
 // read returns m unlocked, by the attachments at, if it is signed as was asked.

@@ -41,18 +41,17 @@ func newMetadata(image *generation.Image, log *slog.Logger) *pack.Fetch {
 // openPacked opens an image, and has its metadata object fetched as soon as its block map
 // is there, beside what unlocks it; through a cache only when that lacks some of it. The
 // caller closes what is fetched, nil if nothing is.
-func (h *Host) openPacked(ctx context.Context, src *Source, r *Reader, ref string) (*Image, *pack.Fetch, error) {
+func (h *Host) openPacked(ctx context.Context, src *Source, r *Reader, d origin.Digest) (*Image, *pack.Fetch, error) {
 	var metadata *pack.Fetch
-	r.found = func(i *generation.Image) {
-		if src.Near {
+	image, err := r.attach(ctx, src.View, d, func(i *generation.Image) {
+		if src.Near || metadata != nil {
 			return
 		}
 		metadata = newMetadata(i, h.log)
 		if metadata != nil && h.cfg.Cache == nil {
 			metadata.Start()
 		}
-	}
-	image, err := r.Open(ctx, src.View, ref, true)
+	})
 	if err != nil && metadata != nil {
 		metadata.Close()
 	}

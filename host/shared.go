@@ -14,6 +14,7 @@ import (
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/pack"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/sign"
 )
@@ -154,7 +155,7 @@ func (h *Host) reacquire(ctx context.Context, r *record) (*sharedDisk, error) {
 		if err != nil {
 			return err
 		}
-		if _, err = h.openFound(ctx, s, src, reader); err == nil {
+		if _, err = h.openFound(ctx, s, src, reader, nil); err == nil {
 			h.beginFill(s, r.Spec.Fill)
 		}
 		return err
@@ -233,7 +234,11 @@ func (h *Host) openStarting(ctx context.Context, s *sharedDisk, src *Source, r *
 	if spec.Profile.replays() {
 		a = h.ask(src, s.key.image, spec.Workload)
 	}
-	image, err := h.openFound(ctx, s, src, r)
+	var ahead *pack.Ahead
+	if a != nil {
+		ahead = a.pack
+	}
+	image, err := h.openFound(ctx, s, src, r, ahead)
 	if err != nil || spec.Profile == ProfileOff && spec.Fill == nil {
 		a.end()
 		return err
@@ -243,14 +248,18 @@ func (h *Host) openStarting(ctx context.Context, s *sharedDisk, src *Source, r *
 	return nil
 }
 
-// openFound opens the disk of s, as it is found at its origin.
-func (h *Host) openFound(ctx context.Context, s *sharedDisk, src *Source, r *Reader) (*Image, error) {
-	image, metadata, err := h.openPacked(ctx, src, r, s.key.image.String())
+// openFound opens the disk of s, as it is found at its origin. It takes over ahead, the
+// image's start pack; nil: none is wanted.
+func (h *Host) openFound(ctx context.Context, s *sharedDisk, src *Source, r *Reader, ahead *pack.Ahead) (*Image, error) {
+	image, metadata, err := h.openPacked(ctx, src, r, s.key.image)
 	if err != nil {
+		if ahead != nil {
+			ahead.Close()
+		}
 		return nil, err
 	}
 	s.kept = &Kept{Near: src.Near, Attachments: image.attachments}
-	if s.Disk, err = h.stack.disk(image.Unlocked, image, metadata, src.Near, src.Bound); err != nil {
+	if s.Disk, err = h.stack.disk(image.Unlocked, image, metadata, ahead, src.Near, src.Bound); err != nil {
 		return nil, err
 	}
 	s.keep(image.Keep)
@@ -265,7 +274,7 @@ func (h *Host) openKept(ctx context.Context, s *sharedDisk, r *record, reader *R
 		return err
 	}
 	image := h.lateImage(m, r.Spec.Store)
-	if s.Disk, err = h.stack.disk(m, image, nil, r.Kept.Near, nil); err != nil {
+	if s.Disk, err = h.stack.disk(m, image, nil, nil, r.Kept.Near, nil); err != nil {
 		return err
 	}
 	s.kept, s.late = r.Kept, image

@@ -54,6 +54,7 @@ type Disk struct {
 	image    published
 	sampler  *generation.Sampler // nil: there is no cache
 	metadata *pack.Fetch         // nil: it has no metadata object, or does without
+	ahead    *pack.Ahead         // nil: it has no start pack, or does without
 }
 
 // Disk puts the layers of reading together, nearest first: memory, the cache, the
@@ -66,14 +67,15 @@ type Disk struct {
 // The caller closes the disk.
 func (s *Stack) Disk(image *Image, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
 	if near {
-		return s.disk(image.Unlocked, image, nil, near, bound)
+		return s.disk(image.Unlocked, image, nil, nil, near, bound)
 	}
-	return s.disk(image.Unlocked, image, newMetadata(image.Image, s.Logger), near, bound)
+	return s.disk(image.Unlocked, image, newMetadata(image.Image, s.Logger), nil, near, bound)
 }
 
-// disk takes over metadata.
-func (s *Stack) disk(m *blockmap.Map, image published, metadata *pack.Fetch, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
-	d := &Disk{image: image, metadata: metadata}
+// disk takes over metadata, and ahead, a start pack on its way: chunks that this has frames
+// of are read by the frame.
+func (s *Stack) disk(m *blockmap.Map, image published, metadata *pack.Fetch, ahead *pack.Ahead, near bool, bound func(src chunk.Source, disk string) chunk.Source) (*Disk, error) {
+	d := &Disk{image: image, metadata: metadata, ahead: ahead}
 	var src chunk.Source = image
 	if bound != nil {
 		src = bound(image, m.Digest().String())
@@ -86,6 +88,11 @@ func (s *Stack) disk(m *blockmap.Map, image published, metadata *pack.Fetch, nea
 	var requests origin.Requester = image
 	if metadata != nil {
 		reader, requests = metadata.Reader(reader), unpacked{image, metadata}
+	}
+	if ahead != nil {
+		reader = ahead.Reader(reader)
+		o.Mode = disk.SingleFrames
+		o.Whole = func(id chunk.ID) bool { return !ahead.Has(id) }
 	}
 	reader = chunk.Traced(reader, chunk.Origin)
 	if s.Cache != nil {
@@ -109,12 +116,23 @@ func (s *Stack) disk(m *blockmap.Map, image published, metadata *pack.Fetch, nea
 	return d, nil
 }
 
+// packed reports which chunks come with the metadata object; nil: there is none.
+func (d *Disk) packed() func(chunk.ID) bool {
+	if d.metadata == nil {
+		return nil
+	}
+	return d.metadata.Has
+}
+
 // Close closes the disk and what lies under it.
 func (d *Disk) Close() error { return errors.Join(d.Disk.Close(), d.closeUnder()) }
 
 func (d *Disk) closeUnder() error {
 	if d.metadata != nil {
 		d.metadata.Close()
+	}
+	if d.ahead != nil {
+		d.ahead.Close()
 	}
 	if d.sampler == nil {
 		return nil

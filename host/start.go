@@ -12,6 +12,7 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/pack"
 	"github.com/rivuletfs/rivulet/profile"
 	"github.com/rivuletfs/rivulet/profile/start"
 )
@@ -108,13 +109,35 @@ type asked struct {
 	done   chan struct{} // closed when what follows is set
 	p      *profile.Profile
 	err    error
+	pack   *pack.Ahead // the start pack, on its way; nil: none is wanted. Its disk closes it
+}
+
+// packAhead begins to fetch the start pack of an image and workload, beside its profile. A
+// near store is asked for single frames, and a host cache for chunks, which it shares with
+// other disks: then there is none, and it returns nil.
+func (h *Host) packAhead(src *Source, image origin.Digest, workload string) *pack.Ahead {
+	if src.Near || h.cfg.Cache != nil {
+		return nil
+	}
+	var parts []origin.Digest
+	var at origin.Store
+	return pack.NewAhead(func(ctx context.Context) (n int, err error) {
+		parts, at, err = src.View.StartPack(ctx, image, workload)
+		return len(parts), err
+	}, func(ctx context.Context, i int) ([]byte, error) {
+		b, err := at.GetObject(ctx, parts[i], pack.MaxPartBytes)
+		if err != nil {
+			return nil, fmt.Errorf("start pack of image %v: part %d: %w", image, i, err)
+		}
+		return b, nil
+	}, h.log)
 }
 
 // ask asks for the profile of an image and workload, beside what its caller goes on
 // to ask for.
 func (h *Host) ask(src *Source, image origin.Digest, workload string) *asked {
 	ctx, cancel := context.WithTimeout(context.Background(), profileTime)
-	a := &asked{cancel: cancel, done: make(chan struct{})}
+	a := &asked{cancel: cancel, done: make(chan struct{}), pack: h.packAhead(src, image, workload)}
 	go func() {
 		defer close(a.done)
 		a.p, a.err = h.loadProfile(ctx, src, image, workload)
@@ -150,6 +173,7 @@ func (h *Host) loadProfile(ctx context.Context, src *Source, image origin.Digest
 type starting struct {
 	h        *Host
 	disk     *disk.Disk
+	skip     func(chunk.ID) bool // what comes with the metadata object; nil: nothing does
 	image    *Image
 	use      ProfileUse
 	recorder *start.Recorder
@@ -178,7 +202,7 @@ type starting struct {
 // has read yet. a is the profile, nil if none is wanted.
 func (h *Host) watchStart(d *Disk, image *Image, spec *Spec, a *asked) *starting {
 	s := &starting{
-		h: h, disk: d.Disk, image: image, use: spec.Profile, workload: spec.Workload, opened: time.Now(),
+		h: h, disk: d.Disk, skip: d.packed(), image: image, use: spec.Profile, workload: spec.Workload, opened: time.Now(),
 		recorder: start.NewRecorder(image.Map.Digest(), spec.Workload, start.RecordOptions{}),
 		far:      make(chan struct{}),
 		ended:    make(chan struct{}),
@@ -235,10 +259,19 @@ func (s *starting) readAhead(ctx context.Context, a *asked) {
 		}
 		return
 	}
-	r, err := start.NewReplay(s.disk, a.p, start.ReplayOptions{Unread: s.h.unread(s.disk)})
+	r, err := start.NewReplay(s.disk, a.p, start.ReplayOptions{Unread: s.h.unread(s.disk), Skip: s.skip})
 	if err != nil {
 		s.trouble("there is no profile to read ahead by", err)
 		return
+	}
+	if a.pack != nil {
+		var ids []chunk.ID
+		for _, step := range a.p.Plan() {
+			if id := s.image.Map.Chunk(int(step.Chunk)).ID; s.skip == nil || !s.skip(id) {
+				ids = append(ids, id)
+			}
+		}
+		a.pack.Cover(ids)
 	}
 	s.mu.Lock()
 	s.starts, s.delay, s.running = a.p.Starts, time.Since(s.opened), true

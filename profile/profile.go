@@ -52,3 +52,30 @@ type Profile struct {
 	Length   time.Duration // of the longest of them
 	Entries  []Entry       // each frame once, in the order in which to fetch
 }
+
+// A Step is what to fetch of a chunk in one go.
+type Step struct {
+	Chunk  uint32   // its place in the block map's table
+	Frames []uint16 // in the profile's order
+}
+
+// Plan returns what to fetch, in order: the frames of a chunk together, with the first of
+// them, and rare ones not at all.
+func (p *Profile) Plan() []Step {
+	var plan []Step
+	at := make(map[uint32]int)
+	for i := range p.Entries {
+		e := &p.Entries[i]
+		if p.Rare(e) {
+			continue
+		}
+		n, ok := at[e.Chunk]
+		if !ok {
+			n = len(plan)
+			at[e.Chunk] = n
+			plan = append(plan, Step{Chunk: e.Chunk})
+		}
+		plan[n].Frames = append(plan[n].Frames, e.Number)
+	}
+	return plan
+}

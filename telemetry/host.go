@@ -54,6 +54,9 @@ var (
 	replayed   = hostSet.counter("starts_replayed_total", "Starts that were read ahead of.")
 	recorded   = hostSet.counter("starts_recorded_total", "Starts that were recorded to their end, by where they are remembered: origin, state (the folder of this host) or nowhere.", "kept")
 
+	fills       = hostSet.gauge("fills", "Attachments whose whole disk is brought to the host cache, by how far that is: waiting (for the start), running, paused, done or failed.", "state")
+	fillLacking = hostSet.gauge("fill_lacking_chunks", "Chunks that these have still to bring.")
+
 	clientAsks      = hostSet.counter("cache_client_requests_total", "Questions to the host cache.")
 	clientFallbacks = hostSet.counter("cache_client_fallbacks_total", "Reads of the origin because the host cache was of no help.")
 	clientHanded    = hostSet.counter("cache_client_handed_total", "Requests that the host cache was given to send.")
@@ -81,9 +84,19 @@ func (*Host) Describe(ch chan<- *prometheus.Desc) {
 func (h *Host) Collect(ch chan<- prometheus.Metric) {
 	s, out := h.Host.Stats(), sink(ch)
 	states := map[host.State]int64{host.Ready: 0, host.Opening: 0, host.Waiting: 0}
+	filling := map[host.FillState]int64{host.FillWaits: 0, host.FillRuns: 0, host.FillPaused: 0, host.FillDone: 0, host.FillFailed: 0}
+	lacking := int64(0)
 	for _, i := range h.Host.List() {
 		states[i.State]++
+		if i.Fill != nil {
+			filling[i.Fill.State]++
+			lacking += int64(i.Fill.Chunks - i.Fill.Done)
+		}
 	}
+	for state, n := range filling {
+		out.put(fills, n, string(state))
+	}
+	out.put(fillLacking, lacking)
 	for state, n := range states {
 		out.put(attachments, n, string(state))
 	}

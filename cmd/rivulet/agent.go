@@ -37,6 +37,7 @@ const checkEvery = 5 * time.Second
 
 type agentOptions struct {
 	state, memory, keep string
+	poll                time.Duration
 	hold                time.Duration
 	telemetry           telemetryOptions
 }
@@ -77,6 +78,7 @@ disk.`,
 	o.telemetry.addFlags(f)
 	o.telemetry.addSlowFlag(f)
 	f.StringVar(&o.keep, "keep", keepAuto, "who keeps descriptors for the next agent: systemd, holder (a process of ours), none; auto is systemd if that says it does, else holder")
+	pollFlag(f, &o.poll)
 	f.DurationVar(&o.hold, "hold", 5*time.Minute, "how long a holder waits for the next agent before readers get errors")
 	cmd.PersistentFlags().StringVar(&a.agent, "agent", "", "the agent's socket (default $"+agentEnvironment+", or one in the user's runtime folder)")
 	_ = cmd.RegisterFlagCompletionFunc("keep", cobra.FixedCompletions([]string{keepAuto, keepSystemd, keepHolder, keepNone}, cobra.ShellCompDirectiveNoFileComp))
@@ -139,7 +141,7 @@ func (a *app) runAgent(ctx context.Context, o *agentOptions) error {
 		return err
 	}
 	defer func() { _ = g.keeper.Close() }()
-	ho := hostOptions{memory: o.memory, keeper: g.keeper, state: o.state, agent: true, seen: g.seen}
+	ho := hostOptions{memory: o.memory, keeper: g.keeper, state: o.state, agent: true, seen: g.seen, poll: o.poll}
 	if old != nil {
 		ho.commit = func() error { return old.Send(upgradeMessage{Step: stepServing}) }
 	}

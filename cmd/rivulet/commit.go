@@ -34,6 +34,9 @@ the disk at one moment, as after a power cut: what the guest has not synced is
 not there, and its file system's journal is replayed when it is mounted. To have
 everything, sync in the guest, or stop it, first.
 
+What starts of the image below have read is handed on: the new image's first start
+is read ahead of, too.
+
 The image is locked for you and for whom --recipient names, as by 'rivulet
 publish'. The image below must be signed by you or somebody whom you trust.`,
 		Example: `  rivulet agent attach nginx --writable --nbd unix:/run/vm1.sock --name vm1
@@ -71,7 +74,7 @@ publish'. The image below must be signed by you or somebody whom you trust.`,
 }
 
 // commit finds the disk and publishes it.
-func (a *app) commit(ctx context.Context, name string, flags *publishFlags, opts *publish.Options) (*publish.Committed, error) {
+func (a *app) commit(ctx context.Context, name string, flags *publishFlags, opts *publish.Options) (*commitment, error) {
 	c, done, err := a.frozen(ctx, name)
 	if err != nil {
 		return nil, err
@@ -87,7 +90,17 @@ func (a *app) commit(ctx context.Context, name string, flags *publishFlags, opts
 	bars := a.newProgress(flags.json)
 	opts.Progress = bars.event
 	defer bars.end()
-	return publish.Commit(ctx, store, *c, *opts)
+	r, err := publish.Commit(ctx, store, *c, *opts)
+	if err != nil {
+		return nil, err
+	}
+	return &commitment{r, a.inheritQuietly(ctx, store, r.Base, r.BlockMap)}, nil
+}
+
+// A commitment is what commit tells.
+type commitment struct {
+	*publish.Committed
+	Inherited []inherited `json:"inherited,omitempty"` // profiles of the image below
 }
 
 // frozen returns a disk as it is now, of an overlay's folder or of the agent. done
@@ -212,12 +225,15 @@ func (a *app) frozenFolder(ctx context.Context, dir string, i overlay.Info) (c *
 	}, nil
 }
 
-func (a *app) committed(r *publish.Committed, asJSON bool) error {
+func (a *app) committed(r *commitment, asJSON bool) error {
 	if asJSON {
 		return a.printJSON(r)
 	}
 	a.printf("%s\n", r.BlockMap)
 	a.note("committed %s: disk of %s, %d chunks, of which %d are those of the image below; new in the store: %d chunks, %s",
 		r.Name, size(r.DiskSize), r.Chunks, r.Taken, r.NewChunks, size(r.NewBytes))
+	for _, i := range r.Inherited {
+		a.note("inherited from the image below: what starts of workload %s read, %d frames", shownWorkload(i.Workload), i.Frames)
+	}
 	return nil
 }

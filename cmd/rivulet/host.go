@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/control"
@@ -39,6 +41,22 @@ type hostOptions struct {
 	commit    func() error   // as in host.Config
 	agent     bool           // nobody is there to be asked for a passphrase
 	seen      *watch         // from outside
+	poll      time.Duration  // as in vhostuser.Server
+}
+
+// maxPoll bounds polling: what waits longer is not worth a processor.
+const maxPoll = 10 * time.Millisecond
+
+// pollFlag adds --poll.
+func pollFlag(f *pflag.FlagSet, poll *time.Duration) {
+	f.DurationVar(poll, "poll", 0, "how long a busy vhost-user ring is looked at, at most, before its machine has to wake us; how long it is follows what pays (50us is much; 0: no polling)")
+}
+
+func checkPoll(poll time.Duration) error {
+	if poll < 0 || poll > maxPoll {
+		return usagef("--poll %v: want 0 to %v", poll, maxPoll)
+	}
+	return nil
 }
 
 // newHost returns a host of this process's own.
@@ -48,6 +66,9 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 		return nil, err
 	}
 	if _, err := a.origin.parse(true); err != nil {
+		return nil, err
+	}
+	if err := checkPoll(o.poll); err != nil {
 		return nil, err
 	}
 	run, err := runtimedir.Make()
@@ -79,7 +100,7 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 		Spellings: spellings,
 		Frontends: map[string]host.Frontend{
 			frontendNBD:       exports,
-			frontendVhostUser: &frontends.VhostUser{Keeper: o.keeper, Logger: log},
+			frontendVhostUser: &frontends.VhostUser{Keeper: o.keeper, Logger: log, Poll: o.poll},
 			frontendFile:      &shown,
 			frontendMount:     mounted,
 		},
@@ -102,7 +123,7 @@ func (a *app) releasePages() {
 
 // openSource opens an origin for a host, and has it counted what that is asked.
 func (a *app) openSource(ctx context.Context, url string, count *telemetry.Origins) (host.Source, error) {
-	o, err := a.openURL(ctx, url, store.Options{})
+	o, err := a.openURL(ctx, url, store.Options{Ahead: []string{generation.Pointer}}) // whoever opens it reads the states first
 	if err != nil {
 		return host.Source{}, err
 	}

@@ -39,7 +39,7 @@ can be removed at any time. Hosts that may write to the store add each start to 
 	}
 	cmd.AddCommand(
 		a.profileLsCommand(), a.profileShowCommand(), a.profileExportCommand(), a.profileImportCommand(),
-		a.profileMergeCommand(), a.profileInheritCommand(), a.profileRmCommand(), a.profileRecordCommand(), a.profileMarkCommand(),
+		a.profileMergeCommand(), a.profileInheritCommand(), a.profileRmCommand(), a.profileRecordCommand(), a.profileMarkCommand(), a.profilePackCommand(),
 	)
 	return cmd
 }

@@ -178,26 +178,32 @@ func (a *app) inheritAfter(ctx context.Context, o origin.Origin, r *publish.Resu
 	if !r.Profiled {
 		return nil
 	}
+	return a.inheritQuietly(ctx, o, r.Previous, r.BlockMap)
+}
+
+// inheritQuietly gives an image, by its block map's digest, the profiles of another one.
+// What fails is told, and no failure.
+func (a *app) inheritQuietly(ctx context.Context, o origin.Origin, old, new string) []inherited {
 	ctx, cancel := context.WithTimeoutCause(ctx, inheritTime, fmt.Errorf("it took longer than %v", inheritTime))
 	defer cancel()
-	list, err := a.inheritPrevious(ctx, o, r)
+	list, err := a.inheritPrevious(ctx, o, old, new)
 	if err != nil && !errors.Is(err, chunk.ErrNotFound) { // or the image before is gone
 		a.note("rivulet: not all was inherited of what starts of the image before have read: %v", err)
 	}
 	return list
 }
 
-func (a *app) inheritPrevious(ctx context.Context, o origin.Origin, r *publish.Result) ([]inherited, error) {
+func (a *app) inheritPrevious(ctx context.Context, o origin.Origin, old, new string) ([]inherited, error) {
 	view := a.view(o)
 	a.hostCache(ctx) // before the copy: it is closed with a
 	as := *a
 	as.silent, as.required = true, nil // nobody waits for this, or trusts it
 	var err error
 	h := &heirs{app: &as, view: view}
-	if h.old, err = view.Open(ctx, r.Previous); err != nil {
+	if h.old, err = view.Open(ctx, old); err != nil {
 		return nil, err
 	}
-	if h.new, err = view.Open(ctx, r.BlockMap); err != nil {
+	if h.new, err = view.Open(ctx, new); err != nil {
 		return nil, err
 	}
 	n := 0

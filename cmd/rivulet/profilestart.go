@@ -54,7 +54,7 @@ type recorded struct {
 func (a *app) profileRecordCommand() *cobra.Command {
 	var o vmRunOptions
 	var workload string
-	var asJSON bool
+	var packs, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "record IMAGE [-- COMMAND...]",
 		Short: "Run an image once in a virtual machine, to know what its start reads",
@@ -63,8 +63,9 @@ func (a *app) profileRecordCommand() *cobra.Command {
 start, on any host, reads ahead by it. It ends with the command, or when the start is
 over: when nothing has been read for 5 s that had not been read before, or after 2
 minutes. It is for who publishes; hosts that may write to the store record every start
-anyway.`,
-		Example: `  rivulet profile record nginx
+anyway. With --pack what starts read is put into a start pack then; see 'rivulet profile
+pack'.`,
+		Example: `  rivulet profile record nginx --pack
   rivulet profile record python3 -- python3 -c 'import json'`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeImages(1),
@@ -77,6 +78,11 @@ anyway.`,
 			if err != nil {
 				return err
 			}
+			if packs {
+				if err := a.packRecorded(cmd.Context(), r); err != nil {
+					return err
+				}
+			}
 			if asJSON {
 				return a.printJSON(r)
 			}
@@ -86,8 +92,24 @@ anyway.`,
 	}
 	a.vmRunFlags(cmd, &o)
 	cmd.Flags().StringVar(&workload, "workload", "", "what the profile is of, a name of your choice (default the command's program, if one is given, else what the image starts by itself)")
+	cmd.Flags().BoolVar(&packs, "pack", false, "make a start pack of the profile")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print what was recorded as a JSON object; the command's output goes to standard error")
 	return cmd
+}
+
+// packRecorded makes the start pack of the profile that a start was added to.
+func (a *app) packRecorded(ctx context.Context, r *recorded) error {
+	flags := profileFlags{workload: r.Workload}
+	image, _, p, err := flags.load(ctx, a, r.Image)
+	if err != nil {
+		return err
+	}
+	o, err := a.openOrigin(ctx, false)
+	if err != nil {
+		return err
+	}
+	_, err = a.makePack(ctx, o, image, p)
+	return err
 }
 
 // startLook is how often it is looked whether a start is over.

@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rivuletfs/rivulet/blockmap"
@@ -100,7 +101,8 @@ packages --help' and doc/functions.md. --lock writes what it chose to a file.
 With --converted, an image of the repository that is the store too gets a
 converted one beside it: an index that has the plain image, for whoever pulls it,
 and its disk. The image's own tag and digest stay as they are. What other
-platforms' images have there already stays.
+platforms' images have there already stays. Whoever reads images reads it by its
+address: 'rivulet serve oci://registry.example/app:1.2-rivulet'.
 
 Layers compressed by gzip are decompressed by the program igzip, if it is in
 PATH and they are large enough, in a third of the time. RIVULET_GUNZIP=igzip
@@ -123,36 +125,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 			if opts.Source.Extensions, err = a.extensions(args, flags.apart, opts.TempDir); err != nil {
 				return err
 			}
-			boundMemory()
-			opts.Workers = processors()
-			z, err := a.primeZone(flags.zone)
-			if err != nil {
-				return err
-			}
-			defer z.close()
-			bars := a.newProgress(flags.json)
-			opts.Progress = bars.event
-			o, res, err := a.publish(cmd.Context(), args, &flags, &opts, a.openChosen)
-			bars.end()
-			if err != nil {
-				return err
-			}
-			if flags.lock != "" {
-				if err := a.writeLock(cmd.Context(), o, res, flags.lock); err != nil {
-					return err
-				}
-			}
-			p := publication{Result: res}
-			if to != nil {
-				if p.Converted, err = to.write(cmd.Context(), a.view(o), res.BlockMap); err != nil {
-					return err
-				}
-			}
-			p.Inherited = a.inheritAfter(cmd.Context(), o, res)
-			if err := a.published(&p, flags.json); err != nil {
-				return err
-			}
-			return z.prime(cmd.Context(), o, res.BlockMap, flags.json)
+			return a.publishShown(cmd.Context(), args, &flags, &opts, to)
 		},
 	}
 	f := cmd.Flags()
@@ -160,11 +133,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 	f.StringVar(&flags.size, "size", "", "size of the disk, such as 20G (default: room for twice the content, and 1 GiB more)")
 	f.StringVar(&flags.platform, "platform", "", "platform to choose of several, such as linux/arm64 (default: this machine's)")
 	f.StringVar(&opts.TempDir, "temp", "", "folder for layers while they are cut (default: the system's)")
-	f.StringArrayVar(&flags.recipients, "recipient", nil, "lock the image for this age1…, ssh-… or arn:aws:kms:… too; may be repeated")
-	f.StringArrayVar(&flags.files, "recipients-file", nil, "lock the image for all age and SSH recipients in this file too")
-	f.BoolVar(&opts.Open, "open", false, "do not lock the image: whoever can read the store can read it")
-	f.StringVar(&flags.domain, "domain", seal.DefaultDomain, "salt domain: images of one domain share chunks, those of two share none")
-	f.StringArrayVar(&flags.trusts, "trust-publisher", nil, "take over known layers from the publisher with this public key or key file; may be repeated")
+	flags.lockFlags(f, &opts)
 	f.BoolVar(&flags.check, "check", false, "look for every known chunk in a far store too, and store again what is missing")
 	f.StringVar(&flags.zone, "prime-zone", "", "put the image's chunks into these cache servers too, as cached --zone takes them")
 	f.BoolVar(&flags.converted, "converted", false, "in a registry: write an index of image and disk too, at the image's tag and -rivulet")
@@ -173,6 +142,50 @@ assembly and runs as you, so choose go for images from strangers.`,
 	f.BoolVar(&flags.apart, "packages-apart", false, "put each package into /packages/NAME==VERSION, and a path file into site-packages")
 	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd
+}
+
+// publishShown publishes an image, shows how that goes on and what came of it, and does
+// what is wanted beside; to may be nil.
+func (a *app) publishShown(ctx context.Context, srcs []string, flags *publishFlags, opts *publish.Options, to *conversion) error {
+	boundMemory()
+	opts.Workers = processors()
+	z, err := a.primeZone(flags.zone)
+	if err != nil {
+		return err
+	}
+	defer z.close()
+	bars := a.newProgress(flags.json)
+	opts.Progress = bars.event
+	o, res, err := a.publish(ctx, srcs, flags, opts, a.openChosen)
+	bars.end()
+	if err != nil {
+		return err
+	}
+	if flags.lock != "" {
+		if err := a.writeLock(ctx, o, res, flags.lock); err != nil {
+			return err
+		}
+	}
+	p := publication{Result: res}
+	if to != nil {
+		if p.Converted, err = to.write(ctx, a.view(o), res.BlockMap); err != nil {
+			return err
+		}
+	}
+	p.Inherited = a.inheritAfter(ctx, o, res)
+	if err := a.published(&p, flags.json); err != nil {
+		return err
+	}
+	return z.prime(ctx, o, res.BlockMap, flags.json)
+}
+
+// lockFlags adds the flags that say for whom an image is locked, and in which domain.
+func (f *publishFlags) lockFlags(flags *pflag.FlagSet, opts *publish.Options) {
+	flags.StringArrayVar(&f.recipients, "recipient", nil, "lock the image for this age1…, ssh-… or arn:aws:kms:… too; may be repeated")
+	flags.StringArrayVar(&f.files, "recipients-file", nil, "lock the image for all age and SSH recipients in this file too")
+	flags.BoolVar(&opts.Open, "open", false, "do not lock the image: whoever can read the store can read it")
+	flags.StringVar(&f.domain, "domain", seal.DefaultDomain, "salt domain: images of one domain share chunks, those of two share none")
+	flags.StringArrayVar(&f.trusts, "trust-publisher", nil, "take over known layers from the publisher with this public key or key file; may be repeated")
 }
 
 // parse checks the flags that need it and puts them into o.

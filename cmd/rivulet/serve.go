@@ -74,6 +74,7 @@ and credentials, and serve waits and detaches them at its end.`,
 	f := cmd.Flags()
 	f.StringVar(&o.address, "nbd", "", "where to listen: unix:PATH or tcp:HOST:PORT (default: a socket in the user's runtime folder)")
 	f.StringVar(&o.vhostUser, "vhost-user", "", "offer one image over vhost-user-blk, at this socket")
+	pollFlag(f, &o.poll)
 	f.StringVar(&o.memory, "memory", "256M", "bound of what is kept decoded in memory, for all disks together; an agent has its own")
 	a.origin.addFlags(f)
 	a.cacheFlag(cmd)
@@ -94,6 +95,7 @@ and credentials, and serve waits and detaches them at its end.`,
 type serveOptions struct {
 	address, vhostUser, memory   string
 	json                         bool
+	poll                         time.Duration
 	overlay                      overlayFlags
 	start                        startFlags
 	tlsCert, tlsKey, tlsClientCA string
@@ -219,7 +221,7 @@ func (a *app) serveHolder(ctx context.Context, o *serveOptions) (diskHolder, fun
 	if err != nil {
 		return nil, nil, err
 	}
-	h, err := a.newHost(ctx, hostOptions{memory: o.memory, listeners: listeners, seen: seen})
+	h, err := a.newHost(ctx, hostOptions{memory: o.memory, listeners: listeners, seen: seen, poll: o.poll})
 	if err != nil {
 		seen.close()
 		return nil, nil, err

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/rivuletfs/rivulet/frontend/nbd"
 	"github.com/rivuletfs/rivulet/frontend/vhostuser"
@@ -25,7 +26,8 @@ const vhostPrefix = "vhost-"
 // front ends come back to it by themselves, and bring what they were at.
 type VhostUser struct {
 	Keeper keep.Keeper
-	Logger *slog.Logger // nil: nobody
+	Logger *slog.Logger  // nil: nobody
+	Poll   time.Duration // as in vhostuser.Server
 
 	mu      sync.Mutex // not held over waits
 	offered map[string]*offeredVhostUser
@@ -45,7 +47,7 @@ func (v *VhostUser) Offer(_ context.Context, o host.Offer) (host.Offered, error)
 	s := &offeredVhostUser{
 		VhostUser: v, id: o.ID, listener: ln, failed: make(chan struct{}),
 		address: "unix:" + Absolute(ln.Addr()).String(),
-		server:  &vhostuser.Server{Export: vhostuser.Export{Device: o.Device, Serial: o.Name}, Log: v.Logger},
+		server:  &vhostuser.Server{Export: vhostuser.Export{Device: o.Device, Serial: o.Name}, Log: v.Logger, Poll: v.Poll},
 	}
 	own, err := fdpass.Of(ln.(syscall.Conn))
 	if err == nil {

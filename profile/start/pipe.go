@@ -1,17 +1,21 @@
 package start
 
-import "time"
+import (
+	"time"
+
+	"github.com/rivuletfs/rivulet/chunk"
+)
 
 // Bounds of what a Replay has under way, in stored bytes.
 const (
 	MinWindow   = 256 << 10
-	FirstWindow = 512 << 10
+	FirstWindow = 1 << 20
 	MaxWindow   = 16 << 20 // 1 Gbit/s for 128 ms
 )
 
 const (
 	// growth is by how much a round has to be faster than all before it for the
-	// window to be doubled again.
+	// window to grow on.
 	growth = 1.5
 	// lateness is how much longer than in the quickest round fetches take on a way
 	// that is full.
@@ -26,25 +30,29 @@ const (
 
 // A pipe finds out how much to have under way: as much as fills the way to the store,
 // which is its bandwidth times its delay, twice. Both are measured, round by round: the
-// highest rate, and the shortest time that fetches took on average. First the window is
-// doubled for as long as that makes rounds faster and not longer.
+// highest rate, and the shortest time that fetches took on average. First the window
+// grows by what comes, so that it doubles with each delay, for as long as that makes
+// rounds faster and fetches not longer.
 type pipe struct {
 	window int64
 	under  int64 // bytes asked for and not there
 
+	from  chunk.Tier    // the furthest tier; what follows is of the way there
 	delay time.Duration // of the quickest round; 0: there was none
 	best  float64       // bytes a second
-	full  bool          // doubling is over
+	least time.Duration // of the quickest fetch; 0: there was none
+	full  bool          // growing by what comes is over
 
-	// A round is the time in which a window of bytes comes.
+	// A round is the time in which a window of bytes comes, as it was at its begin.
 	begun   time.Time
+	size    int64
 	bytes   int64
 	fetches int
 	took    time.Duration // all of them
 	starved bool          // there was not enough under way in it to tell
 }
 
-func newPipe(now time.Time) *pipe { return &pipe{window: FirstWindow, begun: now} }
+func newPipe(now time.Time) *pipe { return &pipe{window: FirstWindow, size: FirstWindow, begun: now} }
 
 // room reports whether n bytes may be asked for.
 func (p *pipe) room(n int64) bool { return p.under == 0 || p.under+n <= p.window }
@@ -56,15 +64,25 @@ func (p *pipe) ask(n int64) { p.under += n }
 func (p *pipe) starve() { p.starved = true }
 
 // done says that a fetch for which n bytes were asked for is over: it took some time,
-// and brought some bytes.
-func (p *pipe) done(now time.Time, n, bytes int64, took time.Duration) {
+// and brought some bytes, from a tier. What comes from nearer than the furthest tier tells
+// nothing of the way there.
+func (p *pipe) done(now time.Time, n, bytes int64, took time.Duration, from chunk.Tier) {
 	p.under -= n
-	if bytes == 0 {
+	if bytes == 0 || from < p.from {
 		return
+	}
+	if from > p.from {
+		*p = pipe{window: p.window, under: p.under, from: from, begun: now.Add(-took), size: p.window}
 	}
 	p.fetches++
 	p.took += took
-	if p.bytes += bytes; p.bytes < p.window {
+	if p.least == 0 || took < p.least {
+		p.least = took
+	}
+	if !p.full && took.Seconds() <= lateness*p.least.Seconds() {
+		p.window = min(p.window+bytes, MaxWindow)
+	}
+	if p.bytes += bytes; p.bytes < p.size {
 		return
 	}
 	mean := p.took / time.Duration(p.fetches)
@@ -72,7 +90,7 @@ func (p *pipe) done(now time.Time, n, bytes int64, took time.Duration) {
 	if !p.starved || rate > p.best {
 		p.round(rate, mean)
 	}
-	p.begun, p.bytes, p.fetches, p.took, p.starved = now, 0, 0, 0, false
+	p.begun, p.size, p.bytes, p.fetches, p.took, p.starved = now, p.window, 0, 0, 0, false
 }
 
 // round sets the window after a round of that rate, whose fetches took so long.
@@ -83,9 +101,6 @@ func (p *pipe) round(rate float64, mean time.Duration) {
 	p.full = p.full || rate < growth*p.best || mean.Seconds() > lateness*p.delay.Seconds()
 	p.best = max(rate, fading*p.best)
 	if p.full {
-		p.window = int64(gain * p.best * p.delay.Seconds())
-	} else {
-		p.window *= 2
+		p.window = min(max(int64(gain*p.best*p.delay.Seconds()), MinWindow), MaxWindow)
 	}
-	p.window = min(max(p.window, MinWindow), MaxWindow)
 }

@@ -46,6 +46,9 @@ type ReplayOptions struct {
 	// Unread bounds the frames that were brought and not read yet, which memory has
 	// to hold; 0: DefaultUnread.
 	Unread int
+	// Skip reports whether a chunk comes by another way, and is not to be fetched; nil:
+	// none does.
+	Skip func(id chunk.ID) bool
 }
 
 // Why a Replay ended.
@@ -106,29 +109,27 @@ type want struct {
 }
 
 // NewReplay plans to read ahead of a start of d. The order is that of the profile; frames
-// of one chunk come together, with the first of them, and rare ones (profile.Profile.Rare)
-// not at all. The error is that p does not fit d's block map.
+// of one chunk come together, with the first of them; rare ones (profile.Profile.Rare),
+// and those of chunks to skip, not at all. The error is that p does not fit d's block map.
 func NewReplay(d Disk, p *profile.Profile, opt ReplayOptions) (*Replay, error) {
 	m := d.Map()
 	if err := p.Fits(m); err != nil {
 		return nil, fmt.Errorf("read ahead: %w", err)
 	}
 	r := &Replay{disk: d, opt: opt, ready: make(chan struct{}, 1), frames: make(map[profile.Frame]state), pipe: newPipe(time.Now())}
-	at := make(map[uint32]int)
 	for i := range p.Entries {
-		e := &p.Entries[i]
-		r.frames[e.Frame] = planned
-		if p.Rare(e) {
+		r.frames[p.Entries[i].Frame] = planned
+	}
+	for _, step := range p.Plan() {
+		if opt.Skip != nil && opt.Skip(m.Chunk(int(step.Chunk)).ID) {
 			continue
 		}
-		n, ok := at[e.Chunk]
-		if !ok {
-			n = len(r.plan)
-			at[e.Chunk] = n
-			r.plan = append(r.plan, want{pos: int(e.Chunk)})
+		w := want{pos: int(step.Chunk)}
+		for _, f := range step.Frames {
+			w.frames.Add(int(f))
 		}
-		r.plan[n].frames.Add(int(e.Number))
-		r.p.Planned++
+		r.plan = append(r.plan, w)
+		r.p.Planned += len(step.Frames)
 	}
 	info := m.Info()
 	for i := range r.plan {
@@ -249,7 +250,7 @@ func (r *Replay) done(w *want, b disk.Brought, err error, took time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.under--
-	r.pipe.done(time.Now(), w.cost, b.Bytes, took)
+	r.pipe.done(time.Now(), w.cost, b.Bytes, took, b.From)
 	r.p.Bytes += b.Bytes
 	switch {
 	case err == nil:
