@@ -39,7 +39,8 @@ packages/sandbox   any
 packages/rootfs    any: flatten flatten/source packages/sandbox
 packages/lock      any
 packages/python    any: packages/lock packages/sandbox packages/wheel
-packages           any: flatten/source flatten/zipfile packages/lock packages/python packages/rootfs packages/wheel
+packages/npm       any: flatten
+packages           any: flatten/source flatten/zipfile packages/lock packages/npm packages/python packages/rootfs packages/wheel
 layout             std: ext4 flatten
 profile            std: blockmap origin
 profile/start      any: blockmap chunk disk internal/tokenbucket origin profile

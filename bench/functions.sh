@@ -30,7 +30,11 @@ module() { echo "${modules[$1]:-$1}"; }
 now() { date +%s.%N; }
 # took SINCE: the seconds since then.
 took() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.2f", b - a }'; }
-inside() { unshare --fork --pid --mount --mount-proc="$1/proc" chroot "$1" env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/tmp "${@:2}"; }
+# inside ROOT CMD...: runs CMD in a root, with a /tmp of its own.
+inside() {
+	# shellcheck disable=SC2016
+	unshare --fork --pid --mount --mount-proc="$1/proc" sh -c 'mount -t tmpfs tmpfs "$1/tmp" && exec chroot "$@"' sh "$1" env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/tmp "${@:2}"
+}
 publish() { rivulet publish "$BASE" "$@" --json 2>>"$WORK/publish.log"; }
 # mounted NAME DIR: mounts a disk by a process of its own, without a cache.
 mounted() {
@@ -49,23 +53,23 @@ packages() {
 	mkdir "$WORK/upper" "$WORK/copy"
 	mount -t overlay overlay -o "lowerdir=$WORK/base,upperdir=$(mkdir -p "$WORK/upper/u" && echo "$WORK/upper/u"),workdir=$(mkdir -p "$WORK/upper/w" && echo "$WORK/upper/w")" "$WORK/copy"
 	later umount "$WORK/copy"
-	mkdir -p "$WORK/copy/tmp/pip"
-	cp -r "$(python3 -c 'import pip; print(pip.__path__[0])')" "$WORK/copy/tmp/pip/pip"
+	mkdir -p "$WORK/copy/opt/pip"
+	cp -r "$(python3 -c 'import pip; print(pip.__path__[0])')" "$WORK/copy/opt/pip/pip"
 	cat /etc/resolv.conf >"$WORK/copy/etc/resolv.conf"
 	cat /etc/hosts >"$WORK/copy/etc/hosts"
 	for v in $(compgen -e | grep -iE '^(pip_(index_url|extra_index_url|default_timeout|trusted_host)|(https?|no|all)_proxy)$' || true); do settings+=("$v=${!v}"); done
 	if [ -n "${PIP_CERT:-}" ]; then
-		cp "$PIP_CERT" "$WORK/copy/tmp/certs.pem"
-		settings+=(PIP_CERT=/tmp/certs.pem)
+		cp "$PIP_CERT" "$WORK/copy/opt/certs.pem"
+		settings+=(PIP_CERT=/opt/certs.pem)
 	fi
 	echo '| package | pip: download, install, s | import, s | rivulet: first time, s | second disk, s | import, cold host, s | warm, s |'
 	echo '| --- | --- | --- | --- | --- | --- | --- |'
 	for p in $PACKAGES; do
 		t=$(now)
-		inside "$WORK/copy" "${settings[@]}" python3 /tmp/pip/pip install -q --no-cache-dir --target "/tmp/fresh/$p" --only-binary :all: --disable-pip-version-check "$p" >>"$WORK/pip.log" 2>&1 || fail "pip install $p"
+		inside "$WORK/copy" "${settings[@]}" python3 /opt/pip/pip install -q --no-cache-dir --target "/opt/fresh/$p" --only-binary :all: --disable-pip-version-check "$p" >>"$WORK/pip.log" 2>&1 || fail "pip install $p"
 		pip=$(took "$t")
 		t=$(now)
-		inside "$WORK/copy" PYTHONPATH="/tmp/fresh/$p" python3 -c "import $(module "$p")"
+		inside "$WORK/copy" PYTHONPATH="/opt/fresh/$p" python3 -c "import $(module "$p")"
 		pip_import=$(took "$t")
 		rivulet packages rm --all 2>/dev/null
 		t=$(now)

@@ -30,7 +30,7 @@ import (
 //
 //	bases/CHAIN/root         the tree of an image that packages were installed for
 //	bases/CHAIN/target.json  the Python that it has
-//	files/SHA256/NAME        a wheel
+//	files/DIGEST/NAME        a wheel or a tarball
 //	installed/KEY.tar        an installation: a layer
 //	installed/KEY.json       what it is; written last, it says that the installation is whole
 //	locks/NAME               held by whoever makes one of these
@@ -213,8 +213,9 @@ type Installed struct {
 	Key       string            `json:"key"`
 	Name      string            `json:"name"`
 	Version   string            `json:"version"`
-	Wheel     string            `json:"wheel"`  // name of the file
-	SHA256    string            `json:"sha256"` // of the file, in hexadecimal
+	Wheel     string            `json:"wheel"`            // name of the file, a wheel or npm's tarball
+	SHA256    string            `json:"sha256,omitempty"` // of the file, in hexadecimal; npm has SHA512
+	SHA512    string            `json:"sha512,omitempty"`
 	Target    string            `json:"target"` // interpreter and platform
 	DiffID    string            `json:"diff_id"`
 	Size      int64             `json:"size"`    // of the layer in bytes
@@ -314,6 +315,19 @@ func (c *Cache) layer(in *Installed) (*source.Layer, error) {
 	}), nil
 }
 
+// image returns installations as an image.
+func (c *Cache) image(made []*Installed) (*source.Image, error) {
+	img := &source.Image{}
+	for _, in := range made {
+		l, err := c.layer(in)
+		if err != nil {
+			return nil, err
+		}
+		img.Layers = append(img.Layers, l)
+	}
+	return img, nil
+}
+
 // List returns what is installed, by name and version.
 func (c *Cache) List() ([]*Installed, error) {
 	all, err := os.ReadDir(c.path("installed"))
@@ -350,10 +364,14 @@ func (c *Cache) Remove(in *Installed) error {
 			return err
 		}
 	}
-	if b, err := hex.DecodeString(in.SHA256); err != nil || len(b) != sha256.Size {
+	sum := in.SHA256
+	if in.SHA512 != "" {
+		sum = in.SHA512
+	}
+	if _, err := hex.DecodeString(sum); err != nil || sum == "" {
 		return nil
 	}
-	return removeTree(c.path("files", in.SHA256))
+	return removeTree(c.path("files", sum))
 }
 
 // RemoveRest removes what installing needed: the trees of images, and the files. They are

@@ -3,6 +3,7 @@ package packages
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -22,8 +23,8 @@ const (
 
 var client = &http.Client{}
 
-// fetch returns the file with that digest, which is downloaded once for all processes.
-// login, if not nil, returns what to log in to a host with.
+// fetch returns the file with that digest, a SHA-256 or SHA-512 in hexadecimal, which is
+// downloaded once for all processes. login, if not nil, returns what to log in to a host with.
 func (c *Cache) fetch(ctx context.Context, from, name, sum string, login func(host string) *url.Userinfo) (string, error) {
 	final := c.path("files", sum, name)
 	if _, err := os.Stat(final); err == nil {
@@ -76,7 +77,10 @@ func download(ctx context.Context, from, to, sum string, login func(host string)
 	if err != nil {
 		return false, err
 	}
-	h := sha256.New()
+	h, name := sha256.New(), "SHA-256"
+	if len(sum) == hex.EncodedLen(sha512.Size) {
+		h, name = sha512.New(), "SHA-512"
+	}
 	n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(body, maxWheelBytes+1))
 	if err == nil {
 		err = f.Sync()
@@ -88,7 +92,7 @@ func download(ctx context.Context, from, to, sum string, login func(host string)
 		return false, fmt.Errorf("more than %d bytes", int64(maxWheelBytes))
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
-		return false, fmt.Errorf("its SHA-256 is %s, and the lock says %s", got, sum)
+		return false, fmt.Errorf("its %s is %s, and the lock says %s", name, got, sum)
 	}
 	return false, nil
 }

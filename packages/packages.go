@@ -1,5 +1,6 @@
-// Package packages makes layers of Python packages: of wheels, of requirements that pip
-// resolves, and of locks. It is an extension of flatten/source.
+// Package packages makes layers of packages: Python's, of wheels, source distributions,
+// requirements that pip resolves and locks, by [Python]; and npm's, by [Node]. Both are
+// extensions of flatten/source.
 //
 // Each distribution is installed alone, and is a layer of its own. That layer is a pure
 // function of the wheel, of the interpreter and where it has its packages, and of nothing
@@ -85,14 +86,10 @@ func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer)
 	if err != nil {
 		return nil, err
 	}
-	p.tellCollisions(made)
-	img := &source.Image{}
-	for _, in := range made {
-		l, err := p.Cache.layer(in)
-		if err != nil {
-			return nil, err
-		}
-		img.Layers = append(img.Layers, l)
+	tellCollisions(made, p.Tell)
+	img, err := p.Cache.image(made)
+	if err != nil {
+		return nil, err
 	}
 	text, err := whole.Encode()
 	if err != nil {
@@ -498,8 +495,8 @@ func (o *opening) fetch(ctx context.Context, w *lock.Wheel) (string, error) {
 
 // tellCollisions tells which packages have a path in common. The later one's file is the one
 // there is, as it is with pip.
-func (p *Python) tellCollisions(made []*Installed) {
-	if p.Tell == nil {
+func tellCollisions(made []*Installed, tell func(line string)) {
+	if tell == nil {
 		return
 	}
 	type owner struct {
@@ -532,6 +529,6 @@ func (p *Python) tellCollisions(made []*Installed) {
 		if len(list) > 1 {
 			more = fmt.Sprintf(" and %d files more", len(list)-1)
 		}
-		p.Tell(fmt.Sprintf("packages %s and %s both have /%s%s: %s's is used, as with pip", k.first.Name, k.second.Name, list[0], more, k.second.Name))
+		tell(fmt.Sprintf("packages %s and %s both have /%s%s: %s's is used, as the last one installed", k.first.Name, k.second.Name, list[0], more, k.second.Name))
 	}
 }

@@ -53,7 +53,7 @@ func openPackages() (*packages.Cache, error) {
 func (a *app) extensions(srcs []string, apart bool, temp string) (map[string]source.Extension, error) {
 	wanted := slices.ContainsFunc(srcs, func(src string) bool {
 		scheme, _, _ := strings.Cut(src, ":")
-		return slices.Contains(packages.Schemes, scheme)
+		return scheme == packages.NodeScheme || slices.Contains(packages.Schemes, scheme)
 	})
 	if !wanted {
 		return nil, nil
@@ -62,8 +62,9 @@ func (a *app) extensions(srcs []string, apart bool, temp string) (map[string]sou
 	if err != nil {
 		return nil, err
 	}
-	p := &packages.Python{Cache: cache, TempDir: temp, Apart: apart, Tell: func(line string) { a.note("%s", line) }}
-	out := make(map[string]source.Extension)
+	tell := func(line string) { a.note("%s", line) }
+	p := &packages.Python{Cache: cache, TempDir: temp, Apart: apart, Tell: tell}
+	out := map[string]source.Extension{packages.NodeScheme: &packages.Node{Cache: cache, TempDir: temp, Tell: tell}}
 	for _, scheme := range packages.Schemes {
 		out[scheme] = p
 	}
@@ -72,15 +73,15 @@ func (a *app) extensions(srcs []string, apart bool, temp string) (map[string]sou
 
 // writeLock writes the lock of what was published.
 func (a *app) writeLock(ctx context.Context, o origin.Origin, res *publish.Result, file string) error {
-	text, err := a.lockText(ctx, a.view(o), res.BlockMap)
+	text, err := a.lockText(ctx, a.view(o), res.BlockMap, packages.Label)
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(file, []byte(text), 0o644)
 }
 
-// lockText returns the lock that an image's configuration has.
-func (a *app) lockText(ctx context.Context, v *generation.View, image string) (string, error) {
+// lockText returns the lock that an image's configuration has under a label.
+func (a *app) lockText(ctx context.Context, v *generation.View, image, label string) (string, error) {
 	i, err := a.find(ctx, v, image, false)
 	if err != nil {
 		return "", err
@@ -95,17 +96,17 @@ func (a *app) lockText(ctx context.Context, v *generation.View, image string) (s
 	if err := json.Unmarshal(m.Info().Config, &config); err != nil {
 		return "", fmt.Errorf("image %q: configuration: %w", image, err)
 	}
-	text := config.Config.Labels[packages.Label]
+	text := config.Config.Labels[label]
 	if text == "" {
 		return "", fmt.Errorf("image %q: %w", image, errNoPackages)
 	}
 	return text, nil
 }
 
-var errNoPackages = errors.New("it was published without packages")
+var errNoPackages = errors.New("it was published without such packages")
 
 func (a *app) lockOf(ctx context.Context, v *generation.View, image string) (*lock.Lock, error) {
-	text, err := a.lockText(ctx, v, image)
+	text, err := a.lockText(ctx, v, image, packages.Label)
 	if err != nil {
 		return nil, err
 	}
@@ -345,12 +346,15 @@ func (a *app) packagesWhyCommand() *cobra.Command {
 }
 
 func (a *app) packagesLockCommand() *cobra.Command {
-	return &cobra.Command{
+	var npm bool
+	cmd := &cobra.Command{
 		Use:   "lock IMAGE",
 		Short: "Print the lock of an image's packages, a pylock.toml",
 		Long: `Lock prints what was chosen when the image was published. 'rivulet publish
-pylock:FILE' of it on the same image makes the same disk.`,
-		Example:           `  rivulet packages lock function > pylock.toml`,
+pylock:FILE' of it on the same image makes the same disk. With --npm, it is the
+package-lock.json of npm's packages.`,
+		Example: `  rivulet packages lock function > pylock.toml
+  rivulet packages lock --npm function > package-lock.json`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -358,7 +362,11 @@ pylock:FILE' of it on the same image makes the same disk.`,
 			if err != nil {
 				return err
 			}
-			text, err := a.lockText(cmd.Context(), view, args[0])
+			label := packages.Label
+			if npm {
+				label = packages.NodeLabel
+			}
+			text, err := a.lockText(cmd.Context(), view, args[0], label)
 			if err != nil {
 				return err
 			}
@@ -366,6 +374,8 @@ pylock:FILE' of it on the same image makes the same disk.`,
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&npm, "npm", false, "print the lock of npm's packages")
+	return cmd
 }
 
 func (a *app) packagesRmCommand() *cobra.Command {

@@ -84,6 +84,7 @@ them, and stores those that the store does not have yet. A source is
   pylock:FILE          those that a lock has (pylock.toml)
   wheel:FILE           one wheel, and nothing that it needs
   sdist:FILE           a source distribution, built in a sandbox
+  npm:FILE[@DIR]       the npm packages of a package-lock.json or package.json
 
 Several sources are stacked, the first at the bottom. A layer that the store
 knows is not read again. Publish can be stopped at any time and run again.

@@ -14,7 +14,7 @@ import (
 // openZip makes a layer of what is in a zip file: FILE, or FILE@DIR to have it below
 // DIR, an absolute path in the image.
 func openZip(ctx context.Context, src string, _ *Options) (*Image, error) {
-	path, dir, err := splitDir(src)
+	path, dir, err := SplitDir(src)
 	if err != nil {
 		return nil, err
 	}
@@ -33,8 +33,9 @@ func openZip(ctx context.Context, src string, _ *Options) (*Image, error) {
 	return img, nil
 }
 
-// splitDir cuts FILE@DIR at the last "@/".
-func splitDir(src string) (file, dir string, err error) {
+// SplitDir cuts FILE@DIR at the last "@/". dir is as flatten.Entry has a path; it is the
+// root if none is given.
+func SplitDir(src string) (file, dir string, err error) {
 	i := strings.LastIndex(src, "@/")
 	if i < 0 {
 		return src, ".", nil

@@ -5,10 +5,12 @@
 # from the index that pip is set up for: the disk with them runs programs that use them;
 # it has the tree that pip makes of a copy of the image, but for what functions.py
 # lists; published from its lock, with nothing kept, it is the same disk; published again
-# it adds no chunk and installs nothing; two publishers at once install each package once. Hostile zip files and wheels are refused, and builds that fork, fill
-# memory or disk, open sockets, or want the machine's files are stopped, each in one line.
+# it adds no chunk and installs nothing; two publishers at once install each package once.
+# With npm's packages, a disk has the tree that npm makes. Hostile zip files and wheels are
+# refused, and builds that fork, fill memory or disk, open sockets, or want the machine's
+# files are stopped, each in one line.
 #
-# Needs pip, bubblewrap, jq, root, and the index.
+# Needs pip, bubblewrap, jq, zip, root, the indexes, the image nodejs, and node-npm or npm.
 source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 
 if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$(images); fi
@@ -127,6 +129,51 @@ echo 'answer = 42' >"$WORK/src/built-1.0/built.py"
 tar -C "$WORK/src" -czf "$WORK/built-1.0.tar.gz" built-1.0
 publish "sdist:$WORK/built-1.0.tar.gz" --name built >/dev/null
 rivulet cat built "$(cd "$WORK/disk" && find usr/local -name site-packages -o -name dist-packages | head -1)/built.py" | grep -qx 'answer = 42' || fail "it was not built"
+
+step "npm's packages"
+NPM_IMAGE=node-npm # has npm, so that this machine need not
+if ! jq -e --arg name "$NPM_IMAGE" 'any(.manifests[]; .annotations["org.opencontainers.image.ref.name"] == $name)' "$IMAGES/index.json" >/dev/null; then
+	command -v npm >/dev/null || skip "npm, or the image $NPM_IMAGE"
+	npm_here() { (cd "$1" && npm "${@:2}" --no-audit --no-fund --loglevel=error >/dev/null); }
+else
+	rivulet publish "oci:$IMAGES:$NPM_IMAGE" --name npm >/dev/null 2>>"$WORK/publish.log"
+	mkdir "$WORK/npm" "$WORK/npm-copy" "$WORK/upper/nu" "$WORK/upper/nw"
+	start "$WORK/mount-npm.log" "$WORK/bin/rivulet" mount npm "$WORK/npm" --foreground
+	later rivulet umount "$WORK/npm"
+	await 30 mountpoint -q "$WORK/npm" || fail "not mounted after 30 s"
+	mount -t overlay overlay -o "lowerdir=$WORK/npm,upperdir=$WORK/upper/nu,workdir=$WORK/upper/nw" "$WORK/npm-copy"
+	later umount "$WORK/npm-copy"
+	cat /etc/resolv.conf >"$WORK/npm-copy/etc/resolv.conf"
+	cat /etc/hosts >"$WORK/npm-copy/etc/hosts"
+	npm_settings=()
+	for v in $(compgen -e | grep -iE '^(npm_config_registry|(https?|no|all)_proxy)$' || true); do npm_settings+=("$v=${!v}"); done
+	if [ -n "${NODE_EXTRA_CA_CERTS:-}" ]; then
+		cp "$NODE_EXTRA_CA_CERTS" "$WORK/npm-copy/tmp/certs.pem"
+		npm_settings+=(NODE_EXTRA_CA_CERTS=/tmp/certs.pem)
+	fi
+	npm_here() { # DIR ARGUMENT...
+		rm -rf "$WORK/npm-copy/tmp/app" && cp -r "$1" "$WORK/npm-copy/tmp/app"
+		inside "$WORK/npm-copy" "${npm_settings[@]}" sh -c 'cd /tmp/app && npm "$@" --no-audit --no-fund --loglevel=error >/dev/null' sh "${@:2}"
+		cp -r "$WORK/npm-copy/tmp/app/." "$1"
+	}
+fi
+mkdir "$WORK/app"
+cat >"$WORK/app/package.json" <<'MANIFEST'
+{"name": "function", "version": "1.0.0", "dependencies": {"express": "^4", "semver": "*"}, "devDependencies": {"left-pad": "*"}}
+MANIFEST
+npm_here "$WORK/app" install --package-lock-only --ignore-scripts
+rivulet publish "oci:$IMAGES:nodejs" "npm:$WORK/app/package-lock.json@/var/task" --name node >/dev/null 2>>"$WORK/publish.log"
+npm_here "$WORK/app" ci --omit=dev --ignore-scripts
+mkdir "$WORK/node"
+start "$WORK/mount-node.log" "$WORK/bin/rivulet" mount node "$WORK/node" --foreground
+later rivulet umount "$WORK/node"
+await 30 mountpoint -q "$WORK/node" || fail "not mounted after 30 s"
+rm "$WORK/app/node_modules/.package-lock.json"
+listed() { (cd "$1" && find . -printf '%P %m %l\n' | sort); }
+diff <(listed "$WORK/node/var/task/node_modules") <(listed "$WORK/app/node_modules") || fail "another tree than npm's"
+diff -r --no-dereference "$WORK/node/var/task/node_modules" "$WORK/app/node_modules" || fail "other contents than npm's"
+got=$(inside "$WORK/node" sh -c 'cd /var/task && node -e "console.log(typeof require(\"express\"))" && ./node_modules/.bin/semver 1.2.3')
+[ "$got" = $'function\n1.2.3' ] || fail "node says $got"
 
 step "hostile archives, wheels and builds"
 refused() { # WORDS SOURCE...: publishing fails in one line that has WORDS

@@ -22,7 +22,7 @@ type Limits struct {
 	Memory    int64         // bytes of all processes together, and of each by the kernel; default 500 MiB
 	Disk      int64         // bytes of /tmp, which are memory too; default 512 MiB
 	Output    int64         // bytes written to Stdout; default 1 GiB
-	Processes int           // at one time, threads counted; default 256
+	Processes int           // at one time, threads counted; default 256. Without root, somewhat more
 	CPU       time.Duration // of one process; default 10 min
 	Time      time.Duration // of the run; default 15 min
 }

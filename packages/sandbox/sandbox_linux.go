@@ -73,8 +73,12 @@ func Run(ctx context.Context, s Spec) (err error) {
 
 	ctx, cancel := context.WithTimeoutCause(ctx, s.Limits.Time, errTime)
 	defer cancel()
+	processes := s.Limits.Processes
+	if !root {
+		processes += ownTasks() + taskSlack
+	}
 	line := []string{
-		"prlimit", "--nproc=" + strconv.Itoa(s.Limits.Processes), "--cpu=" + strconv.Itoa(seconds(s.Limits.CPU)), "--core=0",
+		"prlimit", "--nproc=" + strconv.Itoa(processes), "--cpu=" + strconv.Itoa(seconds(s.Limits.CPU)), "--core=0",
 		"--nofile=" + strconv.Itoa(fileLimit), "--data=" + strconv.FormatInt(s.Limits.Memory, 10), "--memlock=0", "--msgqueue=0",
 		"setarch", "-R", bwrap, // without random addresses, so that equal work gives equal bytes
 	}
@@ -92,6 +96,29 @@ func Run(ctx context.Context, s Spec) (err error) {
 	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // bubblewrap ends with its parent by itself
 	return s.wait(ctx, cmd, &complaint, out)
+}
+
+// taskSlack is how many more processes and threads a user may have by the time that a
+// program runs in a sandbox of that user's.
+const taskSlack = 128
+
+// ownTasks returns how many processes and threads the user has: all of a user's count against
+// one limit, but for root's sandboxes, which are users of their own.
+func ownTasks() int {
+	all, _ := os.ReadDir("/proc")
+	n := 0
+	for _, p := range all {
+		if p.Name()[0] < '0' || p.Name()[0] > '9' {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Stat("/proc/"+p.Name(), &st) != nil || int(st.Uid) != os.Geteuid() {
+			continue
+		}
+		tasks, _ := os.ReadDir("/proc/" + p.Name() + "/task")
+		n += len(tasks)
+	}
+	return n
 }
 
 var (

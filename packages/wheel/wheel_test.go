@@ -192,6 +192,22 @@ func TestInstall(t *testing.T) {
 	}
 }
 
+// TestGolden holds the bytes of an installation: whatever changes them is a new version of
+// doc/format/packages.md, and of packages.layoutVersion.
+func TestGolden(t *testing.T) {
+	p, err := plan(t, build(t, goodName, files(), nil), layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.New()
+	if err := p.WriteArchive(context.Background(), sum); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprintf("%x", sum.Sum(nil)), "0ce99a634e210b2cd2d04a03c99ba3737fc35b04ee767ef0b1b26448f5b84e70"; got != want {
+		t.Errorf("digest %s, want %s", got, want)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	for _, c := range []struct {
 		what, name string
