@@ -6,6 +6,7 @@
 #   profile    nothing is here; one host's recorded start is followed on another
 #   pack       the same, and what the start reads is in a start pack
 #   lazy       the same without a profile
+#   neighbours the same, with the chunks brought that lie behind those that are read
 #   download   the whole disk first, then a loop device
 #   local      the whole disk is here, in a file behind a loop device
 #
@@ -59,7 +60,10 @@ far() {
 	host "$1"
 	requests=$(asked requests) bytes=$(asked bytes)
 	began=$EPOCHREALTIME
-	rivulet --store "$far_store" mount "$image" "$WORK/mnt" --profile "$1" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "mount $image"; }
+	local options=(--profile "$1")
+	# A workload that nobody has started has no profile.
+	[ "${3:-}" != neighbours ] || options=(--profile replay --workload new --neighbours)
+	rivulet --store "$far_store" mount "$image" "$WORK/mnt" "${options[@]}" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "mount $image"; }
 	hello "$WORK/mnt"
 	[ "$1" != record ] || rivulet profile mark "$WORK/mnt"
 	STATUS=$(rivulet agent ls --json | jq -c "${2:-.}")
@@ -92,6 +96,10 @@ for image in $STARTS; do
 		note "$image" lazy "$(took)" >>"$WORK/times"
 		note "$image: MB fetched" lazy "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"
 		note "$image: requests" lazy "$REQUESTS" >>"$WORK/costs"
+		far off . neighbours
+		note "$image" neighbours "$(took)" >>"$WORK/times"
+		note "$image: MB fetched" neighbours "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"
+		note "$image: requests" neighbours "$REQUESTS" >>"$WORK/costs"
 		for subject in download local; do
 			began=$EPOCHREALTIME
 			if [ $subject = download ]; then
