@@ -32,7 +32,14 @@ seal/kmswrap       any: seal
 seal/wraptest      std: origin seal
 sign               any: blockmap internal/privatefile origin
 flatten            any
-flatten/source     any: flatten
+flatten/source     any: flatten flatten/zipfile
+flatten/zipfile    any: flatten
+packages/wheel     any: flatten flatten/zipfile
+packages/sandbox   any
+packages/rootfs    any: flatten flatten/source packages/sandbox
+packages/lock      any
+packages/python    any: packages/lock packages/sandbox packages/wheel
+packages           any: flatten/source flatten/zipfile packages/lock packages/python packages/rootfs packages/wheel
 layout             std: ext4 flatten
 profile            std: blockmap origin
 profile/start      any: blockmap chunk disk internal/tokenbucket origin profile
@@ -40,7 +47,7 @@ pack               std: blockmap chunk
 profile/plot       std: profile
 profile/inherit    std: blockmap chunk ext4 profile
 catalog            std: blockmap chunk origin profile
-generation         any: blockmap catalog chunk origin profile
+generation         any: blockmap catalog chunk origin profile sign
 domain             any: blockmap catalog chunk origin seal
 keyring            any: blockmap catalog seal seal/agewrap sign
 publish            any: blockmap catalog chunk flatten flatten/source generation layout origin pack seal sign verify
@@ -58,7 +65,7 @@ store/internal/link std: store/internal/retry
 store/internal/retry std: internal/tokenbucket
 store/internal/agree std
 store              any: origin store/dir store/http store/registry store/s3
-store/registry     any: blockmap chunk origin store/internal/agree store/internal/byterange store/internal/link store/internal/retry
+store/registry     any: blockmap catalog chunk origin store/internal/agree store/internal/byterange store/internal/link store/internal/retry
 store/registry/registrytest any
 store/zone         any: chunk internal/histogram store/internal/link store/zone/internal/wire tier
 store/zone/internal/wire std

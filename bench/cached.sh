@@ -44,7 +44,7 @@ await 10 test -S "$WORK/nbdkit.sock"
 read -r at share < <(densest "${uri[nbdkit file]}" $window)
 for memory in 256M 4M; do
 	an_agent --memory $memory
-	uri[agent, $memory]=$(rivulet agent attach "$image" --nbd "unix:$WORK/agent.$memory.sock" --json | jq -r .address)
+	uri[agent, $memory]=$(rivulet agent attach "$image" --profile off --nbd "unix:$WORK/agent.$memory.sock" --json | jq -r .address)
 	for ((round = 1; round <= ROUNDS; round++)); do
 		for work in "4 KiB random, depth 1:--bs=4k --rw=randread --iodepth=1" "4 KiB random, depth 16:--bs=4k --rw=randread --iodepth=16" \
 			"256 KiB sequential, depth 8:--bs=256k --rw=read --iodepth=8"; do
@@ -76,18 +76,23 @@ host_cache first --zone "$zone"
 for name in random "$image"; do hit -once -store "$RIVULET_STORE" -cache "$RIVULET_CACHED" "$name" >/dev/null; done # fills the zone
 sleep 1
 stop "$CACHED"
-printf '\n### Inside the agent, chunks in the zone (load %s)\n\n| | median µs | p99 µs | reads | of them from the zone |\n| --- | ---: | ---: | ---: | ---: |\n' "$(load)"
+printf '\n### Inside the agent, chunks in the zone (load %s)\n\n| | median µs | p99 µs | reads | CPU µs | of them from the zone |\n| --- | ---: | ---: | ---: | ---: | ---: |\n' "$(load)"
 for ((round = 1; round <= ROUNDS; round++)); do
 	for name in random "$image"; do
 		host_cache empty --zone "$zone"
-		row=$(hit -once -store "$RIVULET_STORE" -cache "$RIVULET_CACHED" "$name")
+		hit -once -zone "$zone" -store "$RIVULET_STORE" -cache "$RIVULET_CACHED" "$name" >"$WORK/rows"
 		found=$(rivulet cache stats --json | jq .zone_hits)
 		[ "$found" -gt 0 ] || fail "nothing came from the zone: $(rivulet cache stats)"
+		row=$(head -n 1 "$WORK/rows")
 		echo "${row/| 4 KiB/| $name, 4 KiB} $found |"
+		sed -n "2s/^| |/| $name |/p" "$WORK/rows" >>"$WORK/parts"
 		stop "$CACHED"
 		rm -r "$WORK/empty"
 	done
 done
+
+printf '\n| median µs of the parts of such a read, each by itself | network | crypto | copies | all else |\n| --- | ---: | ---: | ---: | ---: |\n'
+cat "$WORK/parts"
 
 start "$WORK/slow.log" slowhttp -delay ${delay}ms "${RIVULET_STORE#dir:}"
 await 20 grep -q '^ready ' "$WORK/slow.log" || fail "slowhttp"

@@ -84,10 +84,15 @@ const (
 	queueTime = 2 * sendTime
 )
 
-// A Zone is a cache that many hosts share, asked before an origin. Fill offers
-// it a chunk, which it may leave; it does not keep object, and does not block.
+// A Zone is a cache that many hosts share, asked before an origin.
 type Zone interface {
-	chunk.Source
+	// Offer calls take with what may be the whole object of a chunk, good until take
+	// returns. It may do so again if take returns a *chunk.CorruptError, after which
+	// nothing that take has done counts. It returns the last error of take, or
+	// chunk.ErrNotFound (wrapped) if it has nothing to offer, or why that is not known.
+	Offer(ctx context.Context, id chunk.ID, take func(object []byte) error) error
+	// Fill offers the zone a chunk, which it may leave; it does not keep object, and
+	// does not block.
 	Fill(id chunk.ID, object []byte)
 }
 

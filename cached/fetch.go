@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
@@ -146,26 +148,17 @@ func (s *Server) fromZone(f *flight) bool {
 	defer func() { grant.Release(zoneBuffer) }()
 	s.asks(f, chunk.Zone)
 	begun := time.Now()
-	var object []byte
-	var n int
+	answered := sync.OnceFunc(func() { s.stats.look.Add(time.Since(begun), 1) })
 	if err == nil {
-		object = make([]byte, zoneBuffer)
-		n, err = s.zone.Fetch(ctx, f.id, object, 0)
+		err = s.zone.Offer(ctx, f.id, func(object []byte) error {
+			answered()
+			return s.takeObject(f, object)
+		})
 	}
-	if err == nil && n == len(object) {
-		object = make([]byte, chunk.MaxStoredSize)
-		n, err = s.zone.Fetch(ctx, f.id, object, 0)
-	}
-	s.stats.look.Add(time.Since(begun), 1)
+	answered()
 	if err == nil {
-		in := &inflow{server: s, flight: f, stage: looking}
-		if _, err = in.begin(int64(n)); err == nil {
-			_, err = in.Write(object[:n])
-		}
-		if err = in.end(s.done, err); err == nil {
-			s.stats.zoneHits.Add(1)
-			return true
-		}
+		s.stats.zoneHits.Add(1)
+		return true
 	}
 	s.stats.zoneMisses.Add(1)
 	s.mu.Lock()
@@ -175,6 +168,23 @@ func (s *Server) fromZone(f *flight) bool {
 		s.logger.Warn("host cache: zone", "chunk", f.id, "err", err)
 	}
 	return false
+}
+
+// takeObject writes a chunk that the zone offers into the cache, piece by piece, so that
+// those who wait for its first frames need not wait for the last one's SHA-256.
+func (s *Server) takeObject(f *flight, object []byte) error {
+	in := &inflow{server: s, flight: f, stage: looking}
+	_, err := in.begin(int64(len(object)))
+	piece := chunk.FrameSize
+	if len(object) <= 2*piece {
+		piece = len(object) // sooner checked than asked for again
+	}
+	for err == nil && len(object) > 0 {
+		n := min(len(object), piece)
+		_, err = in.Write(object[:n])
+		object = object[n:]
+	}
+	return in.end(s.done, err)
 }
 
 // fetch starts the download that the holder of a lease asks for.
@@ -326,11 +336,15 @@ func (in *inflow) Write(p []byte) (int, error) {
 	in.checked = checked
 	s := in.server
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if in.flight.deposit != in.deposit {
+	current := in.flight.deposit == in.deposit
+	answered := current && s.advance(in.flight)
+	s.mu.Unlock()
+	if !current {
 		return 0, errOvertaken
 	}
-	s.advance(in.flight)
+	if answered {
+		runtime.Gosched() // to those who send the answers; else they wait for the next SHA-256
+	}
 	return n, nil
 }
 

@@ -273,8 +273,9 @@ func (s *Server) serve(f *flight, w *waiter) bool {
 	return true
 }
 
-// advance answers those whose bytes are checked by now. mu is held.
-func (s *Server) advance(f *flight) {
+// advance answers those whose bytes are checked by now, and reports whether there were
+// any. mu is held.
+func (s *Server) advance(f *flight) (served bool) {
 	for i := 0; i < len(f.waiters); {
 		w := f.waiters[i]
 		if !s.serve(f, w) {
@@ -282,7 +283,9 @@ func (s *Server) advance(f *flight) {
 			continue
 		}
 		s.forget(w)
+		served = true
 	}
+	return served
 }
 
 // land ends a flight whose chunk is in the cache, and open: the caller has a

@@ -7,6 +7,7 @@
 //	names/NAME                          block map of the image of that name
 //	digests/HEX                         block map of the image with that source or disk digest
 //	chains/HEX/LAYOUT/SALT/SIZE/SIGNER  block map of SIGNER's newest image with that chain ID
+//	chains/HEX/carried/HEX              block map, the second HEX, with that chain ID, whose other pointers stayed behind
 //	segments/HEX/LAYOUT/SALT/SIGNER     SIGNER's record of the layer with that diff ID
 //	profiles/HEX/WORKLOAD               versions of what starts of the image with that block map read
 //
@@ -83,6 +84,12 @@ func ChainKey(chain origin.Digest, layout uint32, salt blockmap.SaltID, size int
 		want = fmt.Sprint(size)
 	}
 	return fmt.Sprintf("chains/%x/%d/%x/%s/%s", chain[:], layout, salt[:], want, strings.ToLower(signer))
+}
+
+// CarriedChainKey is the pointer from a chain ID to a block map to which no other
+// pointer of that chain ID led where it was copied from.
+func CarriedChainKey(chain, blockMap origin.Digest) string {
+	return ChainPrefix(chain) + "carried/" + hex.EncodeToString(blockMap[:])
 }
 
 // SegmentPrefix begins the names of the pointers to the segment records of a

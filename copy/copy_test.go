@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +21,7 @@ import (
 	"github.com/rivuletfs/rivulet/fsck"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/sign"
 	"github.com/rivuletfs/rivulet/store"
 	"github.com/rivuletfs/rivulet/store/memory"
 	"github.com/rivuletfs/rivulet/store/s3/s3test"
@@ -115,6 +118,47 @@ func TestThroughABucket(t *testing.T) {
 		if r, err := fsck.Check(ctx, c.to, fsck.Options{Deep: true}); err != nil || !r.Sound() || r.Images != 1 || r.Attachments != 1 {
 			t.Errorf("%+v, %v", r, err)
 		}
+	}
+}
+
+// TestFromWebServer copies an image out of a directory behind a plain web server, which
+// can list nothing: it is found by its chain ID where it comes to, all the same.
+func TestFromWebServer(t *testing.T) {
+	path := t.TempDir()
+	near, err := store.Open(ctx, "dir:"+path, store.Options{Create: true})
+	ok(t, err)
+	s, info := near.Generation(1), a.Map.Info()
+	ok(t, a.Put(ctx, s))
+	signer, err := sign.NewKey()
+	ok(t, err)
+	signature, err := signer.SignMap(a.Map)
+	ok(t, err)
+	ok(t, s.Attach(ctx, a.Digest(), sign.Kind, signature))
+	ok(t, s.Attach(ctx, a.Digest(), sign.Kind, []byte("no signature")))
+	chain := catalog.ChainKey(info.ChainID, info.Layout, info.SaltID, 0, signer.Public().ID())
+	for _, key := range []string{catalog.DigestKey(info.Source), catalog.DigestKey(info.Disk), chain, catalog.NameKey("a")} {
+		_, err := catalog.Set(ctx, s, key, a.Digest())
+		ok(t, err)
+	}
+	server := httptest.NewServer(http.FileServer(http.Dir(path)))
+	defer server.Close()
+	web, err := store.Open(ctx, server.URL, store.Options{})
+	ok(t, err)
+	to := memory.New()
+	r, err := copy.Image(ctx, generation.NewView(web, generation.Options{}), to, "a", copy.Options{})
+	if err != nil || r.NewChunks != 3 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if r, err := fsck.Check(ctx, to, fsck.Options{Deep: true}); err != nil || !r.Sound() || r.Images != 1 || r.Attachments != 2 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	for _, key := range []string{catalog.DigestKey(info.Disk), chain} {
+		if d, err := catalog.Get(ctx, to.Generation(1), key); err != nil || d != a.Digest() {
+			t.Errorf("%s leads to %v, %v", key, d, err)
+		}
+	}
+	if got, err := generation.NewView(to, generation.Options{}).Chain(ctx, info.ChainID); err != nil || len(got) != 1 || got[0] != a.Digest() {
+		t.Errorf("the chain ID leads to %v, %v", got, err)
 	}
 }
 

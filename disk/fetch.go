@@ -114,8 +114,25 @@ func (d *Disk) attemptChunk(ctx context.Context, f *flight, k *desk) error {
 	return nil
 }
 
-// attemptFrame fetches a chunk's header and one frame.
+// attemptFrame fetches a chunk's header and one frame. Where it is known without the
+// header where the frame lies, it comes first: a host cache that is still getting the
+// chunk then answers once, when it has got as far, and not for the header before.
 func (d *Disk) attemptFrame(ctx context.Context, f *flight, k *desk) error {
+	if i := f.unit.frame; d.byPage(&f.chunk) {
+		at := int64(i) << d.info.FrameLog2
+		n := int(min(int64(f.chunk.Size)-at, 1<<d.info.FrameLog2))
+		head := chunk.HeaderLen(len(f.slots))
+		b := k.buf[head:][:n]
+		if err := d.read(ctx, f, b, int64(head)+at); err != nil {
+			return err
+		}
+		if err := d.readHeader(ctx, f, k); err != nil {
+			return err
+		}
+		if k.header.Codec == chunk.Raw && k.header.FrameOffset(int(i)) == int64(head)+at {
+			return d.decode(f, k, i, b)
+		} // else it is not raw though it takes as much, or the block map is wrong
+	}
 	if err := d.readHeader(ctx, f, k); err != nil {
 		return err
 	}

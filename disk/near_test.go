@@ -125,6 +125,54 @@ func TestNearAfterFirst(t *testing.T) {
 	}
 }
 
+// An asked is a reader that notes the parts of objects that it is asked for.
+type asked struct {
+	chunk.Reader
+
+	mu    sync.Mutex // guards parts
+	parts [][2]int64 // offset and length
+}
+
+func (r *asked) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	r.mu.Lock()
+	r.parts = append(r.parts, [2]int64{off, int64(len(dst))})
+	r.mu.Unlock()
+	return r.Reader.ReadChunk(ctx, id, dst, off)
+}
+
+// TestFrameFirst reads a page of the last full frame of each chunk, none of which is
+// near yet: where it is known where the frame lies, it is asked for before the header.
+func TestFrameFirst(t *testing.T) {
+	im := newImage(t, 12, 57)
+	r := &asked{Reader: im.reader()}
+	d := im.open(t, r, Options{Mode: SingleFrames, Near: &nearby{door: chunk.NewDoor(im.chunks), some: func(chunk.ID) bool { return false }}})
+	raw, coded := 0, 0
+	for i := range im.m.Len() {
+		c := im.m.Chunk(i)
+		frame := int64(c.Size) / frameSize
+		if frame--; frame < 1 {
+			continue
+		}
+		r.parts = nil
+		im.check(t, d, int(c.Index)*chunkSize+int(frame)*frameSize+100, 1000)
+		head := int64(chunk.HeaderLen(d.frames(&c)))
+		header, whole := [2]int64{0, head}, [2]int64{head + frame*frameSize, frameSize}
+		if len(r.parts) != 2 {
+			t.Errorf("chunk %d: asked for %v, want header and frame", i, r.parts)
+		} else if d.byPage(&c) {
+			raw++
+			if r.parts[0] != whole || r.parts[1] != header {
+				t.Errorf("chunk %d: asked for %v, want %v and then %v", i, r.parts, whole, header)
+			}
+		} else if coded++; r.parts[0] != header {
+			t.Errorf("chunk %d: asked for %v, want %v first", i, r.parts, header)
+		}
+	}
+	if raw == 0 || coded == 0 {
+		t.Errorf("%d raw chunks and %d others", raw, coded)
+	}
+}
+
 // TestNearAfterFailure reads over chunks that cannot be read, up to the first of them.
 func TestNearAfterFailure(t *testing.T) {
 	im := newImage(t, 12, 56)

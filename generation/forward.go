@@ -13,6 +13,7 @@ import (
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/sign"
 )
 
 // Kinds are the kinds of attachments that are carried along with an image. See
@@ -185,29 +186,79 @@ func bringAttachments(ctx context.Context, d origin.Digest, src, dst origin.Stor
 // shortcuts copies the pointers that lead to an image from its digests and its
 // chain ID, where there are none yet. Those of segments are left behind: which
 // chunks a segment needs only a publisher can read, who carries what it can use.
+// If its chain ID leads to other images only, which may stay behind, it gets a
+// pointer of its own: whoever knows the chain ID alone finds it by that.
 func shortcuts(ctx context.Context, m *blockmap.Map, src, dst origin.Store) error {
 	info, d := m.Info(), m.Digest()
-	keys := []string{catalog.DigestKey(info.Source), catalog.DigestKey(info.Disk)}
-	err := src.ListPointers(ctx, catalog.ChainPrefix(info.ChainID), func(key string) error {
-		keys = append(keys, key)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, key := range keys {
-		at, err := catalog.Get(ctx, src, key)
-		if errors.Is(err, chunk.ErrNotFound) || errors.Is(err, catalog.ErrPointer) || err == nil && at != d {
-			continue
-		}
-		if err == nil {
-			err = dst.SwapPointer(ctx, key, nil, catalog.Value(d))
-		}
-		if err != nil && !errors.Is(err, origin.ErrConflict) {
+	for _, key := range []string{catalog.DigestKey(info.Source), catalog.DigestKey(info.Disk)} {
+		if _, err := shortcut(ctx, key, d, src, dst); err != nil {
 			return err
 		}
 	}
-	return nil
+	keys, err := chainKeys(ctx, m, src)
+	if err != nil {
+		return err
+	}
+	leads := false
+	for _, key := range keys {
+		here, err := shortcut(ctx, key, d, src, dst)
+		if err != nil {
+			return err
+		}
+		leads = leads || here
+	}
+	if leads || info.ChainID == (origin.Digest{}) {
+		return nil
+	}
+	return put(ctx, dst, catalog.CarriedChainKey(info.ChainID, d), d)
+}
+
+// shortcut copies a pointer if it leads to d, and reports whether it does.
+func shortcut(ctx context.Context, key string, d origin.Digest, src, dst origin.Store) (bool, error) {
+	at, err := catalog.Get(ctx, src, key)
+	if errors.Is(err, chunk.ErrNotFound) || errors.Is(err, catalog.ErrPointer) || err == nil && at != d {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, put(ctx, dst, key, d)
+}
+
+// put sets a pointer that is not there yet.
+func put(ctx context.Context, dst origin.Pointers, key string, d origin.Digest) error {
+	err := dst.SwapPointer(ctx, key, nil, catalog.Value(d))
+	if errors.Is(err, origin.ErrConflict) {
+		return nil
+	}
+	return err
+}
+
+// chainKeys returns the names of the pointers that may lead from the chain ID of m to
+// it. A place that cannot list is asked for those of the image's signers.
+func chainKeys(ctx context.Context, m *blockmap.Map, src origin.Store) ([]string, error) {
+	info := m.Info()
+	var keys []string
+	add := func(key string) error {
+		keys = append(keys, key)
+		return nil
+	}
+	err := src.ListPointers(ctx, catalog.ChainPrefix(info.ChainID), add)
+	if !errors.Is(err, origin.ErrNoListing) {
+		return keys, err
+	}
+	keys = nil
+	err = src.ListAttachments(ctx, m.Digest(), sign.Kind, func(signature []byte) error {
+		signer, err := sign.SignerID(signature)
+		if err != nil {
+			return nil // it leads nowhere
+		}
+		for _, size := range []int64{0, info.Size} {
+			_ = add(catalog.ChainKey(info.ChainID, info.Layout, info.SaltID, size, signer))
+		}
+		return nil
+	})
+	return keys, err
 }
 
 // ForwardName carries a name with its image. A name that to has already stays as

@@ -76,6 +76,34 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// TestForwardChain carries an image whose chain ID leads to another one, which stays
+// behind: it is found by its chain ID all the same.
+func TestForwardChain(t *testing.T) {
+	o := memory.New()
+	img := blockmaptest.Small(1, 3)
+	publish(t, o, 1, "x", img)
+	chain := img.Map.Info().ChainID
+	other := origin.Sum([]byte("built later of the same layers"))
+	_, err := catalog.Set(ctx, o.Generation(1), catalog.ChainPrefix(chain)+"1/0/default", other)
+	check(t, err)
+	g2 := renew(t, o)
+	f := Forwarder{Origin: o}
+	check(t, func() error { _, err := f.Forward(ctx, img.Digest(), 1, g2); return err }())
+	check(t, o.DeleteGeneration(ctx, 1, func(int) {}))
+	var keys []string
+	check(t, o.Generation(g2).ListPointers(ctx, catalog.ChainPrefix(chain), func(key string) error {
+		keys = append(keys, key)
+		return nil
+	}))
+	if want := []string{catalog.CarriedChainKey(chain, img.Digest())}; !slices.Equal(keys, want) {
+		t.Errorf("pointers %q, want %q", keys, want)
+	}
+	got, err := NewView(o, Options{}).Chain(ctx, chain)
+	if err != nil || !slices.Equal(got, []origin.Digest{img.Digest()}) {
+		t.Errorf("the chain ID leads to %v, %v", got, err)
+	}
+}
+
 // TestForwardMetadata carries the object that a block map names, and an image that has
 // lost it all the same.
 func TestForwardMetadata(t *testing.T) {

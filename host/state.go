@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap"
@@ -57,6 +58,8 @@ type folder struct {
 	dir  *os.File // the same, to sync
 	lock *os.File
 	maps keptMaps
+
+	naming sync.Mutex // held while a file gets a name
 }
 
 // add keeps an attachment: the block map of its image, then its record.
@@ -91,8 +94,13 @@ func (f *folder) write(r *record) error {
 	return nil
 }
 
+// replace replaces a file, or makes it. Many at once wait for the disk together, but get
+// their names one after the other, as they would in the kernel, where those that wait
+// for a folder keep processors busy.
 func (f *folder) replace(name string, data []byte) error {
+	f.naming.Lock()
 	tmp, err := os.CreateTemp(f.path, newPrefix+"*") // mode 0600
+	f.naming.Unlock()
 	if err != nil {
 		return err
 	}
@@ -104,7 +112,9 @@ func (f *folder) replace(name string, data []byte) error {
 		err = cerr
 	}
 	if err == nil {
+		f.naming.Lock()
 		err = os.Rename(tmp.Name(), filepath.Join(f.path, name))
+		f.naming.Unlock()
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(tmp.Name()))

@@ -37,6 +37,11 @@ func sourceName(src, reference string) string {
 		return filepath.Base(rest)
 	case "dir":
 		return filepath.Base(rest)
+	case "zip":
+		if i := strings.LastIndex(rest, "@/"); i >= 0 {
+			rest = rest[:i]
+		}
+		return strings.TrimSuffix(filepath.Base(rest), filepath.Ext(rest))
 	case "tar", "docker-archive":
 		stem, _, _ := strings.Cut(filepath.Base(rest), ".")
 		return stem

@@ -43,7 +43,7 @@ type kind struct {
 var kinds = []kind{
 	{"dir", "dir:PATH", true, openDir, nil},
 	{"s3", "s3://BUCKET/PREFIX?endpoint=https://HOST", false, openS3, onlyError(s3.ParseURL)},
-	{"oci", "oci://REGISTRY/REPOSITORY", false, openRegistry, checkRegistry},
+	{"oci", "oci://REGISTRY/REPOSITORY[:TAG]", false, openRegistry, checkRegistry},
 	{"https", "https://HOST/PATH", false, openHTTP, onlyError(http.ParseURL)},
 	{"http", "", false, openHTTP, onlyError(http.ParseURL)}, // to this machine
 }
@@ -65,7 +65,11 @@ type URLError struct {
 // Error shows no user and no value of a parameter: somebody may have thought that
 // a secret belongs there.
 func (e *URLError) Error() string {
-	shown, query, _ := strings.Cut(withUser.ReplaceAllString(e.URL, "//…@"), "?")
+	shown, query, _ := strings.Cut(e.URL, "?")
+	if at := strings.LastIndexByte(shown, '@'); at >= 0 && !strings.HasPrefix(shown[at:], "@sha256:") {
+		scheme, _, _ := strings.Cut(shown, "//")
+		shown = scheme + "//…" + shown[at:]
+	}
 	if query != "" {
 		shown += "?…"
 	}
@@ -107,6 +111,12 @@ func Open(ctx context.Context, address string, o Options) (origin.Origin, error)
 		return nil, fmt.Errorf("store %s: %w", address, err)
 	}
 	return opened, err
+}
+
+// IsAddress reports whether an address is of a form that Open knows, whatever is there.
+func IsAddress(address string) bool {
+	_, err := find(address)
+	return err == nil
 }
 
 // Near reports whether the origin at an address is near: a request costs little
@@ -166,13 +176,32 @@ func openS3(ctx context.Context, address string, o Options) (origin.Origin, erro
 }
 
 func checkRegistry(address string) error {
+	if _, _, is, err := registry.ParseImageURL(address); is {
+		return err
+	}
 	_, _, err := registry.ParseURL(address)
 	return err
+}
+
+// openImage opens a converted image, which can only be read.
+func openImage(ctx context.Context, address string, o Options) (origin.Origin, error) {
+	ref, c, _, err := registry.ParseImageURL(address)
+	if err != nil {
+		return nil, &URLError{address, err.Error()}
+	}
+	if o.Create {
+		return nil, &URLError{address, "an image at a tag can only be read: leave out the tag or digest to write into the repository"}
+	}
+	c.Log = o.Logger
+	return notNil(registry.OpenImage(ctx, ref, c))
 }
 
 // openRegistry opens a repository, which is an empty origin until something is
 // published there.
 func openRegistry(ctx context.Context, address string, o Options) (origin.Origin, error) {
+	if _, _, is, _ := registry.ParseImageURL(address); is {
+		return openImage(ctx, address, o)
+	}
 	repository, c, err := registry.ParseURL(address)
 	if err != nil {
 		return nil, &URLError{address, err.Error()}

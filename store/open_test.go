@@ -63,7 +63,7 @@ func wantPointer(t *testing.T, address string) {
 }
 
 func TestBadAddress(t *testing.T) {
-	for _, bad := range []string{"", "dir", "dir:", "x:y", "/path", "s3://", "s3:bucket", "oci:layout", "oci://h", "oci://h.example/a:tag", "s3://bucket?x=y", "https://", "https://h?x=y", "http://example.com"} {
+	for _, bad := range []string{"", "dir", "dir:", "x:y", "/path", "s3://", "s3:bucket", "oci:layout", "oci://h", "oci://h.example/a:tag!", "oci://h.example/a:tag?x=y", "s3://bucket?x=y", "https://", "https://h?x=y", "http://example.com"} {
 		_, err := Open(ctx, bad, Options{})
 		var wrong *URLError
 		if !errors.As(err, &wrong) || wrong.URL != bad {
@@ -72,12 +72,21 @@ func TestBadAddress(t *testing.T) {
 	}
 }
 
+// TestImageIsToBeRead: nobody publishes into an image at a tag.
+func TestImageIsToBeRead(t *testing.T) {
+	_, err := Open(ctx, "oci://localhost:1/a:tag", Options{Create: true})
+	var wrong *URLError
+	if !errors.As(err, &wrong) || !strings.Contains(err.Error(), "leave out the tag") {
+		t.Errorf("%v; want a URLError", err)
+	}
+}
+
 // TestAddressWithPassword: an address that may have a secret in it is refused, and
 // the secret is not repeated, whoever parses it.
 func TestAddressWithPassword(t *testing.T) {
 	for _, bad := range []string{
 		"s3://user:hunter2@bucket/p", "https://hunter2@host/p", "s3://bucket?endpoint=https://user:hunter2@host",
-		"s3://bucket?endpoint=https%3A%2F%2Fuser%3Ahunter2%40host", "s3://bucket?secret=hunter2", "ftp://user:hunter2@host", "x://host?password=hunter2",
+		"s3://bucket?endpoint=https%3A%2F%2Fuser%3Ahunter2%40host", "s3://bucket?secret=hunter2", "ftp://user:hunter2@host", "oci://host/user:hunter2@x", "x://host?password=hunter2",
 	} {
 		_, err := Open(ctx, bad, Options{})
 		var wrong *URLError
@@ -112,6 +121,7 @@ func TestAbsolute(t *testing.T) {
 		"dir:":                          "dir:",
 		"s3://bucket/p?region=r":        "s3://bucket/p?region=r",
 		"https://h/p?ca=/etc/f":         "https://h/p?ca=%2Fetc%2Ff",
+		"oci://h.example/a:tag?ca=/f":   "oci://h.example/a:tag?ca=%2Ff",
 		"s3://bucket/p?region=r&ca=x/f": "s3://bucket/p?ca=" + strings.ReplaceAll(filepath.Join(here, "x/f"), "/", "%2F") + "&region=r",
 	} {
 		if got, err := Absolute(address); err != nil || got != want {

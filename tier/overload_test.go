@@ -13,15 +13,13 @@ import (
 // empty, and everything starts at once. The origin would see hundreds of times
 // what it is used to, get slower, and hold up the starts that fill the caches.
 const (
-	hosts        = 10
-	agentsOfHost = 50
-	images       = 24
-	chunksOf     = 60 // an image
-	demanded     = 18 // of them, by a guest that starts
-	guests       = 3  // reads of a guest's at once
-	background   = 6  // prefetches of an agent's at once, and as many fills
-	attached     = time.Minute
-	patience     = 30 * time.Second // of a guest's read, with its retries
+	hosts      = 10 // with agentsOfHost each
+	chunksOf   = 60 // an image
+	demanded   = 18 // of them, by a guest that starts
+	guests     = 3  // reads of a guest's at once
+	background = 6  // prefetches of an agent's at once, and as many fills
+	attached   = time.Minute
+	patience   = 30 * time.Second // of a guest's read, with its retries
 
 	originRate  = 400 // requests a second that the origin allows
 	originBurst = 50
@@ -35,7 +33,7 @@ const (
 type removed struct{ bucket, concurrency, coalescing, priority bool }
 
 // TestOverload has 500 agents start with empty caches, and again when the hosts
-// have lost theirs.
+// have lost theirs; under the race detector there are fewer.
 func TestOverload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		if err := overload(t, removed{}); err != nil {

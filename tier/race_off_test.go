@@ -2,4 +2,8 @@
 
 package tier_test
 
-const underRace = false
+const (
+	underRace    = false
+	agentsOfHost = 50
+	images       = 24
+)

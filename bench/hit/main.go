@@ -4,11 +4,13 @@
 // and the processor time of this process that one read took at the mean, which says more
 // than the median where others use the machine, too.
 //
-//	hit -store URL -cache SOCKET [-once] [-only KIND] [-cpuprofile FILE] IMAGE
+//	hit -store URL -cache SOCKET [-once [-pause TIME] [-zone URL]] [-only KIND] [-cpuprofile FILE] IMAGE
 //
 // The image is one whose keys are open. With -once it reads one page of each chunk,
 // in an order drawn at random, and nothing else: what the host cache was emptied
-// before comes from further away.
+// before comes from further away. With -pause it waits before each read, so that the
+// daemon has done what it does with a chunk after it was read. With -zone, the address that the daemon has, it also
+// measures what the parts of such a read take by themselves.
 package main
 
 import (
@@ -39,6 +41,8 @@ func main() {
 	once := flag.Bool("once", false, "read one page of each chunk, once")
 	flag.StringVar(&b.url, "store", "", "store's URL")
 	flag.StringVar(&b.socket, "cache", "", "the host cache's socket")
+	flag.DurationVar(&b.pause, "pause", 0, "with -once: wait so long before each read")
+	address := flag.String("zone", "", "with -once: the zone's URL")
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
 	flag.StringVar(&b.only, "only", "", "measure the kinds whose names have this in them")
 	flag.IntVar(&b.reads, "reads", 20000, "reads of a kind at most")
@@ -52,7 +56,7 @@ func main() {
 		}
 	}
 	if err == nil && *once {
-		err = b.once()
+		err = b.once(*address)
 	} else if err == nil {
 		err = b.kinds()
 	}
@@ -68,6 +72,7 @@ type bench struct {
 	url, socket string
 	only        string // kinds; "": all
 	reads       int
+	pause       time.Duration // before each
 	image       *host.Image
 	m           *blockmap.Map
 	raw, packed []piece // frames, by how they are stored
@@ -216,6 +221,7 @@ func (b *bench) pass(d *host.Disk, pieces []piece, size int64) (times []time.Dur
 			n = min(size, p.size)
 			off += rand.Int64N(max(1, p.size/size)) * size
 		}
+		time.Sleep(b.pause)
 		begun := time.Now()
 		if _, err := d.ReadAt(buf[:n], off); err != nil {
 			return times, err
@@ -225,22 +231,27 @@ func (b *bench) pass(d *host.Disk, pieces []piece, size int64) (times []time.Dur
 	return times, nil
 }
 
-// once reads one page of each chunk.
-func (b *bench) once() error {
+// once reads one page of each chunk, and measures the parts of that unless zone is "".
+func (b *bench) once(zone string) error {
 	info := b.m.Info()
 	var pieces []piece
 	for i := range b.m.Len() {
 		c := b.m.Chunk(i)
 		pieces = append(pieces, piece{int64(c.Index) << info.ChunkLog2, int64(c.Size)})
 	}
-	return b.fresh(little, func(d *host.Disk) error {
+	var times []time.Duration
+	err := b.fresh(little, func(d *host.Disk) (err error) {
 		before := cpuTime()
-		times, err := b.pass(d, pieces, page)
+		times, err = b.pass(d, pieces, page)
 		if err == nil {
 			row("4 KiB, one of each chunk", times, cpuTime()-before)
 		}
 		return err
 	})
+	if err != nil || zone == "" || len(times) == 0 {
+		return err
+	}
+	return b.parts(zone, times[len(times)/2]) // row has sorted them
 }
 
 // cpuTime is what this process has used of the processors.

@@ -27,7 +27,7 @@ type quest struct {
 	off     int64
 	until   time.Time // for which the daemon is asked
 	leases  int       // that it got
-	handed  bool      // the daemon has taken a request
+	handed  time.Time // when the daemon took a request; zero: it has none
 	corrupt int       // files that were damaged
 }
 
@@ -167,7 +167,7 @@ func (q *quest) take(a *reply) (n int, done bool, err error) {
 		a.close()
 		return 0, true, errElsewhere
 	}
-	addSteps(q.trace, q.id, at.Steps)
+	addSteps(q.trace, q.id, q.steps(&at))
 	h, err := newHeld(q.id, a.file, int64(at.Size), int64(at.Checked))
 	if err != nil {
 		a.close()
@@ -184,6 +184,17 @@ func (q *quest) take(a *reply) (n int, done bool, err error) {
 	}
 	c.shelf.drop(q.id, h)
 	return q.damaged(err)
+}
+
+// steps returns what the daemon says it did to have the chunk. What it downloaded for
+// this read, and had before the read came to wait for it, is there for everybody as if
+// it always had been, but the read has waited for it from the request on.
+func (q *quest) steps(at *wire.Held) []wire.Step {
+	if q.trace == nil || q.handed.IsZero() || len(at.Steps) > 0 {
+		return at.Steps
+	}
+	took := uint32(time.Since(q.handed).Microseconds())
+	return []wire.Step{{Tier: chunk.Origin, End: wire.Had, Bytes: at.Checked, Ago: took, Took: took}}
 }
 
 // damaged goes on when a file was not what its name promises, or could not be
@@ -224,7 +235,7 @@ func (c *Client) tellDamaged(id chunk.ID, why error) {
 // or if there is none, or it came to nothing, itself.
 func (q *quest) useLease(ctx context.Context, right wire.Right) (n int, done bool, err error) {
 	r := q.reader
-	if r.requests != nil && !q.handed && q.leases <= maxLeases {
+	if r.requests != nil && q.handed.IsZero() && q.leases <= maxLeases {
 		if q.handOver(ctx, right.Lease) {
 			return 0, false, nil // and wait like everybody
 		}
@@ -251,13 +262,14 @@ func (q *quest) handOver(ctx context.Context, lease uint64) bool {
 	if err != nil {
 		return false
 	}
+	sent := time.Now()
 	a, err := c.call(ctx, wire.Fetch, func(b []byte) []byte { return append(b, encoded...) })
 	if err != nil {
 		return false
 	}
 	a.close()
 	if a.kind == wire.Done {
-		q.handed = true
+		q.handed = sent
 		c.stats.handed.Add(1)
 		return true
 	}

@@ -65,7 +65,7 @@ func ranges(o *Object) [][2]int64 {
 	}
 	most := 24
 	if testing.Short() {
-		most = 12 // under the race detector, which finds nothing in one goroutine
+		most = 10 // under the race detector, which finds nothing in one goroutine
 	}
 	if len(edges) > most { // many frames: some will do
 		edges = append(edges[:most-6], edges[len(edges)-6:]...)
@@ -162,11 +162,15 @@ func ReadTests(read func(ctx context.Context, id chunk.ID, dst []byte, off int64
 }
 
 func testConcurrent(t *testing.T, read readFunc, objects []Object) {
+	reads := 100
+	if testing.Short() {
+		reads = 25 // under the race detector, which needs few to find what there is
+	}
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(g), 0))
-			for range 100 {
+			for range reads {
 				o := &objects[rng.IntN(len(objects))]
 				off := rng.Int64N(int64(len(o.Bytes)))
 				want := o.Bytes[off : off+rng.Int64N(int64(len(o.Bytes))-off+1)]

@@ -3,9 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -17,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
+	"github.com/rivuletfs/rivulet/store/registry"
 	"github.com/rivuletfs/rivulet/store/registry/registrytest"
 )
 
@@ -74,17 +79,23 @@ func testConverted(t *testing.T, repo string) {
 	t.Setenv("GOMEMLIMIT", "off")
 	tag := pushRandom(t, repo+":1.2")
 	plain := mustGet(t, tag)
+	maps := map[string]string{} // block maps by platform
 	publishes := func(args ...string) (converted string) {
 		t.Helper()
 		var out, errs bytes.Buffer
-		args = append([]string{"publish", tag.Name(), "--json", "--temp", t.TempDir(), "--store", "oci://" + repo}, args...)
+		more := args
+		args = append([]string{"publish", tag.Name(), "--json", "--size", "64M", "--temp", t.TempDir(), "--store", "oci://" + repo}, args...)
 		if code := run(context.Background(), args, &out, &errs); code != exitOK {
 			t.Fatalf("%q: status %d, %s", args, code, errs.String())
 		}
-		var r struct{ Converted string }
+		var r struct {
+			Converted string
+			BlockMap  string `json:"block_map"`
+		}
 		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 			t.Fatal(err)
 		}
+		maps[strings.TrimPrefix(args[len(args)-len(more)+1], "linux/")] = r.BlockMap
 		return r.Converted
 	}
 	if got := publishes("--platform", "linux/amd64"); got != "" {
@@ -104,6 +115,84 @@ func testConverted(t *testing.T, repo string) {
 			t.Error("the plain image changed")
 		}
 		checkPlatforms(t, converted, plain)
+	}
+	readConverted(t, repo, maps)
+}
+
+// readConverted reads the disks of a converted image, by all that it may be called, while
+// the generation that they were published into is there, and when it is gone.
+func readConverted(t *testing.T, repo string, maps map[string]string) {
+	t.Helper()
+	command := func(want int, args ...string) string {
+		t.Helper()
+		var out, errs bytes.Buffer
+		if code := run(context.Background(), args, &out, &errs); code != want {
+			t.Fatalf("%q: status %d, %s", args, code, errs.String())
+		}
+		return out.String() + errs.String()
+	}
+	file := filepath.Join(t.TempDir(), "disk")
+	export := func(args ...string) [32]byte {
+		t.Helper()
+		command(exitOK, append(append([]string{"export"}, args...), file)...)
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		return sha256.Sum256(b)
+	}
+	store, at, tagged := "--store=oci://"+repo, "oci://"+repo+":1.2-rivulet", repo+":1.2-rivulet"
+	want := map[string][32]byte{}
+	for arch, d := range maps {
+		want[arch] = export(store, d)
+	}
+	if len(want) != 2 || want["amd64"] == want["arm64"] {
+		t.Fatalf("%d disks; no test", len(want))
+	}
+	check := func(ways ...[]string) {
+		t.Helper()
+		for _, args := range ways {
+			if got := export(args...); got != want[runtime.GOARCH] {
+				t.Errorf("%q: other bytes", args)
+			}
+		}
+		for arch, d := range maps {
+			if got := export("--store="+at, d); got != want[arch] {
+				t.Errorf("%s: other bytes", arch)
+			}
+		}
+		command(exitOK, "verify", at)
+		if s := command(exitOK, "ls", "--store="+at); !strings.Contains(s, tagged) {
+			t.Errorf("ls does not list it: %s", s)
+		}
+	}
+	check([]string{at}, []string{store, tagged}, []string{"--store=" + at, tagged})
+	o, err := registry.Open(t.Context(), repo, registry.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.DeleteGeneration(t.Context(), 1, func(int) {}); err != nil {
+		t.Fatal(err)
+	}
+	check([]string{at})
+	for _, c := range []struct {
+		want string
+		args []string
+	}{
+		{"it has no disk", []string{"inspect", "oci://" + repo + ":1.2"}},
+		{"not found", []string{"inspect", store, repo + ":1.2"}},
+		{"leave out --store", []string{"inspect", "--store=dir:/nowhere", at}},
+		{"leave out", []string{"rm", "--store=" + at, tagged}},
+		{"add a converted image's tag", []string{"inspect", "oci://" + repo}},
+		{"leave out the tag", []string{"publish", "--store=" + at, "dir:" + t.TempDir(), "--name=x"}},
+	} {
+		var errs bytes.Buffer
+		if code := run(context.Background(), c.args, &errs, &errs); code == exitOK || !strings.Contains(errs.String(), c.want) {
+			t.Errorf("%q: status %d, %s; want %q", c.args, code, errs.String(), c.want)
+		}
 	}
 }
 

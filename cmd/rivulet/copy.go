@@ -17,18 +17,26 @@ func (a *app) copyCommand() *cobra.Command {
 	var from, to, name string
 	var all, asJSON bool
 	cmd := &cobra.Command{
-		Use:   "copy IMAGE... --to URL",
+		Use:   "copy {IMAGE... --to URL | SRC DST [IMAGE...]}",
 		Short: "Copy images to another store, sending only what that lacks",
 		Long: `Copy sends images as they are, sealed, with their keys for recipients and their
 signatures, to another store. It needs no key, and every chunk is checked on the
-way. It can be killed, and goes on where it stopped when it is run again.`,
+way. It can be killed, and goes on where it stopped when it is run again.
+
+With two stores, SRC and DST, it copies from one to the other the images that are
+named, or all that have a name.`,
 		Example: `  rivulet copy nginx --to dir:/backup
+  rivulet copy dir:/srv/rivulet oci://registry.example/team/images
   rivulet copy --all --from dir:/backup --to dir:/srv/rivulet`,
 		ValidArgsFunction: a.completeImages(math.MaxInt),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if twoStores(args) && from == "" && to == "" {
+				from, to, args = args[0], args[1], args[2:]
+				all = all || len(args) == 0
+			}
 			switch {
 			case to == "":
-				return usagef("say where to copy to, with --to URL")
+				return usagef("say where to copy to, with --to URL, or two stores")
 			case all != (len(args) == 0):
 				return usagef("name the images to copy, or copy --all of them")
 			case name != "" && len(args) != 1:
@@ -60,6 +68,11 @@ way. It can be killed, and goes on where it stopped when it is run again.`,
 	f.BoolVar(&all, "all", false, "copy all images that have a name")
 	f.BoolVar(&asJSON, "json", false, "print a JSON array")
 	return cmd
+}
+
+// twoStores reports whether arguments begin with the addresses of two stores.
+func twoStores(args []string) bool {
+	return len(args) >= 2 && store.IsAddress(args[0]) && store.IsAddress(args[1])
 }
 
 func allNames(ctx context.Context, v *generation.View) (names []string, err error) {

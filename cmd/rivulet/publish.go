@@ -58,6 +58,8 @@ type publishFlags struct {
 	zone                      string
 	recipients, files, trusts []string
 	check, json               bool
+	apart                     bool   // --packages-apart
+	lock                      string // file for the lock of the image's packages
 	converted                 bool
 	convertedTag              string
 }
@@ -76,6 +78,12 @@ them, and stores those that the store does not have yet. A source is
   docker-archive:FILE  an image saved by docker
   dir:PATH             a folder
   tar:FILE             an archive, plain, gzip or zstd
+  zip:FILE[@DIR]       a zip file, such as a function's, below DIR
+  pip:SPEC             a Python package and what it needs, such as pip:'flask>=3'
+  requirements:FILE    the packages that a file of requirements asks for
+  pylock:FILE          those that a lock has (pylock.toml)
+  wheel:FILE           one wheel, and nothing that it needs
+  sdist:FILE           a source distribution, built in a sandbox
 
 Several sources are stacked, the first at the bottom. A layer that the store
 knows is not read again. Publish can be stopped at any time and run again.
@@ -85,10 +93,15 @@ public key, or the ARN of an AWS KMS key. The first time, an identity and a key
 to sign with are made in your configuration folder. With --open, whoever can
 read the store can read the image.
 
+Python packages are for the Python of the image below them, and are layers of
+their own, each stored once. pip chooses them, in a sandbox; see 'rivulet
+packages --help' and doc/functions.md. --lock writes what it chose to a file.
+
 With --converted, an image of the repository that is the store too gets a
 converted one beside it: an index that has the plain image, for whoever pulls it,
 and its disk. The image's own tag and digest stay as they are. What other
-platforms' images have there already stays.
+platforms' images have there already stays. Whoever reads images reads it by its
+address: 'rivulet serve oci://registry.example/app:1.2-rivulet'.
 
 Layers compressed by gzip are decompressed by the program igzip, if it is in
 PATH and they are large enough, in a third of the time. RIVULET_GUNZIP=igzip
@@ -97,6 +110,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 		Example: `  rivulet publish docker.io/library/python:3.12
   rivulet publish oci:./layout:python3 --name python3 --recipient age1...
   rivulet publish docker.io/library/debian:12 dir:./app --name app --open
+  rivulet publish oci:./layout:python3 pip:'requests[socks]>=2.30,<3' zip:handler.zip@/var/task --name function
   rivulet publish registry.example/app:1.2 --store oci://registry.example/app --converted`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -105,6 +119,9 @@ assembly and runs as you, so choose go for images from strangers.`,
 			}
 			to, err := a.conversion(flags.converted, flags.convertedTag, args)
 			if err != nil {
+				return err
+			}
+			if opts.Source.Extensions, err = a.extensions(args, flags.apart, opts.TempDir); err != nil {
 				return err
 			}
 			return a.publishShown(cmd.Context(), args, &flags, &opts, to)
@@ -120,6 +137,8 @@ assembly and runs as you, so choose go for images from strangers.`,
 	f.StringVar(&flags.zone, "prime-zone", "", "put the image's chunks into these cache servers too, as cached --zone takes them")
 	f.BoolVar(&flags.converted, "converted", false, "in a registry: write an index of image and disk too, at the image's tag and -rivulet")
 	f.StringVar(&flags.convertedTag, "converted-tag", "", "the same, at this tag")
+	f.StringVar(&flags.lock, "lock", "", "write the lock of the image's packages to this file (pylock.toml)")
+	f.BoolVar(&flags.apart, "packages-apart", false, "put each package into /packages/NAME==VERSION, and a path file into site-packages")
 	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd
 }
@@ -140,6 +159,11 @@ func (a *app) publishShown(ctx context.Context, srcs []string, flags *publishFla
 	bars.end()
 	if err != nil {
 		return err
+	}
+	if flags.lock != "" {
+		if err := a.writeLock(ctx, o, res, flags.lock); err != nil {
+			return err
+		}
 	}
 	p := publication{Result: res}
 	if to != nil {

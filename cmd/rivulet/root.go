@@ -56,6 +56,7 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 type app struct {
 	out, err   io.Writer
 	storeURL   string
+	instead    string   // store that replaces the chosen one, if not ""; see runAtTag
 	identities []string // files, or ARNs of KMS keys, that open what is locked
 	required   []string // public keys, or files of them: one must have signed what is read
 	profile    string   // file for a CPU profile
@@ -72,9 +73,14 @@ type app struct {
 // run executes one command line and returns the exit status.
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	a := &app{out: out, err: errOut}
+	return a.run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
+	errOut := a.err
 	root := a.root()
 	root.SetArgs(args)
-	root.SetOut(out)
+	root.SetOut(a.out)
 	root.SetErr(errOut)
 	cmd, err := root.ExecuteContextC(ctx)
 	pprof.StopCPUProfile()
@@ -83,6 +89,9 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	}
 	if err == nil {
 		return exitOK
+	}
+	if status, done := a.runAtTag(ctx, cmd, err, args); done {
+		return status
 	}
 	var exit exitError
 	exits := errors.As(err, &exit)
@@ -138,12 +147,17 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.PersistentFlags().StringVar(&a.storeURL, "store", "", "where images are kept: dir:PATH, s3://BUCKET/PREFIX?endpoint=URL, oci://REGISTRY/REPOSITORY or https://HOST/PATH (default $RIVULET_STORE, or a folder of the user's)")
+	root.PersistentFlags().StringVar(&a.storeURL, "store", "", "where images are kept: dir:PATH, s3://BUCKET/PREFIX?endpoint=URL, oci://REGISTRY/REPOSITORY[:TAG] or https://HOST/PATH (default $RIVULET_STORE, or a folder of the user's)")
 	root.PersistentFlags().StringArrayVar(&a.identities, "identity", nil, "file of an age or SSH secret key, or ARN of an AWS KMS key, that opens locked images; may be repeated (default $RIVULET_IDENTITY, or your own)")
 	root.PersistentFlags().StringArrayVar(&a.required, "require-signature", nil, "read only images that the publisher with this public key or key file signed; may be repeated")
 	root.PersistentFlags().StringVar(&a.profile, "cpuprofile", "", "write a CPU profile to this file")
 	_ = root.PersistentFlags().MarkHidden("cpuprofile")
-	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.startProfile() }
+	root.PersistentPreRunE = func(cmd *cobra.Command, args []string) error {
+		if err := a.takeImageAddress(cmd, args); err != nil {
+			return err
+		}
+		return a.startProfile()
+	}
 	root.AddCommand(
 		a.publishCommand(), a.convertCommand(), a.lsCommand(), a.inspectCommand(), a.diffCommand(), a.dfCommand(),
 		a.catCommand(), a.serveCommand(), a.mountCommand(), a.umountCommand(), a.agentCommand(),
@@ -151,7 +165,7 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 		a.commitCommand(), a.overlayCommand(),
 		a.cachedCommand(), a.cacheCommand(), a.vmCommand(),
 		a.exportCommand(), a.verifyCommand(), a.rmCommand(), a.pinCommand(), a.unpinCommand(), a.copyCommand(),
-		a.profileCommand(),
+		a.profileCommand(), a.packagesCommand(),
 		a.keysCommand(), a.grantCommand(), a.saltCommand(),
 		a.generationCommand(), a.gcCommand(), a.fsckCommand(), a.doctorCommand(), a.versionCommand(), a.manCommand(),
 	)

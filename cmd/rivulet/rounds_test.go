@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -25,6 +27,8 @@ import (
 	"github.com/rivuletfs/rivulet/seal/agewrap"
 	"github.com/rivuletfs/rivulet/store"
 	"github.com/rivuletfs/rivulet/store/memory"
+	"github.com/rivuletfs/rivulet/store/registry"
+	"github.com/rivuletfs/rivulet/store/registry/registrytest"
 )
 
 // A farOrigin answers each request a second late, and takes as many for an
@@ -257,6 +261,84 @@ func TestRoundTrips(t *testing.T) {
 				t.Errorf("the name leads to %v in the new generation, %v", d, err)
 			}
 			again(t, 3)
+		})
+	}
+}
+
+// A farRegistry is a transport that asks a registry in this process, and has its answer
+// a while later.
+type farRegistry struct {
+	handler  http.Handler
+	late     time.Duration
+	requests atomic.Int64
+}
+
+func (f *farRegistry) RoundTrip(req *http.Request) (*http.Response, error) {
+	f.requests.Add(1)
+	select {
+	case <-time.After(f.late):
+	case <-req.Context().Done():
+		return nil, context.Cause(req.Context())
+	}
+	in := req.Clone(req.Context())
+	in.RequestURI = req.URL.RequestURI()
+	if in.Body == nil {
+		in.Body = http.NoBody
+	}
+	w := httptest.NewRecorder()
+	f.handler.ServeHTTP(w, in)
+	resp := w.Result()
+	resp.Request = req
+	return resp, nil
+}
+
+// TestRoundTripsRegistry is TestRoundTrips for registries, with the referrers API and
+// without, of which the requests themselves are counted.
+func TestRoundTripsRegistry(t *testing.T) {
+	t.Setenv("RIVULET_KEYS", t.TempDir())
+	for _, c := range []struct {
+		name      string
+		referrers bool
+		layers    int
+		open      bool
+	}{
+		{"referrers", true, 1, false},
+		{"referrers, 5 layers", true, 5, false},
+		{"no referrers", false, 1, false},
+		{"readable by all", true, 1, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var handler http.Handler
+			registrytest.Memory(t, c.referrers, func(h http.Handler) http.Handler {
+				handler = h
+				return h
+			})
+			src := writeRandom(t, c.layers)
+			app := &app{out: io.Discard, err: os.Stderr, storeURL: "oci://registry.example/" + fmt.Sprintf("team/app-%d-%v-%v", c.layers, c.referrers, c.open)}
+			once := func(far *farRegistry) *publish.Result {
+				opts := publish.Options{Name: "x", TempDir: t.TempDir(), Open: c.open}
+				_, r, err := app.publish(context.Background(), []string{src}, &publishFlags{domain: "default"}, &opts, func(ctx context.Context, o store.Options) (origin.Origin, error) {
+					return registry.Open(ctx, app.storeURL, registry.Options{Transport: far, Settle: time.Millisecond, Ahead: o.Ahead, AheadIn: o.AheadIn})
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r
+			}
+			first := once(&farRegistry{handler: handler})
+			synctest.Test(t, func(t *testing.T) {
+				far := &farRegistry{handler: handler, late: time.Second}
+				begin := time.Now()
+				again := once(far)
+				rounds := int(time.Since(begin) / time.Second)
+				t.Logf("%d chunks: %d round trips, %d requests", again.Chunks, rounds, far.requests.Load())
+				if again.NewChunks != 0 || again.BlockMap != first.BlockMap || again.LayersKnown != c.layers {
+					t.Fatalf("published %+v, before %+v", again, first)
+				}
+				if rounds > 3 {
+					t.Errorf("%d round trips one after the other, want at most 3", rounds)
+				}
+			})
 		})
 	}
 }

@@ -6,13 +6,16 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -161,7 +164,8 @@ func TestSecretsStayHidden(t *testing.T) {
 	d.worksWell()
 	d.goesWrong(identity)
 	d.staysInMemory()
-	for _, name := range []string{"store", "run", "tmp"} {
+	d.daemons()
+	for _, name := range []string{"store", "run", "tmp", "state", "cache"} {
 		d.under(d.path(name))
 	}
 	if d.bytes < 10_000 {
@@ -288,12 +292,105 @@ func (d *desk) worksWell() {
 		"cat k f --identity " + kmsKey, "grant a --recipients-file recipients", "salt ls --json", "salt grant --recipients-file recipients",
 		"salt grant " + kmsKey, "salt codec default zstd fastest", "salt rotate", "publish dir:tree --name b", "salt new tenant --codec raw",
 		"publish dir:tree --domain tenant --name t", "export a tmp/a.img", "doctor", "rm o",
+		"copy a --to dir:tmp/other", "pin a", "pin --json", "unpin a", "profile ls --json", "profile ls a",
+		"version",
 	} {
 		d.run(0, line)
 	}
 	if err := os.Remove(d.path("tmp/a.img")); err != nil {
 		d.t.Error(err)
 	}
+}
+
+// daemons looks at an agent and a host cache: at their arguments, their logs, their
+// folders, what they say of themselves and what commands say that ask them.
+func (d *desk) daemons() {
+	d.t.Helper()
+	nbd := "unix:" + d.path("run/n")
+	cached := d.daemon("cached --dir " + d.path("cache") + " --size 64M --min-free 0 --telemetry unix:" + d.path("run/ct"))
+	defer cached()
+	agent := d.daemon("agent --keep none --state " + d.path("state") + " --slow-read 1ns --telemetry unix:" + d.path("run/at"))
+	defer agent()
+	for _, line := range []string{
+		"agent attach a --json --nbd " + nbd, "agent attach a --writable --overlay " + d.path("vm1.overlay") + " --name w --nbd " + nbd, "agent ls --json",
+		"status --json", "cat a f", "cache stats", "cache ls", "overlay ls vm1.overlay",
+	} {
+		d.run(0, line)
+	}
+	key, err := os.ReadFile(d.path("vm1.overlay/key"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.add("key of an overlay", key)
+	d.run(0, "commit w c --json")
+	attached := listedID.FindAllStringSubmatch(d.run(0, "agent ls --json"), -1)
+	if len(attached) != 2 {
+		d.t.Errorf("attached: %q", attached)
+	}
+	for _, id := range attached {
+		d.run(0, "explain "+id[1]+" --json --reads")
+		d.run(0, "agent detach "+id[1])
+	}
+	d.run(0, "status --json")
+	d.run(1, "profile import a bent")
+	d.run(1, "commit vm1.overlay x --identity bent")
+	d.run(1, "overlay ls tree")
+	for _, socket := range []string{"run/ct", "run/at"} {
+		d.in(socket, d.scrape(d.path(socket)))
+	}
+	for _, line := range []string{
+		"overlay rm vm1.overlay", "generation list --json", "generation new", "gc plan --json", "gc run", "generation list", "gc alarms",
+		"fsck dir:store --json", "fsck dir:store --deep", "cat a f",
+	} {
+		d.run(0, line)
+	}
+}
+
+var listedID = regexp.MustCompile(`"id": "([0-9a-f]{16})"`)
+
+// daemon starts a command that stays and waits until others reach it. The result ends it,
+// and searches what it said.
+func (d *desk) daemon(line string) (end func()) {
+	d.t.Helper()
+	cmd := exec.Command("rivulet", strings.Fields(line)...)
+	var said bytes.Buffer
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = d.env, d.home, &said, &said
+	if err := cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	socket := line[strings.LastIndex(line, "unix:")+len("unix:"):]
+	for limit := time.Now().Add(30 * time.Second); len(d.scrape(socket)) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(limit) {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			d.t.Fatalf("rivulet %.20s does not answer: %s", line, &said)
+		}
+	}
+	return func() {
+		d.arguments(cmd.Process.Pid)
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			d.t.Errorf("rivulet %.20s: %v: %s", line, err, &said)
+		}
+		d.in("log of rivulet "+strings.Fields(line)[0], said.Bytes())
+	}
+}
+
+// scrape returns the metrics that a daemon tells at a socket, none if it does not answer.
+func (d *desk) scrape(socket string) []byte {
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+	resp, err := client.Get("http://daemon/metrics")
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, _ := io.ReadAll(resp.Body)
+	return b
 }
 
 // goesWrong makes what can fail fail, near secrets.

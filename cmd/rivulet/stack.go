@@ -64,6 +64,9 @@ func (a *app) view(o origin.Origin) *generation.View {
 // chosenStore returns the store's URL: of --store, of RIVULET_STORE, or of the
 // user's data folder.
 func (a *app) chosenStore() (string, error) {
+	if a.instead != "" {
+		return a.instead, nil
+	}
 	if a.storeURL != "" {
 		return a.storeURL, nil
 	}

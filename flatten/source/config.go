@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -18,15 +19,21 @@ func (img *Image) describe(parts []*Image) error {
 		return nil
 	}
 	var base []byte
+	labels := make(map[string]string)
 	for _, p := range parts {
+		maps.Copy(labels, p.Labels)
 		if p.Config != nil {
 			base = p.Config
 		}
 	}
 	config, err := configFor(base, img.Layers)
+	if err == nil {
+		config, err = addLabels(config, labels)
+	}
 	if err != nil {
 		return err
 	}
+	img.Labels = labels
 	img.Config, img.Digest = config, sha256Of(config)
 	return nil
 }

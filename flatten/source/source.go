@@ -1,13 +1,13 @@
 // Package source finds images and their layers: in registries, in OCI image
 // layouts, in archives that docker save wrote, in plain directories and in tar
-// files.
+// and zip files.
 //
 // [Open] reads no more than manifests and configurations, so that a layer whose
 // diff ID is known already need never be downloaded; [Layer.Read] does the rest.
 // Everything that has a digest is checked against it: manifests, configurations
 // and compressed layers by their own, uncompressed layers by their diff ID.
 //
-// A directory or a tar file has no digest of its own. It stands for the
+// A directory, a tar file or a zip file has no digest of its own. It stands for the
 // canonical archive of what is in it (flatten.WriteArchive), whose SHA-256 is the
 // diff ID; a directory and a tar file with the same content have the same. To
 // find it, Open reads them through once, and Read does so again.
@@ -53,6 +53,8 @@ type Options struct {
 	Gunzip Gunzip
 	// Limits bounds each layer.
 	Limits flatten.Limits
+	// Extensions open sources of further schemes, which are the keys.
+	Extensions map[string]Extension
 	// Progress, if set, is told how many compressed bytes of a layer were read
 	// so far: now and then during Layer.Read, and at its end. Calls for one
 	// layer come one after the other, those for several may come at once.
@@ -76,6 +78,8 @@ type Image struct {
 	Reference string
 	// Layers is the layers, lowest first.
 	Layers []*Layer
+	// Labels is what an Extension adds to the configuration's; Config has them.
+	Labels map[string]string
 
 	cleanup []func() error
 }
@@ -134,7 +138,7 @@ func (e *DigestError) Error() string {
 }
 
 // Forms lists the forms of a source, for messages.
-const Forms = "REGISTRY/REPOSITORY[:TAG|@DIGEST], oci:DIR[:TAG|@DIGEST], docker-archive:FILE, dir:PATH or tar:FILE"
+const Forms = "REGISTRY/REPOSITORY[:TAG|@DIGEST], oci:DIR[:TAG|@DIGEST], docker-archive:FILE, dir:PATH, tar:FILE or zip:FILE[@DIR]"
 
 // Open finds the image that the given sources name. With several, the layers
 // of the first are the lowest. The forms are those of [Forms]. The caller closes
@@ -146,11 +150,12 @@ func Open(ctx context.Context, sources []string, opts Options) (*Image, error) {
 	opts.setDefaults()
 	stack := &Image{Reference: strings.Join(sources, "+")}
 	var parts []*Image
-	for _, src := range sources {
-		img, err := openOne(ctx, src, &opts)
+	for len(sources) > 0 {
+		img, n, err := openNext(ctx, sources, stack.Layers, &opts)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("open %s: %w", src, err), stack.Close())
+			return nil, errors.Join(fmt.Errorf("open %s: %w", strings.Join(sources[:n], " "), err), stack.Close())
 		}
+		sources = sources[n:]
 		parts = append(parts, img)
 		stack.cleanup = append(stack.cleanup, img.cleanup...)
 		stack.Layers = append(stack.Layers, img.Layers...)
@@ -183,6 +188,24 @@ func (o *Options) setDefaults() {
 	}
 }
 
+// openNext opens the first of the sources, on top of the layers below, or as many as one
+// extension opens at once; n is how many it were.
+func openNext(ctx context.Context, sources []string, below []*Layer, opts *Options) (img *Image, n int, err error) {
+	extension := func(src string) Extension {
+		scheme, _, _ := strings.Cut(src, ":")
+		return opts.Extensions[scheme]
+	}
+	e := extension(sources[0])
+	if e == nil {
+		img, err = openOne(ctx, sources[0], opts)
+		return img, 1, err
+	}
+	for n = 1; n < len(sources) && extension(sources[n]) == e; n++ {
+	}
+	img, err = e.Open(ctx, sources[:n], below)
+	return img, n, err
+}
+
 func openOne(ctx context.Context, src string, opts *Options) (*Image, error) {
 	scheme, rest, _ := strings.Cut(src, ":")
 	switch scheme {
@@ -194,6 +217,8 @@ func openOne(ctx context.Context, src string, opts *Options) (*Image, error) {
 		return openDirectory(ctx, rest)
 	case "tar":
 		return openTar(ctx, rest, opts)
+	case "zip":
+		return openZip(ctx, rest, opts)
 	}
 	return openRegistry(ctx, src, opts)
 }

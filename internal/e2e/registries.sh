@@ -8,7 +8,7 @@
 # while the proxy flips bits too, it has the same bytes; and so has the first, when all
 # were carried into a new generation and the old one was deleted. The first, pushed as a
 # plain image and published with --converted, is at its tag as it was, and at another one
-# with its disk. A registry that is not
+# with its disk, which has the same bytes read by that tag, also when the generation is gone. A registry that is not
 # there, and a bad address, get one line that says what to do.
 #
 # Needs the distribution registry, curl, jq, nbdcopy, python3, go.
@@ -63,6 +63,18 @@ same() {
 	rm "$WORK/got"
 }
 
+# tagged NAME: the same, of the disk at the tag NAME-rivulet.
+tagged() {
+	rivulet export "$write:$1-rivulet" "$WORK/got"
+	cmp "$WORK/disk" "$WORK/got" || fail "$1 exported from $write:$1-rivulet: other bytes"
+	rm "$WORK/got"
+	RIVULET_STORE=$read:$1-rivulet serving "${read#oci://}:$1-rivulet"
+	nbdcopy "$URI" "$WORK/got" || fail "$1 from $read:$1-rivulet: nbdcopy"
+	stop "$SERVER"
+	cmp "$WORK/disk" "$WORK/got" || fail "$1 from $read:$1-rivulet: other bytes"
+	rm "$WORK/got"
+}
+
 # push NAME: pushes an image of the layout to $REGISTRY/lab/images:NAME.
 push() {
 	local manifest digest at base=http://$REGISTRY/v2/lab/images
@@ -113,15 +125,19 @@ for server in distribution oci; do
 		and .[1].artifactType == "application/vnd.rivulet.disk.v1" and .[1].annotations["com.github.rivuletfs.image"] == $plain' \
 		"$WORK/converted" >/dev/null || fail "$1: what is at $1-rivulet: $(cat "$WORK/converted")"
 
+	rivulet --store "dir:$WORK/near" export "$1" "$WORK/disk"
+	tagged "$1"
+
 	step "$server: a generation goes"
 	collect "$write"
-	rivulet --store "dir:$WORK/near" export "$1" "$WORK/disk"
 	same "$1"
+	tagged "$1"
 	rm "$WORK/disk"
 done
 
 step "refusals"
 refuses "cannot be reached" --store "oci://127.0.0.1:1/a" ls
-refuses "leave out the tag" --store "oci://$REGISTRY/a:tag" ls
+refuses "not found" --store "oci://$REGISTRY/a:tag" ls
+refuses "leave out the tag" --store "oci://$REGISTRY/a:tag" publish "oci:$IMAGES:$1" --name x
 refuses "docker login" --store "oci://user:password@$REGISTRY/a" ls
 echo "registries: passed"

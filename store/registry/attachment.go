@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 
@@ -38,10 +39,7 @@ func (s *Store) attach(ctx context.Context, d origin.Digest, kind string, data [
 	if err != nil {
 		return err
 	}
-	m := newManifest(typeAttachment+kind, descriptor(mediaBytes, data))
-	subject.ArtifactType = ""
-	m.Subject = &subject
-	m.Annotations[noteGeneration], m.Annotations[noteObject] = s.id.String(), d.String()
+	m := s.attachmentManifest(d, kind, subject, data)
 	_, desc := encodeManifest(m)
 	// Nothing would need the tag, but registries are told to throw away what has none.
 	tag := s.prefix + "t-" + desc.Digest.Hex
@@ -60,6 +58,21 @@ func (s *Store) attach(ctx context.Context, d origin.Digest, kind string, data [
 	}
 	_, err = s.client.writeReferrer(ctx, tag, m)
 	return err
+}
+
+// attachmentManifest returns the manifest of an attachment, which is a function of it.
+func (s *Store) attachmentManifest(d origin.Digest, kind string, subject v1.Descriptor, data []byte) *v1.Manifest {
+	m := newManifest(typeAttachment+kind, descriptor(mediaBytes, data))
+	subject.ArtifactType = ""
+	m.Subject = &subject
+	m.Annotations[noteObject] = d.String()
+	if s.id != 0 { // of a converted image's disk, which is in none
+		m.Annotations[noteGeneration] = s.id.String()
+	}
+	if len(data) <= listedBytes {
+		m.Annotations[noteData] = base64.StdEncoding.EncodeToString(data)
+	}
+	return m
 }
 
 // artifact returns the descriptor of an object's manifest, and whether there
@@ -108,50 +121,94 @@ func (s *Store) ListAttachments(ctx context.Context, subject origin.Digest, kind
 		return fail(fmt.Errorf("more than %d", origin.MaxAttachments))
 	}
 	seen := make(map[origin.Digest]bool, len(all))
+	err = s.tell(ctx, all, subject, kind, func(b []byte) error {
+		if seen[origin.Sum(b)] {
+			return nil
+		}
+		seen[origin.Sum(b)] = true
+		return fn(b)
+	})
+	if err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// tell calls fn with attachments, which it reads some at a time.
+func (s *Store) tell(ctx context.Context, all []listed, subject origin.Digest, kind string, fn func(data []byte) error) error {
 	for len(all) > 0 {
 		some := all[:min(len(all), attachmentWindow)]
 		all = all[len(some):]
 		data := make([][]byte, len(some))
 		err := each(ctx, len(some), func(ctx context.Context, i int) error {
 			var err error
-			data[i], err = s.readAttachment(ctx, some[i], kind)
+			if data[i] = some[i].data; data[i] == nil {
+				data[i], err = s.readAttachment(ctx, some[i].manifest, kind)
+			}
 			return err
 		})
 		if err != nil {
-			return fail(err)
+			return fmt.Errorf("attachments %s of %v: %w", kind, subject, err)
 		}
 		for _, b := range data {
-			if b == nil || seen[origin.Sum(b)] {
+			if b == nil { // it is gone
 				continue
 			}
-			seen[origin.Sum(b)] = true
 			if err := fn(b); err != nil {
 				return err
 			}
 		}
 	}
-	return ctx.Err()
+	return nil
 }
 
-// attachments returns the manifests of an object's attachments of a kind:
-// those of its own, and those of what stands for it.
-func (s *Store) attachments(ctx context.Context, d origin.Digest, kind string) ([]v1.Hash, error) {
-	var before, after []v1.Hash
+// A listed attachment is one that a list of referrers speaks of.
+type listed struct {
+	manifest v1.Hash
+	data     []byte // what it says; nil: the manifest is to be read
+}
+
+// attachments returns an object's attachments of a kind: those of its own, and
+// those of what stands for it.
+func (s *Store) attachments(ctx context.Context, d origin.Digest, kind string) ([]listed, error) {
+	var before, after []listed
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		_, desc := encodeManifest(subjectManifest(s.id, d))
-		before, err = s.client.referrers(ctx, desc.Digest, typeAttachment+kind)
+		before, err = s.listed(ctx, d, kind, desc)
 		return err
 	})
 	g.Go(func() error {
 		desc, there, err := s.artifact(ctx, d)
 		if err == nil && there {
-			after, err = s.client.referrers(ctx, desc.Digest, typeAttachment+kind)
+			after, err = s.listed(ctx, d, kind, desc)
 		}
 		return err
 	})
 	err := g.Wait()
 	return append(before, after...), err
+}
+
+// listed returns the attachments that subject, which stands for the object d, is said
+// to have. A list proves nothing. But an attachment's manifest is a function of what it
+// says: if what the list says gives the manifest's digest, it is that.
+func (s *Store) listed(ctx context.Context, d origin.Digest, kind string, subject v1.Descriptor) ([]listed, error) {
+	list, err := s.client.referrers(ctx, subject.Digest, typeAttachment+kind)
+	out := make([]listed, len(list))
+	for i, r := range list {
+		out[i].manifest = r.digest
+		if r.data == "" {
+			continue
+		}
+		data, err := base64.StdEncoding.DecodeString(r.data)
+		if err != nil || len(data) > listedBytes {
+			continue
+		}
+		if _, desc := encodeManifest(s.attachmentManifest(d, kind, subject, data)); desc.Digest == r.digest {
+			out[i].data = data
+		}
+	}
+	return out, err
 }
 
 // readAttachment returns an attachment, nil if it is gone.

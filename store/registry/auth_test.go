@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
@@ -288,4 +289,55 @@ func TestRequestHasToken(t *testing.T) {
 	if a.StatusCode != http.StatusOK {
 		t.Errorf("status %v", a.Status)
 	}
+}
+
+// TestAheadOfLogin asks for a pointer before it is known how the registry wants
+// credentials, of registries that want none, some, and that cannot be reached.
+func TestAheadOfLogin(t *testing.T) {
+	ctx := context.Background()
+	a, guardedHost := guarded(t, 0)
+	f, openHost := faulty(t, true)
+	for _, c := range []struct {
+		host string
+		keys *keychain
+	}{
+		{openHost, &keychain{}},
+		{openHost, &keychain{user: "someone", password: "not asked for"}},
+		{guardedHost, &keychain{user: "someone", password: "secret-1"}},
+	} {
+		before := hasty(t, c.host, Options{Keychain: c.keys})
+		if err := before.SwapPointer(ctx, "p", nil, []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+		f.Reset()
+		after := reopenAhead(t, before, "p", "q")
+		if v, err := after.GetPointer(ctx, "p"); err != nil || string(v) != "v" {
+			t.Errorf("with %q: %q, %v", c.keys.user, v, err)
+		}
+		if _, err := after.GetPointer(ctx, "q"); !errors.Is(err, chunk.ErrNotFound) {
+			t.Errorf("with %q: %v; want ErrNotFound", c.keys.user, err)
+		}
+		after.Close()
+		if n := f.Requests.Load(); c.keys.user == "" && n != 3 {
+			t.Errorf("%d requests, want how to log in and a pointer each: %v", n, f)
+		}
+	}
+	a.SetPassword("secret-2")
+	for _, host := range []string{guardedHost, "127.0.0.1:1"} {
+		short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		o, err := Open(short, host+"/a", Options{Keychain: &keychain{user: "someone", password: "secret-1"}, Ahead: []string{"p"}})
+		cancel()
+		if err == nil {
+			o.Close()
+			t.Errorf("%s was opened", host)
+		}
+	}
+}
+
+// reopenAhead is reopen with pointers that are read ahead.
+func reopenAhead(t testing.TB, o *Origin, names ...string) *Origin {
+	t.Helper()
+	opts := *o.client.opts
+	opts.Ahead = names
+	return openRepo(t, o.Repository(), opts)
 }

@@ -96,14 +96,26 @@ func (c *client) readBlob(ctx context.Context, desc v1.Descriptor, max int64) ([
 	if desc.Data != nil && int64(len(desc.Data)) == desc.Size && origin.Sum(desc.Data) == d {
 		return desc.Data, nil
 	}
+	return c.fetchBlob(ctx, d, desc.Size, func(resp *http.Response) ([]byte, error) { return readAll(resp.Body, desc.Size) })
+}
+
+// readUnsized returns the blob of digest d, whose size is not known, checked. It takes
+// memory as the bytes come.
+func (c *client) readUnsized(ctx context.Context, d origin.Digest, max int64) ([]byte, error) {
+	return c.fetchBlob(ctx, d, max, func(resp *http.Response) ([]byte, error) { return readUpTo(resp, max) })
+}
+
+// fetchBlob returns the blob of digest d, which read takes from an answer of at most
+// awaits bytes, checked.
+func (c *client) fetchBlob(ctx context.Context, d origin.Digest, awaits int64, read func(*http.Response) ([]byte, error)) ([]byte, error) {
 	var b []byte
 	header := make(http.Header)
-	err = c.do(ctx, &request{
+	err := c.do(ctx, &request{
 		op: "read blob " + d.String(), method: http.MethodGet, url: c.url("blobs/%v", d), blob: d.String(),
-		header: header, awaits: desc.Size, want: []int{http.StatusOK},
+		header: header, awaits: awaits, want: []int{http.StatusOK},
 		read: func(resp *http.Response) error {
 			var err error
-			if b, err = readAll(resp.Body, desc.Size); err != nil {
+			if b, err = read(resp); err != nil {
 				return err
 			}
 			if err := d.Check(b); err != nil {

@@ -41,6 +41,7 @@ type client struct {
 
 	mu     sync.Mutex        // guards what follows
 	auth   http.RoundTripper // adds credentials; nil until the first request
+	hope   *hopeful          // sends requests while Open asks how credentials are wanted; else nil
 	scopes []string          // what to ask a token for
 	moved  map[string]moved  // where blobs were found, by digest
 }
@@ -209,26 +210,84 @@ func (c *client) roundTrip(ctx context.Context, rt http.RoundTripper, r *request
 // registry is asked once how it wants them.
 func (c *client) transport(ctx context.Context) (http.RoundTripper, error) {
 	c.mu.Lock()
-	rt, scopes := c.auth, c.scopes
+	rt, hope := c.auth, c.hope
 	c.mu.Unlock()
 	if rt != nil {
 		return rt, nil
 	}
+	if hope != nil {
+		return hope, nil
+	}
+	rt, _, err := c.login(ctx)
+	return rt, err
+}
+
+// login asks the registry how it wants credentials. open tells that it wants none, and
+// that we have none.
+func (c *client) login(ctx context.Context) (rt http.RoundTripper, open bool, err error) {
+	c.mu.Lock()
+	scopes := c.scopes
+	c.mu.Unlock()
 	who, err := authn.Resolve(ctx, c.opts.Keychain, c.repo)
 	if err != nil {
-		return nil, fmt.Errorf("credentials for %s: %w", c.repo.RegistryStr(), err)
+		return nil, false, fmt.Errorf("credentials for %s: %w", c.repo.RegistryStr(), err)
 	}
-	base := transport.NewUserAgent(anew{c.opts.Transport}, "rivulet")
-	rt, err = transport.NewWithContext(ctx, c.repo.Registry, who, base, scopes)
+	ping := &pinged{RoundTripper: c.sender(), scheme: c.repo.Scheme()}
+	rt, err = transport.NewWithContext(ctx, c.repo.Registry, who, transport.NewUserAgent(ping, userAgent), scopes)
 	if err != nil {
-		return nil, c.connectError(err)
+		return nil, false, c.connectError(err)
 	}
+	open = ping.open.Load() && isNobody(ctx, who)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.auth == nil {
 		c.auth = rt
 	}
-	return c.auth, nil
+	return c.auth, open, nil
+}
+
+// open logs in for the first time, while others may send requests already.
+func (c *client) open(ctx context.Context, op string) error {
+	var rt http.RoundTripper
+	var open bool
+	err := c.try(ctx, op, 0, func(ctx context.Context) (err error) {
+		if rt, open, err = c.login(ctx); err != nil {
+			return c.scrub(err)
+		}
+		return nil
+	})
+	c.mu.Lock()
+	hope := c.hope
+	c.hope = nil
+	c.mu.Unlock()
+	hope.settle(rt, open, err)
+	return err
+}
+
+const userAgent = "rivulet"
+
+// sender sends requests as they are.
+func (c *client) sender() http.RoundTripper { return anew{c.opts.Transport} }
+
+func isNobody(ctx context.Context, who authn.Authenticator) bool {
+	config, err := authn.Authorization(ctx, who)
+	return err == nil && *config == authn.AuthConfig{}
+}
+
+// pinged notes whether the registry lets in whoever asks, by the scheme that others
+// use meanwhile.
+type pinged struct {
+	http.RoundTripper
+	scheme string
+	open   atomic.Bool
+}
+
+func (p *pinged) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := p.RoundTripper.RoundTrip(req)
+	if err == nil && req.URL.Path == "/v2/" && req.URL.Scheme == p.scheme {
+		p.open.Store(resp.StatusCode == http.StatusOK)
+	}
+	return resp, err
 }
 
 // credentials returns the header that a GET of url goes out with, user agent

@@ -42,7 +42,8 @@ var unknown = v1.Platform{OS: "unknown", Architecture: "unknown"}
 // is the digest of the new index.
 //
 // The disk's manifest lists block map, index and packs, so that it is complete
-// for whoever copies it to another repository, and outlives its generation.
+// for whoever copies it to another repository, and outlives its generation. What is
+// said of the block map by now, wraps and signatures, refers to it as well.
 func (o *Origin) Converted(ctx context.Context, image string, generation origin.GenerationID, blockMap origin.Digest, tag string) (origin.Digest, error) {
 	if tag == "" {
 		if _, err := origin.ParseDigest(image); err == nil {
@@ -82,6 +83,9 @@ func (o *Origin) convert(ctx context.Context, image string, generation origin.Ge
 	}
 	disk, err := s.putDisk(ctx, m, from)
 	if err != nil {
+		return origin.Digest{}, err
+	}
+	if err := s.attachToDisk(ctx, m, disk); err != nil {
 		return origin.Digest{}, err
 	}
 	list, err := c.withOtherDisks(ctx, plain, tag, from)
@@ -139,6 +143,14 @@ func (s *Store) putDisk(ctx context.Context, m *blockmap.Map, image v1.Hash) (v1
 	}
 	first := []v1.Descriptor{{MediaType: typeBlockMap, Digest: hashOf(m.Digest()), Size: int64(len(m.Bytes()))}}
 	disk := packsManifest(typeDisk, 0, first, encoded, &x.index)
+	if meta := m.Info().Metadata; meta != (origin.Digest{}) {
+		b, err := s.GetObject(ctx, meta, origin.MaxObjectBytes)
+		if err == nil {
+			disk.Layers = append(disk.Layers, v1.Descriptor{MediaType: mediaBytes, Digest: hashOf(meta), Size: int64(len(b))})
+		} else if !errors.Is(err, chunk.ErrNotFound) && !errors.Is(err, origin.ErrCorrupt) { // a disk is whole without it
+			return v1.Descriptor{}, err
+		}
+	}
 	disk.Annotations[noteObject], disk.Annotations[noteImage] = m.Digest().String(), image.String()
 	b, desc := encodeManifest(disk)
 	desc.Platform, desc.Annotations = &unknown, map[string]string{noteImage: image.String()}
@@ -262,8 +274,8 @@ func (o *Origin) BlockMaps(ctx context.Context, image origin.Digest, fn func(gen
 	if err != nil {
 		return fmt.Errorf("block maps of %v: %w", image, err)
 	}
-	for _, h := range list {
-		m, err := o.client.readManifest(ctx, h.String(), typeBlockMap)
+	for _, r := range list {
+		m, err := o.client.readManifest(ctx, r.digest.String(), typeBlockMap)
 		if errors.Is(err, chunk.ErrNotFound) {
 			continue // deleted meanwhile
 		}
@@ -273,7 +285,7 @@ func (o *Origin) BlockMaps(ctx context.Context, image origin.Digest, fn func(gen
 		generation, err := origin.ParseGenerationID(m.note(noteGeneration))
 		d, err2 := digestOf(m.Layers[0].Digest)
 		if err = errors.Join(err, err2); err != nil {
-			return fmt.Errorf("block maps of %v: %w %v: %w", image, ErrArtifact, h, err)
+			return fmt.Errorf("block maps of %v: %w %v: %w", image, ErrArtifact, r.digest, err)
 		}
 		if err := fn(generation, d); err != nil {
 			return err

@@ -14,10 +14,12 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/fsck"
 	"github.com/rivuletfs/rivulet/gc"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/publish"
+	"github.com/rivuletfs/rivulet/sign"
 	"github.com/rivuletfs/rivulet/store/memory"
 	"github.com/rivuletfs/rivulet/store/registry"
 	"github.com/rivuletfs/rivulet/store/registry/registrytest"
@@ -204,6 +206,7 @@ func TestConvert(t *testing.T) {
 				t.Fatalf("block map %v, %v; want %v", m, err, d)
 			}
 			sameChunks(t, m, chunks, plain)
+			checkImage(t, repo+":1"+registry.ConvertedSuffix, published, plain)
 		}
 		check()
 		if err := o.DeleteGeneration(ctx, 1, func(int) {}); err != nil {
@@ -211,5 +214,86 @@ func TestConvert(t *testing.T) {
 		}
 		collect()
 		check()
+	})
+}
+
+// checkImage reads the converted image at ref as an origin.
+func checkImage(t *testing.T, ref string, published *publish.Result, plain origin.Origin) {
+	t.Helper()
+	ctx := context.Background()
+	parsed, opts, is, err := registry.ParseImageURL(registry.Scheme + ref)
+	if err != nil || !is {
+		t.Fatalf("%s: an image: %v, %v", ref, is, err)
+	}
+	i, err := registry.OpenImage(ctx, parsed, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := generation.NewView(i, generation.Options{})
+	for _, name := range []string{parsed.Name(), published.SourceDigest, published.BlockMap} {
+		img, err := v.Open(ctx, name)
+		if err != nil || img.Map.Digest().String() != published.BlockMap {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	fresh, err := registry.OpenImage(ctx, parsed, opts) // of which nobody has read the block map
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := v.Open(ctx, published.BlockMap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameChunks(t, img.Map, fresh, plain)
+	if _, err := sign.Require(ctx, img.Map, i, testSigner.Public()); err != nil {
+		t.Errorf("the signature did not come along: %v", err)
+	}
+	if n, err := i.Stat(ctx, img.Map.Chunk(0).ID); err != nil || n != int64(img.Map.Chunk(0).Stored) {
+		t.Errorf("a chunk has %d bytes, %v", n, err)
+	}
+	if _, err := i.Stat(ctx, chunk.ID{}); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("no chunk of it: %v; want ErrNotFound", err)
+	}
+	if r, err := fsck.Check(ctx, i, fsck.Options{Deep: true}); err != nil || !r.Sound() || r.Images != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	none := origin.Sum(nil)
+	_, put := i.Put(ctx, chunk.ID{}, nil)
+	_, object := i.PutObject(ctx, nil)
+	_, copied := i.CopyChunk(ctx, chunk.ID{}, 1, 2)
+	for what, err := range map[string]error{
+		"Put": put, "PutObject": object, "CopyChunk": copied, "Remove": i.Remove(ctx, chunk.ID{}), "RemoveObject": i.RemoveObject(ctx, none),
+		"Attach": i.Attach(ctx, none, "note", nil), "SwapPointer": i.SwapPointer(ctx, "p", nil, nil), "DeleteGeneration": i.DeleteGeneration(ctx, 1, nil),
+	} {
+		if !errors.Is(err, origin.ErrReadOnly) {
+			t.Errorf("%s: %v; want ErrReadOnly", what, err)
+		}
+	}
+	if _, err := registry.OpenImage(ctx, parsed.Context().Tag("1"), opts); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("a plain image: %v; want ErrNotFound", err)
+	}
+	if _, err := registry.OpenImage(ctx, parsed.Context().Tag("none"), opts); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("a tag that is not there: %v; want ErrNotFound", err)
+	}
+}
+
+func FuzzParseImageURL(f *testing.F) {
+	for _, s := range []string{
+		"oci://h.example/a:tag", "oci://h.example:5000/a/b@sha256:89ed547f2b848143881ca757209a8e58459adde6bca4129f6772a227359620c5?insecure=true&ca=/f",
+		"oci://h.example/a", "oci://u:p@h.example/a:t", "oci:x:y", "oci://h/a:b?connections=-1",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		ref, _, is, err := registry.ParseImageURL(s)
+		if is == (ref == nil && err == nil) {
+			t.Fatalf("%q: %v, %v, %v", s, ref, is, err)
+		}
+		if ref == nil || err != nil {
+			return
+		}
+		if again, _, is, err := registry.ParseImageURL(registry.Scheme + ref.Name()); err != nil || !is || again.Name() != ref.Name() {
+			t.Fatalf("%q is %s, and that is %v, %v", s, ref.Name(), again, err)
+		}
 	})
 }

@@ -152,7 +152,7 @@ func (s *Store) merge(tag string, x *index) {
 func (s *Store) blob(p pack) *blob {
 	b := s.blobs[p.digest]
 	if b == nil {
-		b = &blob{pack: p}
+		b = &blob{pack: p, asking: make(chan struct{}, 1)}
 		s.blobs[p.digest] = b
 	}
 	return b

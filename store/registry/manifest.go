@@ -36,6 +36,7 @@ const (
 
 	noteGeneration = "com.github.rivuletfs.generation" // of every manifest, so that no two generations share one
 	noteObject     = "com.github.rivuletfs.object"     // the digest of an object
+	noteData       = "com.github.rivuletfs.data"       // base64, a small attachment's bytes: lists of referrers have annotations
 )
 
 // Bounds of what is read.
@@ -44,8 +45,11 @@ const (
 	maxListBytes     = 8 << 20 // of a page of tags
 	maxListPages     = 1 << 12 // of a list
 	tagsAtOnce       = 1000
-	maxReferrers     = 1 << 16  // of one manifest
-	inlineBytes      = 16 << 10 // blobs up to that size stand in the manifest as well, and are read with it
+	maxReferrers     = 1 << 16   // of one manifest
+	inlineBytes      = 16 << 10  // blobs up to that size stand in the manifest as well, and are read with it
+	inlineIndex      = 256 << 10 // so may indexes, of nearly all disks, that a reader needs at once
+	listedBytes      = 1 << 10   // attachments up to that size stand in lists of referrers as well
+	maxListed        = 512       // referrers that we list with their attachments
 )
 
 // noConfig is the blob that artifacts have where images have their configuration.
@@ -66,7 +70,7 @@ func newManifest(artifact string, layers ...v1.Descriptor) *v1.Manifest {
 // descriptor describes a blob that we have. Small ones it holds.
 func descriptor(media string, b []byte) v1.Descriptor {
 	d := v1.Descriptor{MediaType: types.MediaType(media), Digest: hashOf(origin.Sum(b)), Size: int64(len(b))}
-	if len(b) <= inlineBytes {
+	if len(b) <= inlineBytes || media == mediaIndex && len(b) <= inlineIndex {
 		d.Data = b
 	}
 	return d

@@ -213,8 +213,12 @@ func (s *Store) unseen(m *blockmap.Map) (list []*blob) {
 	return list
 }
 
-// GetObject implements [origin.Objects]. With a block map it reads where its
-// chunks lie, in two round trips altogether.
+// eagerBytes bounds an object that is read beside its manifest.
+const eagerBytes = 4 << 20
+
+// GetObject implements [origin.Objects]. The object is read at the same time as its
+// manifest, which tells whether it is there. With a block map it reads where its chunks
+// lie: that takes two round trips if there are many.
 func (s *Store) GetObject(ctx context.Context, d origin.Digest, max int64) ([]byte, error) {
 	data, err := s.getObject(ctx, d, max)
 	if err != nil {
@@ -224,8 +228,14 @@ func (s *Store) GetObject(ctx context.Context, d origin.Digest, max int64) ([]by
 }
 
 func (s *Store) getObject(ctx context.Context, d origin.Digest, max int64) ([]byte, error) {
-	var object, packs *storedManifest
+	max = min(max, origin.MaxObjectBytes)
+	var object *storedManifest
+	var early []byte
 	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		early, _ = s.client.readUnsized(gctx, d, min(max, eagerBytes)) // else it is read when its size is known
+		return nil
+	})
 	g.Go(func() (err error) {
 		object, err = s.client.readMatching(gctx, s.objectTag(d), func(m *storedManifest) error {
 			if listed := m.Layers[0].Digest; listed != hashOf(d) {
@@ -235,31 +245,24 @@ func (s *Store) getObject(ctx context.Context, d origin.Digest, max int64) ([]by
 		}, typeObject, typeBlockMap)
 		return err
 	})
-	g.Go(func() (err error) {
-		packs, err = s.client.readManifest(gctx, s.diskTag(d), typePacks)
-		return unlessMissing(err)
+	g.Go(func() error {
+		packs, err := s.client.readManifest(gctx, s.diskTag(d), typePacks)
+		if packs == nil || err != nil {
+			return unlessMissing(err)
+		}
+		x, err := s.client.readIndex(gctx, packs.Layers[0])
+		if err == nil {
+			s.merge(s.diskTag(d), x)
+		}
+		return err
 	})
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	layer := object.Layers[0]
-	var data []byte
-	g, gctx = errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		data, err = s.client.readBlob(gctx, layer, min(max, origin.MaxObjectBytes))
-		return err
-	})
-	if packs != nil {
-		g.Go(func() error {
-			x, err := s.client.readIndex(gctx, packs.Layers[0])
-			if err != nil {
-				return err
-			}
-			s.merge(s.diskTag(d), x)
-			return nil
-		})
+	data, err := early, error(nil)
+	if layer := object.Layers[0]; early == nil || int64(len(early)) != layer.Size {
+		data, err = s.client.readBlob(ctx, layer, max)
 	}
-	err := g.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.objects[d] = object.desc

@@ -196,7 +196,9 @@ func TestPublishAgainIsFewRequests(t *testing.T) {
 	if again.NewChunks != 0 || again.BlockMap != first.BlockMap {
 		t.Errorf("published again: %+v", again)
 	}
-	if n := f.Requests.Load(); n > 24 { // once for the image, lists twice; nothing for a layer, a chunk
+	// Once for the image, lists twice, and tags that stand for lists as long as it is not known
+	// that there are lists; nothing for a layer, a chunk.
+	if n := int(f.Requests.Load()) - f.Count(http.MethodGet, "/manifests/sha256-"); n > 24 {
 		t.Errorf("publishing again took %d requests: %v", n, f)
 	}
 	if n := f.Count(http.MethodPut, ""); n != 0 {

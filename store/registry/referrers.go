@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -34,44 +36,52 @@ var errNoReferrers = errors.New("the registry has no referrers API")
 func referrersTag(subject v1.Hash) string { return subject.Algorithm + "-" + subject.Hex }
 
 // referrers returns the manifests that refer to subject and are of that artifact
-// type.
-func (c *client) referrers(ctx context.Context, subject v1.Hash, artifact string) ([]v1.Hash, error) {
+// type, or of any if that is "". As long as it is not known whether there is the API, the tag is read at the same
+// time.
+func (c *client) referrers(ctx context.Context, subject v1.Hash, artifact string) ([]referrer, error) {
+	var tagged []v1.Descriptor
+	var isTagged bool
+	var tagErr error
+	askTag := func(ctx context.Context) { tagged, isTagged, tagErr = c.readReferrersTag(ctx, subject) }
+	var asking sync.WaitGroup
+	tagCtx, cancel := context.WithCancel(ctx)
+	defer asking.Wait()
+	defer cancel()
+	api := c.api.Load()
+	if api != referrersYes {
+		asking.Go(func() { askTag(tagCtx) })
+	}
 	var all []referrer
 	var err error
-	if c.api.Load() != referrersNo {
+	if api != referrersNo {
 		all, err = c.askReferrers(ctx, subject, artifact)
 		if err == nil {
 			c.api.Store(referrersYes)
 		}
 	}
-	if c.api.Load() == referrersNo || unsupported(err) {
-		var is bool
-		var list []v1.Descriptor
-		list, is, err = c.readReferrersTag(ctx, subject)
-		if is {
+	if api == referrersNo || unsupported(err) {
+		if asking.Wait(); api == referrersYes {
+			askTag(ctx)
+		}
+		if err = tagErr; isTagged {
 			c.api.Store(referrersNo)
 		}
-		all = referrersOf(list)
+		all = referrersOf(tagged)
 	}
-	var found []v1.Hash
-	for _, r := range all {
-		if r.artifact == artifact {
-			found = append(found, r.digest)
-		}
-	}
-	return found, err
+	return slices.DeleteFunc(all, func(r referrer) bool { return artifact != "" && r.artifact != artifact }), err
 }
 
 // A referrer is what a list says of a manifest.
 type referrer struct {
 	digest   v1.Hash
 	artifact string // its type
+	data     string // annotation noteData; "": none
 }
 
 func referrersOf(list []v1.Descriptor) []referrer {
 	out := make([]referrer, len(list))
 	for i, d := range list {
-		out[i] = referrer{d.Digest, d.ArtifactType}
+		out[i] = referrer{d.Digest, d.ArtifactType, d.Annotations[noteData]}
 	}
 	return out
 }
@@ -170,6 +180,10 @@ func (c *client) list(ctx context.Context, m *v1.Manifest, desc v1.Descriptor) e
 	return c.changeReferrersTag(ctx, m.Subject.Digest, func(list []v1.Descriptor) []v1.Descriptor {
 		if slices.ContainsFunc(list, func(d v1.Descriptor) bool { return d.Digest == desc.Digest }) {
 			return list
+		}
+		if len(list) >= maxListed {
+			desc.Annotations = maps.Clone(desc.Annotations)
+			delete(desc.Annotations, noteData)
 		}
 		return append(list, desc)
 	})

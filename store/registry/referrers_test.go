@@ -255,3 +255,53 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		}
 	}
 }
+
+// TestListedAttachments reads small attachments out of lists of referrers, but for one
+// of which a list says something else than its manifest does.
+func TestListedAttachments(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		api, lies bool
+		read      int // manifests of attachments
+	}{
+		{"referrers", true, false, 1},
+		{"a list that lies", true, true, 2},
+		{"no referrers", false, false, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := new(registrytest.Faults)
+			host := registrytest.Memory(t, c.api, func(h http.Handler) http.Handler {
+				f.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if !c.lies || !strings.Contains(r.URL.Path, "/referrers/") {
+						h.ServeHTTP(w, r)
+						return
+					}
+					rec := httptest.NewRecorder()
+					h.ServeHTTP(rec, r)
+					w.Header().Set("Content-Type", rec.Header().Get("Content-Type"))
+					w.WriteHeader(rec.Code)
+					_, _ = w.Write([]byte(strings.ReplaceAll(rec.Body.String(), "c21hbGw=", "c21hbGs=")))
+				})
+				return f
+			})
+			o := hasty(t, host, Options{})
+			d := publishDisk(t, o.Generation(1), origin.Digest{}, small(1, 3))
+			attach(t, o.Generation(1), d, "note", "small")
+			attach(t, o.Generation(1), d, "note", strings.Repeat("large", 1000))
+			again := reopen(t, o).Generation(1)
+			f.Reset()
+			var got []string
+			err := again.ListAttachments(context.Background(), d, "note", func(b []byte) error {
+				got = append(got, string(b[:5]))
+				return nil
+			})
+			slices.Sort(got)
+			if err != nil || !slices.Equal(got, []string{"large", "small"}) {
+				t.Errorf("%q, %v", got, err)
+			}
+			if n := f.Count(http.MethodGet, "/manifests/sha256:"); n != c.read {
+				t.Errorf("%d manifests were read, want %d: %v", n, c.read, f)
+			}
+		})
+	}
+}

@@ -131,20 +131,16 @@ func Open(ctx context.Context, ref string, opts Options) (*Origin, error) {
 		return nil, fmt.Errorf("open %s: %w", ref, err)
 	}
 	c := newClient(repo, &opts)
-	err = c.try(ctx, "open "+ref, 0, func(ctx context.Context) error {
-		if _, err := c.transport(ctx); err != nil {
-			return c.scrub(err)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
+	c.hope = newHopeful(c.sender())
 	o := newOrigin(c)
 	o.ahead = origin.ReadAhead(ctx, &o.pointers, opts.Ahead...)
 	for id, names := range opts.AheadIn {
 		g := o.generation(id)
 		g.ahead = origin.ReadAhead(ctx, &g.pointers, names...)
+	}
+	if err := c.open(ctx, "open "+ref); err != nil {
+		o.Close()
+		return nil, err
 	}
 	return o, nil
 }

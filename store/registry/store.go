@@ -48,9 +48,10 @@ type source struct {
 // A blob is a pack as the registry is known to have it.
 type blob struct {
 	pack
-	seen    bool      // it was asked for, and is there
-	gone    time.Time // when it was found not to be there; zero: it was not
-	refused bool      // it could not be mounted
+	asking  chan struct{} // whoever asks whether it is there has put something in
+	seen    bool          // it was asked for, and is there
+	gone    time.Time     // when it was found not to be there; zero: it was not
+	refused bool          // it could not be mounted
 }
 
 // A location is where a chunk lies, and who says so.
@@ -208,11 +209,12 @@ func (s *Store) probe(ctx context.Context, b *blob) error {
 	if s.seen(b) {
 		return nil
 	}
-	unlock, err := s.client.locks.lock(ctx, s.client.repo.Name()+"@"+b.digest.String())
-	if err != nil {
-		return err
+	select {
+	case b.asking <- struct{}{}:
+		defer func() { <-b.asking }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	defer unlock()
 	if s.seen(b) {
 		return nil
 	}

@@ -14,7 +14,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
@@ -216,4 +218,43 @@ func TestLog(t *testing.T) {
 	if !strings.Contains(log.String(), "no conditional writes") || strings.Contains(log.String(), testSecret) {
 		t.Errorf("log: %s", log.String())
 	}
+}
+
+// TestClockSkew asks the real server by a clock that is a quarter of a century slow: that
+// of a bubble of synctest.
+func TestClockSkew(t *testing.T) {
+	server := s3test.Start(t)
+	c, err := ParseURL(server.URL(server.NewBucket(t), "p"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var conns []net.Conn
+		c.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				conns = append(conns, conn)
+			}
+			return conn, err
+		}
+		defer func() { // what reads from them is in the bubble
+			mu.Lock()
+			defer mu.Unlock()
+			for _, conn := range conns {
+				_ = conn.Close()
+			}
+		}()
+		o, err := Open(context.Background(), c, true)
+		if err == nil {
+			o.Close()
+		}
+		var e *Error
+		if !errors.As(err, &e) || e.Code != "RequestTimeTooSkewed" || !strings.Contains(err.Error(), "clock is wrong") ||
+			!strings.Contains(err.Error(), "behind the server") || !strings.Contains(err.Error(), "set it") || strings.Contains(err.Error(), server.SecretKey) {
+			t.Errorf("by a wrong clock: %v; want what to do", err)
+		}
+	})
 }

@@ -20,7 +20,7 @@
 //
 //	ReadChunk ─► ask ─┬─► node: gate ─► turn ─► breaker ─► connection ─► answer ─┐
 //	                  ├─► …                                                      ├─► collect ─► door ─► dst
-//	                  └─► …                                                      ┘      │
+//	                  └─► …                                                      ┘      │   (Offer: ─► its taker's door)
 //	                                              late answers ─► note what is lost ────┴─► queue ─► repair
 //
 // # Whom to trust

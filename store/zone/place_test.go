@@ -82,6 +82,9 @@ func TestPlaceMoves(t *testing.T) {
 		n, nodes int
 		most     float64 // of what must move
 	}{{1, 5, 1.05}, {2, 5, 1.15}, {5, 5, 1.5}, {5, 10, 1.2}, {5, 40, 1.05}} {
+		if testing.Short() && c.n > 2 {
+			continue
+		}
 		rng := rand.New(rand.NewPCG(1, 3))
 		fewer := newPlacement(shape{1, c.n}, names(c.nodes), Copies)
 		list := names(c.nodes + 1)

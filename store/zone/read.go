@@ -16,8 +16,9 @@ import (
 type reading struct {
 	z     *Zone
 	id    chunk.ID
-	nodes []int // of the stripes
-	fill  []int // nodes of a copy that lacks the chunk; nil: none
+	nodes []int                     // of the stripes
+	fill  []int                     // nodes of a copy that lacks the chunk; nil: none
+	taker func(object []byte) error // Offer's; nil: none
 
 	mu   sync.Mutex
 	lost stripeSet // known to be missing or bad
@@ -80,7 +81,7 @@ func (r *reading) read(ctx context.Context, ask stripeSet, dst []byte, off int64
 		return 0, err
 	}
 	r.win(object)
-	if off >= int64(len(object)) {
+	if r.taker != nil || off >= int64(len(object)) {
 		return 0, nil
 	}
 	return copy(dst, object[off:]), nil

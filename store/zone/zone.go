@@ -139,15 +139,63 @@ func (z *Zone) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64
 	if err := ctx.Err(); err != nil || len(dst) == 0 {
 		return 0, err
 	}
+	return z.read(ctx, request{id: id, dst: dst, off: off})
+}
+
+// Offer calls take with what may be the whole object of a chunk, good until take
+// returns, for a taker with a door of its own: so it is checked once, and copied
+// nowhere. Nodes that forge may have made it: a taker that says so by a
+// *chunk.CorruptError is offered what other stripes make, which is checked before.
+// Any other error of take's ends the read, and is returned as it is. Otherwise errors
+// are those of ReadChunk.
+func (z *Zone) Offer(ctx context.Context, id chunk.ID, take func(object []byte) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if z.first == z.n {
+		_, err := z.read(ctx, request{id: id, take: take})
+		return err
+	}
+	b := objectBuffers.get() // two requests may race, and one of them be given
+	defer objectBuffers.put(b)
+	object := b.bytes(chunk.Size + chunk.Size/8) // enough for usual ones
+	n, err := z.ReadChunk(ctx, id, object, 0)
+	if err == nil && n == len(object) {
+		object = b.bytes(chunk.MaxStoredSize)
+		n, err = z.ReadChunk(ctx, id, object, 0)
+	}
+	if err != nil {
+		return err
+	}
+	return take(object[:n])
+}
+
+// A request is what one read wants: a part of a chunk, or to have all of it taken.
+type request struct {
+	id   chunk.ID
+	dst  []byte
+	off  int64
+	take func(object []byte) error // nil: into dst
+}
+
+// A refusal is an error of a taker's, with which a read ends.
+type refusal struct{ error }
+
+// read does what a request says, and counts it.
+func (z *Zone) read(ctx context.Context, q request) (int, error) {
 	if err := z.enter(); err != nil {
-		return 0, fmt.Errorf("read chunk %v: %w", id, err)
+		return 0, fmt.Errorf("read chunk %v: %w", q.id, err)
 	}
 	defer z.work.Done()
 	z.reads.Add(1)
-	n, err := z.read(ctx, id, dst, off)
+	n, err := z.readAny(ctx, q)
+	var r refusal
 	switch {
 	case err == nil:
 		z.hits.Add(1)
+	case errors.As(err, &r):
+		z.hits.Add(1)
+		err = r.error
 	case errors.Is(err, chunk.ErrNotFound):
 		z.misses.Add(1)
 	default:
@@ -156,19 +204,19 @@ func (z *Zone) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int64
 	return n, err
 }
 
-// read reads the copy whose nodes have room, and if that is not the first and not
+// readAny reads the copy whose nodes have room, and if that is not the first and not
 // there, the first, of which it is then made.
-func (z *Zone) read(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
-	c, nodes := z.choose(id)
+func (z *Zone) readAny(ctx context.Context, q request) (int, error) {
+	c, nodes := z.choose(q.id)
 	if c > 0 {
 		z.spread.Add(1)
-		n, err := z.readCopy(ctx, id, nodes, dst, off, nil)
-		if err == nil || ctx.Err() != nil {
+		n, err := z.readCopy(ctx, q, nodes, nil)
+		if err == nil || ctx.Err() != nil || errors.As(err, new(refusal)) {
 			return n, err
 		}
-		return z.readCopy(ctx, id, z.places.place(id, 0), dst, off, nodes)
+		return z.readCopy(ctx, q, z.places.place(q.id, 0), nodes)
 	}
-	return z.readCopy(ctx, id, nodes, dst, off, nil)
+	return z.readCopy(ctx, q, nodes, nil)
 }
 
 // choose returns which copy of a chunk to read first, and its nodes: the first one
@@ -207,13 +255,13 @@ func (z *Zone) roomy(nodes []int, bound int) bool {
 
 // readCopy reads the copy on nodes. If it is there, one is put on the nodes fill
 // too, if any.
-func (z *Zone) readCopy(ctx context.Context, id chunk.ID, nodes []int, dst []byte, off int64, fill []int) (int, error) {
-	r := &reading{z: z, id: id, nodes: nodes, fill: fill}
+func (z *Zone) readCopy(ctx context.Context, q request, nodes, fill []int) (int, error) {
+	r := &reading{z: z, id: q.id, nodes: nodes, fill: fill, taker: q.take}
 	n, err := 0, error(nil)
 	if z.first == z.n {
-		n, err = r.read(ctx, z.all(), dst, off)
+		n, err = r.read(ctx, z.all(), q.dst, q.off)
 	} else {
-		n, err = z.hedge.Race(ctx, r.one(0), r.one(1), id, dst, off)
+		n, err = z.hedge.Race(ctx, r.one(0), r.one(1), q.id, q.dst, q.off)
 	}
 	if err != nil {
 		r.fail()

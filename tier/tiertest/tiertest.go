@@ -53,6 +53,9 @@ func Holding(list []chunktest.Object) Objects {
 func TestLayer(t *testing.T, open func() []tier.Layer) {
 	all := chunktest.Objects(1)
 	list := []chunktest.Object{all[0], all[1], all[3], all[5]} // layers know nothing of frames
+	if testing.Short() {                                       // nor much of sizes
+		list[3] = chunktest.Random(1, 70_001, chunk.MinFrameSize)
+	}
 	bubble := func(name string, test func(*testing.T)) {
 		t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
 	}

@@ -1,0 +1,162 @@
+#!/usr/bin/env bash
+# functions.sh [packages|known|zipf] [IMAGES_DIR]: measures Python packages as parts of
+# disks, and prints Markdown for doc/benchmarks-functions.md.
+#
+#   packages  for each of PACKAGES: pip into a fresh folder of a copy of the image, and the
+#             import; beside it rivulet the first time, for a second disk, and the import on
+#             a host that has nothing and on one that has read it before
+#   known     a disk of KNOWN packages that are stored, and a handler of 1 MiB
+#   zipf      FUNCTIONS disks, each with 1 to 4 packages and what they need, drawn by Zipf from KNOWN: stored bytes beside
+#             the bytes of the trees
+#
+# Needs root, pip, the index, bubblewrap, jq, zip, and an OCI layout with the image IMAGE
+# (default python3) in IMAGES_DIR or RIVULET_E2E_IMAGES. A number from a machine that does
+# something else beside is invalid.
+source "$(dirname "${BASH_SOURCE[0]}")/../internal/e2e/harness.sh"
+
+WHAT=${1:-packages}
+IMAGES=$(images "${2:-}")
+BASE=oci:$IMAGES:${IMAGE:-python3}
+PACKAGES=${PACKAGES:-numpy pandas scipy matplotlib requests flask django pillow jinja2 pyyaml sqlalchemy cryptography lxml boto3 pydantic click rich aiohttp httpx pytest}
+KNOWN=${KNOWN:-$PACKAGES}
+FUNCTIONS=${FUNCTIONS:-1000}
+need_root
+need jq python3 bwrap zip mountpoint
+build
+export RIVULET_PACKAGES=$WORK/packages
+
+declare -A modules=([pillow]=PIL [pyyaml]=yaml)
+module() { echo "${modules[$1]:-$1}"; }
+now() { date +%s.%N; }
+# took SINCE: the seconds since then.
+took() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.2f", b - a }'; }
+inside() { unshare --fork --pid --mount --mount-proc="$1/proc" chroot "$1" env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/tmp "${@:2}"; }
+publish() { rivulet publish "$BASE" "$@" --json 2>>"$WORK/publish.log"; }
+# mounted NAME DIR: mounts a disk by a process of its own, without a cache.
+mounted() {
+	mkdir -p "$2"
+	start "$WORK/mount.log" "$WORK/bin/rivulet" mount "$1" "$2" --foreground
+	await 30 mountpoint -q "$2" || fail "$1: not mounted"
+}
+
+publish --name base >/dev/null
+rivulet publish "$BASE" pip:six --name prepared >/dev/null 2>&1 # unpacks the image, once a host
+
+packages() {
+	local p t pip pip_import first second cold warm settings=()
+	mounted base "$WORK/base"
+	later rivulet umount "$WORK/base"
+	mkdir "$WORK/upper" "$WORK/copy"
+	mount -t overlay overlay -o "lowerdir=$WORK/base,upperdir=$(mkdir -p "$WORK/upper/u" && echo "$WORK/upper/u"),workdir=$(mkdir -p "$WORK/upper/w" && echo "$WORK/upper/w")" "$WORK/copy"
+	later umount "$WORK/copy"
+	mkdir -p "$WORK/copy/tmp/pip"
+	cp -r "$(python3 -c 'import pip; print(pip.__path__[0])')" "$WORK/copy/tmp/pip/pip"
+	cat /etc/resolv.conf >"$WORK/copy/etc/resolv.conf"
+	cat /etc/hosts >"$WORK/copy/etc/hosts"
+	for v in $(compgen -e | grep -iE '^(pip_(index_url|extra_index_url|default_timeout|trusted_host)|(https?|no|all)_proxy)$' || true); do settings+=("$v=${!v}"); done
+	if [ -n "${PIP_CERT:-}" ]; then
+		cp "$PIP_CERT" "$WORK/copy/tmp/certs.pem"
+		settings+=(PIP_CERT=/tmp/certs.pem)
+	fi
+	echo '| package | pip: download, install, s | import, s | rivulet: first time, s | second disk, s | import, cold host, s | warm, s |'
+	echo '| --- | --- | --- | --- | --- | --- | --- |'
+	for p in $PACKAGES; do
+		t=$(now)
+		inside "$WORK/copy" "${settings[@]}" python3 /tmp/pip/pip install -q --no-cache-dir --target "/tmp/fresh/$p" --only-binary :all: --disable-pip-version-check "$p" >>"$WORK/pip.log" 2>&1 || fail "pip install $p"
+		pip=$(took "$t")
+		t=$(now)
+		inside "$WORK/copy" PYTHONPATH="/tmp/fresh/$p" python3 -c "import $(module "$p")"
+		pip_import=$(took "$t")
+		rivulet packages rm --all 2>/dev/null
+		t=$(now)
+		publish "pip:$p" --name "first-$p" --lock "$WORK/$p.toml" >/dev/null
+		first=$(took "$t")
+		echo "print()" >"$WORK/handler.py"
+		(cd "$WORK" && zip -q "h-$p.zip" handler.py)
+		t=$(now)
+		publish "pylock:$WORK/$p.toml" "zip:$WORK/h-$p.zip@/var/task" --name "second-$p" >/dev/null
+		second=$(took "$t")
+		echo 3 >/proc/sys/vm/drop_caches
+		t=$(now)
+		mounted "second-$p" "$WORK/m-$p"
+		inside "$WORK/m-$p" python3 -c "import $(module "$p")"
+		cold=$(took "$t")
+		t=$(now)
+		inside "$WORK/m-$p" python3 -c "import $(module "$p")"
+		warm=$(took "$t")
+		rivulet umount "$WORK/m-$p"
+		echo "| $p | $pip | $pip_import | $first | $second | $cold | $warm |"
+	done
+}
+
+known() {
+	local p sources=() t result i
+	for p in $KNOWN; do sources+=("pip:$p"); done
+	publish "${sources[@]}" --name known --lock "$WORK/known.toml" >/dev/null
+	echo '| packages | handler, bytes | published in, s | new bytes |'
+	echo '| --- | --- | --- | --- |'
+	for i in 1 2 3 4 5; do
+		head -c 1048576 /dev/urandom >"$WORK/handler.bin"
+		(cd "$WORK" && zip -q "handler$i.zip" handler.bin)
+		t=$(now)
+		result=$(publish "pylock:$WORK/known.toml" "zip:$WORK/handler$i.zip@/var/task" --name "known$i")
+		echo "| $(grep -c '^\[\[packages]]' "$WORK/known.toml") | 1048576 | $(took "$t") | $(jq .new_bytes <<<"$result") |"
+	done
+}
+
+zipf() {
+	local p sources=()
+	for p in $KNOWN; do sources+=("pip:$p"); done
+	publish "${sources[@]}" --name known --lock "$WORK/known.toml" >/dev/null
+	mkdir "$WORK/functions"
+	rivulet packages ls --json >"$WORK/installed.json"
+	# Each function's lock, and the bytes of its tree beside the image's.
+	python3 - "$WORK" "$FUNCTIONS" <<'DRAW'
+import json, random, re, sys, tomllib
+
+work, n = sys.argv[1], int(sys.argv[2])
+text = open(f"{work}/known.toml").read()
+head, *blocks = re.split(r"(?m)^(?=\[\[packages\]\]$)", text)
+blocks[-1], _, tail = blocks[-1].partition("\n[tool")
+lock = tomllib.loads(text)
+canonical = lambda s: re.sub(r"[-_.]+", "-", s).lower()
+names = [canonical(p["name"]) for p in lock["packages"]]
+needs = {canonical(p["name"]): [canonical(d["name"]) for d in p.get("dependencies", ())] for p in lock["packages"]}
+sizes = {canonical(p["name"]): p["bytes"] for p in json.load(open(f"{work}/installed.json"))}
+requested = [canonical(r) for r in lock["tool"]["rivulet"]["requested"]]
+draw = random.Random(7)
+weights = [1 / (i + 1) for i in range(len(requested))]
+target = "[tool]\n[tool.rivulet]\ntarget = " + json.dumps(lock["tool"]["rivulet"]["target"]) + "\n"
+with open(f"{work}/trees", "w") as trees:
+    for i in range(n):
+        todo, have = draw.choices(requested, weights, k=draw.randint(1, 4)), set()
+        while todo:
+            p = todo.pop()
+            if p not in have:
+                have.add(p)
+                todo += needs[p]
+        with open(f"{work}/functions/{i}.toml", "w") as f:
+            f.write(head + "\n".join(b.rstrip() + "\n" for b, name in zip(blocks, names) if name in have) + "\n" + target)
+        print(i, sum(sizes[p] for p in have), file=trees)
+DRAW
+	local base trees=0 i bytes begin
+	base=$(rivulet inspect base --json | jq .plaintext_bytes)
+	begin=$(du -sb "$WORK/store" | cut -f1)
+	echo '| functions | bytes of the trees, MiB | stored, MiB | ratio |'
+	echo '| --- | --- | --- | --- |'
+	while read -r i bytes; do
+		echo "handler $i" >"$WORK/handler.txt"
+		(cd "$WORK" && rm -f f.zip && zip -q f.zip handler.txt)
+		publish "pylock:$WORK/functions/$i.toml" "zip:$WORK/f.zip@/var/task" --name "f$i" >/dev/null
+		trees=$((trees + base + bytes))
+		case $((i + 1)) in 1 | 3 | 10 | 30 | 100 | 300 | 1000 | "$FUNCTIONS")
+			bytes=$(du -sb "$WORK/store" | cut -f1)
+			awk -v n=$((i + 1)) -v t="$trees" -v s="$bytes" 'BEGIN { printf "| %d | %.0f | %.1f | %.1f |\n", n, t / 2^20, s / 2^20, t / s }'
+			;;
+		esac
+	done <"$WORK/trees"
+	echo
+	awk -v a="$begin" -v b="$(du -sb "$WORK/store" | cut -f1)" -v n="$FUNCTIONS" 'BEGIN { printf "A function adds %.1f KiB on average to a store that has the packages.\n", (b - a) / n / 1024 }'
+}
+
+case $WHAT in packages | known | zipf) "$WHAT" ;; *) sed -n '2s/^# /usage: /p' "$0" >&2; exit 2 ;; esac

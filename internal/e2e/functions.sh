@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# functions.sh [IMAGES_DIR] [NAME]: Python packages and zip files as parts of a disk.
+#
+# Proves, for one image of an OCI layout that has Python (default python3), with packages
+# from the index that pip is set up for: the disk with them runs programs that use them;
+# it has the tree that pip makes of a copy of the image, but for what functions.py
+# lists; published from its lock, with nothing kept, it is the same disk; published again
+# it adds no chunk and installs nothing; two publishers at once install each package once. Hostile zip files and wheels are refused, and builds that fork, fill
+# memory or disk, open sockets, or want the machine's files are stopped, each in one line.
+#
+# Needs pip, bubblewrap, jq, root, and the index.
+source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
+
+if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$(images); fi
+NAME=${1:-python3}
+PACKAGES=(numpy pandas 'requests[socks]>=2.30,<3' flask)
+need_root
+need jq python3 bwrap prlimit setarch setpriv unshare mountpoint zip
+python3 -m pip --version >/dev/null 2>&1 || skip "pip"
+mkdir "$WORK/probe"
+python3 -m pip download -q --no-deps -d "$WORK/probe" six >/dev/null 2>&1 || skip "a package index"
+build
+export RIVULET_PACKAGES=$WORK/packages
+BASE=oci:$IMAGES:$NAME
+
+publish() { rivulet publish "$BASE" "$@" --json 2>>"$WORK/publish.log"; }
+
+step "packages of the index"
+mkdir -p "$WORK/task"
+cat >"$WORK/task/handler.py" <<'HANDLER'
+import flask, numpy, pandas, requests
+
+app = flask.Flask(__name__)
+
+
+@app.get("/sum")
+def total():
+    return str(pandas.Series(numpy.arange(10)).sum())
+
+
+if __name__ == "__main__":
+    answer = app.test_client().get("/sum")
+    print(answer.status_code, answer.text)
+HANDLER
+(cd "$WORK/task" && zip -q "$WORK/handler.zip" handler.py)
+sources=()
+for p in "${PACKAGES[@]}"; do sources+=("pip:$p"); done
+result=$(publish "${sources[@]}" "zip:$WORK/handler.zip@/var/task" --name function --lock "$WORK/pylock.toml")
+digest=$(jq -r .digest <<<"$result")
+rivulet packages why function idna | grep -q '^requests > idna$' || fail "why: $(rivulet packages why function idna)"
+
+step "from the lock, twice at once, with nothing kept"
+export RIVULET_PACKAGES=$WORK/packages2
+publish "pylock:$WORK/pylock.toml" "zip:$WORK/handler.zip@/var/task" --name again1 >"$WORK/again1" &
+first=$!
+publish "pylock:$WORK/pylock.toml" "zip:$WORK/handler.zip@/var/task" --name again2 >"$WORK/again2"
+wait "$first"
+for i in 1 2; do
+	[ "$(jq -r .digest "$WORK/again$i")" = "$digest" ] || fail "from the lock: another disk"
+	[ "$(jq -r .new_chunks "$WORK/again$i")" = 0 ] || fail "from the lock: $(cat "$WORK/again$i")"
+done
+[ "$(rivulet packages ls --json | jq length)" = "$(grep -c '^\[\[packages]]' "$WORK/pylock.toml")" ] || fail "not each package is installed once"
+[ -z "$(find "$RIVULET_PACKAGES" -path '*/root/*' -prune -o -name '.*' -print)" ] || fail "left behind: $(find "$RIVULET_PACKAGES" -path '*/root/*' -prune -o -name '.*' -print)"
+
+step "known, with another handler"
+echo '# changed' >>"$WORK/task/handler.py"
+(cd "$WORK/task" && zip -q "$WORK/handler2.zip" handler.py)
+begin=$(date +%s%N)
+result=$(publish "pylock:$WORK/pylock.toml" "zip:$WORK/handler2.zip@/var/task" --name function2)
+printf 'published in %d ms: %s new bytes\n' $((($(date +%s%N) - begin) / 1000000)) "$(jq .new_bytes <<<"$result")"
+[ "$(jq '.layers - .layers_known' <<<"$result")" = 1 ] || fail "more than the handler was read: $result"
+[ "$(jq .new_bytes <<<"$result")" -lt 1048576 ] || fail "more than metadata and the handler is new: $result"
+
+step "the disk runs it"
+mkdir "$WORK/disk"
+start "$WORK/mount.log" "$WORK/bin/rivulet" mount function "$WORK/disk" --foreground
+later rivulet umount "$WORK/disk"
+await 30 mountpoint -q "$WORK/disk" || fail "not mounted after 30 s"
+inside() { # ROOT CMD...: runs CMD in a root, as its own process tree
+	unshare --fork --pid --mount --mount-proc="$1/proc" chroot "$1" env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/tmp "${@:2}"
+}
+inside "$WORK/disk" python3 -c 'import numpy, pandas, requests; print(numpy.__version__, pandas.__version__, requests.__version__)'
+got=$(inside "$WORK/disk" python3 -B /var/task/handler.py)
+[ "$got" = "200 45" ] || fail "the handler says $got"
+inside "$WORK/disk" flask --version | grep -q Flask || fail "flask's script does not run"
+
+step "the tree is pip's"
+publish --name base >/dev/null
+mkdir "$WORK/base" "$WORK/upper" "$WORK/work" "$WORK/copy"
+start "$WORK/mount-base.log" "$WORK/bin/rivulet" mount base "$WORK/base" --foreground
+later rivulet umount "$WORK/base"
+await 30 mountpoint -q "$WORK/base" || fail "not mounted after 30 s"
+mount -t tmpfs tmpfs "$WORK/upper"
+later umount "$WORK/upper"
+mkdir "$WORK/upper/u" "$WORK/upper/w"
+mount -t overlay overlay -o "lowerdir=$WORK/base,upperdir=$WORK/upper/u,workdir=$WORK/upper/w" "$WORK/copy"
+later umount "$WORK/copy"
+mkdir -p "$WORK/copy/tmp/pip"
+cp -r "$(python3 -c 'import pip; print(pip.__path__[0])')" "$WORK/copy/tmp/pip/pip"
+cat /etc/resolv.conf >"$WORK/copy/etc/resolv.conf"
+cat /etc/hosts >"$WORK/copy/etc/hosts"
+settings=()
+for v in $(compgen -e | grep -iE '^(pip_(index_url|extra_index_url|default_timeout|trusted_host)|(https?|no|all)_proxy)$' || true); do settings+=("$v=${!v}"); done
+if [ -n "${PIP_CERT:-}" ]; then
+	cp "$PIP_CERT" "$WORK/copy/tmp/certs.pem"
+	settings+=(PIP_CERT=/tmp/certs.pem)
+fi
+# The versions of the lock: the index may have got others meanwhile.
+python3 - "$WORK/pylock.toml" >"$WORK/copy/tmp/pinned.txt" <<'PINNED'
+import sys, tomllib
+
+for p in tomllib.load(open(sys.argv[1], "rb"))["packages"]:
+    print(f"{p['name']}=={p['version']}")
+PINNED
+(umask 022 && inside "$WORK/copy" "${settings[@]}" python3 /tmp/pip/pip install -q --no-cache-dir --break-system-packages \
+	--root-user-action ignore --disable-pip-version-check --only-binary :all: -c /tmp/pinned.txt "${PACKAGES[@]}")
+python3 "$E2E/functions.py" "$WORK/disk/usr/local" "$WORK/copy/usr/local"
+
+step "a source distribution"
+mkdir -p "$WORK/src/built-1.0"
+cat >"$WORK/src/built-1.0/setup.py" <<'SETUP'
+from setuptools import setup
+
+setup(name="built", version="1.0", py_modules=["built"])
+SETUP
+echo 'answer = 42' >"$WORK/src/built-1.0/built.py"
+tar -C "$WORK/src" -czf "$WORK/built-1.0.tar.gz" built-1.0
+publish "sdist:$WORK/built-1.0.tar.gz" --name built >/dev/null
+rivulet cat built "$(cd "$WORK/disk" && find usr/local -name site-packages -o -name dist-packages | head -1)/built.py" | grep -qx 'answer = 42' || fail "it was not built"
+
+step "hostile archives, wheels and builds"
+refused() { # WORDS SOURCE...: publishing fails in one line that has WORDS
+	local words=$1 said
+	shift
+	if said=$(rivulet publish "$BASE" "$@" --name bad 2>&1 >/dev/null); then fail "$* was published"; fi
+	[ "$(wc -l <<<"$said")" = 1 ] && grep -qF "$words" <<<"$said" || fail "$*: $said"
+}
+PORT=$(free_port)
+export PORT
+start "$WORK/listener.log" python3 -m http.server --bind 127.0.0.1 "$PORT"
+await 10 python3 -c "import socket; socket.create_connection(('127.0.0.1', $PORT))" || fail "no server to look for"
+python3 "$E2E/functions.py" hostile "$WORK/hostile"
+while IFS=$'\t' read -r file words; do refused "$words" "$file"; done <"$WORK/hostile/list"
+refused 'Could not find a version' 'pip:rivulet-there-is-no-such-package'
+refused "an option is none" 'pip:--index-url=http://127.0.0.1:1'
+rivulet ls --json | jq -e 'all(.name != "bad")' >/dev/null || fail "a hostile archive was published"
+
+step "passed"

@@ -1,0 +1,384 @@
+package packages
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
+
+	"github.com/rivuletfs/rivulet/flatten/source"
+	"github.com/rivuletfs/rivulet/packages/python"
+	"github.com/rivuletfs/rivulet/packages/rootfs"
+)
+
+// A Cache is a folder that keeps what was installed, downloaded and unpacked. Any number of
+// processes may use one:
+//
+//	bases/CHAIN/root         the tree of an image that packages were installed for
+//	bases/CHAIN/target.json  the Python that it has
+//	files/SHA256/NAME        a wheel
+//	installed/KEY.tar        an installation: a layer
+//	installed/KEY.json       what it is; written last, it says that the installation is whole
+//	locks/NAME               held by whoever makes one of these
+//
+// Things are made under other names, beginning with a dot, and get theirs when they are
+// whole. What a process leaves behind that was killed is removed by the next that
+// makes the same.
+type Cache struct{ dir string }
+
+// OpenCache makes the folder if need be. Images that nobody else may read are unpacked
+// there, so it is the user's alone.
+func OpenCache(dir string) (*Cache, error) {
+	for _, d := range []string{"bases", "files", "installed", "locks"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return &Cache{dir}, nil
+}
+
+func (c *Cache) path(parts ...string) string {
+	return filepath.Join(append([]string{c.dir}, parts...)...)
+}
+
+const lockPoll = 20 * time.Millisecond
+
+// lock waits until this process may make the thing of that name, which no other does then.
+func (c *Cache) lock(ctx context.Context, name string) (unlock func(), err error) {
+	f, err := os.OpenFile(c.path("locks", name), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return nil, errors.Join(&os.PathError{Op: "flock", Path: f.Name(), Err: err}, f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), f.Close())
+		case <-time.After(lockPoll):
+		}
+	}
+}
+
+// fresh returns a name beside final for what is made, and removes what others left there.
+func fresh(final string) (string, error) {
+	dir, base := filepath.Split(final)
+	old, err := filepath.Glob(dir + "." + base + ".*")
+	if err != nil {
+		return "", err
+	}
+	for _, o := range old {
+		if err := removeTree(o); err != nil {
+			return "", err
+		}
+	}
+	return dir + "." + base + "." + rand.Text(), nil
+}
+
+// removeTree removes a folder, also one whose folders do not let it.
+func removeTree(path string) error {
+	err := os.RemoveAll(path)
+	if errors.Is(err, fs.ErrPermission) {
+		_ = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				_ = os.Chmod(p, 0o700)
+			}
+			return nil
+		})
+		err = os.RemoveAll(path)
+	}
+	return err
+}
+
+// A base is an image that packages are installed for.
+type base struct {
+	cache  *Cache
+	layers []*source.Layer
+	name   string // hexadecimal digits of the chain ID
+	temp   string
+	target *python.Target
+}
+
+// base finds out which Python the layers have: once, for it stays known.
+func (c *Cache) base(ctx context.Context, layers []*source.Layer, temp string) (*base, error) {
+	if len(layers) == 0 {
+		return nil, errors.New("packages are installed for the image below them: name one first, such as oci:DIR")
+	}
+	b := &base{cache: c, layers: layers, name: chainOf(layers), temp: temp}
+	if b.readTarget() {
+		return b, nil
+	}
+	if _, err := b.root(ctx); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *base) readTarget() bool {
+	data, err := os.ReadFile(b.cache.path("bases", b.name, "target.json"))
+	var t python.Target
+	if err != nil || json.Unmarshal(data, &t) != nil || t.Check() != nil {
+		return false
+	}
+	b.target = &t
+	return true
+}
+
+// root returns the folder with the image's tree.
+func (b *base) root(ctx context.Context) (string, error) {
+	dir := b.cache.path("bases", b.name)
+	root := filepath.Join(dir, "root")
+	if isDir(root) && (b.target != nil || b.readTarget()) {
+		return root, nil
+	}
+	unlock, err := b.cache.lock(ctx, "base-"+b.name)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if isDir(root) && (b.target != nil || b.readTarget()) {
+		return root, nil
+	}
+	made, err := fresh(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := b.make(ctx, made); err != nil {
+		return "", errors.Join(err, removeTree(made))
+	}
+	if err := errors.Join(removeTree(dir), os.Rename(made, dir)); err != nil {
+		return "", errors.Join(err, removeTree(made))
+	}
+	return root, nil
+}
+
+func (b *base) make(ctx context.Context, dir string) error {
+	root := filepath.Join(dir, "root")
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return err
+	}
+	if err := rootfs.Write(ctx, b.layers, root, b.temp); err != nil {
+		return fmt.Errorf("unpack the image below: %w", err)
+	}
+	t, err := python.Probe(ctx, root)
+	if err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(t, "", "  ")
+	if err != nil {
+		return err
+	}
+	if b.target == nil { // else others read it
+		b.target = t
+	}
+	return os.WriteFile(filepath.Join(dir, "target.json"), append(data, '\n'), 0o644)
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// chainOf returns the chain ID of layers in hexadecimal.
+func chainOf(layers []*source.Layer) string {
+	id := layers[0].DiffID.String()
+	for _, l := range layers[1:] {
+		sum := sha256.Sum256([]byte(id + " " + l.DiffID.String()))
+		id = "sha256:" + hex.EncodeToString(sum[:])
+	}
+	return strings.TrimPrefix(id, "sha256:")
+}
+
+// An Installed says what an installation is. Its files are those of the layer.
+type Installed struct {
+	Key       string            `json:"key"`
+	Name      string            `json:"name"`
+	Version   string            `json:"version"`
+	Wheel     string            `json:"wheel"`  // name of the file
+	SHA256    string            `json:"sha256"` // of the file, in hexadecimal
+	Target    string            `json:"target"` // interpreter and platform
+	DiffID    string            `json:"diff_id"`
+	Size      int64             `json:"size"`    // of the layer in bytes
+	Paths     map[string]string `json:"paths"`   // of files, to what tells their contents apart
+	Installed time.Time         `json:"made_at"` // when
+	Used      time.Time         `json:"-"`       // when an image had it last
+}
+
+// installed returns an installation that is whole.
+func (c *Cache) installed(key string) (*Installed, bool) {
+	mark := c.path("installed", key+".json")
+	data, err := os.ReadFile(mark)
+	var in Installed
+	if err != nil || json.Unmarshal(data, &in) != nil || in.Key != key {
+		return nil, false
+	}
+	if _, err := v1.NewHash(in.DiffID); err != nil {
+		return nil, false
+	}
+	info, err := os.Stat(c.path("installed", key+".tar"))
+	if err != nil || info.Size() != in.Size {
+		return nil, false
+	}
+	if m, err := os.Stat(mark); err == nil {
+		in.Used = m.ModTime()
+	}
+	return &in, true
+}
+
+// install returns an installation, which write makes if it is not there. Of all
+// processes, one makes it, and the others wait.
+func (c *Cache) install(ctx context.Context, key string, write func(ctx context.Context, w io.Writer) (*Installed, error)) (_ *Installed, err error) {
+	use := func(in *Installed) (*Installed, error) {
+		now := time.Now()
+		return in, os.Chtimes(c.path("installed", key+".json"), now, now)
+	}
+	if in, ok := c.installed(key); ok {
+		return use(in)
+	}
+	unlock, err := c.lock(ctx, "package-"+key)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if in, ok := c.installed(key); ok {
+		return use(in)
+	}
+	final := c.path("installed", key+".tar")
+	made, err := fresh(final)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(made)
+		}
+	}()
+	f, err := os.OpenFile(made, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	out := &hashingWriter{to: f, sum: sha256.New()}
+	in, err := write(ctx, out)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	in.Key, in.DiffID, in.Size, in.Installed = key, "sha256:"+hex.EncodeToString(out.sum.Sum(nil)), out.size, time.Now().UTC()
+	if err := os.Rename(made, final); err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(in)
+	if err != nil {
+		return nil, err
+	}
+	mark := c.path("installed", key+".json")
+	half, err := fresh(mark)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(os.WriteFile(half, data, 0o644), os.Rename(half, mark)); err != nil {
+		return nil, err
+	}
+	return in, nil
+}
+
+// layer returns an installation as a layer.
+func (c *Cache) layer(in *Installed) (*source.Layer, error) {
+	id, err := v1.NewHash(in.DiffID)
+	if err != nil {
+		return nil, err
+	}
+	return source.NewLayer(id, in.Size, func(context.Context) (io.ReadCloser, error) {
+		return os.Open(c.path("installed", in.Key+".tar"))
+	}), nil
+}
+
+// List returns what is installed, by name and version.
+func (c *Cache) List() ([]*Installed, error) {
+	all, err := os.ReadDir(c.path("installed"))
+	if err != nil {
+		return nil, err
+	}
+	var out []*Installed
+	for _, e := range all {
+		key, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || strings.HasPrefix(key, ".") {
+			continue
+		}
+		if in, ok := c.installed(key); ok {
+			out = append(out, in)
+		}
+	}
+	slices.SortFunc(out, func(x, y *Installed) int {
+		return strings.Compare(x.Name+"\x00"+x.Version+"\x00"+x.Key, y.Name+"\x00"+y.Version+"\x00"+y.Key)
+	})
+	return out, nil
+}
+
+// Remove removes an installation and its wheel. Disks that were published with it keep it, and an
+// image that is being published with it now fails.
+func (c *Cache) Remove(in *Installed) error {
+	unlock, err := c.lock(context.Background(), "package-"+in.Key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// The mark goes first: without it there is no installation.
+	for _, p := range []string{c.path("installed", in.Key+".json"), c.path("installed", in.Key+".tar")} {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if b, err := hex.DecodeString(in.SHA256); err != nil || len(b) != sha256.Size {
+		return nil
+	}
+	return removeTree(c.path("files", in.SHA256))
+}
+
+// RemoveRest removes what installing needed: the trees of images, and the files. They are
+// unpacked and downloaded again when they are needed.
+func (c *Cache) RemoveRest() error {
+	var errs []error
+	for _, dir := range []string{"bases", "files"} {
+		all, err := os.ReadDir(c.path(dir))
+		errs = append(errs, err)
+		for _, e := range all {
+			errs = append(errs, removeTree(c.path(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+type hashingWriter struct {
+	to   io.Writer
+	sum  hash.Hash
+	size int64
+}
+
+func (h *hashingWriter) Write(p []byte) (int, error) {
+	n, err := h.to.Write(p)
+	_, _ = h.sum.Write(p[:n])
+	h.size += int64(n)
+	return n, err
+}

@@ -1,0 +1,368 @@
+package python
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/rivuletfs/rivulet/packages/lock"
+	"github.com/rivuletfs/rivulet/packages/sandbox"
+	"github.com/rivuletfs/rivulet/packages/wheel"
+)
+
+//go:embed resolve.py
+var resolveScript string
+
+const (
+	maxAnswerBytes      = 64 << 20
+	maxRequirementBytes = 1 << 20
+	maxRequirementFiles = 64
+)
+
+// A Resolver has this machine's pip resolve for images: it runs under the image's own Python,
+// on the image's own tree, so that markers, tags, and what is there already are the
+// image's. It has this machine's network, its settings of pip, and no file of the machine
+// but pip, certificates and the requirements.
+type Resolver struct {
+	pip   string   // folder of the module
+	env   []string // settings
+	certs string   // file; "": none
+}
+
+// ErrNoPip is returned (wrapped) if this machine has no pip.
+var ErrNoPip = errors.New("packages are resolved by pip, and this machine has none: install python3-pip")
+
+// NewResolver finds this machine's pip and its settings.
+func NewResolver(ctx context.Context) (*Resolver, error) {
+	out, err := exec.CommandContext(ctx, "python3", "-c", "import pip; print(pip.__path__[0])").Output()
+	dir := strings.TrimSpace(string(out))
+	if err != nil || !filepath.IsAbs(dir) {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, ErrNoPip
+	}
+	r := &Resolver{pip: dir}
+	settings, err := exec.CommandContext(ctx, "python3", "-m", "pip", "config", "list").Output()
+	if err != nil {
+		return nil, fmt.Errorf("settings of pip: %w", err)
+	}
+	r.configure(string(settings), os.Environ())
+	return r, nil
+}
+
+var settingLine = regexp.MustCompile(`^(global|install|:env:)\.([a-z-]+)='(.*)'$`)
+
+// configure takes over settings of pip's, those in files first.
+func (r *Resolver) configure(settings string, environ []string) {
+	set := make(map[string]string)
+	var names []string
+	put := func(name, value string) {
+		if _, ok := set[name]; !ok {
+			names = append(names, name)
+		}
+		set[name] = value
+	}
+	for _, section := range []string{"global", "install"} {
+		for line := range strings.Lines(settings) {
+			if m := settingLine.FindStringSubmatch(strings.TrimSpace(line)); m != nil && m[1] == section {
+				put("PIP_"+strings.ToUpper(strings.ReplaceAll(m[2], "-", "_")), strings.ReplaceAll(m[3], `\n`, " "))
+			}
+		}
+	}
+	for _, v := range environ {
+		name, value, _ := strings.Cut(v, "=")
+		lower := strings.ToLower(name)
+		if strings.HasPrefix(name, "PIP_") || lower == "http_proxy" || lower == "https_proxy" || lower == "no_proxy" || lower == "all_proxy" {
+			put(name, value)
+		}
+	}
+	for _, name := range names {
+		switch name {
+		case "PIP_CERT":
+			r.certs = set[name]
+			continue
+		case "PIP_FIND_LINKS", "PIP_CACHE_DIR", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_CONFIG_FILE", "PIP_LOG", "PIP_PYTHON", "PIP_REQUIREMENT", "PIP_CONSTRAINT":
+			if name != "PIP_FIND_LINKS" || !strings.Contains(set[name], "://") {
+				continue // of this machine's folders
+			}
+		}
+		r.env = append(r.env, name+"="+set[name])
+	}
+}
+
+// A Request is what packages are asked for: requirements (PEP 508), and files of them.
+type Request struct {
+	Specs []string
+	Files []string
+	// Whole has pip choose also what the image has already.
+	Whole bool
+}
+
+// run runs the script in the tree at root.
+func (r *Resolver) run(ctx context.Context, root string, args []string, input []byte, binds []sandbox.Bind, network bool) ([]byte, error) {
+	env := append(slices.Clone(environment), "PIP_NO_CACHE_DIR=1", "PIP_NO_INPUT=1", "PIP_DISABLE_PIP_VERSION_CHECK=1", "PIP_BREAK_SYSTEM_PACKAGES=1", "PIP_ROOT_USER_ACTION=ignore")
+	env = append(env, r.env...)
+	binds = append(binds, sandbox.Bind{Source: r.pip, Dest: "/run/rivulet/pip"})
+	if r.certs != "" {
+		binds = append(binds, sandbox.Bind{Source: r.certs, Dest: "/run/rivulet/certs.pem"})
+		env = append(env, "PIP_CERT=/run/rivulet/certs.pem")
+	}
+	var out bytes.Buffer
+	err := sandbox.Run(ctx, sandbox.Spec{
+		Root: root, Args: append([]string{"python3", "-B", "-c", resolveScript}, args...), Env: env,
+		Binds: binds, Network: network, Stdin: bytes.NewReader(input), Stdout: &out,
+		Limits: sandbox.Limits{Memory: 1 << 30, Disk: 2 << 30, Output: maxAnswerBytes},
+	})
+	if errors.Is(err, sandbox.ErrNoProgram) {
+		return nil, ErrNone
+	}
+	return out.Bytes(), err
+}
+
+// An item is a distribution that pip chose.
+type item struct {
+	Name           string   `json:"name"`
+	Version        string   `json:"version"`
+	RequiresPython string   `json:"requires_python"`
+	URL            string   `json:"url"`
+	SHA256         string   `json:"sha256"`
+	Requested      bool     `json:"requested"`
+	Needs          []string `json:"needs"`
+}
+
+// Resolve returns what pip would install into the image with the tree at root, in pip's
+// order. What the image has already is left out, as pip does. Only wheels are chosen. Temporary files go
+// into tempDir.
+func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Request, tempDir string) (*lock.Lock, error) {
+	dir, err := os.MkdirTemp(tempDir, "rivulet-requirements-*")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if err := os.Chmod(dir, 0o755); err != nil { // the sandbox is another user
+		return nil, err
+	}
+	args := []string{"resolve", "--only-binary", ":all:"}
+	if q.Whole {
+		args = append(args, "--ignore-installed")
+	}
+	c := collector{dir: dir, files: make(map[string]string)}
+	for _, file := range q.Files {
+		name, err := c.add(file)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "-r", "/run/rivulet/requirements/"+name)
+	}
+	for _, s := range q.Specs {
+		if strings.HasPrefix(s, "-") {
+			return nil, fmt.Errorf("requirement %q: an option is none", s)
+		}
+	}
+	args = append(append(args, "--"), q.Specs...)
+	out, err := r.run(ctx, root, args, nil, []sandbox.Bind{{Source: dir, Dest: "/run/rivulet/requirements"}}, true)
+	if err != nil {
+		return nil, fmt.Errorf("pip: %w", explained(err))
+	}
+	var items []item
+	if err := json.Unmarshal(out, &items); err != nil {
+		return nil, fmt.Errorf("pip's report: %w", err)
+	}
+	return lockOf(items, t)
+}
+
+// explained prefers what pip calls the error over its last line.
+func explained(err error) error {
+	var e *sandbox.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	for line := range strings.Lines(e.Output) {
+		text, ok := strings.CutPrefix(strings.TrimSpace(line), "ERROR: ")
+		if !ok {
+			continue
+		}
+		if strings.HasPrefix(text, "Could not find a version") {
+			text += "; pip: takes wheels alone, sdist:FILE builds"
+		}
+		return errors.New(text)
+	}
+	return err
+}
+
+func lockOf(items []item, t *Target) (*lock.Lock, error) {
+	major, minor := t.minor()
+	l := &lock.Lock{Version: "1.0", CreatedBy: "rivulet", RequiresPython: fmt.Sprintf("==%d.%d.*", major, minor)}
+	l.Tool.Rivulet.Target = t.String()
+	for _, i := range items {
+		w := lock.Wheel{URL: i.URL, Hashes: map[string]string{"sha256": i.SHA256}}
+		if w.Name = w.FileName(); !strings.HasSuffix(w.Name, ".whl") {
+			return nil, fmt.Errorf("%s is no wheel: only wheels are installed", i.URL)
+		}
+		p := lock.Package{Name: i.Name, Version: i.Version, RequiresPython: i.RequiresPython, Wheels: []lock.Wheel{w}}
+		for _, n := range i.Needs {
+			p.Dependencies = append(p.Dependencies, lock.Dependency{Name: n})
+		}
+		if i.Requested {
+			l.Tool.Rivulet.Requested = append(l.Tool.Rivulet.Requested, i.Name)
+		}
+		l.Packages = append(l.Packages, p)
+	}
+	data, err := l.Encode() // what pip reported is checked like any lock
+	if err == nil {
+		l, err = lock.Parse(data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pip's report: %w", err)
+	}
+	return l, nil
+}
+
+// Choose returns a lock that has of each package of l that the target needs the one wheel
+// that pip would take. It runs pip's code only if l leaves a choice.
+func (r *Resolver) Choose(ctx context.Context, root string, l *lock.Lock) (*lock.Lock, error) {
+	type question struct {
+		Marker         string   `json:"marker"`
+		RequiresPython string   `json:"requires_python"`
+		Wheels         []string `json:"wheels"`
+	}
+	var all []question
+	for _, p := range l.Packages {
+		q := question{p.Marker, p.RequiresPython, []string{}}
+		for i := range p.Wheels {
+			q.Wheels = append(q.Wheels, p.Wheels[i].FileName())
+		}
+		all = append(all, q)
+	}
+	input, err := json.Marshal(all)
+	if err != nil {
+		return nil, err
+	}
+	out, err := r.run(ctx, root, []string{"choose"}, input, nil, false)
+	if err != nil {
+		return nil, fmt.Errorf("choose of the lock's wheels: %w", err)
+	}
+	var answers []int
+	if err := json.Unmarshal(out, &answers); err != nil || len(answers) != len(all) {
+		return nil, errors.New("choose of the lock's wheels: the answer is not understood")
+	}
+	chosen := *l
+	chosen.Packages = nil
+	for i, n := range answers {
+		p := l.Packages[i]
+		switch {
+		case n == -2: // its marker leaves it out
+			continue
+		case n == -3:
+			return nil, fmt.Errorf("package %s needs Python %s", p.Name, p.RequiresPython)
+		case n == -1 && p.Sdist != nil:
+			p.Wheels = nil
+			chosen.Packages = append(chosen.Packages, p)
+			continue
+		case n < 0 || n >= len(p.Wheels):
+			return nil, fmt.Errorf("package %s: none of the lock's %d wheels is for this image", p.Name, len(p.Wheels))
+		}
+		p.Wheels = []lock.Wheel{p.Wheels[n]}
+		chosen.Packages = append(chosen.Packages, p)
+	}
+	return &chosen, nil
+}
+
+// Decided reports whether a lock leaves no choice for the target: one wheel a package that
+// fits, and no markers.
+func Decided(l *lock.Lock, t *Target) bool {
+	for _, p := range l.Packages {
+		if p.Sdist != nil && len(p.Wheels) == 0 && p.Marker == "" && l.Tool.Rivulet.Target == t.String() {
+			continue
+		}
+		if len(p.Wheels) != 1 || p.Marker != "" || p.RequiresPython != "" && l.Tool.Rivulet.Target != t.String() || !t.Takes(p.Wheels[0].FileName()) {
+			return false
+		}
+	}
+	return true
+}
+
+// Takes reports whether the target runs a wheel with that name of a file.
+func (t *Target) Takes(file string) bool {
+	tags, err := wheel.TagsOf(file)
+	return err == nil && slices.ContainsFunc(tags, t.Supports)
+}
+
+// A collector copies requirements, and what they include, into one folder: nothing else
+// of the user's files is shown to the resolver.
+type collector struct {
+	dir   string
+	files map[string]string // path to name in dir
+}
+
+var includeLine = regexp.MustCompile(`^(\s*(?:-r|--requirement|-c|--constraint)(?:\s+|=|\b))([^\s#]+)(.*)$`)
+
+func (c *collector) add(file string) (string, error) {
+	if name, ok := c.files[file]; ok {
+		return name, nil
+	}
+	if len(c.files) == maxRequirementFiles {
+		return "", fmt.Errorf("%s: more than %d files of requirements", file, maxRequirementFiles)
+	}
+	name := fmt.Sprintf("%d.txt", len(c.files))
+	c.files[file] = name
+	info, err := os.Stat(file)
+	if err != nil {
+		return "", err
+	}
+	if info.Size() > maxRequirementBytes {
+		return "", fmt.Errorf("%s: %d bytes of requirements: at most %d are supported", file, info.Size(), maxRequirementBytes)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	for line := range strings.Lines(string(data)) {
+		if m := includeLine.FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil && !strings.Contains(m[2], "://") {
+			other := m[2]
+			if !filepath.IsAbs(other) {
+				other = filepath.Join(filepath.Dir(file), other)
+			}
+			included, err := c.add(other)
+			if err != nil {
+				return "", fmt.Errorf("%s: %w", file, err)
+			}
+			line = m[1] + included + m[3] + "\n"
+		}
+		out.WriteString(line)
+	}
+	path := filepath.Join(c.dir, name)
+	if err := os.WriteFile(path, []byte(out.String()), 0o644); err != nil {
+		return "", err
+	}
+	return name, os.Chmod(path, 0o644)
+}
+
+// Login returns what pip's settings log in to a host with: what stands in an index's
+// address. It is nil if there is nothing.
+func (r *Resolver) Login(host string) *url.Userinfo {
+	for _, v := range r.env {
+		name, value, _ := strings.Cut(v, "=")
+		if name != "PIP_INDEX_URL" && name != "PIP_EXTRA_INDEX_URL" {
+			continue
+		}
+		for address := range strings.FieldsSeq(value) {
+			if u, err := url.Parse(address); err == nil && u.Host == host && u.User != nil {
+				return u.User
+			}
+		}
+	}
+	return nil
+}

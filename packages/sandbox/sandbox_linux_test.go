@@ -1,0 +1,206 @@
+//go:build amd64 || arm64
+
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// root returns a folder with a shell in it, to be a sandbox's root.
+func root(t *testing.T) string {
+	t.Helper()
+	busybox, err := exec.LookPath("busybox")
+	if err == nil {
+		_, err = exec.LookPath("bwrap")
+	}
+	if err != nil {
+		need(t, err)
+	}
+	dir := t.TempDir()
+	for _, d := range []string{"bin", "dev", "proc", "run", "tmp", "etc"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile(busybox)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "bin/busybox"), data, 0o755)
+	}
+	if err == nil {
+		err = os.Symlink("busybox", filepath.Join(dir, "bin/sh"))
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "etc/secret"), []byte("of root"), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Run(context.Background(), Spec{Root: dir, Args: []string{"/bin/sh", "-c", "exit 0"}}); err != nil {
+		need(t, err)
+	}
+	return dir
+}
+
+// need skips a test that the machine cannot run, unless nothing may be skipped.
+func need(t *testing.T, err error) {
+	t.Helper()
+	if os.Getenv("RIVULET_E2E_STRICT") != "" {
+		t.Fatal("needs busybox-static, bubblewrap and user namespaces:", err)
+	}
+	t.Skip("needs busybox-static, bubblewrap and user namespaces:", err)
+}
+
+func shell(dir, script string, limits Limits) (string, error) {
+	var out bytes.Buffer
+	err := Run(context.Background(), Spec{
+		Root: dir, Args: []string{"/bin/sh", "-c", "alias b=/bin/busybox\n" + strings.ReplaceAll(script, "b ", "/bin/busybox ")},
+		Stdin: strings.NewReader("input\n"), Stdout: &out, Limits: limits, Env: []string{"A=b c"},
+		Binds: []Bind{{Source: filepath.Join(dir, "etc"), Dest: "/run/given/etc"}},
+	})
+	return out.String(), err
+}
+
+func TestRun(t *testing.T) {
+	dir := root(t)
+	out, err := shell(dir, `read x; echo "$x $A $(b id -u) $PWD"; b ls /run/given/etc`, Limits{})
+	if want := "input b c 1000 /tmp\nsecret\n"; err != nil || out != want {
+		t.Errorf("got %q, want %q: %v", out, want, err)
+	}
+	_, err = shell(dir, `echo first >&2; echo why >&2; exit 7`, Limits{})
+	var failed *Error
+	if !errors.As(err, &failed) || err.Error() != "exit status 7: why" || !strings.Contains(failed.Output, "first") {
+		t.Errorf("failure: %v", err)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	over := errors.New("over")
+	time.AfterFunc(50*time.Millisecond, func() { cancel(over) })
+	if err := Run(ctx, Spec{Root: dir, Args: []string{"/bin/busybox", "sleep", "1000"}}); !errors.Is(err, over) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if err := Run(context.Background(), Spec{Root: dir, Args: []string{"none"}}); !errors.Is(err, ErrNoProgram) {
+		t.Errorf("a program that is not there: %v", err)
+	}
+	if err := Run(context.Background(), Spec{Root: dir, Args: []string{"/bin/sh"}, Binds: []Bind{{dir, "/etc"}}}); err == nil {
+		t.Error("a bind over the root: no error")
+	}
+}
+
+// TestHostile runs what wants more than it may have. Each is stopped, with one line that
+// says by what, and none of its processes is left.
+func TestHostile(t *testing.T) {
+	dir := root(t)
+	small := Limits{Memory: 64 << 20, Disk: 4 << 20, Output: 1 << 20, Processes: 16, CPU: time.Second, Time: 20 * time.Second}
+	quick, many := small, small
+	many.Processes = 64
+	quick.Time = 300 * time.Millisecond
+	for _, c := range []struct {
+		name, script, want string
+		limits             Limits
+	}{
+		{"forks", `f() { f | f & }; f; i=0; while [ $i -lt 50 ]; do b sleep 100 & i=$((i+1)); done; wait`, "can't fork: Resource temporarily unavailable", small},
+		{"memory of one", `b tail /dev/zero`, "exit status 1: tail: out of memory", small},
+		{"memory of many", `for i in 1 2 3 4 5 6; do (x=$(b head -c 30000000 /dev/zero | b tr '\0' a); b sleep 100) & done; wait`, "took more than 64 MiB of memory", many},
+		{"disk", `b dd if=/dev/zero of=/tmp/x bs=1M count=100 2>&1 | b grep -o No.space.* >&2; exit 1`, "exit status 1: No space left on device", small},
+		{"other disks", `for d in /dev /dev/shm /run; do b dd if=/dev/zero of=$d/x bs=1M count=100 2>/dev/null && exit 0; done; exit 9`, "exit status 9", small},
+		{"output", `b cat /dev/zero`, "wrote more than 1 MiB", small},
+		{"processor", `while :; do :; done`, "was killed: it may have taken more than 1s of processor time", small},
+		{"time", `b sleep 1000`, "took longer than 300ms", quick},
+		{"time, stopped", `kill -STOP $$; b sleep 1`, "took longer than 300ms", quick},
+		{"writes to the root", `echo x >/etc/passwd`, "exit status 1: /bin/sh: can't create /etc/passwd: Read-only file system", small},
+		{"writes to what is given", `echo x >/run/given/etc/passwd`, "exit status 1: /bin/sh: can't create /run/given/etc/passwd: Read-only file system", small},
+		{"reads root's files", `b cat /etc/secret`, "exit status 1: cat: can't open '/etc/secret': Permission denied", small},
+		{"mounts", `b mount -t tmpfs x /tmp`, "exit status 1: mount: permission denied (are you root?)", small},
+		{"namespaces", `b unshare -r b true`, "exit status 1: unshare: unshare(0x10000000): Operation not permitted", small},
+		{"sees others", `[ $(b ls /proc | b grep -c '^[0-9]') -lt 6 ] || exit 0; exit 3`, "exit status 3", small},
+	} {
+		if os.Geteuid() != 0 && c.name == "reads root's files" {
+			continue // a user's own files are readable
+		}
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			start := time.Now()
+			_, err := shell(dir, c.script, c.limits)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %s (%v)", err, c.want, time.Since(start))
+			}
+			if strings.Contains(fmt.Sprint(err), "\n") {
+				t.Errorf("more than one line: %q", err)
+			}
+		})
+	}
+}
+
+// TestSockets lets a program look for a server on the host, by address and by the names of
+// Unix sockets.
+func TestSockets(t *testing.T) {
+	dir := root(t)
+	s, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	_, port, err := net.SplitHostPort(s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := s.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "hello\n")
+			_ = c.Close()
+		}
+	}()
+	script := "b nc 127.0.0.1 " + port
+	if out, err := shell(dir, script, Limits{}); err == nil || out != "" {
+		t.Errorf("a program reached the host: %q, %v", out, err)
+	}
+	var out bytes.Buffer
+	err = Run(context.Background(), Spec{Root: dir, Args: []string{"/bin/busybox", "nc", "127.0.0.1", port}, Network: true, Stdout: &out})
+	if err != nil || out.String() != "hello\n" {
+		t.Errorf("with the host's network: %q, %v", out.String(), err)
+	}
+}
+
+// TestOutlives starts a process in the background and ends: it goes too.
+func TestOutlives(t *testing.T) {
+	dir := root(t)
+	mark := fmt.Sprint(1_000_000 + os.Getpid())
+	if _, err := shell(dir, "(trap '' HUP TERM INT; exec b setsid b sleep "+mark+") & b sleep 0.1; exit 0", Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for alive(t, mark) {
+		if time.Now().After(deadline) {
+			t.Fatal("a process of the sandbox has outlived it")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func alive(t *testing.T, mark string) bool {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		if line, err := os.ReadFile(p); err == nil && bytes.Contains(line, []byte("sleep\x00"+mark)) {
+			return true
+		}
+	}
+	return false
+}
