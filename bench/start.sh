@@ -6,6 +6,7 @@
 #   profile    nothing is here; one host's recorded start is followed on another
 #   pack       the same, and what the start reads is in a start pack
 #   lazy       the same without a profile
+#   neighbours the same, with the chunks brought that lie behind those that are read
 #   download   the whole disk first, then a loop device
 #   local      the whole disk is here, in a file behind a loop device
 #
@@ -59,7 +60,10 @@ far() {
 	host "$1"
 	requests=$(asked requests) bytes=$(asked bytes)
 	began=$EPOCHREALTIME
-	rivulet --store "$far_store" mount "$image" "$WORK/mnt" --profile "$1" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "mount $image"; }
+	local options=(--profile "$1")
+	# A workload that nobody has started has no profile.
+	[ "${3:-}" != neighbours ] || options=(--profile replay --workload new --neighbours)
+	rivulet --store "$far_store" mount "$image" "$WORK/mnt" "${options[@]}" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "mount $image"; }
 	hello "$WORK/mnt"
 	[ "$1" != record ] || rivulet profile mark "$WORK/mnt"
 	STATUS=$(rivulet agent ls --json | jq -c "${2:-.}")
@@ -92,6 +96,10 @@ for image in $STARTS; do
 		note "$image" lazy "$(took)" >>"$WORK/times"
 		note "$image: MB fetched" lazy "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"
 		note "$image: requests" lazy "$REQUESTS" >>"$WORK/costs"
+		far off . neighbours
+		note "$image" neighbours "$(took)" >>"$WORK/times"
+		note "$image: MB fetched" neighbours "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"
+		note "$image: requests" neighbours "$REQUESTS" >>"$WORK/costs"
 		for subject in download local; do
 			began=$EPOCHREALTIME
 			if [ $subject = download ]; then
@@ -134,6 +142,25 @@ for ((round = 1; round <= ROUNDS; round++)); do
 done
 printf '\n### From attaching to the ready line, S3 behind %s a request and %d MB/s, seconds\n\n' "$DELAY" $((BANDWIDTH / 1000000))
 median -unit seconds -digits 2 ${PLOT:+-plot "$PLOT"} <"$WORK/times"
+# The bound is all local, what came by the bandwidth, and five round trips.
+printf '\n### What was to be held\n\n'
+awk -F '\t' -v bandwidth="$BANDWIDTH" -v delay="${DELAY%ms}" '
+	function add(key, v,   i) { for (i = n[key]++; i > 0 && all[key, i - 1] > v; i--) all[key, i] = all[key, i - 1]; all[key, i] = v }
+	function median(key,   m) { m = n[key]; return m % 2 ? all[key, (m - 1) / 2] : (all[key, m / 2 - 1] + all[key, m / 2]) / 2 }
+	FNR == NR { if (!seen[$1]++) order[images++] = $1; add($1 SUBSEP $2, $3 + 0); next }
+	$1 ~ /: MB fetched$/ { sub(/: MB fetched$/, "", $1); add($1 SUBSEP $2 SUBSEP "MB", $3 + 0) }
+	END {
+		print "| image | profile | bound | pack | bound | wait added without one / by a download |\n| --- | ---: | ---: | ---: | ---: | ---: |"
+		for (i = 0; i < images; i++) {
+			image = order[i]; here = median(image SUBSEP "local")
+			printf "| %s |", image
+			for (s = split("profile pack", subject, " "); s >= 1; s--) {
+				key = image SUBSEP subject[3 - s]
+				printf " %.3f | %.3f |", median(key), here + median(key SUBSEP "MB") * 1e6 / bandwidth + 5 * delay / 1000
+			}
+			printf " %.2f |\n", (median(image SUBSEP "lazy") - here) / (median(image SUBSEP "download") - here)
+		}
+	}' "$WORK/times" "$WORK/costs"
 printf '\n### What that cost\n\n'
 median -unit '' -digits 1 <"$WORK/costs"
 printf '\n### Metadata in one object\n\n'

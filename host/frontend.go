@@ -56,6 +56,9 @@ type Spec struct {
 	Workload string `json:"workload,omitempty"`
 	// Profile says what is done about the start; empty: ProfileOn.
 	Profile ProfileUse `json:"profile,omitempty"`
+	// Neighbours says to read ahead of a start that there is no profile of by what lies
+	// behind what it reads.
+	Neighbours bool `json:"neighbours,omitempty"`
 	// Fill, if set, has all of the disk brought to the host cache.
 	Fill *Fill `json:"fill,omitempty"`
 }

@@ -243,7 +243,7 @@ func (h *Host) openStarting(ctx context.Context, s *sharedDisk, src *Source, r *
 		a.end()
 		return err
 	}
-	s.start = h.watchStart(s.Disk, image, spec, a)
+	s.start = h.watchStart(s.Disk, image, spec, src.Near, a)
 	h.beginFill(s, spec.Fill)
 	return nil
 }

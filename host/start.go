@@ -173,6 +173,7 @@ func (h *Host) loadProfile(ctx context.Context, src *Source, image origin.Digest
 type starting struct {
 	h        *Host
 	disk     *disk.Disk
+	sequence *start.Sequence     // what lies behind what is read, if there is no profile; nil: it is not asked for
 	skip     func(chunk.ID) bool // what comes with the metadata object; nil: nothing does
 	image    *Image
 	use      ProfileUse
@@ -199,13 +200,16 @@ type starting struct {
 }
 
 // watchStart begins to mind the start of a disk that was opened for spec, and that nobody
-// has read yet. a is the profile, nil if none is wanted.
-func (h *Host) watchStart(d *Disk, image *Image, spec *Spec, a *asked) *starting {
+// has read yet. near is its origin's; a is the profile, nil if none is wanted.
+func (h *Host) watchStart(d *Disk, image *Image, spec *Spec, near bool, a *asked) *starting {
 	s := &starting{
 		h: h, disk: d.Disk, skip: d.packed(), image: image, use: spec.Profile, workload: spec.Workload, opened: time.Now(),
 		recorder: start.NewRecorder(image.Map.Digest(), spec.Workload, start.RecordOptions{}),
 		far:      make(chan struct{}),
 		ended:    make(chan struct{}),
+	}
+	if spec.Neighbours && !near {
+		s.sequence = start.NewSequence(d.Disk)
 	}
 	s.disk.OnTouch(s.touch)
 	go func() {
@@ -219,6 +223,8 @@ func (s *starting) touch(t disk.Touch) {
 	s.recorder.Touch(t)
 	if r := s.replay.Load(); r != nil {
 		r.Touch(t)
+	} else if s.sequence != nil {
+		s.sequence.Touch(t)
 	}
 	if touched, all := s.disk.Touched(); touched*fillShare >= all {
 		s.getFar()
@@ -256,6 +262,10 @@ func (s *starting) readAhead(ctx context.Context, a *asked) {
 	if a.err != nil {
 		if !errors.Is(a.err, chunk.ErrNotFound) {
 			s.trouble("there is no profile to read ahead by", a.err)
+		}
+		if s.sequence != nil {
+			err := s.sequence.Run(ctx)
+			s.h.log.Debug("reading ahead without a profile is over", "image", s.image.Map.Digest(), "err", err)
 		}
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -174,13 +175,10 @@ func (a *Ahead) enter(part []byte) error {
 	defer a.mu.Unlock()
 	a.bytes += int64(len(part))
 	for id, h := range came {
-		if there := a.chunks[id]; there != nil { // another part has others of its frames
-			for i, b := range h.frames {
-				there.frames[i] = b
-			}
-		} else {
-			a.chunks[id] = h
+		if a.chunks[id] != nil {
+			return fmt.Errorf("%w: chunk %v is in two parts of a start pack", ErrFormat, id)
 		}
+		a.chunks[id] = h
 		for _, b := range h.frames {
 			a.held += int64(len(b))
 		}
@@ -300,10 +298,9 @@ func (a *Ahead) read(ctx context.Context, id chunk.ID, dst []byte, off int64) (n
 	for {
 		a.mu.Lock()
 		if h := a.chunks[id]; h != nil {
-			if n, ok = h.take(a, dst, off); ok {
-				a.mu.Unlock()
-				return n, true
-			}
+			n, ok = h.take(a, dst, off)
+			a.mu.Unlock()
+			return n, ok // what is not here of it was not packed: a chunk is in one part
 		}
 		_, covered := a.covers[id]
 		news := a.news
