@@ -149,7 +149,7 @@ faults() {
 	start_on h1 "$WORK/serve3.log" "$WORK/bin/rivulet" serve pattern --profile off --nbd "unix:$WORK/h1/nbd3.sock" --agent none --cache "$WORK/h1/cached.sock" --memory 8M
 	serve=$!
 	await 60 grep -q '^ready ' "$WORK/serve3.log" || fail "the server for fio: not ready after 60 s"
-	timeout $((FAULT_TIME + 60)) fio "${FIO_PATTERN[@]}" --ioengine=nbd --uri="nbd+unix:///pattern?socket=$WORK/h1/nbd3.sock" --iodepth=4 --time_based --runtime=$((FAULT_TIME - 2)) >"$WORK/fio.log" 2>&1 &
+	timeout $((FAULT_TIME + 60)) fio "${FIO_PATTERN[@]}" --ioengine=nbd --uri="nbd+unix:///pattern?socket=$WORK/h1/nbd3.sock" --iodepth=4 --loops=1000 --time_based --runtime=$((FAULT_TIME - 2)) >"$WORK/fio.log" 2>&1 &
 	fio=$!
 	mapfile -t URIS < <(served 1 2 3)
 	start "$WORK/load.log" "$WORK/bin/nbdload" "${LOAD[@]}" -for "${FAULT_TIME}s" -workers 24 -bound "${BOUND}s" "${URIS[@]}"
