@@ -34,12 +34,12 @@ sign               any: blockmap internal/privatefile origin
 flatten            any
 flatten/source     any: flatten flatten/zipfile
 flatten/zipfile    any: flatten
-packages/wheel     any: flatten flatten/zipfile
+packages/wheel     any: flatten flatten/zipfile internal/lateregexp
 packages/sandbox   any
 packages/rootfs    any: flatten flatten/source packages/sandbox
-packages/lock      any
-packages/python    any: packages/lock packages/sandbox packages/wheel
-packages/npm       any: flatten
+packages/lock      any: internal/lateregexp
+packages/python    any: internal/lateregexp packages/lock packages/sandbox packages/wheel
+packages/npm       any: flatten internal/lateregexp
 packages           any: flatten/source flatten/zipfile packages/lock packages/npm packages/python packages/rootfs packages/wheel
 layout             std: ext4 flatten
 profile            std: blockmap origin

@@ -12,10 +12,11 @@ import (
 	"fmt"
 	"net/url"
 	"path"
-	"regexp"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/rivuletfs/rivulet/internal/lateregexp"
 )
 
 // Bounds of a lock.
@@ -71,8 +72,8 @@ type Origin struct {
 }
 
 var (
-	namePattern    = regexp.MustCompile(`^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,200}[A-Za-z0-9])?$`)
-	versionPattern = regexp.MustCompile(`^[A-Za-z0-9](?:[A-Za-z0-9._+!-]{0,100}[A-Za-z0-9])?$`)
+	namePattern    = lateregexp.New(`^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,200}[A-Za-z0-9])?$`)
+	versionPattern = lateregexp.New(`^[A-Za-z0-9](?:[A-Za-z0-9._+!-]{0,100}[A-Za-z0-9])?$`)
 )
 
 // Parse reads a lock and checks it.
@@ -99,10 +100,10 @@ func Parse(data []byte) (*Lock, error) {
 }
 
 func (p *Package) check() error {
-	if !namePattern.MatchString(p.Name) {
+	if !namePattern().MatchString(p.Name) {
 		return errors.New("not a package's name")
 	}
-	if p.Version != "" && !versionPattern.MatchString(p.Version) {
+	if p.Version != "" && !versionPattern().MatchString(p.Version) {
 		return fmt.Errorf("version %.100q", p.Version)
 	}
 	if len(p.Wheels) > maxWheels {

@@ -15,11 +15,12 @@ import (
 	"maps"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/rivuletfs/rivulet/flatten"
+
+	"github.com/rivuletfs/rivulet/internal/lateregexp"
 )
 
 // Bounds of a lock.
@@ -59,9 +60,9 @@ type entry struct {
 	Dependencies map[string]string `json:"dependencies"`
 }
 
-var namePattern = regexp.MustCompile(`^(?:@[a-z0-9~A-Z_-][a-zA-Z0-9._~-]{0,100}/)?[a-zA-Z0-9_~-][a-zA-Z0-9._~-]{0,213}$`)
+var namePattern = lateregexp.New(`^(?:@[a-z0-9~A-Z_-][a-zA-Z0-9._~-]{0,100}/)?[a-zA-Z0-9_~-][a-zA-Z0-9._~-]{0,213}$`)
 
-var versionPattern = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.+-]{0,255}$`)
+var versionPattern = lateregexp.New(`^[0-9A-Za-z][0-9A-Za-z.+-]{0,255}$`)
 
 // Platform is what a package's os, cpu and libc are held against.
 type Platform struct{ OS, CPU, Libc string }
@@ -127,7 +128,7 @@ func packageOf(at string, e *entry) (Package, error) {
 	last := ""
 	for part := range strings.SplitSeq("/"+at, "/node_modules/") {
 		if last != "" || part != "" {
-			if !namePattern.MatchString(part) {
+			if !namePattern().MatchString(part) {
 				return p, errors.New("not a place for a package")
 			}
 			last = part
@@ -143,7 +144,7 @@ func packageOf(at string, e *entry) (Package, error) {
 	if e.Link || err != nil || e.Resolved != "" && u.Scheme != "https" && u.Scheme != "http" {
 		return p, errors.New("it comes from no registry; only packages of registries are installed")
 	}
-	if !namePattern.MatchString(p.Name) || !versionPattern.MatchString(p.Version) {
+	if !namePattern().MatchString(p.Name) || !versionPattern().MatchString(p.Version) {
 		return p, fmt.Errorf("name %.100q or version %.100q", p.Name, p.Version)
 	}
 	p.URL = e.Resolved
@@ -158,7 +159,7 @@ func packageOf(at string, e *entry) (Package, error) {
 		return p, errors.New("the lock has no SHA-512 of it")
 	}
 	for name, file := range p.Bin {
-		if !namePattern.MatchString(name) || strings.Contains(name, "/") || !inside(file) {
+		if !namePattern().MatchString(name) || strings.Contains(name, "/") || !inside(file) {
 			return p, fmt.Errorf("program %.100q", name)
 		}
 	}

@@ -14,11 +14,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/rivuletfs/rivulet/internal/lateregexp"
 	"github.com/rivuletfs/rivulet/packages/sandbox"
 	"github.com/rivuletfs/rivulet/packages/wheel"
 )
@@ -47,13 +47,13 @@ type Source struct {
 }
 
 var (
-	sourceName     = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]*)-([0-9][A-Za-z0-9._+!]*)\.tar\.gz$`)
-	backendPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*(?::[A-Za-z_][A-Za-z0-9_.]*)?$`)
+	sourceName     = lateregexp.New(`^([A-Za-z0-9][A-Za-z0-9._-]*)-([0-9][A-Za-z0-9._+!]*)\.tar\.gz$`)
+	backendPattern = lateregexp.New(`^[A-Za-z_][A-Za-z0-9_.]*(?::[A-Za-z_][A-Za-z0-9_.]*)?$`)
 )
 
 // SourceName returns name and version of a source distribution by its file's name.
 func SourceName(file string) (name, version string, err error) {
-	m := sourceName.FindStringSubmatch(file)
+	m := sourceName().FindStringSubmatch(file)
 	if m == nil {
 		return "", "", fmt.Errorf("%.200q is no source distribution's name: want NAME-VERSION.tar.gz", file)
 	}
@@ -131,7 +131,7 @@ func (s *Source) configure(project []byte) error {
 	} else if len(s.Requires) == 0 {
 		s.Requires = []string{"setuptools>=40.8.0"}
 	}
-	if !backendPattern.MatchString(s.backend) || len(s.path) > maxBackendNames || len(s.Requires) > maxBackendNames {
+	if !backendPattern().MatchString(s.backend) || len(s.path) > maxBackendNames || len(s.Requires) > maxBackendNames {
 		return fmt.Errorf("pyproject.toml: build system %.100q", s.backend)
 	}
 	return nil

@@ -94,7 +94,7 @@ func FuzzSource(f *testing.F) {
 			t.Errorf("a project file of %d bytes", len(found))
 		}
 		var s Source
-		if err := s.configure(project); err == nil && !backendPattern.MatchString(s.backend) {
+		if err := s.configure(project); err == nil && !backendPattern().MatchString(s.backend) {
 			t.Errorf("backend %q", s.backend)
 		}
 	})

@@ -11,10 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/rivuletfs/rivulet/internal/lateregexp"
 	"github.com/rivuletfs/rivulet/packages/lock"
 	"github.com/rivuletfs/rivulet/packages/sandbox"
 	"github.com/rivuletfs/rivulet/packages/wheel"
@@ -61,7 +61,7 @@ func NewResolver(ctx context.Context) (*Resolver, error) {
 	return r, nil
 }
 
-var settingLine = regexp.MustCompile(`^(global|install|:env:)\.([a-z-]+)='(.*)'$`)
+var settingLine = lateregexp.New(`^(global|install|:env:)\.([a-z-]+)='(.*)'$`)
 
 // configure takes over settings of pip's, those in files first.
 func (r *Resolver) configure(settings string, environ []string) {
@@ -75,7 +75,7 @@ func (r *Resolver) configure(settings string, environ []string) {
 	}
 	for _, section := range []string{"global", "install"} {
 		for line := range strings.Lines(settings) {
-			if m := settingLine.FindStringSubmatch(strings.TrimSpace(line)); m != nil && m[1] == section {
+			if m := settingLine().FindStringSubmatch(strings.TrimSpace(line)); m != nil && m[1] == section {
 				put("PIP_"+strings.ToUpper(strings.ReplaceAll(m[2], "-", "_")), strings.ReplaceAll(m[3], `\n`, " "))
 			}
 		}
@@ -306,7 +306,7 @@ type collector struct {
 	files map[string]string // path to name in dir
 }
 
-var includeLine = regexp.MustCompile(`^(\s*(?:-r|--requirement|-c|--constraint)(?:\s+|=|\b))([^\s#]+)(.*)$`)
+var includeLine = lateregexp.New(`^(\s*(?:-r|--requirement|-c|--constraint)(?:\s+|=|\b))([^\s#]+)(.*)$`)
 
 func (c *collector) add(file string) (string, error) {
 	if name, ok := c.files[file]; ok {
@@ -330,7 +330,7 @@ func (c *collector) add(file string) (string, error) {
 	}
 	var out strings.Builder
 	for line := range strings.Lines(string(data)) {
-		if m := includeLine.FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil && !strings.Contains(m[2], "://") {
+		if m := includeLine().FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil && !strings.Contains(m[2], "://") {
 			other := m[2]
 			if !filepath.IsAbs(other) {
 				other = filepath.Join(filepath.Dir(file), other)

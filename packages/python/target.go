@@ -13,13 +13,14 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/rivuletfs/rivulet/packages/sandbox"
 	"github.com/rivuletfs/rivulet/packages/wheel"
+
+	"github.com/rivuletfs/rivulet/internal/lateregexp"
 )
 
 // A Target is an interpreter and its installation, as an image shows them.
@@ -55,9 +56,9 @@ var (
 	// ErrNone is returned (wrapped) for an image without Python.
 	ErrNone = errors.New("the image below has no python3: packages need one")
 
-	versionPattern = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+[0-9a-z+.]*$`)
-	wordPattern    = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
-	tagPattern     = regexp.MustCompile(`^[A-Za-z0-9_-]{0,64}$`)
+	versionPattern = lateregexp.New(`^[0-9]+\.[0-9]+\.[0-9]+[0-9a-z+.]*$`)
+	wordPattern    = lateregexp.New(`^[A-Za-z0-9_.-]{1,64}$`)
+	tagPattern     = lateregexp.New(`^[A-Za-z0-9_-]{0,64}$`)
 )
 
 // Probe asks the Python in the tree at root.
@@ -90,11 +91,11 @@ func (t *Target) Check() error {
 			return fmt.Errorf("path %.100q", p)
 		}
 	}
-	if !versionPattern.MatchString(t.Version) || len(t.Build) > 1024 || !tagPattern.MatchString(t.CacheTag) || len(t.Libc) > 64 {
+	if !versionPattern().MatchString(t.Version) || len(t.Build) > 1024 || !tagPattern().MatchString(t.CacheTag) || len(t.Libc) > 64 {
 		return fmt.Errorf("version %.100q", t.Version)
 	}
 	for _, w := range []string{t.Name, t.System, t.Machine} {
-		if !wordPattern.MatchString(w) {
+		if !wordPattern().MatchString(w) {
 			return fmt.Errorf("platform %.100q", w)
 		}
 	}

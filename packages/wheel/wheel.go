@@ -24,11 +24,11 @@ import (
 	"io"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/rivuletfs/rivulet/flatten"
 	"github.com/rivuletfs/rivulet/flatten/zipfile"
+	"github.com/rivuletfs/rivulet/internal/lateregexp"
 )
 
 const maxMetadataBytes = 16 << 20 // of one file of a wheel's dist-info that is parsed
@@ -80,15 +80,15 @@ type fileName struct {
 }
 
 var (
-	namePattern    = regexp.MustCompile(`^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$`)
-	versionPattern = regexp.MustCompile(`^[A-Za-z0-9](?:[A-Za-z0-9._+!-]*[A-Za-z0-9])?$`)
-	tagPattern     = regexp.MustCompile(`^[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*$`)
-	separators     = regexp.MustCompile(`[-_.]+`)
+	namePattern    = lateregexp.New(`^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$`)
+	versionPattern = lateregexp.New(`^[A-Za-z0-9](?:[A-Za-z0-9._+!-]*[A-Za-z0-9])?$`)
+	tagPattern     = lateregexp.New(`^[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*$`)
+	separators     = lateregexp.New(`[-_.]+`)
 )
 
 // Normalize returns a distribution's name in the form in which names are compared.
 func Normalize(name string) string {
-	return strings.ToLower(separators.ReplaceAllString(name, "-"))
+	return strings.ToLower(separators().ReplaceAllString(name, "-"))
 }
 
 // TagsOf returns the tags that the name of a wheel's file promises.
@@ -112,7 +112,7 @@ func parseName(file string) (fileName, error) {
 		return refuse("it has not five or six parts")
 	}
 	n := fileName{name: parts[0], version: parts[1]}
-	if !namePattern.MatchString(n.name) || !versionPattern.MatchString(n.version) {
+	if !namePattern().MatchString(n.name) || !versionPattern().MatchString(n.version) {
 		return refuse("name or version")
 	}
 	if len(parts) == 6 && (parts[2] == "" || parts[2][0] < '0' || parts[2][0] > '9') {
@@ -120,7 +120,7 @@ func parseName(file string) (fileName, error) {
 	}
 	tags := parts[len(parts)-3:]
 	for _, t := range tags {
-		if !tagPattern.MatchString(t) {
+		if !tagPattern().MatchString(t) {
 			return refuse("tag " + t)
 		}
 	}
@@ -159,7 +159,7 @@ func (w *Wheel) read(named fileName) error {
 	if Normalize(meta.first("name")) != Normalize(named.name) {
 		return fmt.Errorf("METADATA says %.100q, the file's name %q", meta.first("name"), named.name)
 	}
-	if v := meta.first("version"); !versionPattern.MatchString(v) || !sameVersion(v, named.version) {
+	if v := meta.first("version"); !versionPattern().MatchString(v) || !sameVersion(v, named.version) {
 		return fmt.Errorf("METADATA says version %.100q, the file's name %q", v, named.version)
 	}
 	w.Name, w.Version = meta.first("name"), meta.first("version")
@@ -169,7 +169,7 @@ func (w *Wheel) read(named fileName) error {
 
 // sameVersion compares a version with how a file's name has it.
 func sameVersion(v, inName string) bool {
-	plain := func(s string) string { return strings.ToLower(separators.ReplaceAllString(s, ".")) }
+	plain := func(s string) string { return strings.ToLower(separators().ReplaceAllString(s, ".")) }
 	return plain(v) == plain(inName)
 }
 
@@ -376,9 +376,9 @@ func parseRecord(data []byte) (map[string]string, error) {
 type script struct{ name, module, attr string }
 
 var (
-	scriptName = regexp.MustCompile(`^[A-Za-z0-9_.+-]+$`)
+	scriptName = lateregexp.New(`^[A-Za-z0-9_.+-]+$`)
 	identifier = `[\p{L}_][\p{L}\p{Nd}_]*`
-	scriptRef  = regexp.MustCompile(`^(` + identifier + `(?:\.` + identifier + `)*)\s*:\s*(` + identifier + `(?:\.` + identifier + `)*)\s*(?:\[[^\]]*\])?$`)
+	scriptRef  = lateregexp.New(`^(` + identifier + `(?:\.` + identifier + `)*)\s*:\s*(` + identifier + `(?:\.` + identifier + `)*)\s*(?:\[[^\]]*\])?$`)
 )
 
 // parseScripts returns the entry points of the groups that make scripts.
@@ -401,8 +401,8 @@ func parseScripts(data []byte) ([]script, error) {
 		}
 		name, ref, ok := strings.Cut(line, "=")
 		name = strings.TrimSpace(name)
-		m := scriptRef.FindStringSubmatch(strings.TrimSpace(ref))
-		if !ok || m == nil || !scriptName.MatchString(name) || name == "." || name == ".." {
+		m := scriptRef().FindStringSubmatch(strings.TrimSpace(ref))
+		if !ok || m == nil || !scriptName().MatchString(name) || name == "." || name == ".." {
 			return nil, fmt.Errorf("entry_points.txt: %.200q: want NAME = MODULE:FUNCTION", line)
 		}
 		if seen[name] {
