@@ -5,7 +5,7 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: help build containerd demo test race lint cross check check-all bench fuzz man clean
+.PHONY: help build containerd deb demo test race lint cross check check-all bench fuzz man clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -16,6 +16,9 @@ build: ## build bin/rivulet, and rivulet-init for guests
 
 containerd: ## build bin/containerd-rivulet
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/containerd-rivulet ./cmd/containerd-rivulet
+
+deb: build containerd ## make a Debian package of both, with units, manual pages and completions, in bin/ (nfpm)
+	deploy/debian/build.sh '$(VERSION)'
 
 demo: build ## publish the Go installation, serve it over NBD, read files back
 	$(GO) run ./internal/demo -rivulet bin/rivulet
