@@ -23,6 +23,7 @@ run images.sh "$images" "${names[@]}"
 run dedupe.sh "$images"
 run layout.sh
 run rules.sh
+run deb.sh
 run nbd.sh "$images"
 run vhost.sh "$images"
 run writable.sh "$images"
