@@ -37,7 +37,7 @@ cross: ## build for every platform that is supported
 	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/rivulet
 	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/containerd-rivulet
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/rivulet
-	GOOS=darwin GOARCH=arm64 $(GO) vet $$($(GO) list ./... | grep -v -e /snapshotter -e /containerd-rivulet) # containerd's host is Linux
+	GOOS=darwin GOARCH=arm64 $(GO) vet $$(GOOS=darwin GOARCH=arm64 $(GO) list ./... | grep -v -e /snapshotter -e /containerd-rivulet) # containerd's host is Linux
 
 check: ## run what CI runs (root; RIVULET_E2E_IMAGES names an OCI layout of test images)
 	.ci/run
