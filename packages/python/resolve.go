@@ -44,7 +44,7 @@ var ErrNoPip = errors.New("packages are resolved by pip, and this machine has no
 
 // NewResolver finds this machine's pip and its settings.
 func NewResolver(ctx context.Context) (*Resolver, error) {
-	out, err := exec.CommandContext(ctx, "python3", "-c", "import pip; print(pip.__path__[0])").Output()
+	out, err := ask(ctx, "-c", "import pip; print(pip.__path__[0])")
 	dir := strings.TrimSpace(string(out))
 	if err != nil || !filepath.IsAbs(dir) {
 		if ctx.Err() != nil {
@@ -53,12 +53,20 @@ func NewResolver(ctx context.Context) (*Resolver, error) {
 		return nil, ErrNoPip
 	}
 	r := &Resolver{pip: dir}
-	settings, err := exec.CommandContext(ctx, "python3", "-m", "pip", "config", "list").Output()
+	settings, err := ask(ctx, "-m", "pip", "config", "list")
 	if err != nil {
 		return nil, fmt.Errorf("settings of pip: %w", err)
 	}
 	r.configure(string(settings), os.Environ())
 	return r, nil
+}
+
+// ask runs this machine's Python: in the root, as it imports what lies in its folder, which
+// may be somebody else's.
+func ask(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "python3", args...)
+	cmd.Dir = "/"
+	return cmd.Output()
 }
 
 var settingLine = lateregexp.New(`^(global|install|:env:)\.([a-z-]+)='(.*)'$`)
