@@ -21,7 +21,12 @@ const (
 	fetchPause    = 500 * time.Millisecond // after the first failure, then twice as long
 )
 
+// patience is for how long a server may send nothing.
+var patience = time.Minute
+
 var client = &http.Client{}
+
+var errSilent = errors.New("the server sends nothing any more")
 
 // fetch returns the file with that digest, a SHA-256 or SHA-512 in hexadecimal, which is
 // downloaded once for all processes. login, if not nil, returns what to log in to a host with.
@@ -68,6 +73,15 @@ func (c *Cache) fetch(ctx context.Context, from, name, sum string, login func(ho
 // download writes what is at from to the file to. again says that another attempt may
 // succeed.
 func download(ctx context.Context, from, to, sum string, login func(host string) *url.Userinfo) (again bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(patience, func() { cancel(errSilent) })
+	defer silence.Stop()
+	defer func() {
+		if err != nil && context.Cause(ctx) == errSilent {
+			again, err = true, errSilent
+		}
+	}()
 	body, again, err := open(ctx, from, login)
 	if err != nil {
 		return again, err
@@ -81,7 +95,8 @@ func download(ctx context.Context, from, to, sum string, login func(host string)
 	if len(sum) == hex.EncodedLen(sha512.Size) {
 		h, name = sha512.New(), "SHA-512"
 	}
-	n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(body, maxWheelBytes+1))
+	heard := writerFunc(func(p []byte) (int, error) { silence.Reset(patience); return len(p), nil })
+	n, err := io.Copy(io.MultiWriter(heard, f, h), io.LimitReader(body, maxWheelBytes+1))
 	if err == nil {
 		err = f.Sync()
 	}
@@ -96,6 +111,10 @@ func download(ctx context.Context, from, to, sum string, login func(host string)
 	}
 	return false, nil
 }
+
+type writerFunc func(p []byte) (int, error)
+
+func (w writerFunc) Write(p []byte) (int, error) { return w(p) }
 
 func open(ctx context.Context, from string, login func(host string) *url.Userinfo) (body io.ReadCloser, again bool, err error) {
 	u, err := url.Parse(from)
