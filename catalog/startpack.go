@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/rivuletfs/rivulet/chunk"
@@ -79,7 +78,7 @@ func describePack(err error, image origin.Digest, workload string) error {
 }
 
 // PutStartPack stores the parts of a start pack, and has it take the place of the one that
-// the image and workload have had, whose parts are removed. No parts remove it. If others
+// the image and workload have had, whose parts are removed unless other start packs have them. No parts remove it. If others
 // put one meanwhile, the error is origin.ErrConflict, and theirs stays.
 func PutStartPack(ctx context.Context, s Store, image origin.Digest, workload string, parts [][]byte) error {
 	err := putStartPack(ctx, s, image, workload, parts)
@@ -112,12 +111,44 @@ func putStartPack(ctx context.Context, s Store, image origin.Digest, workload st
 	if err := s.SwapPointer(ctx, key, old, profilesValue(now)); err != nil {
 		return err
 	}
-	for _, d := range before {
-		if !slices.Contains(now, d) {
-			_ = s.RemoveObject(ctx, d) // else it goes with its generation
+	removeParts(ctx, s, before)
+	return nil
+}
+
+// maxOtherPacks is how many start packs are looked at before parts of one are removed.
+const maxOtherPacks = 256
+
+var errManyPacks = errors.New("too many start packs to look at")
+
+// removeParts removes parts that no start pack has: workloads, or images, that read the same
+// have the same. Those of which that is not found out go with their generation.
+func removeParts(ctx context.Context, s Store, parts []origin.Digest) {
+	if len(parts) == 0 {
+		return
+	}
+	used := make(map[origin.Digest]bool)
+	n := 0
+	err := s.ListPointers(ctx, PacksPrefix, func(key string) error {
+		if n++; n > maxOtherPacks {
+			return errManyPacks
+		}
+		others, _, err := startPack(ctx, s, key)
+		if errors.Is(err, chunk.ErrNotFound) || errors.Is(err, ErrPack) {
+			return nil
+		}
+		for _, d := range others {
+			used[d] = true
+		}
+		return err
+	})
+	if err != nil {
+		return
+	}
+	for _, d := range parts {
+		if !used[d] {
+			_ = s.RemoveObject(ctx, d)
 		}
 	}
-	return nil
 }
 
 // RemoveStartPack removes the start pack of an image and workload. None is

@@ -78,6 +78,26 @@ func TestStartPack(t *testing.T) {
 	if there(s, secondDigests[1]) {
 		t.Error("a part stayed that went with its profile")
 	}
+	// What two workloads have in common stays until both are gone.
+	other := origin.Sum([]byte("another image"))
+	for image, workload := range map[origin.Digest]string{profiled: "two", other: "one"} {
+		if err := PutStartPack(ctx, s, image, workload, first); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := RemoveStartPack(ctx, s, other, "one"); err != nil {
+		t.Fatal(err)
+	}
+	want(s, "two", firstDigests)
+	if !there(s, firstDigests[0]) {
+		t.Error("a part went that another workload has")
+	}
+	if err := RemoveStartPack(ctx, s, profiled, "two"); err != nil {
+		t.Fatal(err)
+	}
+	if there(s, firstDigests[0]) {
+		t.Error("a part stayed that nobody has")
+	}
 	// One with a part lost is worth nothing, and is left behind.
 	if err := PutStartPack(ctx, s, profiled, "lost", first); err != nil {
 		t.Fatal(err)

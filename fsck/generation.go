@@ -33,7 +33,7 @@ type one struct {
 
 	profiles     []*remembered
 	packPointers []*packed
-	packs        map[origin.Digest]*packed     // by their parts
+	packs        map[origin.Digest][]*packed   // by their parts
 	versions     map[origin.Digest]*remembered // objects that those lead to
 	unfit        map[origin.Digest]error       // of them, those that are no profile of theirs
 }
@@ -49,7 +49,7 @@ func (c *checker) generation(ctx context.Context, id origin.GenerationID, found 
 	g := &one{
 		checker: c, id: id, store: c.origin.Generation(id), led: map[origin.Digest][]string{}, objects: map[origin.Digest]bool{}, broken: map[origin.Digest]int{},
 		needed: map[chunk.ID]need{}, held: map[chunk.ID]int64{}, damaged: map[string]origin.Digest{},
-		versions: map[origin.Digest]*remembered{}, packs: map[origin.Digest]*packed{}, unfit: map[origin.Digest]error{},
+		versions: map[origin.Digest]*remembered{}, packs: map[origin.Digest][]*packed{}, unfit: map[origin.Digest]error{},
 	}
 	l, err := generation.Load(ctx, c.origin)
 	if err != nil {

@@ -3,6 +3,7 @@ package fsck
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
@@ -42,7 +43,7 @@ func (g *one) packPointer(ctx context.Context, key string) error {
 	}
 	g.packPointers = append(g.packPointers, p)
 	for _, d := range p.parts {
-		g.packs[d] = p
+		g.packs[d] = append(g.packs[d], p)
 	}
 	return nil
 }
@@ -92,20 +93,26 @@ func (g *one) packStays(ctx context.Context, p *packed) bool {
 	return err == nil && string(value) == string(p.value)
 }
 
-// dropPack drops the start pack that has a part which is of no use.
+// dropPack drops the start packs that have a part which is of no use.
 func (g *one) dropPack(ctx context.Context, problem *Problem, d origin.Digest) {
-	p := g.packs[d]
-	if p == nil || !g.opt.Repair {
+	if len(g.packs[d]) == 0 || !g.opt.Repair {
 		return
 	}
-	if !p.gone {
+	for _, p := range g.packs[d] {
+		if p.gone {
+			continue
+		}
 		if err := g.store.SwapPointer(ctx, p.key, p.value, nil); err != nil {
 			problem.Reason += "; not dropped: " + err.Error()
 			return
 		}
 		p.gone = true
+	}
+	for _, p := range g.packs[d] {
 		for _, part := range p.parts {
-			_ = g.store.RemoveObject(ctx, part) // else it goes with its generation
+			if !slices.ContainsFunc(g.packs[part], func(other *packed) bool { return !other.gone }) {
+				_ = g.store.RemoveObject(ctx, part) // else it goes with its generation
+			}
 		}
 	}
 	problem.Repaired = true
