@@ -51,23 +51,28 @@ func Fit(stored iter.Seq[uint32]) int {
 	return n
 }
 
-// Metadata returns the metadata object of a published image: the chunks of Outside, as
-// far as they Fit, each once, read by read, which returns what is stored under an ID.
-// So whoever has an image's chunks can make the object again; it is the right one if
-// it has the digest that the block map names.
-func Metadata(m *blockmap.Map, read func(c *blockmap.Chunk) ([]byte, error)) ([]byte, error) {
+// InMetadata returns the chunks that the metadata object of a published image has, in its
+// order.
+func InMetadata(m *blockmap.Map) []blockmap.Chunk {
+	var list []blockmap.Chunk
 	n := Fit(func(yield func(uint32) bool) {
 		for _, c := range Outside(m) {
+			list = append(list, c)
 			if !yield(c.Stored) {
 				return
 			}
 		}
 	})
+	return list[:n]
+}
+
+// Metadata returns the metadata object of a published image: the chunks of Outside, as
+// far as they Fit, each once, read by read, which returns what is stored under an ID.
+// So whoever has an image's chunks can make the object again; it is the right one if
+// it has the digest that the block map names.
+func Metadata(m *blockmap.Map, read func(c *blockmap.Chunk) ([]byte, error)) ([]byte, error) {
 	var b Builder
-	for _, c := range Outside(m) {
-		if n--; n < 0 {
-			break
-		}
+	for _, c := range InMetadata(m) {
 		object, err := read(&c)
 		if err == nil {
 			err = b.AddObject(object)

@@ -98,17 +98,8 @@ func (a *app) makePack(ctx context.Context, o origin.Origin, image *generation.I
 func packWants(m *blockmap.Map, p *profile.Profile) []pack.Want {
 	apart := make(map[chunk.ID]bool)
 	if m.Info().Metadata != (origin.Digest{}) {
-		var ids []chunk.ID
-		n := pack.Fit(func(yield func(uint32) bool) {
-			for _, c := range pack.Outside(m) {
-				ids = append(ids, c.ID)
-				if !yield(c.Stored) {
-					return
-				}
-			}
-		})
-		for _, id := range ids[:n] {
-			apart[id] = true
+		for _, c := range pack.InMetadata(m) {
+			apart[c.ID] = true
 		}
 	}
 	var wants []pack.Want

@@ -20,6 +20,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -206,7 +207,19 @@ func openNext(ctx context.Context, sources []string, below []*Layer, opts *Optio
 	return img, n, err
 }
 
+// schemes begin sources that are files and folders of this machine.
+var schemes = []string{"oci", "docker-archive", "dir", "tar", "zip"}
+
+// IsReference reports whether Open, without Extensions, looks for src in a registry.
+func IsReference(src string) bool {
+	scheme, _, _ := strings.Cut(src, ":")
+	return !slices.Contains(schemes, scheme)
+}
+
 func openOne(ctx context.Context, src string, opts *Options) (*Image, error) {
+	if IsReference(src) {
+		return openRegistry(ctx, src, opts)
+	}
 	scheme, rest, _ := strings.Cut(src, ":")
 	switch scheme {
 	case "oci":
@@ -217,8 +230,7 @@ func openOne(ctx context.Context, src string, opts *Options) (*Image, error) {
 		return openDirectory(ctx, rest)
 	case "tar":
 		return openTar(ctx, rest, opts)
-	case "zip":
+	default:
 		return openZip(ctx, rest, opts)
 	}
-	return openRegistry(ctx, src, opts)
 }

@@ -389,9 +389,7 @@ func Join(dir, name string) string {
 }
 
 func (a *Archive) find(path string) (*flatten.Entry, bool) {
-	i, ok := slices.BinarySearchFunc(a.Entries, path, func(e flatten.Entry, path string) int {
-		return flatten.ComparePaths(e.Path, path)
-	})
+	i, ok := a.Find(path)
 	if !ok {
 		return nil, false
 	}
