@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/spf13/cobra"
 
+	"github.com/rivuletfs/rivulet/flatten/source"
 	"github.com/rivuletfs/rivulet/publish"
 )
 
@@ -66,8 +67,7 @@ to run them needs one of the recipients' identities, or --open.`,
 
 // convert publishes the image refs[0], or its copy at refs[1], into its own repository.
 func (a *app) convert(ctx context.Context, refs, platforms []string, flags *publishFlags, opts publish.Options) error {
-	switch scheme, _, _ := strings.Cut(refs[0], ":"); scheme {
-	case "oci", "docker-archive", "dir", "tar":
+	if !source.IsReference(refs[0]) || isPackage(refs[0]) {
 		return usagef("%s is in no registry; use publish for it", refs[0])
 	}
 	ref, err := name.ParseReference(refs[0])

@@ -84,6 +84,8 @@ func TestConvertMistakes(t *testing.T) {
 	}{
 		{[]string{}, exitUsage, "arg"},
 		{[]string{"oci:layout"}, exitUsage, "publish"},
+		{[]string{"zip:handler.zip"}, exitUsage, "publish"},
+		{[]string{"pip:flask"}, exitUsage, "publish"},
 		{[]string{tag.Name(), "--store", "dir:/nowhere"}, exitUsage, "own repository"},
 		{[]string{tag.Name(), "--platform", "a/b/c/d/e"}, exitUsage, "platform"},
 		{[]string{tag.Name(), addr + "/other/app@sha256:" + strings.Repeat("0", 64)}, exitUsage, "target"},

@@ -49,13 +49,15 @@ func openPackages() (*packages.Cache, error) {
 	return packages.OpenCache(dir)
 }
 
+// isPackage reports whether a source is opened by an extension.
+func isPackage(src string) bool {
+	scheme, _, _ := strings.Cut(src, ":")
+	return scheme == packages.NodeScheme || slices.Contains(packages.Schemes, scheme)
+}
+
 // extensions returns what opens the sources that are packages, if there are any.
 func (a *app) extensions(srcs []string, apart bool, temp string) (map[string]source.Extension, error) {
-	wanted := slices.ContainsFunc(srcs, func(src string) bool {
-		scheme, _, _ := strings.Cut(src, ":")
-		return scheme == packages.NodeScheme || slices.Contains(packages.Schemes, scheme)
-	})
-	if !wanted {
+	if !slices.ContainsFunc(srcs, isPackage) {
 		return nil, nil
 	}
 	cache, err := openPackages()
@@ -117,6 +119,15 @@ func (a *app) lockOf(ctx context.Context, v *generation.View, image string) (*lo
 	return l, nil
 }
 
+// lockOfStored returns the lock of an image of the chosen store.
+func (a *app) lockOfStored(ctx context.Context, image string) (*lock.Lock, error) {
+	view, err := a.openView(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return a.lockOf(ctx, view, image)
+}
+
 func (a *app) packagesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "packages",
@@ -166,11 +177,7 @@ func (a *app) packagesLsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list := []listedPackage{}
 			if len(args) == 1 {
-				view, err := a.openView(cmd.Context())
-				if err != nil {
-					return err
-				}
-				l, err := a.lockOf(cmd.Context(), view, args[0])
+				l, err := a.lockOfStored(cmd.Context(), args[0])
 				if err != nil {
 					return err
 				}
@@ -245,7 +252,8 @@ func installedPackages(names []string) ([]*packages.Installed, error) {
 }
 
 func (a *app) packagesShowCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use:   "show PACKAGE[==VERSION]",
 		Short: "Show an installed package, and the images that have it",
 		Long: `Show tells of a package that is installed here what it was made from, and which
@@ -261,16 +269,30 @@ of the store's images have it. Images that are locked for others are left out.`,
 			if err != nil {
 				return err
 			}
+			shown := []shownPackage{}
 			for _, in := range list {
-				p := listedInstalled(in)
-				a.printf("%s %s\n  wheel   %s\n  sha256  %s\n  for     %s\n  layer   %s, %s, %d files\n  used    %s\n", p.Name, p.Version, p.Wheel, p.SHA256, p.Target, p.DiffID, size(p.Bytes), p.Files, p.Used)
 				images := users[in.SHA256]
 				slices.Sort(images)
-				a.printf("  images  %s\n", strings.Join(images, " "))
+				shown = append(shown, shownPackage{listedInstalled(in), images})
+			}
+			if asJSON {
+				return a.printJSON(shown)
+			}
+			for _, p := range shown {
+				a.printf("%s %s\n  wheel   %s\n  sha256  %s\n  for     %s\n  layer   %s, %s, %d files\n  used    %s\n", p.Name, p.Version, p.Wheel, p.SHA256, p.Target, p.DiffID, size(p.Bytes), p.Files, p.Used)
+				a.printf("  images  %s\n", strings.Join(p.Images, " "))
 			}
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
+	return cmd
+}
+
+// A shownPackage is what packages show tells.
+type shownPackage struct {
+	listedPackage
+	Images []string `json:"images"` // that have it, of those that this user can open
 }
 
 // packageUsers returns the names of the images that have each wheel, by its digest.
@@ -313,7 +335,8 @@ func (a *app) packageUsers(ctx context.Context) (map[string][]string, error) {
 }
 
 func (a *app) packagesWhyCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use:   "why IMAGE PACKAGE",
 		Short: "Show why an image has a package: what needs it",
 		Example: `  rivulet packages why function urllib3
@@ -321,11 +344,7 @@ func (a *app) packagesWhyCommand() *cobra.Command {
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			view, err := a.openView(cmd.Context())
-			if err != nil {
-				return err
-			}
-			l, err := a.lockOf(cmd.Context(), view, args[0])
+			l, err := a.lockOfStored(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -334,6 +353,9 @@ func (a *app) packagesWhyCommand() *cobra.Command {
 				return fmt.Errorf("image %q has no package %s; 'rivulet packages ls %s' lists those that it has", args[0], args[1], args[0])
 			}
 			ways := l.Why(args[1], wheel.Normalize)
+			if asJSON {
+				return a.printJSON(append([][]string{}, ways...))
+			}
 			if len(ways) == 0 {
 				a.printf("%s: the lock does not say what needs it\n", args[1])
 			}
@@ -343,6 +365,8 @@ func (a *app) packagesWhyCommand() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array of ways, each the names from what was asked for to the package")
+	return cmd
 }
 
 func (a *app) packagesLockCommand() *cobra.Command {

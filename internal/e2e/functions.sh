@@ -50,6 +50,8 @@ for p in "${PACKAGES[@]}"; do sources+=("pip:$p"); done
 result=$(publish "${sources[@]}" "zip:$WORK/handler.zip@/var/task" --name function --lock "$WORK/pylock.toml")
 digest=$(jq -r .digest <<<"$result")
 rivulet packages why function idna | grep -q '^requests > idna$' || fail "why: $(rivulet packages why function idna)"
+rivulet packages why function idna --json | jq -e '. == [["requests", "idna"]]' >/dev/null || fail "why: $(rivulet packages why function idna --json)"
+rivulet packages show idna --json | jq -e 'length == 1 and .[0].name == "idna" and .[0].images == ["function"]' >/dev/null || fail "show: $(rivulet packages show idna --json)"
 
 step "from the lock, twice at once, with nothing kept"
 export RIVULET_PACKAGES=$WORK/packages2
