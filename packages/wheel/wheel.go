@@ -420,16 +420,6 @@ func (s *script) text(interpreter string) []byte {
 	return fmt.Appendf(nil, "#!%s\nimport sys\n\nfrom %s import %s\n\nif __name__ == \"__main__\":\n    sys.exit(%s())\n", interpreter, s.module, first, s.attr)
 }
 
-// Fits reports whether one of the wheel's tags is among those that supported accepts.
-func (w *Wheel) Fits(supported func(Tag) bool) bool {
-	for _, t := range w.Tags {
-		if supported(t) {
-			return true
-		}
-	}
-	return false
-}
-
 // checkContext returns the cause of a context that has ended.
 func checkContext(ctx context.Context) error {
 	if ctx.Err() != nil {
