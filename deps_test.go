@@ -47,6 +47,7 @@ profile/start      any: blockmap chunk disk internal/tokenbucket origin profile
 pack               std: blockmap chunk
 profile/plot       std: profile
 profile/inherit    std: blockmap chunk ext4 profile
+profile/predict    std: blockmap ext4 internal/lateregexp profile
 catalog            std: blockmap chunk origin profile
 generation         any: blockmap catalog chunk origin profile sign
 domain             any: blockmap catalog chunk origin seal

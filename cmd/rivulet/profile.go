@@ -39,7 +39,7 @@ can be removed at any time. Hosts that may write to the store add each start to 
 	}
 	cmd.AddCommand(
 		a.profileLsCommand(), a.profileShowCommand(), a.profileExportCommand(), a.profileImportCommand(),
-		a.profileMergeCommand(), a.profileInheritCommand(), a.profileRmCommand(), a.profileRecordCommand(), a.profileMarkCommand(), a.profilePackCommand(),
+		a.profileMergeCommand(), a.profileInheritCommand(), a.profilePredictCommand(), a.profileRmCommand(), a.profileRecordCommand(), a.profileMarkCommand(), a.profilePackCommand(),
 	)
 	return cmd
 }
@@ -62,7 +62,8 @@ type shownProfile struct {
 	Generation origin.GenerationID `json:"generation"`
 	Versions   []string            `json:"versions"` // newest first
 	Starts     uint32              `json:"starts"`
-	Length     float64             `json:"length_seconds"` // of the longest start
+	Predicted  bool                `json:"predicted,omitempty"` // there was none yet
+	Length     float64             `json:"length_seconds"`      // of the longest start
 	Frames     int                 `json:"frames"`
 	Bytes      int64               `json:"bytes"` // of those frames, at most, as the guest reads them
 	Waits      int                 `json:"waits"` // frames that readers waited for
@@ -85,7 +86,7 @@ func describeProfile(name string, m *blockmap.Map, at generation.Profiled, p *pr
 	sum := plot.Summarize(p)
 	s := &shownProfile{
 		Image: name, BlockMap: p.Image.String(), Workload: p.Workload, Generation: at.Generation, Versions: []string{},
-		Starts: p.Starts, Length: p.Length.Seconds(), Frames: len(p.Entries), Bytes: int64(len(p.Entries)) << m.Info().FrameLog2,
+		Starts: p.Starts, Predicted: p.Predicted, Length: p.Length.Seconds(), Frames: len(p.Entries), Bytes: int64(len(p.Entries)) << m.Info().FrameLog2,
 		Waits: sum.Waits, Waited: sum.Waited.Seconds(), Rare: sum.Rare,
 	}
 	for _, v := range at.Versions {
@@ -120,7 +121,11 @@ func (a *app) profileLsCommand() *cobra.Command {
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "IMAGE\tWORKLOAD\tSTARTS\tVERSIONS\tFRAMES\tREADS\tTAKES\tWAITED")
 			for _, p := range list {
-				fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\t%.1f s\t%.1f s\n", printable(p.Image), shownWorkload(p.Workload), p.Starts, len(p.Versions),
+				starts := fmt.Sprint(p.Starts)
+				if p.Predicted {
+					starts = "predicted"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%.1f s\t%.1f s\n", printable(p.Image), shownWorkload(p.Workload), starts, len(p.Versions),
 					p.Frames, size(p.Bytes), p.Length, p.Waited)
 			}
 			return errors.Join(w.Flush(), err)
@@ -282,10 +287,16 @@ fetching them ahead is more likely waste than not.`,
 func (a *app) showProfile(s *shownProfile, p *profile.Profile) {
 	a.printf("block map  %s\n", s.BlockMap)
 	a.printf("workload   %s\n", cmp.Or(printable(s.Workload), "what the image starts by itself"))
-	a.printf("starts     %d, the longest of %.1f s\n", s.Starts, s.Length)
+	if s.Predicted {
+		a.printf("starts     none yet: it is predicted from the image's files\n")
+	} else {
+		a.printf("starts     %d, the longest of %.1f s\n", s.Starts, s.Length)
+	}
 	a.printf("reads      %d frames, up to %s\n", s.Frames, size(s.Bytes))
-	a.printf("waited     for %d of them, %.1f s in all\n", s.Waits, s.Waited)
-	a.printf("rare       %d of them: fewer than half of the starts read them\n", s.Rare)
+	if !s.Predicted {
+		a.printf("waited     for %d of them, %.1f s in all\n", s.Waits, s.Waited)
+		a.printf("rare       %d of them: fewer than half of the starts read them\n", s.Rare)
+	}
 	for i, v := range s.Versions {
 		if i == 0 {
 			a.printf("versions   %s (newest)\n", v)
@@ -293,7 +304,7 @@ func (a *app) showProfile(s *shownProfile, p *profile.Profile) {
 			a.printf("           %s\n", v)
 		}
 	}
-	if len(p.Entries) == 0 {
+	if len(p.Entries) == 0 || s.Predicted {
 		return
 	}
 	a.printf("\nof the frames that are not rare, by the time:\n")

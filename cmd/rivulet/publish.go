@@ -49,6 +49,12 @@ var processors = sync.OnceValue(func() int {
 	return n
 })
 
+// What --predict takes.
+const (
+	predictOn  = "on"
+	predictOff = "off"
+)
+
 // farSample is how many chunks of each known layer are looked for in a far store.
 const farSample = 2
 
@@ -60,6 +66,7 @@ type publishFlags struct {
 	check, json               bool
 	apart                     bool   // --packages-apart
 	lock                      string // file for the lock of the image's packages
+	predict                   string // --predict
 	converted                 bool
 	convertedTag              string
 }
@@ -139,6 +146,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 	f.BoolVar(&flags.converted, "converted", false, "in a registry: write an index of image and disk too, at the image's tag and -rivulet")
 	f.StringVar(&flags.convertedTag, "converted-tag", "", "the same, at this tag")
 	f.StringVar(&flags.lock, "lock", "", "write the lock of the image's packages to this file (pylock.toml)")
+	f.StringVar(&flags.predict, "predict", predictOn, "predict what the first start will read, for it to be read ahead of: on or off")
 	f.BoolVar(&flags.apart, "packages-apart", false, "put each package into /packages/NAME==VERSION, and a path file into site-packages")
 	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd
@@ -173,6 +181,9 @@ func (a *app) publishShown(ctx context.Context, srcs []string, flags *publishFla
 		}
 	}
 	p.Inherited = a.inheritAfter(ctx, o, res)
+	if flags.predict == predictOn {
+		p.Predicted = a.predictAfter(ctx, o, res, p.Inherited)
+	}
 	if err := a.published(&p, flags.json); err != nil {
 		return err
 	}
@@ -207,6 +218,9 @@ func (f *publishFlags) parse(o *publish.Options) (err error) {
 		if err := catalog.CheckName(o.Name); err != nil {
 			return usageError{err}
 		}
+	}
+	if f.predict != "" && f.predict != predictOn && f.predict != predictOff {
+		return usagef("--predict %.40q: want %s or %s", f.predict, predictOn, predictOff)
 	}
 	if err := seal.CheckDomain(f.domain); err != nil {
 		return usageError{err}
@@ -366,6 +380,9 @@ func (a *app) published(r *publication, asJSON bool) error {
 	}
 	for _, i := range r.Inherited {
 		a.note("inherited from the name's image before: what starts of workload %s read, %d frames", shownWorkload(i.Workload), i.Frames)
+	}
+	if p := r.Predicted; p != nil {
+		a.note("predicted of its first start: %d frames, %s", p.Frames, size(p.Bytes))
 	}
 	return nil
 }

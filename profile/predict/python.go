@@ -1,0 +1,242 @@
+package predict
+
+import (
+	"path"
+	"strings"
+)
+
+// pythonStart are modules that the interpreter itself imports, whatever it runs. Those that
+// are built in or frozen are found as sources, and only read if they have been compiled
+// otherwise; see pythonFrozen.
+var pythonStart = []string{"encodings", "encodings.aliases", "encodings.utf_8", "sitecustomize", "usercustomize"}
+
+// pythonFrozen are modules of the standard library that CPython has in itself since
+// version 3.11.
+var pythonFrozen = func() map[string]bool {
+	m := make(map[string]bool)
+	for w := range strings.FieldsSeq(`_collections_abc _sitebuiltins abc codecs genericpath importlib importlib.util importlib.machinery
+		importlib._bootstrap importlib._bootstrap_external io ntpath os os.path posixpath runpy site stat zipimport __future__`) {
+		m[w] = true
+	}
+	return m
+}()
+
+// pythonPlaces returns where modules are, in the order of sys.path, and the tag of compiled
+// ones, as in cpython-311.
+func (p *predictor) pythonPlaces() (dirs []string, tag string) {
+	if p.python.dirs != nil {
+		return p.python.dirs, p.python.tag
+	}
+	dirs = []string{}
+	for d := range strings.SplitSeq(p.env["PYTHONPATH"], ":") {
+		if path.IsAbs(d) && len(dirs) < 64 {
+			dirs = append(dirs, d)
+		}
+	}
+	if p.python.version != "" {
+		lib := path.Join("/", p.python.prefix, "lib", "python"+p.python.version)
+		tag = "cpython-" + strings.ReplaceAll(p.python.version, ".", "")
+		dirs = append(dirs, lib, lib+"/lib-dynload", "/usr/local/lib/python"+p.python.version+"/dist-packages", lib+"/site-packages", path.Join("/", p.python.prefix, "lib/python3/dist-packages"))
+	}
+	p.python.dirs, p.python.tag = dirs, tag
+	return dirs, tag
+}
+
+// A pythonPlace says which Python is started.
+type pythonPlace struct {
+	prefix, version string
+	dirs            []string
+	tag             string
+	modules         int
+}
+
+// pythonBegins follows what the interpreter f reads before it reads a program.
+func (p *predictor) pythonBegins(f *file) {
+	if p.python.version = strings.TrimPrefix(path.Base(f.path), "python"); p.python.version == "" || !strings.Contains(p.python.version, ".") {
+		p.python.version = ""
+		return
+	}
+	p.python.prefix = path.Dir(path.Dir(f.path))
+	dirs, _ := p.pythonPlaces()
+	for _, name := range pythonStart {
+		p.pythonModule(name, "", 1)
+	}
+	for _, d := range dirs {
+		for _, name := range p.list(d) {
+			if strings.HasSuffix(name, ".pth") {
+				if g := p.file(path.Join(d, name)); g != nil && g.size <= maxPlain {
+					p.addWhole(g)
+				}
+			}
+		}
+	}
+}
+
+// pythonText follows the modules that a Python text imports while it is loaded.
+func (p *predictor) pythonText(b []byte, dir string, depth int) {
+	p.pythonImports(b, func(name string) { p.pythonModule(name, dir, depth+1) })
+}
+
+// pythonImports calls fn for each module that a text imports outside of functions; a name
+// with leading dots is relative. What follows "from x import" may be modules too.
+func (p *predictor) pythonImports(b []byte, fn func(name string)) {
+	deferred, depth := false, -1 // inside a function, below that indent
+	var from string
+	open := false // a list of names in parentheses goes on
+	for line := range strings.Lines(string(b)) {
+		trimmed := strings.TrimSpace(line)
+		if open {
+			names, _, closed := strings.Cut(trimmed, ")")
+			pythonNames(names, func(n string) { fn(join(from, n)) })
+			open = !closed
+			continue
+		}
+		if trimmed == "" || trimmed[0] == '#' {
+			continue
+		}
+		indent := len(line) - len(strings.TrimLeft(line, " \t"))
+		if deferred && indent > depth {
+			continue
+		}
+		deferred = false
+		if strings.HasPrefix(trimmed, "def ") || strings.HasPrefix(trimmed, "async def ") || strings.HasPrefix(trimmed, "if TYPE_CHECKING") || strings.HasPrefix(trimmed, "if __name__") {
+			deferred, depth = true, indent
+			continue
+		}
+		for statement := range strings.SplitSeq(trimmed, ";") {
+			statement = strings.TrimSpace(statement)
+			if list, ok := strings.CutPrefix(statement, "import "); ok {
+				pythonNames(list, fn)
+			} else if rest, ok := strings.CutPrefix(statement, "from "); ok {
+				name, list, ok := strings.Cut(rest, " import")
+				if name = strings.TrimSpace(name); !ok || !pythonName(name) {
+					continue
+				}
+				fn(name)
+				from = name
+				if i := strings.IndexByte(list, '('); i >= 0 {
+					list = list[i+1:]
+					list, _, ok = strings.Cut(list, ")")
+					open = !ok
+				}
+				pythonNames(list, func(n string) { fn(join(name, n)) })
+			}
+		}
+	}
+}
+
+func join(from, name string) string {
+	if strings.HasSuffix(from, ".") {
+		return from + name
+	}
+	return from + "." + name
+}
+
+// pythonNames calls fn for the names of a list, without what they are called by.
+func pythonNames(list string, fn func(string)) {
+	list, _, _ = strings.Cut(list, "#")
+	for part := range strings.SplitSeq(list, ",") {
+		if f := strings.Fields(part); len(f) > 0 {
+			if n := strings.Trim(f[0], `"'();\`); pythonName(n) {
+				fn(n)
+			}
+		}
+	}
+}
+
+// pythonName reports whether s can be a module's name.
+func pythonName(s string) bool {
+	return s != "" && len(s) < 256 && !strings.ContainsFunc(s, func(r rune) bool {
+		return r != '.' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && r < 128
+	})
+}
+
+// pythonModule follows a module, and the packages that it is in. dir is the folder of who
+// imports it.
+func (p *predictor) pythonModule(name, dir string, depth int) {
+	if relative := strings.TrimLeft(name, "."); len(relative) < len(name) {
+		for range len(name) - len(relative) - 1 {
+			dir = path.Dir(dir)
+		}
+		p.pythonIn(dir, relative, depth)
+		return
+	}
+	if pythonFrozen[name] {
+		return
+	}
+	dirs, _ := p.pythonPlaces()
+	for _, d := range append([]string{dir}, dirs...) {
+		if d != "" && p.pythonIn(d, name, depth) {
+			return
+		}
+	}
+}
+
+// pythonIn follows a module below a folder, and reports whether its first part is there.
+func (p *predictor) pythonIn(dir, name string, depth int) bool {
+	found := false
+	for part := range strings.SplitSeq(name, ".") {
+		if part == "" {
+			return found
+		}
+		base := path.Join(dir, part)
+		if p.dir(base) != "" {
+			if f := p.file(base + "/__init__.py"); f != nil {
+				p.pythonSource(f, depth)
+			} else if !found && len(p.list(base)) == 0 {
+				return false
+			}
+			found, dir = true, base
+			continue
+		}
+		if f := p.file(base + ".py"); f != nil {
+			p.pythonSource(f, depth)
+			return true
+		}
+		for _, suffix := range p.pythonSuffixes() {
+			if f := p.file(base + suffix); f != nil {
+				p.library(f, nil, depth)
+				return true
+			}
+		}
+		return found
+	}
+	return found
+}
+
+// pythonSuffixes returns how extension modules end.
+func (p *predictor) pythonSuffixes() []string {
+	_, tag := p.pythonPlaces()
+	if tag == "" {
+		return []string{".so"}
+	}
+	list := []string{".abi3.so", ".so"}
+	for _, triplet := range []string{"x86_64-linux-gnu", "aarch64-linux-gnu", "x86_64-linux-musl", "aarch64-linux-musl"} {
+		list = append(list, "."+tag+"-"+triplet+".so")
+	}
+	return list
+}
+
+// maxModules bounds the modules that are followed.
+const maxModules = 4096
+
+// pythonSource follows a module's source: it is looked through, and what is read in its
+// place is its compiled form, if there is one.
+func (p *predictor) pythonSource(f *file, depth int) {
+	if p.told[f.path] || p.python.modules >= maxModules {
+		return
+	}
+	p.told[f.path] = true
+	p.python.modules++
+	dir, base := path.Split(f.path)
+	_, tag := p.pythonPlaces()
+	if c := p.file(path.Join(dir, "__pycache__", strings.TrimSuffix(base, ".py")+"."+tag+".pyc")); c != nil {
+		p.addWhole(c)
+	} else {
+		p.addWhole(f)
+	}
+	if b := f.text(); b != nil {
+		dir := "/" + path.Clean(dir)
+		p.pythonImports(b, func(name string) { p.pythonModule(name, dir, depth) })
+	}
+}
