@@ -117,9 +117,10 @@ func (o *object) dynamic(s segment) {
 		} else {
 			tag, value = elf.DynTag(o.order.Uint32(table)), uint64(o.order.Uint32(table[4:]))
 		}
+		if tag == elf.DT_NULL {
+			break
+		}
 		switch {
-		case tag == elf.DT_NULL:
-			table = nil
 		case tag == elf.DT_NEEDED && len(needed) < maxNeeded:
 			needed = append(needed, value)
 		case tag == elf.DT_RPATH, tag == elf.DT_RUNPATH:

@@ -1,16 +1,19 @@
 package predict
 
 import (
+	"bytes"
 	"path"
 	"regexp"
 	"strings"
+
+	"github.com/rivuletfs/rivulet/internal/lateregexp"
 )
 
 // How modules are asked for, by language. The name is the last group.
-var asks = map[string]*regexp.Regexp{
-	perl: regexp.MustCompile(`(?m)(?:^|[\s;{'"])(?:use|require)\s+([A-Za-z][\w:]*)|-M([A-Za-z][\w:]*)`),
-	node: regexp.MustCompile(`(?:require\(|\bfrom\s|^import\s|import\()\s*['"]([^'"\s]{1,256})['"]`),
-	ruby: regexp.MustCompile(`(?m)(?:^|[\s;'"])require(?:_relative)?[\s(]+['"]([^'"\s]{1,256})['"]|-r([a-z][\w/]*)`),
+var asks = map[string]func() *regexp.Regexp{
+	perl: lateregexp.New(`(?m)(?:^|[\s;{'"])(?:use|require)\s+([A-Za-z][\w:]*)|-M([A-Za-z][\w:]*)`),
+	node: lateregexp.New(`(?:require\(|\bfrom\s|^import\s|import\()\s*['"]([^'"\s]{1,256})['"]`),
+	ruby: lateregexp.New(`(?m)(?:^|[\s;'"])require(?:_relative)?[\s(]+['"]([^'"\s]{1,256})['"]|-r([a-z][\w/]*)`),
 }
 
 // maxAsked bounds the modules that a text asks for.
@@ -18,7 +21,10 @@ const maxAsked = 1024
 
 // modules follows what a text in Perl, JavaScript or Ruby asks for.
 func (p *predictor) modules(b []byte, language, dir string, depth int) {
-	for _, m := range asks[language].FindAllSubmatch(b, maxAsked) {
+	if language == perl {
+		b = perlCode(b)
+	}
+	for _, m := range asks[language]().FindAllSubmatch(b, maxAsked) {
 		name := string(m[1])
 		if name == "" && len(m) > 2 {
 			name = string(m[2])
@@ -68,6 +74,25 @@ func (p *predictor) module(language, name, dir string) *file {
 		}
 	}
 	return nil
+}
+
+// perlCode returns a text without its documentation, and what follows its end.
+func perlCode(b []byte) []byte {
+	out := make([]byte, 0, len(b))
+	documentation := false
+	for line := range bytes.Lines(b) {
+		switch word, _, _ := bytes.Cut(line, []byte{'\n'}); {
+		case bytes.Equal(word, []byte("__END__")), bytes.Equal(word, []byte("__DATA__")):
+			return out
+		case bytes.HasPrefix(line, []byte("=cut")):
+			documentation = false
+		case len(line) > 1 && line[0] == '=' && line[1] >= 'a' && line[1] <= 'z':
+			documentation = true
+		case !documentation:
+			out = append(out, line...)
+		}
+	}
+	return out
 }
 
 func (p *predictor) perlPlaces() []string {
@@ -120,7 +145,7 @@ func (p *predictor) nodeModule(name, dir string) *file {
 	return nil
 }
 
-var nodeMain = regexp.MustCompile(`"main"\s*:\s*"([^"]{1,256})"`)
+var nodeMain = lateregexp.New(`"main"\s*:\s*"([^"]{1,256})"`)
 
 // nodeFile finds the file of a module at a path: a file, or what a folder's package.json
 // names.
@@ -137,7 +162,7 @@ func (p *predictor) nodeFile(name string) *file {
 	if f := p.file(path.Join(name, "package.json")); f != nil {
 		if b := f.text(); b != nil {
 			p.addWhole(f)
-			if m := nodeMain.FindSubmatch(b); m != nil {
+			if m := nodeMain().FindSubmatch(b); m != nil {
 				main = string(m[1])
 			}
 		}

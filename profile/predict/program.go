@@ -2,6 +2,7 @@ package predict
 
 import (
 	"bytes"
+	"cmp"
 	"path"
 	"slices"
 	"strings"
@@ -35,16 +36,34 @@ func (p *predictor) program(f *file, depth int) {
 	}
 	p.libraries(o)
 	p.object(o)
-	if !p.once {
+	if !p.once && o.interp != "" {
 		p.once = true
-		for _, name := range []string{"etc/nsswitch.conf", "etc/passwd", "etc/group"} {
-			if g := p.file(name); g != nil && g.size <= maxPlain {
-				p.addWhole(g)
-			}
-		}
+		p.everybody()
 	}
 	p.beginning(languageOf(f.path), f)
 	p.strings(o, depth)
+}
+
+// everybody adds what any process may read: who the users are, and its locale.
+func (p *predictor) everybody() {
+	list := []string{"etc/nsswitch.conf", "etc/passwd", "etc/group"}
+	locale := cmp.Or(p.env["LC_ALL"], p.env["LC_CTYPE"], p.env["LANG"])
+	if name, charset, _ := strings.Cut(locale, "."); name != "" && locale != "C" && locale != "POSIX" {
+		charset = strings.ReplaceAll(strings.ToLower(charset), "-", "")
+		dir := path.Join("usr/lib/locale", path.Base(name+"."+charset))
+		for _, n := range p.list(dir) {
+			list = append(list, path.Join(dir, n))
+		}
+		list = append(list, path.Join(dir, "LC_MESSAGES/SYS_LC_MESSAGES"))
+		for _, d := range p.libraryDirs() {
+			list = append(list, path.Join(d, "gconv/gconv-modules.cache"))
+		}
+	}
+	for _, name := range list {
+		if f := p.file(name); f != nil && f.size <= wholeObject {
+			p.addWhole(f)
+		}
+	}
 }
 
 // library follows a library that is loaded into a process, with what it needs.
