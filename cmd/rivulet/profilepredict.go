@@ -240,23 +240,30 @@ func (f *foresight) compare(ctx context.Context, p *profile.Profile, files bool)
 	if err != nil {
 		return nil, err
 	}
-	sums := make(map[string]*comparedFile)
+	// A frame counts for the file that has most of it.
+	owner, most := make(map[profile.Frame]string), make(map[profile.Frame]int64)
 	for i := range owners {
 		o := &owners[i]
 		end := int64(o.Start+o.Count) * block
-		for off := int64(o.Start) * block; off < end; off += g.FrameBytes() - off%g.FrameBytes() {
-			at, _ := g.At(off)
-			name := cmp.Or(o.Path, o.Use.String())
-			s := sums[name]
-			if s == nil {
-				s = &comparedFile{Path: name}
-				sums[name] = s
+		for off := int64(o.Start) * block; off < end; {
+			next := min(end, off+g.FrameBytes()-off%g.FrameBytes())
+			if at, ok := g.At(off); ok && next-off > most[at] {
+				owner[at], most[at] = cmp.Or(o.Path, o.Use.String()), next-off
 			}
-			what := frames[at]
-			s.Read += what & read
-			s.Predicted += what & told / told
-			s.Hit += what / (read | told)
+			off = next
 		}
+	}
+	sums := make(map[string]*comparedFile)
+	for at, what := range frames {
+		name := owner[at]
+		s := sums[name]
+		if s == nil {
+			s = &comparedFile{Path: name}
+			sums[name] = s
+		}
+		s.Read += what & read
+		s.Predicted += what & told / told
+		s.Hit += what / (read | told)
 	}
 	for _, s := range sums {
 		c.Files = append(c.Files, *s)

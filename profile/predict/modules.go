@@ -43,7 +43,7 @@ func (p *predictor) source(f *file, language string, depth int) {
 	p.told[f.path] = true
 	p.asked++
 	if l := parseELF(f); l != nil {
-		p.object(l)
+		p.object(l, wholeObject)
 		p.libraries(l)
 		return
 	}

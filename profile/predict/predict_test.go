@@ -119,7 +119,7 @@ func TestReads(t *testing.T) {
 		"python": {
 			base(spec{
 				"usr/bin/python3": "-> python3.11", "usr/bin/python3.11": program("libc.so.6"), "usr/lib/python3.11/encodings/__init__.py": "#\n", "usr/lib/python3.11/json/__init__.py": "from . import (decoder,\n  scanner)\nimport os\n",
-				"usr/lib/python3.11/json/__pycache__/__init__.cpython-311.pyc": "\x00", "usr/lib/python3.11/json/decoder.py": "def f():\n    import late\nimport _json\n", "usr/lib/python3.11/json/scanner.py": "if TYPE_CHECKING:\n    import late\n",
+				"usr/lib/python3.11/json/__pycache__/__init__.cpython-311.pyc": "mmmm\x01\x00\x00\x00hashhash", "usr/lib/python3.11/json/decoder.py": "def f():\n    import late\nimport _json\n", "usr/lib/python3.11/json/scanner.py": "if TYPE_CHECKING:\n    import late\n",
 				"usr/lib/python3.11/lib-dynload/_json.cpython-311-x86_64-linux-gnu.so": library("libc.so.6"), "usr/lib/python3.11/late.py": "#\n", "usr/lib/python3.11/os.py": "#\n",
 				"app/main.py": "import json as j, local\n", "app/local.py": "x = 1\n", "usr/lib/python3/dist-packages/a.pth": "import x\n",
 			}), Start{Args: []string{"python3", "main.py"}, Dir: "/app"},

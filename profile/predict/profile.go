@@ -15,8 +15,8 @@ import (
 // The stored bytes that a predicted profile names at most: a share of the image's, and
 // no less than what a small one needs.
 const (
-	budgetShare = 10
-	leastBudget = 8 << 20
+	budgetShare = 4
+	leastBudget = 16 << 20
 )
 
 // Profile returns the profile that the files of an image's disk predict of a start. It

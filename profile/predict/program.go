@@ -11,9 +11,10 @@ import (
 // How much of an object is read. Its pages come with faults, and the kernel reads around
 // each of these: of a small one, all is read.
 const (
-	wholeObject = 2 << 20 // of an object that is read whole
-	objectHead  = 64 << 10
-	maxStrings  = 8 << 20 // of a program that is looked through for names
+	wholeObject  = 2 << 20 // of a library that is read whole
+	wholeProgram = 8 << 20 // of a program
+	objectHead   = 64 << 10
+	maxStrings   = 8 << 20 // of a program that is looked through for names
 )
 
 // program follows an ELF file that is executed.
@@ -28,14 +29,14 @@ func (p *predictor) program(f *file, depth int) {
 	p.add(f, 0, objectHead) // what the kernel reads
 	if o.interp != "" {
 		if ld := p.file(o.interp); ld != nil {
-			p.object(parseELF(ld))
+			p.object(parseELF(ld), wholeObject)
 		}
 		if cache := p.file("etc/ld.so.cache"); cache != nil && cache.size <= wholeObject {
 			p.addWhole(cache)
 		}
 	}
 	p.libraries(o)
-	p.object(o)
+	p.object(o, wholeProgram)
 	if !p.once && o.interp != "" {
 		p.once = true
 		p.everybody()
@@ -70,7 +71,7 @@ func (p *predictor) everybody() {
 func (p *predictor) library(f *file, runpath []string, _ int) {
 	if o := parseELF(f); o != nil && !p.linked[f.path] {
 		o.runpath = append(o.runpath, runpath...)
-		p.object(o)
+		p.object(o, wholeObject)
 		p.libraries(o)
 	}
 }
@@ -86,7 +87,7 @@ func (p *predictor) libraries(o *object) {
 				continue
 			}
 			if l := parseELF(f); l != nil {
-				p.object(l)
+				p.object(l, wholeObject)
 				queue = append(queue, l)
 			}
 		}
@@ -107,14 +108,15 @@ func (p *predictor) findLibrary(name string, runpath []string) *file {
 	return nil
 }
 
-// object adds what is read of a program or library that is loaded.
-func (p *predictor) object(o *object) {
+// object adds what is read of a program or library that is loaded: all of it, if that is
+// at most whole bytes.
+func (p *predictor) object(o *object, whole int64) {
 	if o == nil || p.linked[o.path] || len(p.linked) >= 1<<12 {
 		return
 	}
 	p.linked[o.path] = true
 	end := o.loaded()
-	if end <= wholeObject {
+	if end <= whole {
 		p.add(o.file, 0, end)
 		return
 	}

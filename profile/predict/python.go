@@ -1,6 +1,7 @@
 package predict
 
 import (
+	"encoding/binary"
 	"path"
 	"strings"
 )
@@ -74,7 +75,7 @@ func (p *predictor) pythonBegins(f *file) {
 
 // pythonText follows the modules that a Python text imports while it is loaded.
 func (p *predictor) pythonText(b []byte, dir string, depth int) {
-	p.pythonImports(b, func(name string) { p.pythonModule(name, dir, depth+1) })
+	p.pythonImports(b, func(name string) { p.pythonModule(name, dir, depth) })
 }
 
 // pythonImports calls fn for each module that a text imports outside of functions; a name
@@ -182,7 +183,7 @@ func (p *predictor) pythonIn(dir, name string, depth int) bool {
 		base := path.Join(dir, part)
 		if p.dir(base) != "" {
 			if f := p.file(base + "/__init__.py"); f != nil {
-				p.pythonSource(f, depth)
+				p.pythonSource(f, base+"/__init__", depth)
 			} else if !found && len(p.list(base)) == 0 {
 				return false
 			}
@@ -190,7 +191,7 @@ func (p *predictor) pythonIn(dir, name string, depth int) bool {
 			continue
 		}
 		if f := p.file(base + ".py"); f != nil {
-			p.pythonSource(f, depth)
+			p.pythonSource(f, base, depth)
 			return true
 		}
 		for _, suffix := range p.pythonSuffixes() {
@@ -220,23 +221,38 @@ func (p *predictor) pythonSuffixes() []string {
 // maxModules bounds the modules that are followed.
 const maxModules = 4096
 
+// compiledFrom reports whether a compiled module is of that source, as the interpreter sees
+// it: by the time and size in its head, unless that says otherwise. Images that were built
+// reproducibly, with times cut off, may have none that are.
+func compiledFrom(c, source *file) bool {
+	head := c.bytes(0, 16)
+	if len(head) < 16 {
+		return false
+	}
+	le := binary.LittleEndian
+	return le.Uint32(head[4:]) != 0 || le.Uint32(head[8:]) == uint32(source.modified) && le.Uint32(head[12:]) == uint32(source.size)
+}
+
 // pythonSource follows a module's source: it is looked through, and what is read in its
-// place is its compiled form, if there is one.
-func (p *predictor) pythonSource(f *file, depth int) {
+// place is its compiled form, if there is one. That lies beside the module's name, which
+// may be a link.
+func (p *predictor) pythonSource(f *file, name string, depth int) {
 	if p.told[f.path] || p.python.modules >= maxModules {
 		return
 	}
 	p.told[f.path] = true
 	p.python.modules++
-	dir, base := path.Split(f.path)
 	_, tag := p.pythonPlaces()
-	if c := p.file(path.Join(dir, "__pycache__", strings.TrimSuffix(base, ".py")+"."+tag+".pyc")); c != nil {
+	dir, base := path.Split(name)
+	if c := p.file(path.Join(dir, "__pycache__", base+"."+tag+".pyc")); c != nil {
 		p.addWhole(c)
+		if !compiledFrom(c, f) {
+			p.addWhole(f)
+		}
 	} else {
 		p.addWhole(f)
 	}
 	if b := f.text(); b != nil {
-		dir := "/" + path.Clean(dir)
-		p.pythonImports(b, func(name string) { p.pythonModule(name, dir, depth) })
+		p.pythonText(b, path.Clean(dir), depth)
 	}
 }

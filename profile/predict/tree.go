@@ -45,6 +45,8 @@ type file struct {
 	path string // without links
 	mode fs.FileMode
 	size int64
+
+	modified int64 // in seconds since 1970
 }
 
 func newTree(ctx context.Context, fsys fs.ReadLinkFS) *tree {
@@ -133,7 +135,7 @@ func (t *tree) file(name string) *file {
 	if r.info == nil || !r.info.Mode().IsRegular() {
 		return nil
 	}
-	return &file{t, r.path, r.info.Mode(), r.info.Size()}
+	return &file{t, r.path, r.info.Mode(), r.info.Size(), r.info.ModTime().Unix()}
 }
 
 // dir returns the folder that a path leads to, without links; "": there is none.
