@@ -65,8 +65,9 @@ type shownProfile struct {
 	Predicted  bool                `json:"predicted,omitempty"` // there was none yet
 	Length     float64             `json:"length_seconds"`      // of the longest start
 	Frames     int                 `json:"frames"`
-	Bytes      int64               `json:"bytes"` // of those frames, at most, as the guest reads them
-	Waits      int                 `json:"waits"` // frames that readers waited for
+	Bytes      int64               `json:"bytes"`        // of those frames, at most, as the guest reads them
+	Stored     int64               `json:"stored_bytes"` // that they take in the store, about
+	Waits      int                 `json:"waits"`        // frames that readers waited for
 	Waited     float64             `json:"waited_seconds"`
 	Rare       int                 `json:"rare"` // frames that fewer than half of the starts read
 	Entries    []shownEntry        `json:"entries,omitempty"`
@@ -88,6 +89,10 @@ func describeProfile(name string, m *blockmap.Map, at generation.Profiled, p *pr
 		Image: name, BlockMap: p.Image.String(), Workload: p.Workload, Generation: at.Generation, Versions: []string{},
 		Starts: p.Starts, Predicted: p.Predicted, Length: p.Length.Seconds(), Frames: len(p.Entries), Bytes: int64(len(p.Entries)) << m.Info().FrameLog2,
 		Waits: sum.Waits, Waited: sum.Waited.Seconds(), Rare: sum.Rare,
+	}
+	g := profile.GeometryOf(m)
+	for i := range p.Entries {
+		s.Stored += g.Coded(p.Entries[i].Frame)
 	}
 	for _, v := range at.Versions {
 		s.Versions = append(s.Versions, v.String())
@@ -292,7 +297,7 @@ func (a *app) showProfile(s *shownProfile, p *profile.Profile) {
 	} else {
 		a.printf("starts     %d, the longest of %.1f s\n", s.Starts, s.Length)
 	}
-	a.printf("reads      %d frames, up to %s\n", s.Frames, size(s.Bytes))
+	a.printf("reads      %d frames, up to %s, of %s in the store\n", s.Frames, size(s.Bytes), size(s.Stored))
 	if !s.Predicted {
 		a.printf("waited     for %d of them, %.1f s in all\n", s.Waits, s.Waited)
 		a.printf("rare       %d of them: fewer than half of the starts read them\n", s.Rare)

@@ -221,16 +221,20 @@ func (p *predictor) pythonSuffixes() []string {
 // maxModules bounds the modules that are followed.
 const maxModules = 4096
 
-// compiledFrom reports whether a compiled module is of that source, as the interpreter sees
-// it: by the time and size in its head, unless that says otherwise. Images that were built
-// reproducibly, with times cut off, may have none that are.
-func compiledFrom(c, source *file) bool {
-	head := c.bytes(0, 16)
+// alone reports whether the interpreter does without the source of a compiled module, as its
+// head says: it is bound to it by its contents, which have to be read for that, or by time
+// and size, which are wrong in images whose times were cut off.
+func alone(compiled, source *file) bool {
+	head := compiled.bytes(0, 16)
 	if len(head) < 16 {
 		return false
 	}
+	const byContents, checked = 1, 2
 	le := binary.LittleEndian
-	return le.Uint32(head[4:]) != 0 || le.Uint32(head[8:]) == uint32(source.modified) && le.Uint32(head[12:]) == uint32(source.size)
+	if flags := le.Uint32(head[4:]); flags&byContents != 0 {
+		return flags&checked == 0
+	}
+	return le.Uint32(head[8:]) == uint32(source.modified) && le.Uint32(head[12:]) == uint32(source.size)
 }
 
 // pythonSource follows a module's source: it is looked through, and what is read in its
@@ -246,7 +250,7 @@ func (p *predictor) pythonSource(f *file, name string, depth int) {
 	dir, base := path.Split(name)
 	if c := p.file(path.Join(dir, "__pycache__", base+"."+tag+".pyc")); c != nil {
 		p.addWhole(c)
-		if !compiledFrom(c, f) {
+		if !alone(c, f) {
 			p.addWhole(f)
 		}
 	} else {
