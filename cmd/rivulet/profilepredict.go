@@ -145,7 +145,11 @@ func (a *app) foresee(ctx context.Context, view *generation.View, ref string) (*
 	f := &foresight{image: image, disk: d}
 	f.files, err = ext4.Open(&readAhead{ReaderAt: d, device: d, ctx: ctx}, d.Size())
 	if err == nil {
-		f.p, err = predict.Profile(ctx, image.Map, f.files, predict.Start{Args: process.Args, Env: process.Env, Dir: process.Dir}, "")
+		var device predict.Device
+		if !a.near() {
+			device = d
+		}
+		f.p, err = predict.Profile(ctx, image.Map, f.files, device, predict.Start{Args: process.Args, Env: process.Env, Dir: process.Dir}, "")
 	}
 	if err != nil {
 		f.close()

@@ -60,7 +60,7 @@ func (p *predictor) javaBegins(f *file) {
 			continue
 		}
 		if path.Ext(name) == ".so" {
-			p.library(g, nil, 0)
+			p.library(g)
 		} else {
 			p.addWhole(g)
 		}

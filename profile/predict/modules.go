@@ -37,11 +37,11 @@ func (p *predictor) modules(b []byte, language, dir string, depth int) {
 
 // source follows a file of a module; modules ask for others however deep.
 func (p *predictor) source(f *file, language string, depth int) {
-	if p.told[f.path] || p.asked >= maxModules {
+	if p.told[f.path] || p.followed >= maxModules {
 		return
 	}
 	p.told[f.path] = true
-	p.asked++
+	p.followed++
 	if l := parseELF(f); l != nil {
 		p.object(l, wholeObject)
 		p.libraries(l)

@@ -81,7 +81,7 @@ func Reads(ctx context.Context, fsys fs.ReadLinkFS, s Start) ([]Range, error) {
 	if len(p.ranges) == 0 {
 		return nil, fmt.Errorf("predict the start of %.80q: %w", s.Args, ErrNothing)
 	}
-	return append(p.ranges, p.late...), nil
+	return p.ranges, nil
 }
 
 // A predictor follows one start.
@@ -92,7 +92,6 @@ type predictor struct {
 	path   []string // where commands are looked for
 	dirs   []string // where libraries are, but for a program's own; see libraryDirs
 	ranges []Range
-	late   []Range // what is less sure, after all else
 
 	ran                map[string]bool // programs and scripts that were followed
 	told               map[string]bool // texts that were looked through
@@ -100,7 +99,7 @@ type predictor struct {
 	whole              map[string]bool // files that are in ranges from end to end
 	spoke              map[string]bool // interpreters whose beginning was followed
 	scripts            int
-	asked              int // modules that were followed, but for those of Python
+	followed           int // modules that were followed, but for those of Python
 	python             pythonPlace
 	perlDirs, rubyDirs []string
 	once               bool // what every process reads was added
@@ -118,14 +117,6 @@ func (p *predictor) add(f *file, off, length int64) {
 func (p *predictor) addWhole(f *file) {
 	p.add(f, 0, f.size)
 	p.whole[f.path] = true
-}
-
-// addLate adds a range that is less sure than the others.
-func (p *predictor) addLate(f *file, off, length int64) {
-	length = min(length, f.size-off)
-	if off >= 0 && length > 0 && !p.whole[f.path] && len(p.late) < maxRanges {
-		p.late = append(p.late, Range{f.path, off, length})
-	}
 }
 
 // command follows the start's own command line.
@@ -237,7 +228,7 @@ func (p *predictor) mentioned(f *file, language string, depth int) {
 		return
 	}
 	if bytes.HasPrefix(head, []byte(elfMagic)) {
-		p.library(f, nil, depth)
+		p.library(f)
 		return
 	}
 	p.told[f.path] = true

@@ -20,9 +20,14 @@ const (
 )
 
 // Profile returns the profile that the files of an image's disk predict of a start. It
-// fits the disk's block map, which may be locked.
-func Profile(ctx context.Context, m *blockmap.Map, fsys *ext4.FS, s Start, workload string) (*profile.Profile, error) {
-	ranges, err := Reads(ctx, fsys, s)
+// fits the disk's block map, which may be locked. device, if it is not nil, is the disk that
+// fsys is of, and far away: what will be read of it is asked for early.
+func Profile(ctx context.Context, m *blockmap.Map, fsys *ext4.FS, device Device, s Start, workload string) (*profile.Profile, error) {
+	files := fs.ReadLinkFS(fsys)
+	if device != nil {
+		files = &farFiles{FS: fsys, ctx: ctx, device: device}
+	}
+	ranges, err := Reads(ctx, files, s)
 	if err != nil {
 		return nil, err
 	}
@@ -43,6 +48,34 @@ func Profile(ctx context.Context, m *blockmap.Map, fsys *ext4.FS, s Start, workl
 	}
 	b.p.Workload = workload
 	return b.p, nil
+}
+
+// A Device can bring a range of itself closer, as blockdev.Prefetcher says.
+type Device interface {
+	Prefetch(ctx context.Context, off, length int64) error
+}
+
+// farFiles are the files of a device.
+type farFiles struct {
+	*ext4.FS
+	ctx    context.Context
+	device Device
+}
+
+// Prefetch implements Prefetcher.
+func (f *farFiles) Prefetch(name string, off, length int64) {
+	extents, err := f.Extents(name)
+	if err != nil {
+		return // who reads it is told
+	}
+	size := int64(f.BlockSize())
+	for _, x := range extents {
+		start := int64(x.Logical) * size
+		from, to := max(off, start), min(off+length, start+int64(x.Count)*size)
+		if from < to && x.Start < 1<<40 {
+			_ = f.device.Prefetch(f.ctx, int64(x.Start)*size+from-start, to-from) // reading tells what fails
+		}
+	}
 }
 
 // A builder gathers the frames of ranges.

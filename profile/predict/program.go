@@ -11,8 +11,8 @@ import (
 // How much of an object is read. Its pages come with faults, and the kernel reads around
 // each of these: of a small one, all is read.
 const (
-	wholeObject  = 2 << 20 // of a library that is read whole
-	wholeProgram = 8 << 20 // of a program
+	wholeObject  = 6 << 20  // of a library that is read whole
+	wholeProgram = 16 << 20 // of a program
 	objectHead   = 64 << 10
 	maxStrings   = 8 << 20 // of a program that is looked through for names
 )
@@ -68,9 +68,8 @@ func (p *predictor) everybody() {
 }
 
 // library follows a library that is loaded into a process, with what it needs.
-func (p *predictor) library(f *file, runpath []string, _ int) {
+func (p *predictor) library(f *file) {
 	if o := parseELF(f); o != nil && !p.linked[f.path] {
-		o.runpath = append(o.runpath, runpath...)
 		p.object(o, wholeObject)
 		p.libraries(o)
 	}
@@ -81,9 +80,15 @@ func (p *predictor) libraries(o *object) {
 	queue := []*object{o}
 	for len(queue) > 0 {
 		o, queue = queue[0], queue[1:]
+		var found []*file
 		for _, name := range o.needed {
-			f := p.findLibrary(name, o.runpath)
-			if f == nil || p.linked[f.path] {
+			if f := p.findLibrary(name, o.runpath); f != nil && !p.linked[f.path] {
+				found = append(found, f)
+				p.soon(f)
+			}
+		}
+		for _, f := range found {
+			if p.linked[f.path] {
 				continue
 			}
 			if l := parseELF(f); l != nil {
@@ -127,11 +132,6 @@ func (p *predictor) object(o *object, whole int64) {
 			p.add(o.file, s.off, s.size)
 		case s.off == 0 && !s.exec:
 			p.add(o.file, 0, s.size)
-		}
-	}
-	for _, s := range o.segments {
-		if s.exec {
-			p.addLate(o.file, s.off, s.size)
 		}
 	}
 }

@@ -4,23 +4,19 @@ import (
 	"encoding/binary"
 	"path"
 	"strings"
+	"sync"
 )
 
-// pythonStart are modules that the interpreter itself imports, whatever it runs. Those that
-// are built in or frozen are found as sources, and only read if they have been compiled
-// otherwise; see pythonFrozen.
+// pythonStart are modules that the interpreter itself imports, whatever it runs, beside those
+// that it has in itself.
 var pythonStart = []string{"encodings", "encodings.aliases", "encodings.utf_8", "sitecustomize", "usercustomize"}
 
 // pythonFrozen are modules of the standard library that CPython has in itself since
 // version 3.11.
-var pythonFrozen = func() map[string]bool {
-	m := make(map[string]bool)
-	for w := range strings.FieldsSeq(`_collections_abc _sitebuiltins abc codecs genericpath importlib importlib.util importlib.machinery
-		importlib._bootstrap importlib._bootstrap_external io ntpath os os.path posixpath runpy site stat zipimport __future__`) {
-		m[w] = true
-	}
-	return m
-}()
+var pythonFrozen = sync.OnceValue(func() map[string]bool {
+	return set(`_collections_abc _sitebuiltins abc codecs genericpath importlib importlib.util importlib.machinery importlib._bootstrap
+		importlib._bootstrap_external io ntpath os os.path posixpath runpy site stat zipimport __future__`)
+})
 
 // pythonPlaces returns where modules are, in the order of sys.path, and the tag of compiled
 // ones, as in cpython-311.
@@ -75,7 +71,47 @@ func (p *predictor) pythonBegins(f *file) {
 
 // pythonText follows the modules that a Python text imports while it is loaded.
 func (p *predictor) pythonText(b []byte, dir string, depth int) {
-	p.pythonImports(b, func(name string) { p.pythonModule(name, dir, depth) })
+	var found [][]moduleFile
+	p.pythonImports(b, func(name string) {
+		if files := p.pythonFind(name, dir); len(files) > 0 {
+			found = append(found, files)
+		}
+	})
+	for _, files := range found { // all at once, if they are far
+		for _, m := range files {
+			if !p.told[m.path] {
+				p.soon(m.file)
+			}
+			if c := p.compiled(m); c != nil {
+				p.soon(c)
+			}
+		}
+	}
+	for _, files := range found {
+		p.pythonFiles(files, depth)
+	}
+}
+
+// A moduleFile is a source or an extension module, and its path without suffix, which may
+// lead through links.
+type moduleFile struct {
+	*file
+	name string
+}
+
+// pythonModule follows a module, and the packages that it is in.
+func (p *predictor) pythonModule(name, dir string, depth int) {
+	p.pythonFiles(p.pythonFind(name, dir), depth)
+}
+
+func (p *predictor) pythonFiles(files []moduleFile, depth int) {
+	for _, m := range files {
+		if path.Ext(m.path) == ".so" {
+			p.library(m.file)
+		} else {
+			p.pythonSource(m, depth)
+		}
+	}
 }
 
 // pythonImports calls fn for each module that a text imports outside of functions; a name
@@ -152,57 +188,59 @@ func pythonName(s string) bool {
 	})
 }
 
-// pythonModule follows a module, and the packages that it is in. dir is the folder of who
-// imports it.
-func (p *predictor) pythonModule(name, dir string, depth int) {
+// pythonFind returns the files of a module and of the packages that it is in, none if it is
+// built in or not there. dir is the folder of who imports it.
+func (p *predictor) pythonFind(name, dir string) []moduleFile {
 	if relative := strings.TrimLeft(name, "."); len(relative) < len(name) {
 		for range len(name) - len(relative) - 1 {
 			dir = path.Dir(dir)
 		}
-		p.pythonIn(dir, relative, depth)
-		return
+		files, _ := p.pythonIn(dir, relative)
+		return files
 	}
-	if pythonFrozen[name] {
-		return
+	if pythonFrozen()[name] {
+		return nil
 	}
 	dirs, _ := p.pythonPlaces()
 	for _, d := range append([]string{dir}, dirs...) {
-		if d != "" && p.pythonIn(d, name, depth) {
-			return
+		if d == "" {
+			continue
+		}
+		if files, found := p.pythonIn(d, name); found {
+			return files
 		}
 	}
+	return nil
 }
 
-// pythonIn follows a module below a folder, and reports whether its first part is there.
-func (p *predictor) pythonIn(dir, name string, depth int) bool {
-	found := false
+// pythonIn returns the files of a module below a folder, and whether its first part is
+// there.
+func (p *predictor) pythonIn(dir, name string) (files []moduleFile, found bool) {
 	for part := range strings.SplitSeq(name, ".") {
 		if part == "" {
-			return found
+			break
 		}
 		base := path.Join(dir, part)
 		if p.dir(base) != "" {
 			if f := p.file(base + "/__init__.py"); f != nil {
-				p.pythonSource(f, base+"/__init__", depth)
+				files = append(files, moduleFile{f, base + "/__init__"})
 			} else if !found && len(p.list(base)) == 0 {
-				return false
+				break
 			}
 			found, dir = true, base
 			continue
 		}
 		if f := p.file(base + ".py"); f != nil {
-			p.pythonSource(f, base, depth)
-			return true
+			return append(files, moduleFile{f, base}), true
 		}
 		for _, suffix := range p.pythonSuffixes() {
 			if f := p.file(base + suffix); f != nil {
-				p.library(f, nil, depth)
-				return true
+				return append(files, moduleFile{f, base}), true
 			}
 		}
-		return found
+		break
 	}
-	return found
+	return files, found
 }
 
 // pythonSuffixes returns how extension modules end.
@@ -237,26 +275,30 @@ func alone(compiled, source *file) bool {
 	return le.Uint32(head[8:]) == uint32(source.modified) && le.Uint32(head[12:]) == uint32(source.size)
 }
 
+// compiled returns the compiled form of a source, which lies beside its name; nil: there is
+// none.
+func (p *predictor) compiled(m moduleFile) *file {
+	_, tag := p.pythonPlaces()
+	dir, base := path.Split(m.name)
+	return p.file(path.Join(dir, "__pycache__", base+"."+tag+".pyc"))
+}
+
 // pythonSource follows a module's source: it is looked through, and what is read in its
-// place is its compiled form, if there is one. That lies beside the module's name, which
-// may be a link.
-func (p *predictor) pythonSource(f *file, name string, depth int) {
-	if p.told[f.path] || p.python.modules >= maxModules {
+// place is its compiled form, if there is one.
+func (p *predictor) pythonSource(m moduleFile, depth int) {
+	if p.told[m.path] || p.python.modules >= maxModules {
 		return
 	}
-	p.told[f.path] = true
+	p.told[m.path] = true
 	p.python.modules++
-	_, tag := p.pythonPlaces()
-	dir, base := path.Split(name)
-	if c := p.file(path.Join(dir, "__pycache__", base+"."+tag+".pyc")); c != nil {
+	c := p.compiled(m)
+	if c != nil {
 		p.addWhole(c)
-		if !alone(c, f) {
-			p.addWhole(f)
-		}
-	} else {
-		p.addWhole(f)
 	}
-	if b := f.text(); b != nil {
-		p.pythonText(b, path.Clean(dir), depth)
+	if c == nil || !alone(c, m.file) {
+		p.addWhole(m.file)
+	}
+	if b := m.text(); b != nil {
+		p.pythonText(b, path.Dir(m.name), depth)
 	}
 }

@@ -4,28 +4,30 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // builtins are commands that shells have in themselves, and reserved words.
-var builtins = func() map[string]bool {
-	m := make(map[string]bool)
-	for w := range strings.FieldsSeq(`. : [ alias bg break case cd command continue declare do done echo elif else esac eval exec exit
+var builtins = sync.OnceValue(func() map[string]bool {
+	return set(`. : [ alias bg break case cd command continue declare do done echo elif else esac eval exec exit
 		export false fg fi for function getopts hash if in jobs kill let local printf pwd read readonly return select set shift
-		shopt source test then time times trap true type typeset ulimit umask unalias unset until wait while { } [[ ]] !`) {
-		m[w] = true
-	}
-	return m
-}()
+		shopt source test then time times trap true type typeset ulimit umask unalias unset until wait while { } [[ ]] !`)
+})
 
 // runners are words that another command follows.
-var runners = func() map[string]bool {
+var runners = sync.OnceValue(func() map[string]bool {
+	return set(`! chroot command do dumb-init elif else env eval exec gosu if nice nohup runuser setpriv setsid
+		stdbuf su-exec sudo then time timeout tini until while xargs {`)
+})
+
+// set returns the words of a list.
+func set(list string) map[string]bool {
 	m := make(map[string]bool)
-	for w := range strings.FieldsSeq(`! chroot command do dumb-init elif else env eval exec gosu if nice nohup runuser setpriv setsid
-		stdbuf su-exec sudo then time timeout tini until while xargs {`) {
+	for w := range strings.FieldsSeq(list) {
 		m[w] = true
 	}
 	return m
-}()
+}
 
 // A word is a part of a script, without its quotes.
 type word struct {
@@ -44,7 +46,7 @@ func words(b []byte) []word {
 			w := string(b[start:i])
 			list = append(list, word{w, first})
 			name, _, assigned := strings.Cut(w, "=")
-			first = first && (runners[w] || assigned && !strings.ContainsAny(name, "/-"))
+			first = first && (runners()[w] || assigned && !strings.ContainsAny(name, "/-"))
 		}
 		start = -1
 	}
@@ -89,6 +91,13 @@ func (p *predictor) script(b []byte, dir string, depth int) {
 			}
 		}
 	}
+	for _, w := range list { // all at once, if they are far
+		if w.command && !builtins()[w.text] {
+			if f := p.lookPath(w.text, dir); f != nil {
+				p.soon(f)
+			}
+		}
+	}
 	var embedded []string
 	run := func(f *file) {
 		p.run(f, depth+1)
@@ -122,13 +131,13 @@ func (p *predictor) script(b []byte, dir string, depth int) {
 					p.mentioned(f, shell, depth+1)
 				}
 			}
-		case (w.command || after) && !builtins[w.text]:
+		case (w.command || after) && !builtins()[w.text]:
 			if f := p.lookPath(w.text, dir); f != nil {
 				run(f)
 				after = false
 			}
 		}
-		after = after || w.command && runners[w.text]
+		after = after || w.command && runners()[w.text]
 	}
 }
 

@@ -15,10 +15,11 @@ const (
 	maxLookups = 1 << 17   // paths that are looked up
 	maxRead    = 256 << 20 // bytes that are read, of all files
 	maxText    = 512 << 10 // of a text that is looked through
-	maxPlain   = 256 << 10 // of a file of unknown kind that is named, and so is read whole
+	maxPlain   = 2 << 20   // of a file of unknown kind that is named, and so is read whole
 	maxLinks   = 40        // symbolic links in a path, as Linux has it
 	maxGlob    = 128       // files that a pattern stands for
 	maxListed  = 1 << 14   // names of a folder that are looked at
+	aheadBytes = 64 << 10  // of either end of a file that will be looked through
 )
 
 // A tree is the files of an image, read within bounds. When it is out of them, there is
@@ -31,6 +32,7 @@ type tree struct {
 	left    int64 // bytes to read
 	found   map[string]found
 	lists   map[string][]string
+	asked   map[string]bool // files that were said to be looked through soon
 }
 
 // A found is what a path leads to; nil info: nothing.
@@ -50,7 +52,7 @@ type file struct {
 }
 
 func newTree(ctx context.Context, fsys fs.ReadLinkFS) *tree {
-	return &tree{ctx: ctx, fsys: fsys, left: maxRead, found: make(map[string]found), lists: make(map[string][]string)}
+	return &tree{ctx: ctx, fsys: fsys, left: maxRead, found: make(map[string]found), lists: make(map[string][]string), asked: make(map[string]bool)}
 }
 
 // failed notes an error that is none of the image's: the store's, or that there is no
@@ -216,6 +218,24 @@ func (f *file) bytes(off, n int64) []byte {
 		return nil
 	}
 	return b
+}
+
+// A Prefetcher is a file system that can bring parts of files closer.
+type Prefetcher interface {
+	// Prefetch says that bytes of a file will be read, and does not wait.
+	Prefetch(name string, off, length int64)
+}
+
+// soon says that f will be looked through: its beginning, and its end, where an object
+// says what it needs.
+func (t *tree) soon(f *file) {
+	if far, ok := t.fsys.(Prefetcher); ok && t.err == nil && !t.asked[f.path] {
+		t.asked[f.path] = true
+		far.Prefetch(f.path, 0, min(f.size, aheadBytes))
+		if f.size > aheadBytes {
+			far.Prefetch(f.path, max(aheadBytes, f.size-aheadBytes), aheadBytes)
+		}
+	}
 }
 
 // text returns a file's contents if it looks like text, and is no longer than one that is
