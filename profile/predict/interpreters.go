@@ -2,6 +2,12 @@ package predict
 
 import "path"
 
+// begins are the modules that interpreters load by themselves, or that all programs do.
+var begins = map[string][]string{
+	perl: {"strict", "warnings"},
+	ruby: {"enc/encdb", "enc/trans/transdb", "rubygems", "error_highlight", "did_you_mean", "syntax_suggest/core_ext", "monitor"},
+}
+
 // beginning follows what an interpreter reads before any program of its language.
 func (p *predictor) beginning(language string, f *file) {
 	if language == "" || p.spoke[language] {
@@ -13,10 +19,10 @@ func (p *predictor) beginning(language string, f *file) {
 		p.pythonBegins(f)
 	case java:
 		p.javaBegins(f)
-	case perl:
-		for _, name := range []string{"strict", "warnings"} {
-			if m := p.module(perl, name, ""); m != nil {
-				p.source(m, perl, 0)
+	case perl, ruby:
+		for _, name := range begins[language] {
+			if m := p.module(language, name, ""); m != nil {
+				p.source(m, language, 0)
 			}
 		}
 	}
@@ -47,27 +53,30 @@ func unquoted(b []byte) []byte {
 
 // How much is read of what a Java machine has in large files.
 const (
-	javaModules = 1 << 20 // of the image of modules: its head and index
+	javaModules = 1 << 20  // of the image of modules: its head and index
+	javaArchive = 16 << 20 // of the archive of classes that are loaded already
 )
 
 // javaBegins follows what the java program f reads beside its libraries: its machine's
 // library, and the first of the classes.
 func (p *predictor) javaBegins(f *file) {
 	home := path.Dir(path.Dir(f.path))
-	for _, name := range []string{"lib/jvm.cfg", "lib/server/libjvm.so", "lib/libjimage.so", "lib/libjava.so", "lib/libverify.so", "lib/libnio.so", "lib/libnet.so", "lib/libzip.so"} {
+	for _, name := range []string{"lib/jvm.cfg", "lib/server/libjvm.so", "lib/libjimage.so", "lib/libjava.so", "lib/libjsvml.so"} {
 		g := p.file(path.Join(home, name))
 		if g == nil {
 			continue
 		}
-		if path.Ext(name) == ".so" {
-			p.library(g)
+		if o := parseELF(g); o != nil {
+			p.object(o, wholeBody)
+			p.libraries(o)
 		} else {
 			p.addWhole(g)
 		}
 	}
-	for _, name := range []string{"lib/server/classes.jsa", "lib/modules"} {
-		if g := p.file(path.Join(home, name)); g != nil {
-			p.add(g, 0, javaModules)
-		}
+	if g := p.file(path.Join(home, "lib/server/classes.jsa")); g != nil {
+		p.add(g, 0, javaArchive)
+	}
+	if g := p.file(path.Join(home, "lib/modules")); g != nil {
+		p.add(g, 0, javaModules)
 	}
 }

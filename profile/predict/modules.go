@@ -29,8 +29,13 @@ func (p *predictor) modules(b []byte, language, dir string, depth int) {
 		if name == "" && len(m) > 2 {
 			name = string(m[2])
 		}
-		if f := p.module(language, name, dir); f != nil {
-			p.source(f, language, depth)
+		f := p.module(language, name, dir)
+		if f == nil {
+			continue
+		}
+		p.source(f, language, depth)
+		if language == perl {
+			p.perlObject(name)
 		}
 	}
 }
@@ -93,6 +98,17 @@ func perlCode(b []byte) []byte {
 		}
 	}
 	return out
+}
+
+// perlObject follows the library of a Perl module, if it has one.
+func (p *predictor) perlObject(name string) {
+	dir := strings.ReplaceAll(name, "::", "/")
+	for _, d := range p.perlPlaces() {
+		if f := p.file(path.Join(d, "auto", dir, path.Base(dir)+".so")); f != nil {
+			p.library(f)
+			return
+		}
+	}
 }
 
 func (p *predictor) perlPlaces() []string {

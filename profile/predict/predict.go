@@ -87,11 +87,12 @@ func Reads(ctx context.Context, fsys fs.ReadLinkFS, s Start) ([]Range, error) {
 // A predictor follows one start.
 type predictor struct {
 	*tree
-	start  Start
-	env    map[string]string
-	path   []string // where commands are looked for
-	dirs   []string // where libraries are, but for a program's own; see libraryDirs
-	ranges []Range
+	start   Start
+	env     map[string]string
+	path    []string // where commands are looked for
+	dirs    []string // where libraries are, but for a program's own; see libraryDirs
+	plugins []string // folders that programs have named, where libraries may be
+	ranges  []Range
 
 	ran                map[string]bool // programs and scripts that were followed
 	told               map[string]bool // texts that were looked through

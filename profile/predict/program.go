@@ -13,6 +13,8 @@ import (
 const (
 	wholeObject  = 6 << 20  // of a library that is read whole
 	wholeProgram = 16 << 20 // of a program
+	wholeBody    = 48 << 20 // of a library that a program is a mere entrance to
+	bodyFrom     = 8        // times the program's size
 	objectHead   = 64 << 10
 	maxStrings   = 8 << 20 // of a program that is looked through for names
 )
@@ -35,6 +37,7 @@ func (p *predictor) program(f *file, depth int) {
 			p.addWhole(cache)
 		}
 	}
+	bodies := p.bodies(o)
 	p.libraries(o)
 	p.object(o, wholeProgram)
 	if !p.once && o.interp != "" {
@@ -42,7 +45,27 @@ func (p *predictor) program(f *file, depth int) {
 		p.everybody()
 	}
 	p.beginning(languageOf(f.path), f)
-	p.strings(o, depth)
+	for _, b := range append(bodies, o) {
+		p.strings(b, depth)
+	}
+}
+
+// bodies adds the large libraries that a small program is linked with itself: they are the
+// program, in truth.
+func (p *predictor) bodies(o *object) []*object {
+	var list []*object
+	for _, name := range o.needed {
+		f := p.findLibrary(name, o.runpath)
+		if f == nil || p.linked[f.path] || f.size <= wholeObject || f.size < bodyFrom*o.size {
+			continue
+		}
+		if b := parseELF(f); b != nil {
+			p.object(b, wholeBody)
+			p.libraries(b)
+			list = append(list, b)
+		}
+	}
+	return list
 }
 
 // everybody adds what any process may read: who the users are, and its locale.
@@ -180,7 +203,15 @@ func (p *predictor) strings(o *object, depth int) {
 			}
 		}
 	}
+	p.plugins = append(p.plugins, dirs...)
 	for _, d := range dirs {
+		if strings.HasSuffix(d, ".d") { // all that is in it is read
+			for _, name := range p.list(d) {
+				if f := p.file(path.Join(d, name)); f != nil && f.size <= maxText {
+					p.mentioned(f, "", depth+1)
+				}
+			}
+		}
 		if d == own || strings.Count(d, "/") < 2 { // etc, usr/bin and the like are everybody's
 			continue
 		}

@@ -166,6 +166,10 @@ func (p *predictor) configuration(b []byte, dir string, depth int) {
 			included = true
 			continue
 		}
+		if f := p.plugin(w.text); f != nil {
+			p.library(f)
+			continue
+		}
 		list := p.paths(w.text)
 		if len(list) == 0 && included && strings.ContainsAny(w.text, "./*") && len(w.text) < 1024 {
 			if list = []string{path.Join(dir, w.text)}; strings.ContainsAny(w.text, "*?[") {
@@ -179,4 +183,20 @@ func (p *predictor) configuration(b []byte, dir string, depth int) {
 			}
 		}
 	}
+}
+
+// plugin returns the library that a word of a configuration names, in one of the folders that
+// programs have named: as in extension=curl.so, or $libdir/plpgsql. nil: it names none.
+func (p *predictor) plugin(w string) *file {
+	w = w[strings.LastIndexByte(w, '=')+1:]
+	name, ok := strings.CutSuffix(path.Base(w), ".so")
+	if !ok && !(strings.HasPrefix(w, "$") && strings.Contains(w, "/")) || strings.HasPrefix(w, "/") {
+		return nil
+	}
+	for _, d := range p.plugins[:min(len(p.plugins), 64)] {
+		if f := p.file(path.Join(d, name+".so")); f != nil {
+			return f
+		}
+	}
+	return nil
 }
