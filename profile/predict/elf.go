@@ -27,6 +27,8 @@ type object struct {
 	interp   string
 	needed   []string
 	runpath  []string // where it looks for them
+
+	exceptions int64 // where the tables for them begin; 0: there are none
 }
 
 // A segment is what a loader maps.
@@ -71,6 +73,8 @@ func parseELF(f *file) *object {
 		switch kind {
 		case elf.PT_LOAD:
 			o.segments = append(o.segments, s)
+		case elf.PT_GNU_EH_FRAME:
+			o.exceptions = s.off
 		case elf.PT_INTERP:
 			o.interp = cString(f.bytes(s.off, min(s.size, maxName)))
 		case elf.PT_DYNAMIC:

@@ -67,8 +67,8 @@ func (p *predictor) javaBegins(f *file) {
 			continue
 		}
 		if o := parseELF(g); o != nil {
-			p.object(o, wholeBody)
 			p.libraries(o)
+			p.object(o, wholeBody)
 		} else {
 			p.addWhole(g)
 		}

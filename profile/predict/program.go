@@ -11,12 +11,16 @@ import (
 // How much of an object is read. Its pages come with faults, and the kernel reads around
 // each of these: of a small one, all is read.
 const (
-	wholeObject  = 6 << 20  // of a library that is read whole
-	wholeProgram = 16 << 20 // of a program
-	wholeBody    = 48 << 20 // of a library that a program is a mere entrance to
-	bodyFrom     = 8        // times the program's size
+	wholeObject  = 6 << 20   // of a library that is read whole
+	wholeProgram = 16 << 20  // of a program
+	wholeBody    = 48 << 20  // of a library that a program is a mere entrance to
+	bodyFrom     = 8         // times the program's size
+	wholeAnyway  = 256 << 10 // of any object
 	objectHead   = 64 << 10
-	maxStrings   = 8 << 20 // of a program that is looked through for names
+	maxCode      = 16 << 20  // of one object
+	maxTables    = 512 << 10 // for exceptions, that are read with the rest
+	maxLinked    = 1 << 12   // objects
+	maxStrings   = 8 << 20   // of a program that is looked through for names
 )
 
 // program follows an ELF file that is executed.
@@ -37,9 +41,11 @@ func (p *predictor) program(f *file, depth int) {
 			p.addWhole(cache)
 		}
 	}
-	bodies := p.bodies(o)
-	p.libraries(o)
+	bodies := p.libraries(o)
 	p.object(o, wholeProgram)
+	for _, b := range bodies {
+		p.rest(b)
+	}
 	if !p.once && o.interp != "" {
 		p.once = true
 		p.everybody()
@@ -48,24 +54,6 @@ func (p *predictor) program(f *file, depth int) {
 	for _, b := range append(bodies, o) {
 		p.strings(b, depth)
 	}
-}
-
-// bodies adds the large libraries that a small program is linked with itself: they are the
-// program, in truth.
-func (p *predictor) bodies(o *object) []*object {
-	var list []*object
-	for _, name := range o.needed {
-		f := p.findLibrary(name, o.runpath)
-		if f == nil || p.linked[f.path] || f.size <= wholeObject || f.size < bodyFrom*o.size {
-			continue
-		}
-		if b := parseELF(f); b != nil {
-			p.object(b, wholeBody)
-			p.libraries(b)
-			list = append(list, b)
-		}
-	}
-	return list
 }
 
 // everybody adds what any process may read: who the users are, and its locale.
@@ -98,11 +86,14 @@ func (p *predictor) library(f *file) {
 	}
 }
 
-// libraries follows what an object needs, breadth first, as loaders do.
-func (p *predictor) libraries(o *object) {
-	queue := []*object{o}
+// libraries follows what an object needs, breadth first, as loaders do. It returns the large
+// ones that a small program needs itself, of which only the beginning is added: they are
+// the program, in truth.
+func (p *predictor) libraries(root *object) (bodies []*object) {
+	queue := []*object{root}
 	for len(queue) > 0 {
-		o, queue = queue[0], queue[1:]
+		o := queue[0]
+		queue = queue[1:]
 		var found []*file
 		for _, name := range o.needed {
 			if f := p.findLibrary(name, o.runpath); f != nil && !p.linked[f.path] {
@@ -117,9 +108,13 @@ func (p *predictor) libraries(o *object) {
 			if l := parseELF(f); l != nil {
 				p.object(l, wholeObject)
 				queue = append(queue, l)
+				if end := l.loaded(); o == root && end > wholeObject && end <= wholeBody && f.size >= bodyFrom*root.size {
+					bodies = append(bodies, l)
+				}
 			}
 		}
 	}
+	return bodies
 }
 
 func (p *predictor) findLibrary(name string, runpath []string) *file {
@@ -136,26 +131,44 @@ func (p *predictor) findLibrary(name string, runpath []string) *file {
 	return nil
 }
 
-// object adds what is read of a program or library that is loaded: all of it, if that is
-// at most whole bytes.
+// object adds what is read of a program or library that is loaded: what loaders read, and
+// the rest, if all is at most whole bytes.
 func (p *predictor) object(o *object, whole int64) {
-	if o == nil || p.linked[o.path] || len(p.linked) >= 1<<12 {
+	if o == nil || p.linked[o.path] || len(p.linked) >= maxLinked {
 		return
 	}
 	p.linked[o.path] = true
 	end := o.loaded()
-	if end <= whole {
+	switch {
+	case end <= wholeAnyway:
 		p.add(o.file, 0, end)
 		return
+	case end > whole:
+		p.add(o.file, 0, objectHead)
 	}
-	p.add(o.file, 0, objectHead)
+	for _, s := range o.segments {
+		if s.write || s.off == 0 && !s.exec {
+			p.add(o.file, s.off, s.size)
+		}
+	}
+	if end <= whole {
+		p.rest(o)
+	}
+}
+
+// rest adds the code and the constants of an object: not what lies from the tables for
+// exceptions on, which are the end of them, nor the end of very much code.
+func (p *predictor) rest(o *object) {
 	for _, s := range o.segments {
 		switch {
 		case s.write:
-			p.add(o.file, s.off, s.size)
-		case s.off == 0 && !s.exec:
-			p.add(o.file, 0, s.size)
+			continue
+		case o.exceptions > s.off && o.exceptions+maxTables < s.off+s.size:
+			s.size = o.exceptions - s.off + objectHead // the kernel reads on
+		case s.exec:
+			s.size = min(s.size, maxCode)
 		}
+		p.add(o.file, s.off, s.size)
 	}
 }
 
