@@ -15,7 +15,7 @@ import (
 // The stored bytes that a predicted profile names at most: a share of the image's, and
 // no less than what a small one needs.
 const (
-	budgetShare = 4
+	budgetShare = 3
 	leastBudget = 16 << 20
 )
 
