@@ -108,7 +108,7 @@ type predictor struct {
 
 // add adds a range of a file.
 func (p *predictor) add(f *file, off, length int64) {
-	length = min(length, f.size-off)
+	length = min(length, f.size-off, wholeBody)
 	if off >= 0 && length > 0 && !p.whole[f.path] && len(p.ranges) < maxRanges {
 		p.ranges = append(p.ranges, Range{f.path, off, length})
 	}
@@ -190,7 +190,7 @@ func (p *predictor) run(f *file, depth int) {
 		}
 	case bytes.HasPrefix(head, []byte(elfMagic)):
 		p.program(f, depth)
-	default:
+	case f.size <= maxPlain:
 		p.addWhole(f)
 	}
 }

@@ -80,7 +80,10 @@ func (p *predictor) everybody() {
 
 // library follows a library that is loaded into a process, with what it needs.
 func (p *predictor) library(f *file) {
-	if o := parseELF(f); o != nil && !p.linked[f.path] {
+	if p.linked[f.path] {
+		return
+	}
+	if o := parseELF(f); o != nil {
 		p.object(o, wholeObject)
 		p.libraries(o)
 	}

@@ -13,12 +13,15 @@ import (
 // Bounds of what is read to find out.
 const (
 	maxLookups = 1 << 17   // paths that are looked up
+	maxTimes   = 1 << 21   // times that something is
+	maxPath    = 512       // bytes of a path
 	maxRead    = 256 << 20 // bytes that are read, of all files
 	maxText    = 512 << 10 // of a text that is looked through
 	maxPlain   = 2 << 20   // of a file of unknown kind that is named, and so is read whole
 	maxLinks   = 40        // symbolic links in a path, as Linux has it
 	maxGlob    = 128       // files that a pattern stands for
 	maxListed  = 1 << 14   // names of a folder that are looked at
+	maxNames   = 1 << 18   // of all folders that are
 	aheadBytes = 64 << 10  // of either end of a file that will be looked through
 )
 
@@ -29,6 +32,8 @@ type tree struct {
 	fsys    fs.ReadLinkFS
 	err     error // that ended it
 	lookups int
+	times   int   // that anything was looked up, or compared with a pattern
+	names   int   // in lists
 	left    int64 // bytes to read
 	found   map[string]found
 	lists   map[string][]string
@@ -77,6 +82,9 @@ func clean(name string) string {
 
 // resolve returns where a path leads, all links followed.
 func (t *tree) resolve(name string) found {
+	if t.times++; t.times > maxTimes || len(name) > maxPath {
+		return found{}
+	}
 	links := 0
 	return t.follow(clean(name), &links)
 }
@@ -89,7 +97,7 @@ func (t *tree) follow(name string, links *int) found {
 	if t.err == nil && t.ctx.Err() != nil {
 		t.err = context.Cause(t.ctx)
 	}
-	if t.err != nil || t.lookups > maxLookups || !fs.ValidPath(name) || len(name) > 4096 {
+	if t.err != nil || t.lookups > maxLookups || !fs.ValidPath(name) || len(name) > maxPath {
 		return found{}
 	}
 	r := t.step(name, links)
@@ -157,6 +165,9 @@ func (t *tree) list(name string) []string {
 	if names, ok := t.lists[dir]; ok {
 		return names
 	}
+	if t.names > maxNames {
+		return nil
+	}
 	var names []string
 	entries, err := fs.ReadDir(t.fsys, dir)
 	if !t.failed(err) && len(entries) <= maxListed {
@@ -164,9 +175,8 @@ func (t *tree) list(name string) []string {
 			names = append(names, e.Name())
 		}
 	}
-	if t.lookups += len(entries) / 16; len(t.lists) < 1<<10 {
-		t.lists[dir] = names
-	}
+	t.names += len(entries) + 1
+	t.lists[dir] = names
 	return names
 }
 
@@ -180,7 +190,11 @@ func (t *tree) glob(pattern string) []string {
 				next = append(next, path.Join(dir, part))
 				continue
 			}
-			for _, name := range t.list(dir) {
+			names := t.list(dir)
+			if t.times += len(names) / 4; t.times > maxTimes {
+				return nil
+			}
+			for _, name := range names {
 				ok, err := path.Match(part, name)
 				if err != nil || len(next) >= maxGlob {
 					break
