@@ -11,8 +11,9 @@
 #   download   the whole disk first, then a loop device
 #   local      the whole disk is here, in a file behind a loop device
 #
-# Then what the metadata object is worth: mounting the last image and walking its tree, with
-# the object and, as it was published before there was one, without.
+# Then how what was predicted compares with what a start reads, and what the metadata object
+# is worth: mounting the last image and walking its tree, with the object and, as it was
+# published before there was one, without.
 #
 # A host is an agent with a state folder, a memory and a store's connections of its own.
 need jq curl losetup chroot
@@ -80,13 +81,16 @@ far() {
 kept() { rivulet agent ls --json | jq -e 'first(.. | .start? // empty) | .kept == "origin"' >/dev/null; }
 
 mkdir -p "$WORK/mnt" "$WORK/local"
-: >"$WORK/times" >"$WORK/costs"
+: >"$WORK/times" >"$WORK/costs" >"$WORK/predictions"
 for image in $STARTS; do
 	rivulet --store "$near_store" publish "oci:$IMAGES:$image" --name "$image" >/dev/null 2>&1
 	rivulet --store "$near_store" export "$image" "$WORK/disk"
 	rivulet --store "$near_store" profile export "$image" "$WORK/predicted"
 	rivulet --store "$near_store" profile import "$image" "$WORK/predicted" --workload new >/dev/null
 	far record
+	rivulet --store "$near_store" profile predict "$image" --try --json |
+		jq -r --arg image "$image" '"| \($image) | \(.compared.read) | \(.frames) | \(.compared.hit) | \(.compared.read_bytes / 1e6) | \(.bytes / 1e6) | \(.compared.hit_bytes / 1e6) |"' |
+		awk '{ for (i = 10; i <= 14; i += 2) $i = sprintf("%.1f", $i); print }' >>"$WORK/predictions"
 	note "$image: MB of frames that a start reads, coded" touched "$(rivulet --store "$near_store" profile show "$image" --json | jq '.stored_bytes / 1e6')" >>"$WORK/costs"
 	for ((round = 1; round <= ROUNDS; round++)); do
 		far replay
@@ -193,5 +197,8 @@ awk -F '\t' -v bandwidth="$BANDWIDTH" -v delay="${DELAY%ms}" '
 	}' "$WORK/times" "$WORK/costs"
 printf '\n### What that cost\n\n'
 median -unit '' -digits 1 <"$WORK/costs"
+printf '\n### What publishing predicts, beside what a start reads\n\n'
+printf '| image | frames read | predicted | both | MB read | predicted | both |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n'
+cat "$WORK/predictions"
 printf '\n### Metadata in one object\n\n'
 median -unit '' -digits 2 <"$WORK/walks"

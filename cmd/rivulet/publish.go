@@ -146,7 +146,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 	f.BoolVar(&flags.converted, "converted", false, "in a registry: write an index of image and disk too, at the image's tag and -rivulet")
 	f.StringVar(&flags.convertedTag, "converted-tag", "", "the same, at this tag")
 	f.StringVar(&flags.lock, "lock", "", "write the lock of the image's packages to this file (pylock.toml)")
-	f.StringVar(&flags.predict, "predict", predictOn, "predict what the first start will read, for it to be read ahead of: on or off")
+	flags.predictFlag(f)
 	f.BoolVar(&flags.apart, "packages-apart", false, "put each package into /packages/NAME==VERSION, and a path file into site-packages")
 	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd
@@ -197,6 +197,11 @@ func (f *publishFlags) lockFlags(flags *pflag.FlagSet, opts *publish.Options) {
 	flags.BoolVar(&opts.Open, "open", false, "do not lock the image: whoever can read the store can read it")
 	flags.StringVar(&f.domain, "domain", seal.DefaultDomain, "salt domain: images of one domain share chunks, those of two share none")
 	flags.StringArrayVar(&f.trusts, "trust-publisher", nil, "take over known layers from the publisher with this public key or key file; may be repeated")
+}
+
+// predictFlag adds the flag that says whether a start is predicted.
+func (f *publishFlags) predictFlag(flags *pflag.FlagSet) {
+	flags.StringVar(&f.predict, "predict", predictOn, "predict what the first start will read, for it to be read ahead of: on or off")
 }
 
 // parse checks the flags that need it and puts them into o.
