@@ -155,6 +155,9 @@ func (p *predictor) lookPath(name, dir string) *file {
 		if !path.IsAbs(name) {
 			name = path.Join(dir, name)
 		}
+		if languageOf(name) == python && len(p.python.bins) < 16 {
+			p.python.bins = append(p.python.bins, path.Dir(name))
+		}
 		return p.executable(name)
 	}
 	for _, d := range p.path {

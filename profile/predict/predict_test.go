@@ -133,6 +133,12 @@ func TestReads(t *testing.T) {
 			base(spec{"lab/hello": "#!/bin/sh\npython3 -c 'import a; print(1)'\n", "usr/bin/python3": "-> python3.9", "usr/bin/python3.9": program(), "usr/lib/python3.9/a.py": "#\n"}),
 			Start{Args: []string{"/lab/hello"}}, []string{"usr/bin/python3.9", "usr/lib/python3.9/a.py"}, nil,
 		},
+		"virtual environment": {
+			base(spec{
+				"usr/bin/python3.9": program(), "usr/lib/python3.9/os.py": "#\n", "venv/bin/python": "-> ../../usr/bin/python3.9", "venv/pyvenv.cfg": "home = /usr/bin\n",
+				"venv/lib/python3.9/site-packages/app.py": "#\n", "lab/hello": "#!/venv/bin/python\nimport app\n",
+			}), Start{Args: []string{"/lab/hello"}}, []string{"usr/bin/python3.9", "usr/lib/python3.9/os.py", "venv/lib/python3.9/site-packages/app.py"}, nil,
+		},
 		"perl": {
 			base(spec{"lab/hello": "#!/usr/bin/perl\nuse Foo::Bar;\n", "usr/bin/perl": program(), "usr/share/perl5/Foo/Bar.pm": "require Baz;\n=head1 X\n\n use Doc;\n\n=cut\n1;\n__END__\nuse Doc;\n", "usr/share/perl5/Baz.pm": "#\n", "usr/share/perl5/Doc.pm": "#\n", "usr/share/perl/5.36/strict.pm": "#\n"}),
 			Start{Args: []string{"/lab/hello"}}, []string{"lab/hello", "usr/share/perl5/Foo/Bar.pm", "usr/share/perl5/Baz.pm", "usr/share/perl/5.36/strict.pm"}, []string{"usr/share/perl5/Doc.pm"},

@@ -3,20 +3,24 @@ package predict
 import (
 	"encoding/binary"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
-	"sync"
 )
 
 // pythonStart are modules that the interpreter itself imports, whatever it runs, beside those
 // that it has in itself.
 var pythonStart = []string{"encodings", "encodings.aliases", "encodings.utf_8", "sitecustomize", "usercustomize"}
 
-// pythonFrozen are modules of the standard library that CPython has in itself since
-// version 3.11.
-var pythonFrozen = sync.OnceValue(func() map[string]bool {
-	return set(`_collections_abc _sitebuiltins abc codecs genericpath importlib importlib.util importlib.machinery importlib._bootstrap
-		importlib._bootstrap_external io ntpath os os.path posixpath runpy site stat zipimport __future__`)
-})
+// pythonFrozen are modules of the standard library that it imports too, and that CPython has
+// in itself since version 3.11.
+var pythonFrozen = []string{
+	"abc", "codecs", "io", "_collections_abc", "stat", "genericpath", "posixpath", "os", "os.path", "_sitebuiltins", "site", "importlib", "importlib.util",
+	"importlib.machinery", "importlib._bootstrap", "importlib._bootstrap_external", "ntpath", "runpy", "zipimport", "__future__",
+}
+
+// pythonRead is how many of them, from the first, are imported where they are not frozen.
+const pythonRead = 11
 
 // pythonPlaces returns where modules are, in the order of sys.path, and the tag of compiled
 // ones, as in cpython-311.
@@ -31,6 +35,11 @@ func (p *predictor) pythonPlaces() (dirs []string, tag string) {
 		}
 	}
 	if p.python.version != "" {
+		for _, d := range append(p.python.bins, p.path...) {
+			if home := path.Dir(d); p.file(home+"/pyvenv.cfg") != nil {
+				dirs = append(dirs, home+"/lib/python"+p.python.version+"/site-packages")
+			}
+		}
 		lib := path.Join("/", p.python.prefix, "lib", "python"+p.python.version)
 		tag = "cpython-" + strings.ReplaceAll(p.python.version, ".", "")
 		dirs = append(dirs, lib, lib+"/lib-dynload", "/usr/local/lib/python"+p.python.version+"/dist-packages", lib+"/site-packages", path.Join("/", p.python.prefix, "lib/python3/dist-packages"))
@@ -42,6 +51,8 @@ func (p *predictor) pythonPlaces() (dirs []string, tag string) {
 // A pythonPlace says which Python is started.
 type pythonPlace struct {
 	prefix, version string
+	frozen          bool     // it has pythonFrozen in itself
+	bins            []string // folders that interpreters were named in, which may be virtual environments
 	dirs            []string
 	tag             string
 	modules         int
@@ -49,13 +60,18 @@ type pythonPlace struct {
 
 // pythonBegins follows what the interpreter f reads before it reads a program.
 func (p *predictor) pythonBegins(f *file) {
-	if p.python.version = strings.TrimPrefix(path.Base(f.path), "python"); p.python.version == "" || !strings.Contains(p.python.version, ".") {
-		p.python.version = ""
+	version := strings.TrimPrefix(path.Base(f.path), "python")
+	minor, err := strconv.Atoi(strings.TrimPrefix(version, "3."))
+	if err != nil {
 		return
 	}
-	p.python.prefix = path.Dir(path.Dir(f.path))
+	p.python.version, p.python.prefix, p.python.frozen, p.python.dirs = version, path.Dir(path.Dir(f.path)), minor >= 11, nil
 	dirs, _ := p.pythonPlaces()
-	for _, name := range pythonStart {
+	begins := pythonStart
+	if !p.python.frozen {
+		begins = append(pythonFrozen[:pythonRead:pythonRead], begins...)
+	}
+	for _, name := range begins {
 		p.pythonModule(name, "", 1)
 	}
 	for _, d := range dirs {
@@ -198,7 +214,7 @@ func (p *predictor) pythonFind(name, dir string) []moduleFile {
 		files, _ := p.pythonIn(dir, relative)
 		return files
 	}
-	if pythonFrozen()[name] {
+	if p.python.frozen && slices.Contains(pythonFrozen, name) {
 		return nil
 	}
 	dirs, _ := p.pythonPlaces()
