@@ -139,7 +139,7 @@ func (p *predictor) command(args []string) {
 			continue
 		}
 		if language == python && i > 0 && words[i-1] == "-m" {
-			p.pythonModule(a, dir, 0)
+			p.pythonMain(a, dir, 0)
 		}
 		if g := p.file(path.Join(dir, a)); g != nil {
 			p.mentioned(g, language, 0)

@@ -133,6 +133,13 @@ func TestReads(t *testing.T) {
 			base(spec{"lab/hello": "#!/bin/sh\npython3 -c 'import a; print(1)'\n", "usr/bin/python3": "-> python3.9", "usr/bin/python3.9": program(), "usr/lib/python3.9/a.py": "#\n"}),
 			Start{Args: []string{"/lab/hello"}}, []string{"usr/bin/python3.9", "usr/lib/python3.9/a.py"}, nil,
 		},
+		"shell form": {
+			base(spec{
+				"usr/bin/python3.11": program(), "usr/bin/node": program(), "usr/lib/python3/dist-packages/web/__init__.py": "#\n", "usr/lib/python3/dist-packages/web/__main__.py": "#\n",
+				"app/server.js": "require('./b')\n", "app/b.js": "//\n",
+			}), Start{Args: []string{"/bin/sh", "-c", "node server.js & python3.11 -m web 80"}, Dir: "/app"},
+			[]string{"app/server.js", "app/b.js", "usr/lib/python3/dist-packages/web/__init__.py", "usr/lib/python3/dist-packages/web/__main__.py"}, nil,
+		},
 		"virtual environment": {
 			base(spec{
 				"usr/bin/python3.9": program(), "usr/lib/python3.9/os.py": "#\n", "venv/bin/python": "-> ../../usr/bin/python3.9", "venv/pyvenv.cfg": "home = /usr/bin\n",

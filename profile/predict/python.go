@@ -120,6 +120,12 @@ func (p *predictor) pythonModule(name, dir string, depth int) {
 	p.pythonFiles(p.pythonFind(name, dir), depth)
 }
 
+// pythonMain follows a module that is run, as by python -m.
+func (p *predictor) pythonMain(name, dir string, depth int) {
+	p.pythonModule(name, dir, depth)
+	p.pythonModule(name+".__main__", dir, depth)
+}
+
 func (p *predictor) pythonFiles(files []moduleFile, depth int) {
 	for _, m := range files {
 		if path.Ext(m.path) == ".so" {

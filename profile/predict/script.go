@@ -107,7 +107,7 @@ func (p *predictor) script(b []byte, dir string, depth int) {
 		}
 	}
 	after := false // a runner, whose options and command follow
-	for _, w := range list {
+	for i, w := range list {
 		if w.command {
 			after = false
 		}
@@ -136,6 +136,12 @@ func (p *predictor) script(b []byte, dir string, depth int) {
 				run(f)
 				after = false
 			}
+		case languageOfSource(w.text) != "": // as of node server.js
+			if f := p.file(path.Join(dir, w.text)); f != nil {
+				p.mentioned(f, "", depth+1)
+			}
+		case i > 0 && list[i-1].text == "-m" && slices.Contains(embedded, python):
+			p.pythonMain(w.text, dir, depth+1)
 		}
 		after = after || w.command && runners()[w.text]
 	}
