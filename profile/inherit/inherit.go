@@ -75,7 +75,7 @@ func translate(ctx context.Context, p *profile.Profile, old, new Disk) (*profile
 	if len(t.found) == 0 {
 		return nil, ErrNothing
 	}
-	n := &profile.Profile{Image: new.Map.Digest(), Workload: p.Workload, Starts: p.Starts, Length: p.Length}
+	n := &profile.Profile{Image: new.Map.Digest(), Workload: p.Workload, Starts: p.Starts, Length: p.Length, Predicted: p.Predicted}
 	for _, e := range t.found {
 		n.Entries = append(n.Entries, *e)
 	}
