@@ -167,10 +167,10 @@ func TestAddPredicted(t *testing.T) {
 	}
 	add(guess)
 	newest(true, 1)
-	real := add(start("", 2))
+	kept := add(start("", 2))
 	newest(false, 2)
-	if again := add(guess); again != real {
-		t.Errorf("predicted again: %v, want %v as before", again, real)
+	if again := add(guess); again != kept {
+		t.Errorf("predicted again: %v, want %v as before", again, kept)
 	}
 	newest(false, 2)
 }

@@ -35,7 +35,7 @@ func (p *predictor) pythonPlaces() (dirs []string, tag string) {
 		}
 	}
 	if p.python.version != "" {
-		for _, d := range append(p.python.bins, p.path...) {
+		for _, d := range slices.Concat(p.python.bins, p.path) {
 			if home := path.Dir(d); p.file(home+"/pyvenv.cfg") != nil {
 				dirs = append(dirs, home+"/lib/python"+p.python.version+"/site-packages")
 			}
