@@ -75,8 +75,8 @@ func Reads(ctx context.Context, fsys fs.ReadLinkFS, s Start) ([]Range, error) {
 		}
 	}
 	p.command(s.Args)
-	if p.tree.err != nil {
-		return nil, fmt.Errorf("predict the start of %.80q: %w", s.Args, p.tree.err)
+	if p.err != nil {
+		return nil, fmt.Errorf("predict the start of %.80q: %w", s.Args, p.err)
 	}
 	if len(p.ranges) == 0 {
 		return nil, fmt.Errorf("predict the start of %.80q: %w", s.Args, ErrNothing)

@@ -196,7 +196,8 @@ func (p *predictor) configuration(b []byte, dir string, depth int) {
 func (p *predictor) plugin(w string) *file {
 	w = w[strings.LastIndexByte(w, '=')+1:]
 	name, ok := strings.CutSuffix(path.Base(w), ".so")
-	if !ok && !(strings.HasPrefix(w, "$") && strings.Contains(w, "/")) || strings.HasPrefix(w, "/") {
+	inFolder := strings.HasPrefix(w, "$") && strings.Contains(w, "/")
+	if path.IsAbs(w) || !ok && !inFolder {
 		return nil
 	}
 	for _, d := range p.plugins[:min(len(p.plugins), 64)] {
