@@ -11,9 +11,9 @@
 //	  attachments/ab…/KIND/ab…   what is said of the object ab…, named by its digest
 //	  pointers/…                 as above, those of the generation
 //
-// doc/format/origin.md has the rules. Every file is written under tmp,
-// synced, and renamed to its place, whose directory is then synced: so a name
-// that can be seen is a whole file, whenever the writer was killed, and a
+// doc/format/origin.md has the rules. Every file is written under tmp, or without a
+// name, synced, and only then named, and its directory is synced, for chunks by Flush:
+// so a name that can be seen is a whole file, whenever the writer was killed, and a
 // finished call survives a power cut. Any number of processes may use one
 // directory. A file that was damaged later and kept its size passes for whole until
 // it is read, also with Put: rivulet verify finds it, and removing it lets Put
