@@ -18,7 +18,8 @@ import (
 // A bench is what measurements have in common: a folder with the registry's content, the
 // network, and what runs all the time.
 type bench struct {
-	dir      string
+	dir      string // kept from run to run
+	work     string // of this run
 	self     string
 	net      *network
 	services []*process // registry and zone
@@ -42,8 +43,11 @@ func openBench(ctx context.Context, dir string) (*bench, error) {
 		return nil, err
 	}
 	b := &bench{dir: dir, self: self, begun: time.Now()}
-	if b.net, err = newNetwork(ctx, self); err != nil {
+	if b.work, err = os.MkdirTemp(dir, "run-"); err != nil {
 		return nil, err
+	}
+	if b.net, err = newNetwork(ctx, self); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(b.work))
 	}
 	if err = b.beginRegistry(ctx); err != nil {
 		b.close()
@@ -62,6 +66,9 @@ func (b *bench) close() {
 		p.stop()
 	}
 	b.net.close()
+	if err := clearFolder(b.work); err != nil {
+		b.say("%v", err)
+	}
 }
 
 // beginZone starts the zone's cache nodes, empty.
@@ -69,7 +76,7 @@ func (b *bench) beginZone(ctx context.Context) error {
 	for _, port := range zonePorts {
 		cmd := b.net.inside(context.WithoutCancel(ctx), edge, "redis-server", "--bind", zoneAddress, "--port", fmt.Sprint(port), "--save", "",
 			"--protected-mode", "no", "--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru")
-		p, err := begin(cmd, filepath.Join(b.dir, fmt.Sprintf("zone-%d.log", port)))
+		p, err := begin(cmd, filepath.Join(b.work, fmt.Sprintf("zone-%d.log", port)))
 		if err != nil {
 			return err
 		}

@@ -16,7 +16,7 @@ import (
 // newHost returns an empty host for a contender. What its processes say is kept, until the
 // next one of that contender.
 func (b *bench) newHost(c *contender) (*host, error) {
-	h := &host{role: c.Host, dir: filepath.Join(b.dir, "hosts", c.Name), logs: filepath.Join(b.dir, "logs", c.Name)}
+	h := &host{role: c.Host, dir: filepath.Join(b.work, "hosts", c.Name), logs: filepath.Join(b.dir, "logs", c.Name)}
 	if err := errors.Join(clearFolder(h.dir), os.RemoveAll(h.logs), os.MkdirAll(h.logs, 0o755)); err != nil {
 		return nil, err
 	}

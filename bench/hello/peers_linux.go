@@ -27,7 +27,7 @@ func beginStargz(ctx context.Context, b *bench, h *host) error {
 // beginSOCI starts soci-snapshotter likewise.
 func beginSOCI(ctx context.Context, b *bench, h *host) error {
 	registry := fmt.Sprintf("%s:%d", serverAddress, registryPort)
-	config := fmt.Sprintf("[resolver]\n[resolver.host]\n[resolver.host.%q]\n[[resolver.host.%q.mirrors]]\nhost = %q\ninsecure = true\n"+
+	config := fmt.Sprintf("[resolver]\n[resolver.host]\n[resolver.host.%q]\n[[resolver.host.%q.mirrors]]\nhost = \"http://%s\"\ninsecure = true\n"+
 		"[content_store]\ntype = \"containerd\"\ncontainerd_address = %q\n[cri_keychain]\nenable_keychain = false\n", registry, registry, registry, h.path("containerd.sock"))
 	return b.beginProxy(ctx, h, "soci", config, "soci-snapshotter-grpc")
 }
@@ -109,7 +109,7 @@ func recorded(w workload) []string {
 
 // convertSOCI makes the indexes of an image, from layout to layout, and pushes all of it.
 func (b *bench) convertSOCI(ctx context.Context, image string) error {
-	from, to := filepath.Join(b.dir, "soci-from"), filepath.Join(b.dir, "soci-to")
+	from, to := filepath.Join(b.work, "soci-from"), filepath.Join(b.work, "soci-to")
 	if err := errors.Join(os.RemoveAll(from), os.RemoveAll(to)); err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (b *bench) convertSOCI(ctx context.Context, image string) error {
 	if err := addToLayout(from, i, image); err != nil {
 		return err
 	}
-	if err := command(ctx, "soci", "convert", "--standalone", "--output-format", "oci-dir", "--min-layer-size", "0", from, to); err != nil {
+	if err := command(ctx, "soci", "convert", "--standalone", "--format", "oci-dir", "--min-layer-size", "0", from, to); err != nil {
 		return err
 	}
 	return run(b.net.inside(ctx, server, b.self, "push", "-layout", to, "-to", fmt.Sprintf("127.0.0.1:%d/%s/%s:1", registryPort, asSOCI, image)))

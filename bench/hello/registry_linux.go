@@ -28,7 +28,7 @@ func (b *bench) beginRegistry(ctx context.Context) error {
 		port     int
 		readOnly bool
 	}{{registryPort, false}, {readOnlyPort, true}} {
-		config := filepath.Join(b.dir, fmt.Sprintf("registry-%d.yml", r.port))
+		config := filepath.Join(b.work, fmt.Sprintf("registry-%d.yml", r.port))
 		text := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage:\n  filesystem: {rootdirectory: %q}\n  maintenance: {readonly: {enabled: %v}}\nhttp: {addr: \":%d\", secret: hello}\n",
 			filepath.Join(b.dir, "registry"), r.readOnly, r.port)
 		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
@@ -58,7 +58,7 @@ func (b *bench) beginRegistry(ctx context.Context) error {
 }
 
 func (b *bench) accessLog(port int) string {
-	return filepath.Join(b.dir, fmt.Sprintf("registry-%d.log", port))
+	return filepath.Join(b.work, fmt.Sprintf("registry-%d.log", port))
 }
 
 // asked returns how many requests the registry has answered: lines of its access logs.

@@ -98,7 +98,7 @@ func serverStore(store string) string {
 // rivulet runs a command where the registry is, so without the link.
 func (b *bench) rivulet(ctx context.Context, store string, args ...string) ([]byte, error) {
 	cmd := b.net.inside(ctx, server, append([]string{"rivulet", "--store", serverStore(store)}, args...)...)
-	cmd.Env = append(os.Environ(), "RIVULET_KEYS="+filepath.Join(b.dir, "keys"), "XDG_RUNTIME_DIR="+b.dir)
+	cmd.Env = append(os.Environ(), "RIVULET_KEYS="+filepath.Join(b.dir, "keys"), "XDG_RUNTIME_DIR="+b.work)
 	return output(cmd)
 }
 
