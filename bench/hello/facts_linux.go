@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"debug/buildinfo"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,19 +33,35 @@ func facts(ctx context.Context) []string {
 		}
 	}
 	list = append(list, fmt.Sprintf("%d × %s", runtime.NumCPU(), processor), runtime.Version())
-	for _, args := range [][]string{
-		{"containerd", "--version"}, {"runc", "--version"}, {"registry", "--version"}, {"containerd-rivulet", "--version"}, {"mkfs.erofs", "--version"},
-		{"containerd-stargz-grpc", "--version"}, {"soci-snapshotter-grpc", "--version"}, {"redis-server", "--version"},
-	} {
-		out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
-		if err != nil {
-			continue // it is not here, or does not say
+	for _, program := range []string{"containerd", "runc", "registry", "rivulet", "mkfs.erofs", "containerd-stargz-grpc", "soci-snapshotter-grpc", "redis-server"} {
+		if v := versionOf(ctx, program); v != "" {
+			list = append(list, program+" "+v)
 		}
-		first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-		if !strings.HasPrefix(first, args[0]) {
-			first = args[0] + ": " + first
-		}
-		list = append(list, first)
 	}
 	return list
+}
+
+var number = regexp.MustCompile(`\d+\.\d+[\w.+~-]*`)
+
+// versionOf returns a program's version, "" if it is not here: what it was built from, or what it says.
+func versionOf(ctx context.Context, program string) string {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return ""
+	}
+	if info, err := buildinfo.ReadFile(path); err == nil {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value[:min(12, len(s.Value))]
+			}
+		}
+		if strings.HasPrefix(info.Main.Version, "v") {
+			return info.Main.Version
+		}
+	}
+	out, err := exec.CommandContext(ctx, path, "--version").CombinedOutput()
+	if err != nil {
+		return ""
+	}
+	return number.FindString(string(out))
 }

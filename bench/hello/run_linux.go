@@ -37,7 +37,6 @@ func runCommand(ctx context.Context, args []string) (err error) {
 	rounds := f.Int("rounds", 5, "how often each is measured")
 	first := f.Int("first-round", 1, "number of the first round")
 	second := f.Bool("second", true, "also start each a second time on the same host")
-	layoutDir := f.String("layout", "", "OCI layout with the images, for the cycle develop")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -71,7 +70,7 @@ func runCommand(ctx context.Context, args []string) (err error) {
 		case "deploy":
 			err = b.deploy(ctx, &p)
 		case "develop":
-			err = b.develop(ctx, &p, *layoutDir)
+			err = b.develop(ctx, &p)
 		case "steady":
 			err = b.steady(ctx, &p)
 		default:
