@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 // A contender is one way to start a container of an image that a host does not have.
@@ -109,9 +110,12 @@ func lacking(tools []string) string {
 	return ""
 }
 
-// reference is where an image is in the form that a contender wants.
+// reference is where an image is in the form that a contender wants; image may have a tag.
 func (c *contender) reference(image string) string {
-	return fmt.Sprintf("%s:%d/%s/%s:1", serverAddress, registryPort, c.Repository, image)
+	if !strings.Contains(image, ":") {
+		image += ":1"
+	}
+	return fmt.Sprintf("%s:%d/%s/%s", serverAddress, registryPort, c.Repository, image)
 }
 
 // A host is what one machine has on it: folders and processes.

@@ -58,7 +58,7 @@ func (b *bench) developOnce(ctx context.Context, p *plan, c *contender, h *host,
 		return err
 	}
 	// No two versions are alike, also of two runs.
-	changed := fmt.Sprintf("%s-%s-%d", w.Image, filepath.Base(b.work), time.Now().UnixNano())
+	changed := fmt.Sprintf("%s:%d", w.Image, time.Now().UnixNano())
 	begun := time.Now()
 	if err := b.build(dir, w.Image, changed); err != nil {
 		return err
@@ -105,7 +105,7 @@ func (b *bench) checkOut(ctx context.Context, c *contender, dir, image string) e
 		if err != nil {
 			return err
 		}
-		if err := os.Symlink(filepath.Join(b.layout(image), blobs, d.Hex), filepath.Join(dir, blobs, d.Hex)); err != nil {
+		if err := copyFile(filepath.Join(dir, blobs, d.Hex), filepath.Join(b.layout(image), blobs, d.Hex)); err != nil {
 			return err
 		}
 	}
@@ -117,6 +117,20 @@ func (b *bench) checkOut(ctx context.Context, c *contender, dir, image string) e
 	}
 	_, err = b.rivulet(ctx, storeProfile, "publish", "oci:"+b.layout(image)+":"+image, "--name", developed(image))
 	return err
+}
+
+func copyFile(to, from string) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
 
 // developed is the name in the store of what a developer works on.
@@ -160,7 +174,7 @@ func (b *bench) publishChange(ctx context.Context, c *contender, dir, image, nam
 	if !ours(c.Name) {
 		return nil
 	}
-	cmd := b.net.inside(ctx, host2, "rivulet", "--store", storeURL(storeProfile), "publish", "oci:"+dir+":"+name, "--name", developed(image))
+	cmd := b.net.inside(ctx, host2, "rivulet", "--store", storeURL(storeProfile), "publish", "oci:"+dir, "--name", developed(image))
 	cmd.Env = append(os.Environ(), "RIVULET_KEYS="+filepath.Join(b.dir, "keys"), "XDG_RUNTIME_DIR="+b.work)
 	return run(cmd)
 }
