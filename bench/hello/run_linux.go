@@ -17,7 +17,7 @@ type plan struct {
 	contenders []contender
 	rounds     int
 	first      int // number of the first round, so that runs can be added to
-	second     bool
+	second     int // up to which round an image is also started again on the same host
 	out        *os.File
 }
 
@@ -36,7 +36,7 @@ func runCommand(ctx context.Context, args []string) (err error) {
 	cycles := f.String("cycles", "deploy", "deploy, develop, steady")
 	rounds := f.Int("rounds", 5, "how often each is measured")
 	first := f.Int("first-round", 1, "number of the first round")
-	second := f.Bool("second", true, "also start each a second time on the same host")
+	second := f.Int("second", 1000, "up to which round each is also started again on the same host")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -110,8 +110,9 @@ func (b *bench) deploy(ctx context.Context, p *plan) error {
 		if err := b.net.connect(ctx, l); err != nil {
 			return err
 		}
-		for _, w := range p.images {
-			for round := p.first; round < p.first+p.rounds; round++ {
+		// Rounds go round all images, so that a run that is stopped has something of each.
+		for round := p.first; round < p.first+p.rounds; round++ {
+			for _, w := range p.images {
 				if err := b.turn(ctx, p, w, round); err != nil {
 					return err
 				}
@@ -186,7 +187,7 @@ func (b *bench) once(ctx context.Context, p *plan, c *contender, h *host, w work
 		return err
 	}
 	for _, pull := range []bool{true, false} {
-		if !pull && (!p.second || w.Whole) {
+		if !pull && (round > p.second || w.Whole) {
 			break
 		}
 		s, r, err := b.measure(ctx, h, c, w, pull)

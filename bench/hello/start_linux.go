@@ -20,7 +20,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/containerd/v2/pkg/snapshotters"
-	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // A startRequest is what the part of a run does that is inside of a host's network.
@@ -84,7 +83,7 @@ func start(ctx context.Context, c *client.Client, r *startRequest) (err error) {
 	heard := newEar(r.Workload.Want)
 	options := []oci.SpecOpts{oci.WithImageConfigArgs(image, nil), oci.WithProcessArgs(r.Workload.Args...)}
 	if r.Workload.Mode == modePoll {
-		options = append(options, oci.WithHostNamespace(specs.NetworkNamespace))
+		options = append(options, oci.WithHostNamespace("network"))
 	}
 	id := fmt.Sprintf("hello-%d", os.Getpid())
 	container, err := c.NewContainer(ctx, id, client.WithImage(image), client.WithSnapshotter(r.Snapshotter),
