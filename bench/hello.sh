@@ -10,6 +10,7 @@
 # CYCLES      deploy, develop, steady (default deploy)
 # ROUNDS      how often each is measured (default 5)
 # HELLO_DIR   folder for the registry's content, which takes long to make: kept, and used again
+# FACTS       versions of programs that do not tell them, for the report; separated by semicolons
 # RESULTS     file that the results are appended to
 #
 # For example, in some minutes:
@@ -34,7 +35,8 @@ DIR=${HELLO_DIR:-$WORK/kept}
 RESULTS=${RESULTS:-$WORK/results.jsonl}
 chosen=(-images "${IMAGES:-}" -contenders "${CONTENDERS:-}")
 hello prepare -dir "$DIR" -layout "$IMAGES_DIR" "${chosen[@]}"
-hello run -dir "$DIR" -out "$RESULTS" "${chosen[@]}" -links "${LINKS:-}" -cycles "${CYCLES:-deploy}" -rounds "${ROUNDS:-5}"
+hello run -dir "$DIR" -out "$RESULTS" "${chosen[@]}" -links "${LINKS:-}" -cycles "${CYCLES:-deploy}" -rounds "${ROUNDS:-5}" \
+	-facts "rivulet $(git -C "$BENCH" rev-parse --short=12 HEAD 2>/dev/null || echo of no repository);${FACTS:-}"
 cat "$DIR/needs.jsonl" >>"$RESULTS" 2>/dev/null || true # what starts need, if disks were published
 hello report -markdown /dev/stdout "$RESULTS"
 [ ! -e "$BENCH/../doc/hellobench.jsonl" ] || hello gate "$BENCH/../doc/hellobench.jsonl" "$RESULTS"

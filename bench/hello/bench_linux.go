@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -103,6 +104,9 @@ func (b *bench) start(ctx context.Context, h *host, r startRequest) (*started, e
 	}
 	s := &started{cmd: b.net.inside(ctx, h.role, b.self, "start", "-request", string(request)), said: new(strings.Builder)}
 	s.cmd.Stderr = s.said
+	// Interrupted, it still takes the container down.
+	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
+	s.cmd.WaitDelay = 10 * time.Second
 	if s.in, err = s.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}

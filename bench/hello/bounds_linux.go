@@ -47,15 +47,30 @@ func (f *figures) everyImage(goal, contender, to string, limit float64) bound {
 	}
 	var over []string
 	for i, v := range values {
-		if v > limit {
-			over = append(over, fmt.Sprintf("%s %.2f", images[i], v))
+		if v <= limit {
+			continue
 		}
+		text := fmt.Sprintf("%s %.2f", images[i], v)
+		if floor := f.floorRatio(images[i], to); contender == rivuletProfile && floor > limit {
+			text += fmt.Sprintf(" (its floor is %.2f)", floor)
+		}
+		over = append(over, text)
 	}
 	how := fmt.Sprintf("median %.2f, %.2f to %.2f over %d images", median(values), slices.Min(values), slices.Max(values), len(values))
 	if len(over) == 0 {
 		return bound{goal, met, how}
 	}
 	return bound{goal, missed, fmt.Sprintf("%s; missed on %d: %s", how, len(over), strings.Join(over, ", "))}
+}
+
+// floorRatio is the floor of an image on the far link, in times of a contender; 0: it is not known.
+func (f *figures) floorRatio(image, to string) float64 {
+	c := f.at(kindStart, farLink, image, to)
+	if c == nil {
+		return 0
+	}
+	i := slices.IndexFunc(links, func(l link) bool { return l.Name == farLink })
+	return f.floor(links[i], image) / c.total
 }
 
 func (f *figures) atMedian(goal, contender, to string, limit float64) bound {

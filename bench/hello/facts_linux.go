@@ -33,7 +33,7 @@ func facts(ctx context.Context) []string {
 		}
 	}
 	list = append(list, fmt.Sprintf("%d × %s", runtime.NumCPU(), processor), runtime.Version())
-	for _, program := range []string{"containerd", "runc", "registry", "rivulet", "mkfs.erofs", "containerd-stargz-grpc", "soci-snapshotter-grpc", "redis-server"} {
+	for _, program := range []string{"containerd", "runc", "registry", "mkfs.erofs", "containerd-stargz-grpc", "soci-snapshotter-grpc", "redis-server"} {
 		if v := versionOf(ctx, program); v != "" {
 			list = append(list, program+" "+v)
 		}

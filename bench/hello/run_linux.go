@@ -26,6 +26,16 @@ func list(text string) []string {
 	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
+// split returns the parts between semicolons.
+func split(text string) (parts []string) {
+	for part := range strings.SplitSeq(text, ";") {
+		if part = strings.TrimSpace(part); part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return parts
+}
+
 func runCommand(ctx context.Context, args []string) (err error) {
 	f := flag.NewFlagSet("run", flag.ContinueOnError)
 	dir := f.String("dir", "", "folder that prepare has filled")
@@ -34,6 +44,7 @@ func runCommand(ctx context.Context, args []string) (err error) {
 	linkNames := f.String("links", "", "links (default all)")
 	names := f.String("contenders", "", "contenders (default all that can run)")
 	cycles := f.String("cycles", "deploy", "deploy, develop, steady")
+	told := f.String("facts", "", "what else was measured with, such as a version that a program does not tell; separated by semicolons")
 	rounds := f.Int("rounds", 5, "how often each is measured")
 	first := f.Int("first-round", 1, "number of the first round")
 	second := f.Int("second", 1000, "up to which round each is also started again on the same host")
@@ -62,7 +73,7 @@ func runCommand(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.out.Close()) }()
-	if err := writeResult(p.out, &result{Kind: kindMachine, Facts: facts(ctx)}); err != nil {
+	if err := writeResult(p.out, &result{Kind: kindMachine, Facts: append(facts(ctx), split(*told)...)}); err != nil {
 		return err
 	}
 	for _, cycle := range list(*cycles) {
