@@ -43,7 +43,7 @@ func (f *figures) boundsTable() *table {
 func (f *figures) timesTable(l string, whole bool) *table {
 	images, contenders := f.measured(kindStart, l, whole)
 	t := &table{Title: "Seconds from the pull to ready, " + l, Head: append([]string{"image"}, contenders...),
-		Note: "Medians; in brackets pull, create and ready. The number of rounds stands behind an image's name."}
+		Note: "Medians; in brackets pull, create and ready. The most rounds of a row stand behind its name."}
 	if whole {
 		t.Title = "Seconds from the pull to the end of what reads everything, " + l
 	}
