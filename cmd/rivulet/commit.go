@@ -26,8 +26,9 @@ func (a *app) commitCommand() *cobra.Command {
 chunks that were written to are read, encrypted and stored; the others are those
 of the image below. DISK is
 
-  ID or NAME   a disk that the agent holds ('rivulet agent ls')
-  FOLDER       an overlay that no disk uses now ('rivulet overlay ls')
+  ID, NAME or DIR   a disk that the agent holds ('rivulet agent ls'); DIR is where
+                    it is mounted
+  FOLDER            an overlay that no disk uses now ('rivulet overlay ls')
 
 A disk of the agent can be committed while its guest runs. What is published is
 the disk at one moment, as after a power cut: what the guest has not synced is
@@ -143,7 +144,7 @@ func findAttachment(infos []host.Info, name string) (string, error) {
 		switch {
 		case i.ID == name:
 			return name, nil
-		case i.Spec.Name != name || i.Spec.Overlay == nil:
+		case i.Spec.Overlay == nil || (i.Spec.Name != name && !isAt(i, name)):
 		case found != "":
 			return "", usagef("commit %s: the agent has several writable disks of this name; give an ID ('rivulet agent ls')", name)
 		default:
