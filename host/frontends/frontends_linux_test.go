@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/rivuletfs/rivulet/blockdev"
@@ -483,6 +485,48 @@ func TestNBDTakenOver(t *testing.T) {
 				t.Error("the socket is left")
 			}
 		}
+	}
+}
+
+// TestNBDMany offers a thousand disks at once, at one address, and has a client of each.
+func TestNBDMany(t *testing.T) {
+	const many = 1000
+	s := newStage(t, blockdevtest.NewMemory(blockdevtest.Pattern(4096, 1), nil))
+	n := s.nbd()
+	where := "unix:" + filepath.Join(t.TempDir(), "s")
+	var all errgroup.Group
+	offered, clients := make([]host.Offered, many), make([]*nbdclient.Client, many)
+	for i := range many {
+		all.Go(func() (err error) {
+			offered[i], err = n.Offer(t.Context(), host.Offer{
+				ID: fmt.Sprint("a", i), Where: where, Name: fmt.Sprint("disk", i), Disk: "sha256:1", Device: s.device,
+				Save: func(json.RawMessage) error { return nil },
+			})
+			if err == nil {
+				err = n.Begin()
+			}
+			if err == nil {
+				clients[i], err = nbdclient.Dial(t.Context(), offered[i].Address())
+			}
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got := n.Stats(); got.Connections != many || got.Refused != 0 {
+		t.Errorf("%d connections, and %d refused", got.Connections, got.Refused)
+	}
+	for i := range many {
+		if clients[i] != nil {
+			_ = clients[i].Close()
+		}
+		if offered[i] != nil {
+			all.Go(func() error { return offered[i].Detach(t.Context(), false) })
+		}
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 
