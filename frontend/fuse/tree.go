@@ -24,9 +24,10 @@ type Disk struct {
 	// or "..".
 	Name string
 	// ID names the content and must not be empty: equal IDs promise equal
-	// bytes, but for what is written through this session. The file's inode number comes from Name, ID and size alone, so
-	// that a session that is taken over needs no table of inodes, and so that
-	// other content under an old name never meets the old pages.
+	// bytes, but for what is written through this session. The file's inode
+	// number comes from Name, ID and size alone, so that a session that is taken
+	// over needs no table of inodes, and so that other content under an old name
+	// never meets the old pages.
 	ID string
 	// Device is used from many goroutines at once.
 	Device blockdev.Device
