@@ -56,7 +56,7 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 type app struct {
 	out, err   io.Writer
 	storeURL   string
-	instead    string   // store that replaces the chosen one, if not ""; see runAtTag
+	instead    string   // store that replaces the chosen one, if not ""; see readAtTag
 	identities []string // files, or ARNs of KMS keys, that open what is locked
 	required   []string // public keys, or files of them: one must have signed what is read
 	profile    string   // file for a CPU profile
@@ -89,9 +89,6 @@ func (a *app) run(ctx context.Context, args []string) int {
 	}
 	if err == nil {
 		return exitOK
-	}
-	if status, done := a.runAtTag(ctx, cmd, err, args); done {
-		return status
 	}
 	var exit exitError
 	exits := errors.As(err, &exit)
@@ -156,6 +153,7 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 		if err := a.takeImageAddress(cmd, args); err != nil {
 			return err
 		}
+		a.readAtTag(cmd, args)
 		return a.startProfile()
 	}
 	root.AddCommand(

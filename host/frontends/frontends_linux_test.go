@@ -5,15 +5,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/rivuletfs/rivulet/blockdev"
@@ -291,6 +294,69 @@ func TestMountTakenOver(t *testing.T) {
 	s.nothingLeft(run, dir)
 }
 
+// A flatWriter is memory that can be written.
+type flatWriter struct {
+	mu sync.RWMutex
+	b  []byte
+}
+
+func (w *flatWriter) Size() int64 { return int64(len(w.b)) }
+
+func (w *flatWriter) ReadAt(p []byte, off int64) (int, error) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return copy(p, w.b[off:]), nil
+}
+
+func (w *flatWriter) WriteAt(p []byte, off int64) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return copy(w.b[off:], p), nil
+}
+
+func (w *flatWriter) Flush() error { return nil }
+
+func (w *flatWriter) Discard(off, length int64) error {
+	_, err := w.WriteAt(make([]byte, length), off)
+	return err
+}
+
+func (w *flatWriter) WriteZeroes(off, length int64) error { return w.Discard(off, length) }
+
+// TestMountWritten writes to a mount, over a release, and finds it in the disk.
+func TestMountWritten(t *testing.T) {
+	flat := ext4Disk(t)
+	disk := &flatWriter{b: make([]byte, flat.Size())}
+	if _, err := flat.ReadAt(disk.b, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := newStage(t, disk)
+	run, dir := t.TempDir(), t.TempDir()
+	m := s.mount(run)
+	s.must(s.offer(m, dir, "", nil))
+	write := func(name string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("g")
+	in := s.release(m)
+	m = s.mount(run)
+	o := s.must(s.offer(m, dir, "", again(in)))
+	write("h")
+	s.detach(o)
+	s.nothingLeft(run, dir)
+
+	o = s.must(s.offer(m, dir, "", nil))
+	for _, name := range []string{"f", "g", "h"} {
+		if got := readPast(t, filepath.Join(dir, name)); !bytes.Equal(got, content) {
+			t.Errorf("%s: %d bytes read, or wrong ones", name, len(got))
+		}
+	}
+	s.detach(o)
+}
+
 func (s *stage) nothingLeft(run, dir string) {
 	s.t.Helper()
 	names, err := os.ReadDir(run)
@@ -419,6 +485,48 @@ func TestNBDTakenOver(t *testing.T) {
 				t.Error("the socket is left")
 			}
 		}
+	}
+}
+
+// TestNBDMany offers a thousand disks at once, at one address, and has a client of each.
+func TestNBDMany(t *testing.T) {
+	const many = 1000
+	s := newStage(t, blockdevtest.NewMemory(blockdevtest.Pattern(4096, 1), nil))
+	n := s.nbd()
+	where := "unix:" + filepath.Join(t.TempDir(), "s")
+	var all errgroup.Group
+	offered, clients := make([]host.Offered, many), make([]*nbdclient.Client, many)
+	for i := range many {
+		all.Go(func() (err error) {
+			offered[i], err = n.Offer(t.Context(), host.Offer{
+				ID: fmt.Sprint("a", i), Where: where, Name: fmt.Sprint("disk", i), Disk: "sha256:1", Device: s.device,
+				Save: func(json.RawMessage) error { return nil },
+			})
+			if err == nil {
+				err = n.Begin()
+			}
+			if err == nil {
+				clients[i], err = nbdclient.Dial(t.Context(), offered[i].Address())
+			}
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got := n.Stats(); got.Connections != many || got.Refused != 0 {
+		t.Errorf("%d connections, and %d refused", got.Connections, got.Refused)
+	}
+	for i := range many {
+		if clients[i] != nil {
+			_ = clients[i].Close()
+		}
+		if offered[i] != nil {
+			all.Go(func() error { return offered[i].Detach(t.Context(), false) })
+		}
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 
