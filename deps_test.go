@@ -106,6 +106,8 @@ store/cache/evict  std: chunk
 store/cache/evict/simulate std: chunk store/cache/evict
 store/cache/evict/evicttest any: chunk store/cache/evict
 snapshotter        any: chunk flatten/source host host/control
+snapshotter/imageservice any
+credentials        any
 vm                 any: vm/guest
 vm/guest           std
 `

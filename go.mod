@@ -37,6 +37,7 @@ require (
 	golang.org/x/term v0.48.0
 	google.golang.org/grpc v1.84.0
 	google.golang.org/protobuf v1.36.12
+	k8s.io/cri-api v0.37.0
 	pgregory.net/rapid v1.3.0
 )
 

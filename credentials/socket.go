@@ -16,6 +16,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 )
 
+// SocketName is the usual name of a socket in the runtime folder.
+const SocketName = "logins.sock"
+
 const (
 	// maxRequest bounds what is asked over the socket, in bytes.
 	maxRequest = 8 << 10
