@@ -86,7 +86,7 @@ frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
 host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram origin overlay pack profile profile/start seal sign
 host/keep          any: internal/fdpass internal/systemd
-host/frontends     any: frontend/fuse frontend/loopmount frontend/nbd frontend/vhostuser host host/keep internal/fdpass
+host/frontends     any: blockdev frontend/fuse frontend/loopmount frontend/nbd frontend/vhostuser host host/keep internal/fdpass
 telemetry          any: cached cached/cachedclient chunk disk frontend/nbd generation host internal/histogram origin store/cache store/zone tier
 telemetry/slowread any: chunk disk internal/loglimit
 host/control       any: chunk host internal/fdpass

@@ -150,15 +150,6 @@ type Offered interface {
 	Detach(ctx context.Context, force bool) error
 }
 
-// ReadOnly reports, by a nil error, that the disk is not to be written, for
-// frontends that offer no other.
-func (o *Offer) ReadOnly() error {
-	if _, ok := o.Device.(blockdev.Writer); ok {
-		return SpecErrorf("attach %q: files and mounts are read-only; offer a disk that is to be written over NBD", o.Name)
-	}
-	return nil
-}
-
 // AbsoluteDir reports, by a nil error, that Where is an absolute directory, for
 // frontends that want one.
 func (o *Offer) AbsoluteDir() error {

@@ -86,9 +86,6 @@ the guest goes on as if it had been slow. See 'rivulet commit'.`,
 			if err := start.set(&spec); err != nil {
 				return err
 			}
-			if spec.Overlay != nil && nbdAddress == "" && vhostUser == "" {
-				return usagef("--writable: files and mounts are read-only; use --nbd or --vhost-user")
-			}
 			c, err := a.runningAgent(cmd.Context())
 			if err != nil {
 				return err

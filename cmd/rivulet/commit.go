@@ -212,14 +212,10 @@ func (a *app) frozenFolder(ctx context.Context, dir string, i overlay.Info) (c *
 	if err != nil {
 		return nil, nil, errors.Join(err, base.Close())
 	}
-	closeAll := func(err error) error { return errors.Join(err, o.Close(), base.Close()) }
-	s, err := o.Snapshot()
-	if err != nil {
-		return nil, nil, closeAll(err)
-	}
-	return &publish.Change{Base: image.Unlocked, Disk: s, Size: s.Size(), Touched: s.Changed}, func() {
-		err := closeAll(errors.Join(s.Close(), o.Merge(context.WithoutCancel(ctx), 1)))
-		if err != nil {
+	// Whoever has it open has it alone: it stays as it is without a snapshot, whose layer would
+	// have to be merged, by writing all of it again.
+	return &publish.Change{Base: image.Unlocked, Disk: o, Size: o.Size(), Touched: o.Changed}, func() {
+		if err := errors.Join(o.Close(), base.Close()); err != nil {
 			a.note("rivulet: the overlay is not as it should be: %v", err)
 		}
 	}, nil

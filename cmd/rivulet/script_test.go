@@ -92,7 +92,7 @@ func TestScripts(t *testing.T) {
 	if testing.Short() {
 		// Those with processes that stay and serve many; what the others start does one
 		// thing, by packages that are tested themselves.
-		for _, name := range []string{"agent", "cached", "mount", "serve", "status", "writable", "zone"} {
+		for _, name := range []string{"agent", "cached", "mount", "mountwritable", "serve", "status", "writable", "zone"} {
 			files = append(files, filepath.Join(dir, name+".txt"))
 		}
 		dir = ""

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -289,6 +290,69 @@ func TestMountTakenOver(t *testing.T) {
 	m = s.mount(run)
 	s.detach(s.must(s.offer(m, dir, "", again(in))))
 	s.nothingLeft(run, dir)
+}
+
+// A flatWriter is memory that can be written.
+type flatWriter struct {
+	mu sync.RWMutex
+	b  []byte
+}
+
+func (w *flatWriter) Size() int64 { return int64(len(w.b)) }
+
+func (w *flatWriter) ReadAt(p []byte, off int64) (int, error) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return copy(p, w.b[off:]), nil
+}
+
+func (w *flatWriter) WriteAt(p []byte, off int64) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return copy(w.b[off:], p), nil
+}
+
+func (w *flatWriter) Flush() error { return nil }
+
+func (w *flatWriter) Discard(off, length int64) error {
+	_, err := w.WriteAt(make([]byte, length), off)
+	return err
+}
+
+func (w *flatWriter) WriteZeroes(off, length int64) error { return w.Discard(off, length) }
+
+// TestMountWritten writes to a mount, over a release, and finds it in the disk.
+func TestMountWritten(t *testing.T) {
+	flat := ext4Disk(t)
+	disk := &flatWriter{b: make([]byte, flat.Size())}
+	if _, err := flat.ReadAt(disk.b, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := newStage(t, disk)
+	run, dir := t.TempDir(), t.TempDir()
+	m := s.mount(run)
+	s.must(s.offer(m, dir, "", nil))
+	write := func(name string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("g")
+	in := s.release(m)
+	m = s.mount(run)
+	o := s.must(s.offer(m, dir, "", again(in)))
+	write("h")
+	s.detach(o)
+	s.nothingLeft(run, dir)
+
+	o = s.must(s.offer(m, dir, "", nil))
+	for _, name := range []string{"f", "g", "h"} {
+		if got := readPast(t, filepath.Join(dir, name)); !bytes.Equal(got, content) {
+			t.Errorf("%s: %d bytes read, or wrong ones", name, len(got))
+		}
+	}
+	s.detach(o)
 }
 
 func (s *stage) nothingLeft(run, dir string) {
