@@ -165,6 +165,15 @@ func join(errs []error) error {
 
 // Mount implements [Mounter].
 func (a *Agent) Mount(ctx context.Context, d Disk, dir string) error {
+	return a.mount(ctx, d, dir, nil)
+}
+
+// MountWritable implements [Mounter].
+func (a *Agent) MountWritable(ctx context.Context, d Disk, dir string, w Writes) error {
+	return a.mount(ctx, d, dir, &host.Overlay{Dir: w.Dir, Room: w.Room})
+}
+
+func (a *Agent) mount(ctx context.Context, d Disk, dir string, o *host.Overlay) error {
 	c, err := control.Dial(ctx, a.Socket)
 	if errors.Is(err, control.ErrNoAgent) {
 		// Without it, mounts go on for a while.
@@ -202,7 +211,7 @@ func (a *Agent) Mount(ctx context.Context, d Disk, dir string) error {
 	}
 	_, err = c.Attach(ctx, host.Spec{
 		Image: string(d.Digest), Store: d.Store, Frontend: mountFrontend, Where: dir,
-		Name: filepath.Base(dir), Identities: a.Identities, Required: a.Required,
+		Name: filepath.Base(dir), Identities: a.Identities, Required: a.Required, Overlay: o,
 	})
 	return translate(err)
 }

@@ -63,16 +63,36 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	if err != nil {
 		return nil, fmt.Errorf("prepare %q: %w", key, err)
 	}
+	labels, err := labelsOf(opts)
+	if err != nil {
+		return nil, err
+	}
+	note, err := s.ownDisk(key, kind, labels, stack)
+	if err != nil {
+		return nil, fmt.Errorf("prepare %q: %w", key, err)
+	}
+	if note != nil {
+		lower = nil
+	}
 	var made storage.Snapshot
 	err = s.meta.WithTransaction(ctx, true, func(ctx context.Context) error {
 		made, err = storage.CreateSnapshot(ctx, kind, key, parent, opts...)
 		if err != nil {
 			return err
 		}
-		return s.makeDir(made.ID, kind, lower)
+		err := s.makeDir(made.ID, kind, lower)
+		if err == nil && note != nil {
+			err = note.write(s.dir(made.ID))
+		}
+		return err
 	})
 	if err != nil {
 		return nil, err
+	}
+	if note != nil {
+		if err := s.mountWrites(ctx, made.ID, note); err != nil {
+			return nil, errors.Join(fmt.Errorf("prepare %q: %w", key, err), s.Remove(context.WithoutCancel(ctx), key))
+		}
 	}
 	return s.mounts(kind, made.ID, lower), nil
 }

@@ -40,6 +40,10 @@ type Config struct {
 	// Source says how layers are downloaded that were left out and are
 	// needed after all.
 	Source source.Options
+	// Writable and Room are what containers write to, and the quota of those that have
+	// a disk, unless their labels say otherwise: WritableOverlay if empty; 0 is no quota.
+	Writable Writable
+	Room     int64
 	// Patience bounds finding a disk, and again mounting it, before the image
 	// is unpacked instead; 0: DefaultPatience.
 	Patience time.Duration
@@ -206,6 +210,9 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (usage snapshots.Us
 	if info.Kind == snapshots.KindActive {
 		return s.diskUsage(ctx, id)
 	}
+	if n, err := readWritesNote(s.dir(id)); n != nil || err != nil {
+		return usage, err // as it was when it was committed
+	}
 	r, err := readRecord(s.dir(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return usage, nil
@@ -216,7 +223,11 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (usage snapshots.Us
 	return r.Usage, nil
 }
 
+// diskUsage is what was written to a snapshot.
 func (s *Snapshotter) diskUsage(ctx context.Context, id string) (snapshots.Usage, error) {
+	if n, err := readWritesNote(s.dir(id)); n != nil || err != nil {
+		return s.writesUsage(ctx, id)
+	}
 	du, err := continuity.DiskUsage(ctx, filepath.Join(s.dir(id), filesDir))
 	return snapshots.Usage(du), err
 }
@@ -259,7 +270,14 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	if err != nil {
 		return nil, err
 	}
-	lower, err := s.lowers(ctx, stack)
+	note, err := readWritesNote(s.dir(id))
+	if err == nil && note != nil {
+		return s.mounts(info.Kind, id, nil), s.mountWrites(ctx, id, note)
+	}
+	var lower []string
+	if err == nil {
+		lower, err = s.lowers(ctx, stack)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("mounts of %q: %w", key, err)
 	}

@@ -16,6 +16,7 @@ import (
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
 	containerdlog "github.com/containerd/log"
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 	"golang.org/x/sync/errgroup"
@@ -66,6 +67,9 @@ type options struct {
 	address, root string
 	agent         snapshotter.Agent
 	logins        loginOptions
+	writable      string
+	quota         string
+	room          int64 // of quota
 	patience      time.Duration
 	level         string
 	json          bool
@@ -117,6 +121,8 @@ In containerd's configuration:
 	f.BoolVar(&o.agent.OwnRepository, "own-repository", false, "look in the repository, too, that an image is pulled from")
 	f.StringArrayVar(&o.agent.Identities, "identity", nil, "file of an age or SSH secret key, or ARN of an AWS KMS key, by which the agent opens locked images; may be repeated (default the agent's own)")
 	f.StringArrayVar(&o.agent.Required, "require-signature", nil, "use only disks that the publisher with this public key or key file signed; may be repeated")
+	f.StringVar(&o.writable, "writable", string(snapshotter.WritableOverlay), "what containers write to: overlay, or disk, one of their own with a quota")
+	f.StringVar(&o.quota, "quota", "", "bytes that a container may write to its disk, such as 10G (default no bound)")
 	o.logins.addFlags(f)
 	f.DurationVar(&o.patience, "patience", snapshotter.DefaultPatience, "how long to look for an image's disk, and again to wait for its mount, before the image is unpacked")
 	f.StringVar(&o.level, "log-level", "info", "debug, info, warn or error")
@@ -180,7 +186,7 @@ func (o *options) serve(ctx context.Context, out, errOut io.Writer) (err error) 
 	}
 	c := snapshotter.Config{
 		Root: o.root, Patience: o.patience, Logger: log, Finder: &o.agent, Mounter: &o.agent,
-		Source: source.Options{Keychain: chain(keys)},
+		Source: source.Options{Keychain: chain(keys)}, Writable: snapshotter.Writable(o.writable), Room: o.room,
 	}
 	s, err := snapshotter.New(c)
 	if err != nil {
@@ -227,6 +233,15 @@ func (o *options) logger(w io.Writer) (*slog.Logger, error) {
 // complete fills in what was left out, and makes paths such as the agent
 // understands in its own folder.
 func (o *options) complete() error {
+	if w := snapshotter.Writable(o.writable); w != snapshotter.WritableOverlay && w != snapshotter.WritableDisk {
+		return usagef("--writable %q: want overlay or disk", o.writable)
+	}
+	if o.quota != "" {
+		var err error
+		if o.room, err = units.RAMInBytes(o.quota); err != nil || o.room <= 0 {
+			return usagef("--quota %q: want a number of bytes, or one with K, M, G or T", o.quota)
+		}
+	}
 	if o.patience <= 0 {
 		return usagef("--patience %v: want some time", o.patience)
 	}

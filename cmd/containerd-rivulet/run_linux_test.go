@@ -109,6 +109,8 @@ func TestMistakes(t *testing.T) {
 		{[]string{"--log-level", "loud"}, exitUsage, "--log-level"},
 		{[]string{"--patience", "0s"}, exitUsage, "--patience"},
 		{[]string{"--require-signature", "nonsense"}, exitUsage, "nonsense"},
+		{[]string{"--writable", "tape"}, exitUsage, "overlay or disk"},
+		{[]string{"--quota", "much"}, exitUsage, "--quota"},
 		{[]string{"--nosuch"}, exitUsage, "unknown flag"},
 		{[]string{"--root", "/dev/null/x"}, exitFailed, "not a directory"},
 		{[]string{"--root", filepath.Join(dir, "root"), "--address", filepath.Join(dir, "busy")}, exitFailed, "listens there already"},

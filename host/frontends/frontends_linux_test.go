@@ -355,6 +355,50 @@ func TestMountWritten(t *testing.T) {
 	s.detach(o)
 }
 
+// TestMountRoom fills a mount, also one that is made anew in another process: what
+// may be written is bounded, and is met as a full disk.
+func TestMountRoom(t *testing.T) {
+	flat := ext4Disk(t)
+	disk := &flatWriter{b: make([]byte, flat.Size())}
+	if _, err := flat.ReadAt(disk.b, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := newStage(t, disk)
+	run, dir := t.TempDir(), t.TempDir()
+	m := s.mount(run)
+	room := func(o *host.Offer) { o.Room = 256 << 10 }
+	s.must(s.offer(m, dir, "", room))
+	fill := func(name string, bytes int) error {
+		return os.WriteFile(filepath.Join(dir, name), make([]byte, bytes), 0o600)
+	}
+	if err := fill("most", 192<<10); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill("more", 128<<10); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("beyond the room: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "more")); err != nil {
+		t.Fatal(err)
+	}
+	s.release(m).Close()
+	m = s.mount(run)
+	o := s.must(s.offer(m, dir, "", func(o *host.Offer) {
+		room(o)
+		again(&keep.Inherited{})(o)
+	}))
+	if err := fill("more", 128<<10); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("beyond the room, mounted anew: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "most")); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill("more", 128<<10); err != nil {
+		t.Errorf("in the room of what was removed: %v", err)
+	}
+	s.detach(o)
+	s.nothingLeft(run, dir)
+}
+
 func (s *stage) nothingLeft(run, dir string) {
 	s.t.Helper()
 	names, err := os.ReadDir(run)
