@@ -109,7 +109,7 @@ func TestOwnDisk(t *testing.T) {
 		t.Error("what fails is no error")
 	}
 	s.disks.fail(nil, nil, false)
-	s.collect()
+	check(t, s.sn.Cleanup(t.Context()))
 	entries, err := os.ReadDir(filepath.Join(s.cfg.Root, snapshotsDir))
 	check(t, err)
 	if len(entries) != 5 { // the layers, and what keeps them

@@ -20,6 +20,9 @@ import (
 	"github.com/rivuletfs/rivulet/snapshotter/imageservice"
 )
 
+// defaultContainerd is where containerd listens.
+const defaultContainerd = "/run/containerd/containerd.sock"
+
 // loginOptions say where logins for registries come from, and who may ask for them.
 type loginOptions struct {
 	socket       string // on which the agent asks
@@ -32,7 +35,7 @@ type loginOptions struct {
 func (o *loginOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.socket, "logins", "", "socket on which the agent asks for logins (default "+credentials.SocketName+" in the runtime folder)")
 	f.StringVar(&o.imageService, "image-service", "", "also be the kubelet's image service, on this socket, to learn what images are pulled with (its --image-service-endpoint)")
-	f.StringVar(&o.containerd, "containerd", "/run/containerd/containerd.sock", "containerd's socket, to which the image service hands everything on")
+	f.StringVar(&o.containerd, "containerd", defaultContainerd, "containerd's socket, to which the image service hands everything on")
 	f.BoolVar(&o.keep, "keep-logins", false, "keep what images are pulled with in the root folder, for root alone, over restarts")
 	f.StringVar(&o.config, "image-credential-provider-config", "", "the kubelet's configuration of credential-provider plugins, to ask these too")
 	f.StringVar(&o.dir, "image-credential-provider-bin-dir", "", "the folder of those plugins")

@@ -131,7 +131,7 @@ In containerd's configuration:
 	_ = cmd.MarkFlagDirname("root")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.CompletionOptions.HiddenDefaultCmd = false
-	cmd.AddCommand(manCommand())
+	cmd.AddCommand(fetchCommand(out), manCommand())
 	return cmd
 }
 

@@ -374,7 +374,7 @@ func TestMountRoom(t *testing.T) {
 	if err := fill("most", 192<<10); err != nil {
 		t.Fatal(err)
 	}
-	if err := fill("more", 128<<10); !errors.Is(err, syscall.ENOSPC) {
+	if err := fill("more", 128<<10); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("beyond the room: %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "more")); err != nil {
@@ -386,7 +386,7 @@ func TestMountRoom(t *testing.T) {
 		room(o)
 		again(&keep.Inherited{})(o)
 	}))
-	if err := fill("more", 128<<10); !errors.Is(err, syscall.ENOSPC) {
+	if err := fill("more", 128<<10); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("beyond the room, mounted anew: %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "most")); err != nil {

@@ -312,6 +312,26 @@ start_containerd
 goes_on "another containerd"
 hello "$1"
 
+step "push, export, commit"
+# Of an image whose layers were not downloaded: they are fetched for it.
+(cd "$ROOT" && go build -o "$WORK/bin/commitimage" ./internal/commitimage)
+complete() { "$WORK/bin/containerd-rivulet" fetch --containerd "$CONTAINERD_ADDRESS" --namespace "$CONTAINERD_NAMESPACE" "$(ref "$1")"; }
+! ctr images export "$WORK/export.tar" "$(ref "$1")" 2>/dev/null || fail "$1 was exported without its layers"
+complete "$1" >"$WORK/fetch.log" || fail "fetch $1"
+complete "$1" | grep -q ' 0 layers' || fail "fetched twice: $(cat "$WORK/fetch.log")"
+ctr images export "$WORK/export.tar" "$(ref "$1")"
+skopeo inspect --raw "oci-archive:$WORK/export.tar" >"$WORK/exported" || fail "the export of $1 is no image"
+cmp "$WORK/exported" <(skopeo inspect --raw --tls-verify=false "docker://$(ref "$1")") || fail "the export of $1 is another image"
+rm "$WORK/export.tar"
+ctr images push --plain-http "$REGISTRY/pushed/$1:1" "$(ref "$1")" >"$WORK/push.log" 2>&1 || fail "push $1: $(tail -n 5 "$WORK/push.log")"
+own_snapshot() { ctr containers info "$1" | jq -r .SnapshotKey; }
+"$WORK/bin/commitimage" "$CONTAINERD_ADDRESS" "$CONTAINERD_NAMESPACE" rivulet "$(own_snapshot worker)" "$(ref "$1")" "$REGISTRY/committed/$1:1" || fail "commit of a container"
+ctr images push --plain-http "$REGISTRY/committed/$1:1" >"$WORK/push.log" 2>&1 || fail "push what was committed: $(tail -n 5 "$WORK/push.log")"
+ctr images rm --sync "$REGISTRY/committed/$1:1" >/dev/null
+ctr images pull --plain-http --snapshotter rivulet "$REGISTRY/committed/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was committed"
+ctr run --rm --snapshotter rivulet "$REGISTRY/committed/$1:1" committed sh -c '[ "$(cat /rounds)" -gt 0 ] && /lab/hello' | grep -q HELLO || fail "what was committed does not run"
+ctr images rm --sync "$REGISTRY/committed/$1:1" >/dev/null
+
 step "disks of containers' own"
 # Of 32 MiB: what is written counts, a file too many is a full disk, and all is given back.
 QUOTA=$((32 << 20))
@@ -334,6 +354,7 @@ ctr tasks kill -s KILL own
 await 30 eval '[ "$(ctr tasks ls | grep -c "^own.*STOPPED")" = 1 ]' || fail "the container does not stop"
 ctr tasks rm own >/dev/null
 ctr containers rm own
+ctr leases delete --sync "$(ctr leases create)" >/dev/null # has garbage collected
 await 30 eval '[ "$(attached)" = $# ]' || fail "a disk of a container that is gone: $(rivulet agent ls)"
 
 step "stop and start"
