@@ -220,4 +220,3 @@ func (f *fetcher) download(ctx context.Context, from name.Repository, d ocispec.
 	defer func() { _ = blob.Close() }()
 	return content.WriteBlob(ctx, f.store, "rivulet-fetch-"+d.Digest.String(), blob, d, content.WithLabels(labels))
 }
-

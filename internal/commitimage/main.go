@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/content"
 	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
+	"github.com/containerd/containerd/v2/core/diff"
 	diffproxy "github.com/containerd/containerd/v2/core/diff/proxy"
 	"github.com/containerd/containerd/v2/core/images"
 	snapshotproxy "github.com/containerd/containerd/v2/core/snapshots/proxy"
@@ -69,7 +71,11 @@ func commit(ctx context.Context, containerd, snapshotter, snapshot, image, made 
 		return err
 	}
 	sn := snapshotproxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), snapshotter)
-	layer, err := rootfs.CreateDiff(ctx, snapshot, sn, diffproxy.NewDiffApplier(diffapi.NewDiffClient(conn)))
+	differ, ok := diffproxy.NewDiffApplier(diffapi.NewDiffClient(conn)).(diff.Comparer)
+	if !ok {
+		return errors.New("containerd's client does not compare")
+	}
+	layer, err := rootfs.CreateDiff(ctx, snapshot, sn, differ)
 	if err != nil {
 		return fmt.Errorf("difference: %w", err)
 	}
