@@ -131,7 +131,7 @@ In containerd's configuration:
 	_ = cmd.MarkFlagDirname("root")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.CompletionOptions.HiddenDefaultCmd = false
-	cmd.AddCommand(fetchCommand(out), manCommand())
+	cmd.AddCommand(fetchCommand(out), nodeCommand(), manCommand())
 	return cmd
 }
 

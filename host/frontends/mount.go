@@ -119,7 +119,8 @@ func (m *Mount) onLoop(ctx context.Context, o *host.Offer, hidden string, resume
 	return loopmount.Mount(ctx, file, dir, loopmount.Options{BlockSize: blockSize, ReadAhead: readAhead, Writable: writable})
 }
 
-// leastReserved is what ext4 sets aside by itself at most, in blocks, for its own tables.
+// ext4 sets the lesser of a fiftieth of its blocks and this many aside by itself, for its own
+// tables.
 const leastReserved = 4096
 
 // limit leaves o.Room of the file system's free space. What that was before anything was
@@ -139,7 +140,7 @@ func (o *offeredMount) limit(offer *host.Offer) error {
 		if err != nil {
 			return err
 		}
-		st.Reserved = max(free-offer.Room/size, leastReserved)
+		st.Reserved = max(free-offer.Room/size, min(free/50, leastReserved), 1)
 	}
 	if err := o.loop.Reserve(st.Reserved); err != nil {
 		return err
