@@ -108,6 +108,9 @@ store/cache/evict/evicttest any: chunk store/cache/evict
 snapshotter        any: chunk flatten/source host host/control
 snapshotter/imageservice any
 credentials        any
+deploy             std
+deploy/node        std: deploy
+deploy/image       any
 vm                 any: vm/guest
 vm/guest           std
 `

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -44,6 +45,9 @@ type Config struct {
 	// a disk, unless their labels say otherwise: WritableOverlay if empty; 0 is no quota.
 	Writable Writable
 	Room     int64
+	// RemapIDs says that containerd was told of the capability "remap-ids": containers in a user
+	// namespace of their own have their files mapped by their mounts.
+	RemapIDs bool
 	// Patience bounds finding a disk, and again mounting it, before the image
 	// is unpacked instead; 0: DefaultPatience.
 	Patience time.Duration
@@ -270,9 +274,13 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	if err != nil {
 		return nil, err
 	}
+	ids, err := s.idMapOf(info.Labels)
+	if err != nil {
+		return nil, fmt.Errorf("mounts of %q: %w", key, err)
+	}
 	note, err := readWritesNote(s.dir(id))
 	if err == nil && note != nil {
-		return s.mounts(info.Kind, id, nil), s.mountWrites(ctx, id, note)
+		return s.mounts(info.Kind, id, nil, ids), s.mountWrites(ctx, id, note)
 	}
 	var lower []string
 	if err == nil {
@@ -281,21 +289,21 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	if err != nil {
 		return nil, fmt.Errorf("mounts of %q: %w", key, err)
 	}
-	return s.mounts(info.Kind, id, lower), nil
+	return s.mounts(info.Kind, id, lower, ids), nil
 }
 
 // mounts is what a snapshot is over its lower directories, the topmost first.
-func (s *Snapshotter) mounts(kind snapshots.Kind, id string, lower []string) []mount.Mount {
+func (s *Snapshotter) mounts(kind snapshots.Kind, id string, lower []string, ids idMap) []mount.Mount {
+	options := slices.Clone(ids.options)
 	bind := func(dir, mode string) []mount.Mount {
-		return []mount.Mount{{Type: "bind", Source: dir, Options: []string{mode, "rbind"}}}
+		return []mount.Mount{{Type: "bind", Source: dir, Options: append(options, mode, "rbind")}}
 	}
 	files := filepath.Join(s.dir(id), filesDir)
-	var options []string
 	switch {
 	case kind == snapshots.KindActive && len(lower) == 0:
 		return bind(files, "rw")
 	case kind == snapshots.KindActive:
-		options = []string{"workdir=" + filepath.Join(s.dir(id), workDir), "upperdir=" + files}
+		options = append(options, "workdir="+filepath.Join(s.dir(id), workDir), "upperdir="+files)
 	case len(lower) == 0:
 		return bind(files, "ro")
 	case len(lower) == 1:

@@ -177,13 +177,20 @@ func (f *fetcher) layer(ctx context.Context, image string, manifest, d ocispec.D
 // sourceLabel begins the labels that say which repositories of a host content is from.
 const sourceLabel = "containerd.io/distribution.source."
 
-// sources returns the repositories that a manifest was pulled from, and the labels that say
-// so; without any, that of the image's name.
+// sources returns the repositories that a manifest was pulled from, that of the image's
+// name first, and the labels that say so. The labels have hosts without their ports: those
+// of the name's host are taken to be on its port.
 func (f *fetcher) sources(ctx context.Context, image string, manifest ocispec.Descriptor) (list []name.Repository, labels map[string]string, err error) {
 	info, err := f.store.Info(ctx, manifest.Digest)
 	if err != nil {
 		return nil, nil, err
 	}
+	var own name.Registry
+	if ref, err := name.ParseReference(image, f.parse...); err == nil { // else it is a digest, as the kubelet's are
+		own = ref.Context().Registry
+		list = append(list, ref.Context())
+	}
+	ownHost, _, _ := strings.Cut(own.Name(), ":")
 	labels = make(map[string]string)
 	for key, value := range info.Labels {
 		host, is := strings.CutPrefix(key, sourceLabel)
@@ -191,20 +198,19 @@ func (f *fetcher) sources(ctx context.Context, image string, manifest ocispec.De
 			continue
 		}
 		labels[key] = value
+		if host == ownHost {
+			host = own.Name()
+		}
 		for _, path := range strings.Split(value, ",") {
-			if r, err := name.NewRepository(host+"/"+path, f.parse...); err == nil {
+			if r, err := name.NewRepository(host+"/"+path, f.parse...); err == nil && !slices.Contains(list, r) {
 				list = append(list, r)
 			}
 		}
 	}
-	if len(list) > 0 {
-		return list, labels, nil
+	if len(list) == 0 {
+		return nil, nil, fmt.Errorf("nobody says which repository manifest %s is from", manifest.Digest)
 	}
-	ref, err := name.ParseReference(image, f.parse...)
-	if err != nil {
-		return nil, nil, err
-	}
-	return []name.Repository{ref.Context()}, labels, nil
+	return list, labels, nil
 }
 
 // download puts a blob into containerd's store, which checks size and digest.

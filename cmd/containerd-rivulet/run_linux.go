@@ -69,6 +69,7 @@ type options struct {
 	logins        loginOptions
 	writable      string
 	quota         string
+	remapIDs      bool
 	room          int64 // of quota
 	patience      time.Duration
 	level         string
@@ -122,6 +123,7 @@ In containerd's configuration:
 	f.StringArrayVar(&o.agent.Identities, "identity", nil, "file of an age or SSH secret key, or ARN of an AWS KMS key, by which the agent opens locked images; may be repeated (default the agent's own)")
 	f.StringArrayVar(&o.agent.Required, "require-signature", nil, "use only disks that the publisher with this public key or key file signed; may be repeated")
 	f.StringVar(&o.writable, "writable", string(snapshotter.WritableOverlay), "what containers write to: overlay, or disk, one of their own with a quota")
+	f.BoolVar(&o.remapIDs, "remap-ids", false, "map the files of containers with a user namespace of their own by their mounts; containerd's configuration must have capabilities = [\"remap-ids\"]")
 	f.StringVar(&o.quota, "quota", "", "bytes that a container may write to its disk, such as 10G (default no bound)")
 	o.logins.addFlags(f)
 	f.DurationVar(&o.patience, "patience", snapshotter.DefaultPatience, "how long to look for an image's disk, and again to wait for its mount, before the image is unpacked")
@@ -186,7 +188,7 @@ func (o *options) serve(ctx context.Context, out, errOut io.Writer) (err error) 
 	}
 	c := snapshotter.Config{
 		Root: o.root, Patience: o.patience, Logger: log, Finder: &o.agent, Mounter: &o.agent,
-		Source: source.Options{Keychain: chain(keys)}, Writable: snapshotter.Writable(o.writable), Room: o.room,
+		Source: source.Options{Keychain: chain(keys)}, Writable: snapshotter.Writable(o.writable), Room: o.room, RemapIDs: o.remapIDs,
 	}
 	s, err := snapshotter.New(c)
 	if err != nil {
