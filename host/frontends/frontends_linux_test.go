@@ -380,6 +380,13 @@ func TestMountRoom(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "more")); err != nil {
 		t.Fatal(err)
 	}
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Syncfs(int(d.Fd())), d.Close()); err != nil { // or it goes with the mount
+		t.Fatal(err)
+	}
 	s.release(m).Close()
 	m = s.mount(run)
 	o := s.must(s.offer(m, dir, "", func(o *host.Offer) {
