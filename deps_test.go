@@ -107,7 +107,7 @@ store/cache/evict/simulate std: chunk store/cache/evict
 store/cache/evict/evicttest any: chunk store/cache/evict
 snapshotter        any: chunk flatten/source host host/control
 snapshotter/imageservice any
-credentials        any
+credentials        any: internal/fdpass
 deploy             std
 deploy/node        std: deploy
 deploy/image       any

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/rivuletfs/rivulet/internal/fdpass"
 )
 
 // SocketName is the usual name of a socket in the runtime folder.
@@ -33,8 +35,8 @@ type loginRequest struct {
 	Repository string `json:"repository"`
 }
 
-// Serve answers on ln, for Clients, until ctx ends. Whoever can reach ln gets every login that
-// k has, so it should be a socket of one's own. It closes ln.
+// Serve answers on a unix socket, for Clients of this user, until ctx ends: they get every login
+// that k has. It closes ln.
 func Serve(ctx context.Context, ln net.Listener, k Keychain) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+loginPath, func(w http.ResponseWriter, r *http.Request) {
@@ -54,10 +56,26 @@ func Serve(ctx context.Context, ln net.Listener, k Keychain) error {
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerTime, BaseContext: func(net.Listener) context.Context { return ctx }}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(ownPeers{ln}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("logins: %w", err)
 	}
 	return nil
+}
+
+// ownPeers accepts connections of this process's user alone.
+type ownPeers struct{ net.Listener }
+
+func (l ownPeers) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if u, ok := c.(*net.UnixConn); ok && fdpass.CheckPeer(u) == nil {
+			return c, nil
+		}
+		_ = c.Close()
+	}
 }
 
 // A Client asks who serves logins on a socket. While nobody does, there are none.
@@ -100,6 +118,14 @@ func (c Client) ask(ctx context.Context, repository string) (*authn.AuthConfig, 
 		return nil, nil
 	}
 	if err != nil {
+		return nil, err
+	}
+	// Who listens there could be anybody.
+	if err := fdpass.CheckPeer(conn.(*net.UnixConn)); err != nil {
+		_ = conn.Close()
+		if errors.Is(err, errors.ErrUnsupported) {
+			return nil, nil
+		}
 		return nil, err
 	}
 	t := &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}

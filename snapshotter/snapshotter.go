@@ -230,7 +230,10 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (usage snapshots.Us
 // diskUsage is what was written to a snapshot.
 func (s *Snapshotter) diskUsage(ctx context.Context, id string) (snapshots.Usage, error) {
 	if n, err := readWritesNote(s.dir(id)); n != nil || err != nil {
-		return s.writesUsage(ctx, id)
+		if err != nil {
+			return snapshots.Usage{}, err
+		}
+		return s.writesUsage(ctx, id, n)
 	}
 	du, err := continuity.DiskUsage(ctx, filepath.Join(s.dir(id), filesDir))
 	return snapshots.Usage(du), err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	continuity "github.com/containerd/continuity/fs"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,9 +50,10 @@ const (
 
 // A writesNote says that a container writes to a disk of its own, mounted at filesDir.
 type writesNote struct {
-	Version int   `json:"version"`
-	Disk    Disk  `json:"disk"` // that it began as
-	Room    int64 `json:"room"` // bytes that files may take; 0: no bound
+	Version int           `json:"version"`
+	Chain   digest.Digest `json:"chain"` // ID of the layers that it began as
+	Disk    Disk          `json:"disk"`  // that has them
+	Room    int64         `json:"room"`  // bytes that files may take; 0: no bound
 }
 
 func parseWritesNote(b []byte) (*writesNote, error) {
@@ -63,7 +65,7 @@ func parseWritesNote(b []byte) (*writesNote, error) {
 		err = fmt.Errorf("version %d, store %.80q, room %d", n.Version, n.Disk.Store, n.Room)
 	}
 	if err == nil {
-		err = checkDigest(n.Disk.Digest)
+		err = errors.Join(checkDigest(n.Disk.Digest), checkDigest(n.Chain))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("note of a container's disk: %w", err)
@@ -119,16 +121,15 @@ func (s *Snapshotter) ownDisk(key string, kind snapshots.Kind, labels map[string
 	if kind != snapshots.KindActive || w != WritableDisk || len(stack) == 0 || labels[snapshots.LabelSnapshotRef] != "" {
 		return nil, nil
 	}
-	why := "its image was unpacked"
 	if ok, err := exists(filepath.Join(stack[0].dir, filesDir)); ok || err != nil {
-		s.log.Warn("a container has no disk of its own, and no quota", "container", key, "why", why)
+		s.log.Warn("a container has no disk of its own, and no quota", "container", key, "why", "what it begins as is no disk")
 		return nil, err
 	}
 	r, err := readRecord(stack[0].dir)
 	if err != nil || r.Disk == nil || s.cfg.Mounter == nil {
 		return nil, err
 	}
-	return &writesNote{Disk: *r.Disk, Room: room}, nil
+	return &writesNote{Chain: r.Chain, Disk: *r.Disk, Room: room}, nil
 }
 
 // mountWrites has the disk of a container mounted where its files are.
@@ -150,15 +151,16 @@ func (s *Snapshotter) mountWrites(ctx context.Context, id string, n *writesNote)
 
 // writesUsage is what a container has written to its disk: the space that this takes, and
 // how many files there are more than the image has.
-func (s *Snapshotter) writesUsage(ctx context.Context, id string) (snapshots.Usage, error) {
+func (s *Snapshotter) writesUsage(ctx context.Context, id string, n *writesNote) (snapshots.Usage, error) {
 	du, err := continuity.DiskUsage(ctx, filepath.Join(s.dir(id), writesDir))
 	if err != nil {
 		return snapshots.Usage{}, err
 	}
 	usage := snapshots.Usage{Size: du.Size}
-	var now unix.Statfs_t
-	if err := unix.Statfs(filepath.Join(s.dir(id), filesDir), &now); err == nil {
-		usage.Inodes = int64(now.Files - now.Ffree)
+	var now, before unix.Statfs_t // while both are mounted
+	err = errors.Join(unix.Statfs(filepath.Join(s.dir(id), filesDir), &now), unix.Statfs(s.diskDir(n.Chain), &before))
+	if err == nil {
+		usage.Inodes = max(0, int64(before.Ffree)-int64(now.Ffree))
 	}
 	return usage, nil
 }

@@ -119,7 +119,7 @@ func TestOwnDisk(t *testing.T) {
 
 // FuzzWritesNote reads any note, and what it is written as again.
 func FuzzWritesNote(f *testing.F) {
-	f.Add([]byte(fmt.Sprintf(`{"version": 1, "disk": {"store": "dir:/a", "digest": %q}, "room": 5}`, digest.FromString("a"))))
+	f.Add([]byte(fmt.Sprintf(`{"version": 1, "chain": %q, "disk": {"store": "dir:/a", "digest": %[1]q}, "room": 5}`, digest.FromString("a"))))
 	f.Add([]byte(`{"version": 1}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n, err := parseWritesNote(b)
