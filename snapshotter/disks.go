@@ -56,6 +56,12 @@ type Mounter interface {
 	// MountWritable is Mount of a disk that can be written, by one container, and whose
 	// writes are kept in w.Dir until Unmount, which removes them.
 	MountWritable(ctx context.Context, d Disk, dir string, w Writes) error
+	// AttachWritable is MountWritable without a mount: link, in place of a directory, becomes a
+	// symbolic link to the block device that is returned. Room is a bound of what the
+	// device takes: who writes more gets I/O errors.
+	AttachWritable(ctx context.Context, d Disk, link string, w Writes) (device string, err error)
+	// Detach takes down what AttachWritable has attached at link, and removes its writes.
+	Detach(ctx context.Context, link string) error
 	// Unmount takes down what Mount or MountWritable has mounted at dir; nothing is no error. If
 	// it is in use, it stays as it is, which is an error.
 	Unmount(ctx context.Context, dir string) error

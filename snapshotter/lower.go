@@ -66,7 +66,7 @@ func (s *Snapshotter) lower(ctx context.Context, l layer, below []layer) (dir st
 	files := filepath.Join(l.dir, filesDir)
 	if n, err := readWritesNote(l.dir); n != nil || err != nil {
 		if err == nil {
-			err = s.mountWrites(ctx, l.id, n)
+			_, err = s.mountWrites(ctx, l.id, n)
 		}
 		return files, true, err
 	}

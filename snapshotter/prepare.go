@@ -94,9 +94,11 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		return nil, err
 	}
 	if note != nil {
-		if err := s.mountWrites(ctx, made.ID, note); err != nil {
-			return nil, errors.Join(fmt.Errorf("prepare %q: %w", key, err), s.Remove(context.WithoutCancel(ctx), key))
+		mounts, err := s.ownMounts(ctx, kind, made.ID, note, ids)
+		if err != nil {
+			err = errors.Join(fmt.Errorf("prepare %q: %w", key, err), s.Remove(context.WithoutCancel(ctx), key))
 		}
+		return mounts, err
 	}
 	return s.mounts(kind, made.ID, lower, ids), nil
 }

@@ -168,7 +168,7 @@ func newSite(t testing.TB) *site {
 		t.Skip("needs root: mounts")
 	}
 	s := &site{t: t, root: t.TempDir()}
-	s.disks = &fakeDisks{t: t, dir: t.TempDir(), mounted: map[string]Disk{}}
+	s.disks = &fakeDisks{t: t, dir: t.TempDir(), mounted: map[string]Disk{}, devices: map[string]Writes{}}
 	t.Cleanup(s.disks.end)
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	s.registry = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(inner, w, r) }))
@@ -388,6 +388,7 @@ type fakeDisks struct {
 	published []published
 	mounted   map[string]Disk
 	writes    map[string]Writes
+	devices   map[string]Writes
 	finds     int
 	findErr   error
 	mountErr  error
@@ -484,6 +485,28 @@ func (f *fakeDisks) MountWritable(_ context.Context, d Disk, dir string, w Write
 		}
 	}
 	return fmt.Errorf("fake: %w", ErrNoDisk)
+}
+
+// AttachWritable has a copy of the disk, too, which stands for a device.
+func (f *fakeDisks) AttachWritable(_ context.Context, d Disk, link string, w Writes) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mountErr != nil {
+		return "", f.mountErr
+	}
+	f.devices[link] = w
+	return "/dev/fake-" + d.Digest.Encoded(), os.MkdirAll(w.Dir, 0o700)
+}
+
+func (f *fakeDisks) Detach(_ context.Context, link string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w, ok := f.devices[link]
+	if !ok {
+		return nil
+	}
+	delete(f.devices, link)
+	return os.RemoveAll(w.Dir)
 }
 
 func (f *fakeDisks) Unmount(_ context.Context, dir string) error {

@@ -249,6 +249,9 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 	if err != nil {
 		return err
 	}
+	if n, err := readWritesNote(s.dir(id)); err != nil || n != nil && n.Block {
+		return errors.Join(fmt.Errorf("commit %q: it is a block device, whose files are seen by its machine alone: %w", key, errdefs.ErrFailedPrecondition), err)
+	}
 	usage, err := s.diskUsage(ctx, id) // outside, as it may take long
 	if err != nil {
 		return fmt.Errorf("commit %q: %w", key, err)
@@ -283,7 +286,7 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	}
 	note, err := readWritesNote(s.dir(id))
 	if err == nil && note != nil {
-		return s.mounts(info.Kind, id, nil, ids), s.mountWrites(ctx, id, note)
+		return s.ownMounts(ctx, info.Kind, id, note, ids)
 	}
 	var lower []string
 	if err == nil {

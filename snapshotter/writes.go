@@ -12,10 +12,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	continuity "github.com/containerd/continuity/fs"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
@@ -31,7 +34,15 @@ const (
 	// WritableDisk is a disk of the container's own, which is the image's until it is written:
 	// ext4, with a quota. Containers of images that were unpacked get WritableOverlay.
 	WritableDisk Writable = "disk"
+	// WritableBlock is the same as a block device, for runtimes that give it to a virtual machine:
+	// the container's only mount is ext4 on that device. Its quota is met as I/O errors.
+	WritableBlock Writable = "block"
 )
+
+// known reports whether it is one of them.
+func (w Writable) known() bool { return w == WritableOverlay || w.isDisk() }
+
+func (w Writable) isDisk() bool { return w == WritableDisk || w == WritableBlock }
 
 // LabelWritable is the label of a snapshot, or annotation of a pod, that says what that
 // container writes to. One with snapshots.LabelSnapshotMaxSize, its quota in bytes, writes to a disk.
@@ -40,6 +51,7 @@ const LabelWritable = "containerd.io/snapshot/rivulet.writable"
 // Names in a snapshot's directory.
 const (
 	writesFile = "disk"   // note of the disk that a container writes to
+	deviceLink = "device" // leads to the block device, if it is one
 	writesDir  = "writes" // what it has written, as the agent keeps it
 )
 
@@ -48,12 +60,14 @@ const (
 	maxWritesNote = 64 << 10 // bytes
 )
 
-// A writesNote says that a container writes to a disk of its own, mounted at filesDir.
+// A writesNote says that a container writes to a disk of its own, mounted at filesDir or attached
+// at deviceLink.
 type writesNote struct {
 	Version int           `json:"version"`
 	Chain   digest.Digest `json:"chain"` // ID of the layers that it began as
 	Disk    Disk          `json:"disk"`  // that has them
 	Room    int64         `json:"room"`  // bytes that files may take; 0: no bound
+	Block   bool          `json:"block,omitempty"`
 }
 
 func parseWritesNote(b []byte) (*writesNote, error) {
@@ -106,9 +120,11 @@ func (n *writesNote) write(dir string) error {
 func (s *Snapshotter) wishOf(labels map[string]string) (w Writable, room int64) {
 	w, room = s.cfg.Writable, s.cfg.Room
 	if n, err := strconv.ParseInt(labels[snapshots.LabelSnapshotMaxSize], 10, 64); err == nil && n > 0 {
-		w, room = WritableDisk, n // anything else is to be ignored
+		if room = n; !w.isDisk() { // anything else is to be ignored
+			w = WritableDisk
+		}
 	}
-	if chosen := Writable(labels[LabelWritable]); chosen == WritableDisk || chosen == WritableOverlay {
+	if chosen := Writable(labels[LabelWritable]); chosen.known() {
 		w = chosen
 	}
 	return w, room
@@ -118,7 +134,7 @@ func (s *Snapshotter) wishOf(labels map[string]string) (w Writable, room int64) 
 // its own, or cannot have one.
 func (s *Snapshotter) ownDisk(key string, kind snapshots.Kind, labels map[string]string, stack []layer) (*writesNote, error) {
 	w, room := s.wishOf(labels)
-	if kind != snapshots.KindActive || w != WritableDisk || len(stack) == 0 || labels[snapshots.LabelSnapshotRef] != "" {
+	if kind != snapshots.KindActive || !w.isDisk() || len(stack) == 0 || labels[snapshots.LabelSnapshotRef] != "" {
 		return nil, nil
 	}
 	if ok, err := exists(filepath.Join(stack[0].dir, filesDir)); ok || err != nil {
@@ -129,24 +145,42 @@ func (s *Snapshotter) ownDisk(key string, kind snapshots.Kind, labels map[string
 	if err != nil || r.Disk == nil || s.cfg.Mounter == nil {
 		return nil, err
 	}
-	return &writesNote{Chain: r.Chain, Disk: *r.Disk, Room: room}, nil
+	return &writesNote{Chain: r.Chain, Disk: *r.Disk, Room: room, Block: w == WritableBlock}, nil
 }
 
-// mountWrites has the disk of a container mounted where its files are.
-func (s *Snapshotter) mountWrites(ctx context.Context, id string, n *writesNote) error {
+// mountWrites has the disk of a container mounted where its files are, or attached as the
+// device that is returned.
+func (s *Snapshotter) mountWrites(ctx context.Context, id string, n *writesNote) (device string, err error) {
 	unlock, err := s.fills.lock(ctx, id)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer unlock()
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
 	defer cancel()
 	dir := s.dir(id)
-	err = s.cfg.Mounter.MountWritable(ctx, n.Disk, filepath.Join(dir, filesDir), Writes{filepath.Join(dir, writesDir), n.Room})
-	if err != nil {
-		return fmt.Errorf("mount a disk to write to, %s of %s: %w", n.Disk.Digest, n.Disk.Store, err)
+	w := Writes{filepath.Join(dir, writesDir), n.Room}
+	if n.Block {
+		device, err = s.cfg.Mounter.AttachWritable(ctx, n.Disk, filepath.Join(dir, deviceLink), w)
+	} else {
+		err = s.cfg.Mounter.MountWritable(ctx, n.Disk, filepath.Join(dir, filesDir), w)
 	}
-	return nil
+	if err != nil {
+		return "", fmt.Errorf("a disk to write to, %s of %s: %w", n.Disk.Digest, n.Disk.Store, err)
+	}
+	return device, nil
+}
+
+// ownMounts is what a container with a disk of its own has.
+func (s *Snapshotter) ownMounts(ctx context.Context, kind snapshots.Kind, id string, n *writesNote, ids idMap) ([]mount.Mount, error) {
+	device, err := s.mountWrites(ctx, id, n)
+	if err != nil {
+		return nil, err
+	}
+	if n.Block {
+		return []mount.Mount{{Type: "ext4", Source: device, Options: append(slices.Clone(ids.options), "rw")}}, nil
+	}
+	return s.mounts(kind, id, nil, ids), nil
 }
 
 // writesUsage is what a container has written to its disk: the space that this takes, and
@@ -186,10 +220,14 @@ func (s *Snapshotter) unmountWrites(ctx context.Context) (busy map[string]bool, 
 		if _, ok := known[e.Name()]; ok {
 			continue
 		}
-		if n, err := readWritesNote(dir); n == nil && err == nil {
-			continue
+		n, err := readWritesNote(dir)
+		switch {
+		case n != nil && n.Block:
+			err = s.cfg.Mounter.Detach(ctx, filepath.Join(dir, deviceLink))
+		case n != nil:
+			err = s.cfg.Mounter.Unmount(ctx, filepath.Join(dir, filesDir))
 		}
-		if err := s.cfg.Mounter.Unmount(ctx, filepath.Join(dir, filesDir)); err != nil {
+		if err != nil {
 			s.log.Warn("the disk of a container that is gone is still mounted", "where", dir, "err", err)
 			busy[e.Name()] = true
 		}

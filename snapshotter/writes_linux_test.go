@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -114,6 +115,42 @@ func TestOwnDisk(t *testing.T) {
 	check(t, err)
 	if len(entries) != 5 { // the layers, and what keeps them
 		t.Errorf("left: %v", entries)
+	}
+}
+
+// TestOwnDevice has a container whose only mount is ext4 on a block device.
+func TestOwnDevice(t *testing.T) {
+	s := newSite(t)
+	x := s.push("x", layerA, layerX)
+	s.disks.publish(x)
+	s.mustPull(x)
+	_, _, err := s.container(x.top(), nil) // keeps the image
+	check(t, err)
+	key, mounts, err := s.container(x.top(), map[string]string{LabelWritable: "block", snapshots.LabelSnapshotMaxSize: "5"})
+	check(t, err)
+	want := []mount.Mount{{Type: "ext4", Source: "/dev/fake-" + s.disks.published[0].Digest.Encoded(), Options: []string{"rw"}}}
+	if !reflect.DeepEqual(mounts, want) {
+		t.Errorf("mounts are %v, want %v", mounts, want)
+	}
+	s.restart()
+	if again := s.mountsOf(key); !reflect.DeepEqual(again, want) {
+		t.Errorf("after a restart they are %v", again)
+	}
+	for _, w := range s.disks.devices {
+		if w.Room != 5 {
+			t.Errorf("room is %d", w.Room)
+		}
+	}
+	ctx, sn := s.in("test")
+	if _, err := sn.Usage(ctx, key); err != nil {
+		t.Error(err)
+	}
+	if err := sn.Commit(ctx, "layer", key); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("committed what cannot be read: %v", err)
+	}
+	s.collect(key)
+	if len(s.disks.devices) != 0 {
+		t.Errorf("left are %v", s.disks.devices)
 	}
 }
 

@@ -122,7 +122,7 @@ In containerd's configuration:
 	f.BoolVar(&o.agent.OwnRepository, "own-repository", false, "look in the repository, too, that an image is pulled from")
 	f.StringArrayVar(&o.agent.Identities, "identity", nil, "file of an age or SSH secret key, or ARN of an AWS KMS key, by which the agent opens locked images; may be repeated (default the agent's own)")
 	f.StringArrayVar(&o.agent.Required, "require-signature", nil, "use only disks that the publisher with this public key or key file signed; may be repeated")
-	f.StringVar(&o.writable, "writable", string(snapshotter.WritableOverlay), "what containers write to: overlay, or disk, one of their own with a quota")
+	f.StringVar(&o.writable, "writable", string(snapshotter.WritableOverlay), "what containers write to: overlay; disk, one of their own with a quota; or block, the same as a device for a virtual machine")
 	f.BoolVar(&o.remapIDs, "remap-ids", false, "map the files of containers with a user namespace of their own by their mounts; containerd's configuration must have capabilities = [\"remap-ids\"]")
 	f.StringVar(&o.quota, "quota", "", "bytes that a container may write to its disk, such as 10G (default no bound)")
 	o.logins.addFlags(f)
@@ -235,8 +235,10 @@ func (o *options) logger(w io.Writer) (*slog.Logger, error) {
 // complete fills in what was left out, and makes paths such as the agent
 // understands in its own folder.
 func (o *options) complete() error {
-	if w := snapshotter.Writable(o.writable); w != snapshotter.WritableOverlay && w != snapshotter.WritableDisk {
-		return usagef("--writable %q: want overlay or disk", o.writable)
+	switch snapshotter.Writable(o.writable) {
+	case snapshotter.WritableOverlay, snapshotter.WritableDisk, snapshotter.WritableBlock:
+	default:
+		return usagef("--writable %q: want overlay, disk or block", o.writable)
 	}
 	if o.quota != "" {
 		var err error

@@ -109,7 +109,7 @@ func TestMistakes(t *testing.T) {
 		{[]string{"--log-level", "loud"}, exitUsage, "--log-level"},
 		{[]string{"--patience", "0s"}, exitUsage, "--patience"},
 		{[]string{"--require-signature", "nonsense"}, exitUsage, "nonsense"},
-		{[]string{"--writable", "tape"}, exitUsage, "overlay or disk"},
+		{[]string{"--writable", "tape"}, exitUsage, "overlay, disk or block"},
 		{[]string{"--quota", "much"}, exitUsage, "--quota"},
 		{[]string{"--nosuch"}, exitUsage, "unknown flag"},
 		{[]string{"--root", "/dev/null/x"}, exitFailed, "not a directory"},

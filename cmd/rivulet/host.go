@@ -30,6 +30,7 @@ const (
 	frontendVhostUser = "vhost-user"
 	frontendFile      = "file"
 	frontendMount     = "mount"
+	frontendBlock     = "block"
 )
 
 // hostOptions are how a process holds disks.
@@ -105,6 +106,7 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 			frontendVhostUser: &frontends.VhostUser{Keeper: o.keeper, Logger: log, Poll: o.poll},
 			frontendFile:      &shown,
 			frontendMount:     mounted,
+			frontendBlock:     &frontends.Block{File: file(), Runtime: run},
 		},
 		State: o.state, Commit: o.commit, Quiet: a.releasePages, Memory: budget, Logger: log,
 		Cache: a.diskCache(ctx), OnSlow: o.seen.onSlow(), Slow: o.seen.opt.slow,

@@ -36,3 +36,9 @@ func (*Mounted) Free() (blocks, size int64, err error) { return 0, 0, ErrNeedsLi
 
 // Reserve needs Linux.
 func (*Mounted) Reserve(int64) error { return ErrNeedsLinux }
+
+// Clear needs Linux.
+func Clear(string) error { return ErrNeedsLinux }
+
+// BackingFile needs Linux.
+func BackingFile(string) (string, error) { return "", ErrNeedsLinux }

@@ -37,6 +37,8 @@ type fileState struct {
 	Session fuse.State `json:"session"`
 	// Reserved is how many blocks of a mount's file system are set aside; 0: none.
 	Reserved int64 `json:"reserved,omitempty"`
+	// Device reads the file; "": none that stays.
+	Device string `json:"device,omitempty"`
 }
 
 // Offer implements [host.Frontend]: o.Where is the directory, o.Name the file.

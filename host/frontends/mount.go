@@ -145,7 +145,7 @@ func (o *offeredMount) limit(offer *host.Offer) error {
 	if err := o.loop.Reserve(st.Reserved); err != nil {
 		return err
 	}
-	state, err := json.Marshal(fileState{o.session.State(), st.Reserved})
+	state, err := json.Marshal(fileState{Session: o.session.State(), Reserved: st.Reserved})
 	if err != nil {
 		return err
 	}
