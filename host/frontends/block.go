@@ -162,7 +162,9 @@ func (o *offeredBlock) Detach(ctx context.Context, force bool) error {
 		break
 	}
 	// With force, what still has the device gets I/O errors from here on.
-	if err := unmount(context.WithoutCancel(ctx), o.session, true); err != nil {
+	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWait)
+	defer cancel()
+	if err := unmount(wait, o.session, true); err != nil {
 		return err
 	}
 	if to, err := os.Readlink(o.link); err == nil && to == o.device {
