@@ -334,6 +334,7 @@ ctr run --rm --snapshotter rivulet "$REGISTRY/committed/$1:1" committed sh -c '[
 ctr images rm --sync "$REGISTRY/committed/$1:1" >/dev/null
 
 step "disks of containers' own"
+DISKS_OF_IMAGES=$#
 # Of 32 MiB: what is written counts, a file too many is a full disk, and all is given back.
 QUOTA=$((32 << 20))
 ctr run -d --snapshotter rivulet --snapshotter-label "containerd.io/snapshot/max-size=$QUOTA" "$(ref "$1")" own sh -c 'sleep 1000'
@@ -356,7 +357,7 @@ await 30 eval '[ "$(ctr tasks ls | grep -c "^own.*STOPPED")" = 1 ]' || fail "the
 ctr tasks rm own >/dev/null
 ctr containers rm own
 ctr leases delete --sync "$(ctr leases create)" >/dev/null # has garbage collected
-await 30 eval '[ "$(attached)" = $# ]' || fail "a disk of a container that is gone: $(rivulet agent ls)"
+await 30 eval '[ "$(attached)" = "$DISKS_OF_IMAGES" ]' || fail "a disk of a container that is gone: $(rivulet agent ls)"
 
 step "a user namespace"
 ctr run --rm --snapshotter rivulet --uidmap 0:100000:65536 --gidmap 0:100000:65536 --remap-labels "$(ref "$1")" mapped \
