@@ -361,6 +361,7 @@ ctr leases delete --sync "$(ctr leases create)" >/dev/null # has garbage collect
 await 30 eval '[ "$(attached)" = "$DISKS_OF_IMAGES" ]' || fail "a disk of a container that is gone: $(rivulet agent ls)"
 
 step "a user namespace"
+chmod 711 "$WORK" # whom its root is mapped to has to come by
 ctr run --rm --snapshotter rivulet --uidmap 0:100000:65536 --gidmap 0:100000:65536 --remap-labels "$(ref "$1")" mapped \
 	sh -c 'cat /proc/self/uid_map; stat -c %u:%g /lab/hello /; echo x >/written && /lab/hello' >"$WORK/mapped" 2>&1 || fail "with users of its own: $(cat "$WORK/mapped")"
 grep -q '100000' "$WORK/mapped" && [ "$(grep -c '^0:0$' "$WORK/mapped")" = 2 ] && grep -q HELLO "$WORK/mapped" || fail "with users of its own: $(cat "$WORK/mapped")"
