@@ -75,6 +75,7 @@ type Host struct {
 	ending interruption // of what holds up Release
 	lull   lull
 	looks  rounds
+	recent recentlyFound
 
 	profiles *publishing
 
