@@ -5,7 +5,7 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: help build containerd deb demo test race lint cross check check-all bench fuzz man clean
+.PHONY: help build containerd image deb demo test race lint cross check check-all bench fuzz man clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -16,6 +16,11 @@ build: ## build bin/rivulet, and rivulet-init for guests
 
 containerd: ## build bin/containerd-rivulet
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/containerd-rivulet ./cmd/containerd-rivulet
+
+image: ## make a container image of rivulet, an OCI layout in bin/image
+	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/static/ ./cmd/rivulet ./cmd/containerd-rivulet
+	rm -rf bin/image
+	$(GO) run ./deploy/image bin/static bin/image
 
 deb: build containerd ## make a Debian package of both, with units, manual pages and completions, in bin/ (nfpm)
 	deploy/debian/build.sh '$(VERSION)'

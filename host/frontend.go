@@ -128,6 +128,7 @@ type Offer struct {
 	Disk        string          // names the content; equal ones promise equal bytes
 	Description string          // for people
 	Device      blockdev.Device // stays open until the Offered has ended; a blockdev.Writer if it can be written
+	Room        int64           // bytes that may be written to files of a mount; 0: all that are free
 	State       json.RawMessage // of the earlier Offered; nil: it had saved none
 	Again       bool            // an earlier process has begun to offer it: it may have left things
 	Inherited   *keep.Inherited // what that process left; nil: nothing

@@ -341,8 +341,8 @@ func (s *starting) finish() {
 	})
 }
 
-// saveProfile keeps a profile at the origin, and if that cannot be written, in the state
-// folder, for starts on this host.
+// saveProfile keeps a profile at the origin, and if that cannot be written, or not now, in the
+// state folder, for starts on this host.
 func (h *Host) saveProfile(image *Image, p *profile.Profile) (where string, err error) {
 	own, damaged := h.folder.readProfile(p.Image, p.Workload)
 	if own != nil {
@@ -352,14 +352,17 @@ func (h *Host) saveProfile(image *Image, p *profile.Profile) (where string, err 
 	}
 	ctx, cancel := context.WithTimeout(h.saveCtx, saveTime)
 	defer cancel()
-	if _, err = catalog.AddProfile(ctx, image.Store(), p); err == nil {
+	if err = h.profiles.allowed(time.Now()); err == nil {
+		_, err = catalog.AddProfile(ctx, image.Store(), p)
+	}
+	if err == nil {
 		h.starts.published.Add(1)
 		if own != nil || damaged != nil {
 			err = h.folder.dropProfile(p.Image, p.Workload)
 		}
 		return "origin", err
 	}
-	h.log.Debug("the origin takes no profile; it is kept here", "image", p.Image, "workload", p.Workload, "err", err)
+	h.log.Debug("a profile is kept here, and not at the origin", "image", p.Image, "workload", p.Workload, "err", err)
 	if h.folder == nil {
 		h.starts.lost.Add(1)
 		return "", err

@@ -11,6 +11,7 @@ import (
 	"runtime/pprof"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -66,8 +67,11 @@ type app struct {
 	sought bool                 // client is what was found
 	client *cachedclient.Client // nil: no host cache
 	agent  string               // socket of the agent to use, "none", or "" for the default
-	silent bool                 // nobody can be asked for a passphrase
-	quiet  bool                 // standard error is somebody else's too: warnings only
+	// keychain finds logins for registries; nil: docker's configuration.
+	keychain authn.Keychain
+
+	silent bool // nobody can be asked for a passphrase
+	quiet  bool // standard error is somebody else's too: warnings only
 }
 
 // run executes one command line and returns the exit status.

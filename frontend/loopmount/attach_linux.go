@@ -21,11 +21,11 @@ const (
 	// pollEvery is the pause between looks at a device that should detach.
 	pollEvery = 5 * time.Millisecond
 
-	loopFlags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
+	loopFlags = unix.LO_FLAGS_DIRECT_IO
 )
 
 // A Loop is an attached loop device, held open. It detaches when it is closed
-// and nothing else, such as a mount, uses it.
+// and nothing else, such as a mount, uses it; if it is to stay, by Clear.
 type Loop struct {
 	// Device is its path, /dev/loopN.
 	Device string
@@ -134,6 +134,9 @@ func configure(fd, backing int, file string, o Options) error {
 	if !o.Writable {
 		c.Info.Flags |= unix.LO_FLAGS_READ_ONLY
 	}
+	if !o.Stays {
+		c.Info.Flags |= unix.LO_FLAGS_AUTOCLEAR
+	}
 	copy(c.Info.File_name[:len(c.Info.File_name)-1], file)
 	err := unix.IoctlLoopConfigure(fd, &c)
 	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTTY) {
@@ -142,7 +145,7 @@ func configure(fd, backing int, file string, o Options) error {
 	if err := unix.IoctlSetInt(fd, unix.LOOP_SET_FD, backing); err != nil {
 		return err
 	}
-	c.Info.Flags = unix.LO_FLAGS_AUTOCLEAR // from here on closing fd undoes all
+	c.Info.Flags &= unix.LO_FLAGS_AUTOCLEAR // from here on closing fd undoes all, if it is to
 	if err := unix.IoctlLoopSetStatus64(fd, &c.Info); err != nil {
 		_ = unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0)
 		return err
@@ -171,6 +174,32 @@ func (l *Loop) setUp(o Options) error {
 		return fmt.Errorf("loop: set readahead of %s to %s KiB: %w", l.Device, kib, err)
 	}
 	return nil
+}
+
+// Clear detaches a device that stays. The error is ErrBusy, with nothing changed, if it is
+// mounted, in whatever mount namespace. One that is open goes when it is closed.
+func Clear(device string) error {
+	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("loop: detach %s: %w", device, ErrBusy)
+	}
+	if err == nil {
+		err = unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0)
+		_ = unix.Close(fd)
+	}
+	if err != nil && !errors.Is(err, unix.ENXIO) { // nothing is attached
+		return fmt.Errorf("loop: detach %s: %w", device, err)
+	}
+	return nil
+}
+
+// BackingFile says what a device reads, "" if nothing.
+func BackingFile(device string) (string, error) {
+	number, ok := loopNumber(device)
+	if !ok {
+		return "", fmt.Errorf("loop: %s is no loop device", device)
+	}
+	return backingFile(number)
 }
 
 // Close lets go of the device, which detaches once nothing else uses it.

@@ -26,7 +26,7 @@ func Mount(ctx context.Context, file, dir string, o Options) (*Mounted, error) {
 	}
 	flags, data := uintptr(unix.MS_RDONLY), "noload"
 	if o.Writable {
-		flags, data = 0, ""
+		flags, data = 0, "discard" // what is deleted gives its space back
 	}
 	err = unix.Mount(l.Device, dir, "ext4", flags, data)
 	// The mount keeps the device from here on; without one it detaches now.

@@ -35,6 +35,10 @@ var _ host.Frontend = (*File)(nil)
 // A fileState is what the next process needs to go on with a session.
 type fileState struct {
 	Session fuse.State `json:"session"`
+	// Reserved is how many blocks of a mount's file system are set aside; 0: none.
+	Reserved int64 `json:"reserved,omitempty"`
+	// Device reads the file; "": none that stays.
+	Device string `json:"device,omitempty"`
 }
 
 // Offer implements [host.Frontend]: o.Where is the directory, o.Name the file.
@@ -138,7 +142,7 @@ func (f *File) keep(o host.Offer, s *fuse.Session) error {
 	defer func() { _ = d.File.Close() }()
 	var state json.RawMessage
 	if err = f.Keeper.Keep(d.Name, d.File); err == nil {
-		state, err = json.Marshal(fileState{s.State()})
+		state, err = json.Marshal(fileState{Session: s.State()})
 	}
 	if err == nil {
 		err = o.Save(state)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockdev"
 	"github.com/rivuletfs/rivulet/blockdev/blockdevtest"
+	"github.com/rivuletfs/rivulet/frontend/loopmount"
 	"github.com/rivuletfs/rivulet/frontend/nbd/nbdclient"
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/keep"
@@ -355,6 +357,134 @@ func TestMountWritten(t *testing.T) {
 		}
 	}
 	s.detach(o)
+}
+
+// TestBlock writes to a device, over a release and a loss of its descriptor, and finds it in the disk.
+func TestBlock(t *testing.T) {
+	flat := ext4Disk(t)
+	disk := &flatWriter{b: make([]byte, flat.Size())}
+	if _, err := flat.ReadAt(disk.b, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := newStage(t, disk)
+	run, dir := t.TempDir(), t.TempDir()
+	link := filepath.Join(dir, "device")
+	block := func() *Block { return &Block{File: File{Keeper: s.keeper, Logger: s.log}, Runtime: run} }
+	// use mounts the device as somebody else would, and writes a file.
+	use := func(o host.Offered, name string, during func()) {
+		t.Helper()
+		at := t.TempDir()
+		if to, err := os.Readlink(link); err != nil || to != o.Address() {
+			t.Fatalf("the link leads to %q, %v, not %q", to, err, o.Address())
+		}
+		if err := unix.Mount(link, at, "ext4", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		if during != nil {
+			during()
+		}
+		err := os.WriteFile(filepath.Join(at, name), content, 0o600)
+		if err = errors.Join(err, unix.Unmount(at, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := block()
+	o := s.must(s.offer(b, link, "", nil))
+	use(o, "g", func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := o.Detach(ctx, false); !errors.Is(err, host.ErrBusy) {
+			t.Errorf("detached while it is mounted: %v", err)
+		}
+		in := s.release(b)
+		b = block()
+		again := s.must(s.offer(b, link, "", again(in)))
+		if again.Address() != o.Address() {
+			t.Errorf("the device is %s, was %s", again.Address(), o.Address())
+		}
+		o = again
+	})
+	s.release(b).Close()
+	b = block()
+	o = s.must(s.offer(b, link, "", again(&keep.Inherited{})))
+	use(o, "h", nil)
+	device := o.Address()
+	s.detach(o)
+	if file, err := loopmount.BackingFile(device); err != nil || file != "" {
+		t.Errorf("%s reads %q, %v", device, file, err)
+	}
+	s.nothingLeft(run, dir)
+	if _, err := os.Lstat(link); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the link is left: %v", err)
+	}
+	o = s.must(s.offer(block(), link, "", nil))
+	at := t.TempDir()
+	if err := unix.Mount(link, at, "ext4", unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"f", "g", "h"} {
+		if got := readPast(t, filepath.Join(at, name)); !bytes.Equal(got, content) {
+			t.Errorf("%s: %d bytes read, or wrong ones", name, len(got))
+		}
+	}
+	if err := unix.Unmount(at, 0); err != nil {
+		t.Fatal(err)
+	}
+	s.detach(o)
+	if _, err := s.offer(block(), "relative", "", nil); !errors.As(err, new(host.SpecError)) {
+		t.Errorf("a relative link: %v", err)
+	}
+}
+
+// TestMountRoom fills a mount, also one that is made anew in another process: what
+// may be written is bounded, and is met as a full disk.
+func TestMountRoom(t *testing.T) {
+	flat := ext4Disk(t)
+	disk := &flatWriter{b: make([]byte, flat.Size())}
+	if _, err := flat.ReadAt(disk.b, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := newStage(t, disk)
+	run, dir := t.TempDir(), t.TempDir()
+	m := s.mount(run)
+	room := func(o *host.Offer) { o.Room = 256 << 10 }
+	s.must(s.offer(m, dir, "", room))
+	fill := func(name string, bytes int) error {
+		return os.WriteFile(filepath.Join(dir, name), make([]byte, bytes), 0o600)
+	}
+	if err := fill("most", 192<<10); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill("more", 128<<10); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("beyond the room: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "more")); err != nil {
+		t.Fatal(err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Syncfs(int(d.Fd())), d.Close()); err != nil { // or it goes with the mount
+		t.Fatal(err)
+	}
+	s.release(m).Close()
+	m = s.mount(run)
+	o := s.must(s.offer(m, dir, "", func(o *host.Offer) {
+		room(o)
+		again(&keep.Inherited{})(o)
+	}))
+	if err := fill("more", 128<<10); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("beyond the room, mounted anew: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "most")); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill("more", 128<<10); err != nil {
+		t.Errorf("in the room of what was removed: %v", err)
+	}
+	s.detach(o)
+	s.nothingLeft(run, dir)
 }
 
 func (s *stage) nothingLeft(run, dir string) {

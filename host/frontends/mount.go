@@ -2,6 +2,7 @@ package frontends
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -67,6 +68,11 @@ func (m *Mount) Offer(ctx context.Context, o host.Offer) (host.Offered, error) {
 	resumed, err := m.begin(&o, f)
 	if err == nil {
 		f.loop, err = m.onLoop(ctx, &o, hidden, resumed)
+		if err == nil {
+			if err = f.limit(&o); err != nil {
+				err = errors.Join(err, f.loop.Detach())
+			}
+		}
 		if err != nil {
 			err = errors.Join(err, f.session.Close(), m.over(o.ID))
 		}
@@ -111,6 +117,39 @@ func (m *Mount) onLoop(ctx context.Context, o *host.Offer, hidden string, resume
 	}
 	_, writable := o.Device.(blockdev.Writer)
 	return loopmount.Mount(ctx, file, dir, loopmount.Options{BlockSize: blockSize, ReadAhead: readAhead, Writable: writable})
+}
+
+// ext4 sets the lesser of a fiftieth of its blocks and this many aside by itself, for its own
+// tables.
+const leastReserved = 4096
+
+// limit leaves o.Room of the file system's free space. What that was before anything was
+// written is remembered, so that a later mount of the same disk leaves no more.
+func (o *offeredMount) limit(offer *host.Offer) error {
+	if offer.Room == 0 {
+		return nil
+	}
+	var st fileState
+	if offer.State != nil {
+		if err := json.Unmarshal(offer.State, &st); err != nil {
+			return fmt.Errorf("mount %s: state: %w", o.dir, err)
+		}
+	}
+	if st.Reserved == 0 {
+		free, size, err := o.loop.Free()
+		if err != nil {
+			return err
+		}
+		st.Reserved = max(free-offer.Room/size, min(free/50, leastReserved), 1)
+	}
+	if err := o.loop.Reserve(st.Reserved); err != nil {
+		return err
+	}
+	state, err := json.Marshal(fileState{Session: o.session.State(), Reserved: st.Reserved})
+	if err != nil {
+		return err
+	}
+	return offer.Save(state)
 }
 
 // An offeredMount is a mount, its loop device's file and that file's session.
