@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -38,7 +39,17 @@ import (
 // Things are made under other names, beginning with a dot, and get theirs when they are
 // whole. What a process leaves behind that was killed is removed by the next that
 // makes the same.
-type Cache struct{ dir string }
+//
+// Its fields are set before it is used first.
+type Cache struct {
+	Records Records           // where the image will be published; nil: nothing is known of that
+	Tell    func(line string) // as of Python; may be nil
+	Bound   int64             // bytes of all of it, beyond which what is used least goes; 0: DefaultBound
+
+	dir   string
+	mu    sync.Mutex // guards what follows
+	notes []note
+}
 
 // OpenCache makes the folder if need be. Images that nobody else may read are unpacked
 // there, so it is the user's alone.
@@ -48,7 +59,7 @@ func OpenCache(dir string) (*Cache, error) {
 			return nil, err
 		}
 	}
-	return &Cache{dir}, nil
+	return &Cache{dir: dir}, nil
 }
 
 func (c *Cache) path(parts ...string) string {
@@ -124,12 +135,18 @@ func (c *Cache) base(ctx context.Context, layers []*source.Layer, temp string) (
 		return nil, errors.New("packages are installed for the image below them: name one first, such as oci:DIR")
 	}
 	b := &base{cache: c, layers: layers, name: chainOf(layers), temp: temp}
-	if b.readTarget() {
-		return b, nil
+	if !b.readTarget() {
+		var err error
+		if b.target, err = c.foundTarget(ctx, b.name); err != nil {
+			return nil, err
+		}
 	}
-	if _, err := b.root(ctx); err != nil {
-		return nil, err
+	if b.target == nil {
+		if _, err := b.root(ctx); err != nil {
+			return nil, err
+		}
 	}
+	c.noted(targetKind, targetVersion+b.name, b.target)
 	return b, nil
 }
 
@@ -222,6 +239,9 @@ type Installed struct {
 	Paths     map[string]string `json:"paths"`   // of files, to what tells their contents apart
 	Installed time.Time         `json:"made_at"` // when
 	Used      time.Time         `json:"-"`       // when an image had it last
+	Import    *python.Import    `json:"import,omitempty"`
+
+	make func(ctx context.Context) (*Installed, error) // of one that is known by a record alone
 }
 
 // installed returns an installation that is whole.
@@ -245,9 +265,22 @@ func (c *Cache) installed(key string) (*Installed, bool) {
 	return &in, true
 }
 
-// install returns an installation, which write makes if it is not there. Of all
-// processes, one makes it, and the others wait.
-func (c *Cache) install(ctx context.Context, key string, write func(ctx context.Context, w io.Writer) (*Installed, error)) (_ *Installed, err error) {
+// install returns an installation, which write makes if it is neither here nor known by a
+// record. Of all processes, one makes it, and the others wait. what names the package.
+func (c *Cache) install(ctx context.Context, key, what string, write func(ctx context.Context, w io.Writer) (*Installed, error)) (*Installed, error) {
+	in, ok := c.installed(key)
+	if !ok {
+		var err error
+		in, err = c.recorded(ctx, key, what, func(ctx context.Context) (*Installed, error) { return c.installHere(ctx, key, write) })
+		if err != nil || in != nil {
+			return in, err
+		}
+	}
+	return c.installHere(ctx, key, write)
+}
+
+// installHere is install without records.
+func (c *Cache) installHere(ctx context.Context, key string, write func(ctx context.Context, w io.Writer) (*Installed, error)) (_ *Installed, err error) {
 	use := func(in *Installed) (*Installed, error) {
 		now := time.Now()
 		return in, os.Chtimes(c.path("installed", key+".json"), now, now)
@@ -289,19 +322,21 @@ func (c *Cache) install(ctx context.Context, key string, write func(ctx context.
 	if err := os.Rename(made, final); err != nil {
 		return nil, err
 	}
+	return in, c.mark(in)
+}
+
+// mark writes what an installation is. Only who has its lock does.
+func (c *Cache) mark(in *Installed) error {
 	data, err := json.Marshal(in)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	mark := c.path("installed", key+".json")
+	mark := c.path("installed", in.Key+".json")
 	half, err := fresh(mark)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := errors.Join(os.WriteFile(half, data, 0o644), os.Rename(half, mark)); err != nil {
-		return nil, err
-	}
-	return in, nil
+	return errors.Join(os.WriteFile(half, data, 0o644), os.Rename(half, mark))
 }
 
 // layer returns an installation as a layer.
@@ -310,7 +345,10 @@ func (c *Cache) layer(in *Installed) (*source.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return source.NewLayer(id, in.Size, func(context.Context) (io.ReadCloser, error) {
+	return source.NewLayer(id, in.Size, func(ctx context.Context) (io.ReadCloser, error) {
+		if in.make != nil {
+			return c.openRecorded(ctx, in)
+		}
 		return os.Open(c.path("installed", in.Key+".tar"))
 	}), nil
 }
@@ -324,6 +362,7 @@ func (c *Cache) image(made []*Installed) (*source.Image, error) {
 			return nil, err
 		}
 		img.Layers = append(img.Layers, l)
+		c.noted(installationKind, in.Key, in)
 	}
 	return img, nil
 }

@@ -192,7 +192,7 @@ func (n *Node) installOne(ctx context.Context, p *npm.Package, dir, registry str
 		return nil, err
 	}
 	key := sha256.Sum256(of)
-	return n.Cache.install(ctx, hex.EncodeToString(key[:]), func(ctx context.Context, out io.Writer) (*Installed, error) {
+	return n.Cache.install(ctx, hex.EncodeToString(key[:]), p.Name+" "+p.Version, func(ctx context.Context, out io.Writer) (*Installed, error) {
 		name := strings.ReplaceAll(strings.TrimPrefix(p.Name, "@"), "/", "-") + "-" + p.Version + ".tgz"
 		file, err := n.Cache.fetch(ctx, p.Address(registry), name, p.SHA512, nil)
 		if err != nil {

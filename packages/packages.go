@@ -86,6 +86,9 @@ func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer)
 	if err != nil {
 		return nil, err
 	}
+	if err := o.measure(ctx, made); err != nil {
+		return nil, err
+	}
 	tellCollisions(made, p.Tell)
 	img, err := p.Cache.image(made)
 	if err != nil {
@@ -334,7 +337,7 @@ func (o *opening) installOne(ctx context.Context, p *lock.Package) (*Installed, 
 	if err != nil {
 		return nil, err
 	}
-	return o.Cache.install(ctx, key, func(ctx context.Context, out io.Writer) (*Installed, error) {
+	return o.Cache.install(ctx, key, p.Name+" "+p.Version, func(ctx context.Context, out io.Writer) (*Installed, error) {
 		file, err := o.fetch(ctx, from)
 		if err != nil {
 			return nil, err
