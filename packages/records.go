@@ -81,6 +81,27 @@ func (c *Cache) Used() ([]Record, error) {
 	return out, nil
 }
 
+// Distrust forgets Records, and what they said.
+func (c *Cache) Distrust() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Records, c.notes = nil, nil
+}
+
+// Imports returns what imports of the Python packages that were used read, in the order of
+// their layers.
+func (c *Cache) Imports() []*python.Import {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []*python.Import
+	for _, n := range c.notes {
+		if in, ok := n.value.(*Installed); ok && in.Import != nil {
+			out = append(out, in.Import)
+		}
+	}
+	return out
+}
+
 // foundTarget returns what a record says of an image's Python, or nil.
 func (c *Cache) foundTarget(ctx context.Context, chain string) (*python.Target, error) {
 	if c.Records == nil {

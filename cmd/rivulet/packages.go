@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/rivuletfs/rivulet/flatten/source"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/packages"
@@ -53,24 +52,6 @@ func openPackages() (*packages.Cache, error) {
 func isPackage(src string) bool {
 	scheme, _, _ := strings.Cut(src, ":")
 	return scheme == packages.NodeScheme || slices.Contains(packages.Schemes, scheme)
-}
-
-// extensions returns what opens the sources that are packages, if there are any.
-func (a *app) extensions(srcs []string, apart bool, temp string) (map[string]source.Extension, error) {
-	if !slices.ContainsFunc(srcs, isPackage) {
-		return nil, nil
-	}
-	cache, err := openPackages()
-	if err != nil {
-		return nil, err
-	}
-	tell := func(line string) { a.note("%s", line) }
-	p := &packages.Python{Cache: cache, TempDir: temp, Apart: apart, Tell: tell}
-	out := map[string]source.Extension{packages.NodeScheme: &packages.Node{Cache: cache, TempDir: temp, Tell: tell}}
-	for _, scheme := range packages.Schemes {
-		out[scheme] = p
-	}
-	return out, nil
 }
 
 // writeLock writes the lock of what was published.

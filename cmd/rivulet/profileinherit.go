@@ -170,6 +170,7 @@ type publication struct {
 	*publish.Result
 	Converted string      `json:"converted,omitempty"` // image, as REPOSITORY:TAG@DIGEST
 	Inherited []inherited `json:"inherited,omitempty"` // profiles of the name's image before
+	Imports   int         `json:"imports,omitempty"`   // frames of the plan that imports of packages read
 }
 
 // inheritAfter gives an image that was just published under a name what starts of

@@ -58,8 +58,10 @@ type publishFlags struct {
 	zone                      string
 	recipients, files, trusts []string
 	check, json               bool
-	apart                     bool   // --packages-apart
-	lock                      string // file for the lock of the image's packages
+	apart                     bool            // --packages-apart
+	resolver                  string          // --resolver
+	packages                  *packageSources // what opens those of the sources that are packages; nil: none is
+	lock                      string          // file for the lock of the image's packages
 	converted                 bool
 	convertedTag              string
 }
@@ -122,7 +124,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 			if err != nil {
 				return err
 			}
-			if opts.Source.Extensions, err = a.extensions(args, flags.apart, opts.TempDir); err != nil {
+			if flags.packages, err = a.openPackageSources(args, &flags, &opts); err != nil {
 				return err
 			}
 			return a.publishShown(cmd.Context(), args, &flags, &opts, to)
@@ -139,6 +141,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 	f.BoolVar(&flags.converted, "converted", false, "in a registry: write an index of image and disk too, at the image's tag and -rivulet")
 	f.StringVar(&flags.convertedTag, "converted-tag", "", "the same, at this tag")
 	f.StringVar(&flags.lock, "lock", "", "write the lock of the image's packages to this file (pylock.toml)")
+	f.StringVar(&flags.resolver, "resolver", "pip", "what chooses Python packages: pip or uv")
 	f.BoolVar(&flags.apart, "packages-apart", false, "put each package into /packages/NAME==VERSION, and a path file into site-packages")
 	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd
@@ -173,6 +176,7 @@ func (a *app) publishShown(ctx context.Context, srcs []string, flags *publishFla
 		}
 	}
 	p.Inherited = a.inheritAfter(ctx, o, res)
+	p.Imports = a.importsAfter(ctx, o, &p, flags.packages)
 	if err := a.published(&p, flags.json); err != nil {
 		return err
 	}
@@ -220,6 +224,9 @@ func (f *publishFlags) parse(o *publish.Options) (err error) {
 // publish publishes an image into the origin that open opens. What a far origin will be
 // asked first is asked while it is opened.
 func (a *app) publish(ctx context.Context, srcs []string, f *publishFlags, o *publish.Options, open func(context.Context, store.Options) (origin.Origin, error)) (origin.Origin, *publish.Result, error) {
+	if f.packages != nil {
+		return a.publishPackages(ctx, srcs, f, o, open)
+	}
 	d, err := publish.Open(ctx, srcs, o.Source, o.TempDir)
 	if err != nil {
 		return nil, nil, err
@@ -363,6 +370,9 @@ func (a *app) published(r *publication, asJSON bool) error {
 		r.NewChunks, size(r.NewBytes), size(r.FetchedBytes), r.LayersKnown, r.Layers)
 	if r.Converted != "" {
 		a.note("converted image: %s", r.Converted)
+	}
+	if r.Imports > 0 {
+		a.note("what imports of its packages read: %d frames", r.Imports)
 	}
 	for _, i := range r.Inherited {
 		a.note("inherited from the name's image before: what starts of workload %s read, %d frames", shownWorkload(i.Workload), i.Frames)
