@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -31,10 +32,12 @@ import (
 //
 //	bases/CHAIN/root         the tree of an image that packages were installed for
 //	bases/CHAIN/target.json  the Python that it has
+//	bases/CHAIN/bytes        of the tree
 //	files/DIGEST/NAME        a wheel or a tarball
 //	installed/KEY.tar        an installation: a layer
 //	installed/KEY.json       what it is; written last, it says that the installation is whole
 //	locks/NAME               held by whoever makes one of these
+//	uses/KIND-NAME           when it was used last, and before
 //
 // Things are made under other names, beginning with a dot, and get theirs when they are
 // whole. What a process leaves behind that was killed is removed by the next that
@@ -49,12 +52,13 @@ type Cache struct {
 	dir   string
 	mu    sync.Mutex // guards what follows
 	notes []note
+	grown bool // something was added
 }
 
 // OpenCache makes the folder if need be. Images that nobody else may read are unpacked
 // there, so it is the user's alone.
 func OpenCache(dir string) (*Cache, error) {
-	for _, d := range []string{"bases", "files", "installed", "locks"} {
+	for _, d := range []string{"bases", "files", "installed", "locks", "uses"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, err
 		}
@@ -162,6 +166,7 @@ func (b *base) readTarget() bool {
 
 // root returns the folder with the image's tree.
 func (b *base) root(ctx context.Context) (string, error) {
+	defer b.cache.used(baseKind, b.name)
 	dir := b.cache.path("bases", b.name)
 	root := filepath.Join(dir, "root")
 	if isDir(root) && (b.target != nil || b.readTarget()) {
@@ -207,7 +212,11 @@ func (b *base) make(ctx context.Context, dir string) error {
 	if b.target == nil { // else others read it
 		b.target = t
 	}
-	return os.WriteFile(filepath.Join(dir, "target.json"), append(data, '\n'), 0o644)
+	b.cache.grew()
+	// Trees have many files: their sizes are added up once.
+	size := strconv.AppendInt(nil, bytesBelow(root), 10)
+	return errors.Join(os.WriteFile(filepath.Join(dir, "bytes"), size, 0o644),
+		os.WriteFile(filepath.Join(dir, "target.json"), append(data, '\n'), 0o644))
 }
 
 func isDir(path string) bool {
@@ -283,6 +292,7 @@ func (c *Cache) install(ctx context.Context, key, what string, write func(ctx co
 func (c *Cache) installHere(ctx context.Context, key string, write func(ctx context.Context, w io.Writer) (*Installed, error)) (_ *Installed, err error) {
 	use := func(in *Installed) (*Installed, error) {
 		now := time.Now()
+		c.used(installedKind, key)
 		return in, os.Chtimes(c.path("installed", key+".json"), now, now)
 	}
 	if in, ok := c.installed(key); ok {
@@ -322,6 +332,8 @@ func (c *Cache) installHere(ctx context.Context, key string, write func(ctx cont
 	if err := os.Rename(made, final); err != nil {
 		return nil, err
 	}
+	c.grew()
+	c.used(installedKind, key)
 	return in, c.mark(in)
 }
 

@@ -48,7 +48,9 @@ func TestImports(t *testing.T) {
 		if fails := in.Name == "ff"; fails != strings.Contains(i.Error, "No module named 'no_such_module'") || fails != (i.Error != "") {
 			t.Errorf("%s: error %q", in.Name, i.Error)
 		}
-		if len(read) == 0 || slices.ContainsFunc(read, func(f string) bool { return !strings.Contains(f, ".cpython-") && !strings.HasSuffix(f, ".pth") || strings.HasPrefix(f, "unused") }) {
+		if len(read) == 0 || slices.ContainsFunc(read, func(f string) bool {
+			return !strings.Contains(f, ".cpython-") && !strings.HasSuffix(f, ".pth") || strings.HasPrefix(f, "unused")
+		}) {
 			t.Errorf("%s: it read %q, want bytecode and path files alone", in.Name, read)
 		}
 	}

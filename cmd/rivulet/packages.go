@@ -26,6 +26,9 @@ import (
 // packagesEnvironment names the variable that says where packages are kept.
 const packagesEnvironment = "RIVULET_PACKAGES"
 
+// boundEnvironment names the variable that says how much is kept there.
+const boundEnvironment = "RIVULET_PACKAGES_SIZE"
+
 func packagesDir() (string, error) {
 	if dir := os.Getenv(packagesEnvironment); dir != "" {
 		return filepath.Abs(dir)
@@ -45,7 +48,16 @@ func openPackages() (*packages.Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	return packages.OpenCache(dir)
+	c, err := packages.OpenCache(dir)
+	if err != nil {
+		return nil, err
+	}
+	if text := os.Getenv(boundEnvironment); text != "" {
+		if c.Bound, err = parseSize(text); err != nil || c.Bound <= 0 {
+			return nil, usagef("%s=%q: want a size, such as 20G", boundEnvironment, text)
+		}
+	}
+	return c, nil
 }
 
 // isPackage reports whether a source is opened by an extension.

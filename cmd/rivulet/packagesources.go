@@ -73,7 +73,13 @@ func (a *app) publishPackages(ctx context.Context, srcs []string, f *publishFlag
 	if err != nil {
 		return nil, nil, err
 	}
-	return place, res, f.packages.tellRecords(ctx, place, o)
+	if err := f.packages.tellRecords(ctx, place, o); err != nil {
+		return nil, nil, err
+	}
+	if err := f.packages.cache.Trim(ctx); err != nil {
+		a.note("rivulet: %v", err)
+	}
+	return place, res, nil
 }
 
 // publishDraft opens the sources and publishes them. Installing may have taken long, so
