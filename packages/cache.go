@@ -244,11 +244,11 @@ type Installed struct {
 	SHA512    string            `json:"sha512,omitempty"`
 	Target    string            `json:"target"` // interpreter and platform
 	DiffID    string            `json:"diff_id"`
-	Size      int64             `json:"size"`    // of the layer in bytes
-	Paths     map[string]string `json:"paths"`   // of files, to what tells their contents apart
-	Installed time.Time         `json:"made_at"` // when
-	Used      time.Time         `json:"-"`       // when an image had it last
-	Import    *python.Import    `json:"import,omitempty"`
+	Size      int64             `json:"size"`             // of the layer in bytes
+	Paths     map[string]string `json:"paths"`            // of files, to what tells their contents apart
+	Installed time.Time         `json:"made_at"`          // when
+	Used      time.Time         `json:"-"`                // when an image had it last
+	Import    *python.Import    `json:"import,omitempty"` // nil: not measured yet
 
 	make func(ctx context.Context) (*Installed, error) // of one that is known by a record alone
 }

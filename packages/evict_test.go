@@ -75,7 +75,7 @@ func TestTrim(t *testing.T) {
 		}
 		return strings.Join(out, " ")
 	}
-	c.Bound = 103_000
+	c.Bound = 102_000
 	if err := c.Trim(ctx); err != nil || names() != "held lately now often unused" {
 		t.Errorf("nothing was added: %s, %v", names(), err)
 	}

@@ -149,13 +149,46 @@ type listedPackage struct {
 	Files   int    `json:"files,omitempty"`
 	DiffID  string `json:"diff_id,omitempty"`
 	Used    string `json:"used,omitempty"`
+
+	// What importing it took, measured once where it was installed.
+	Modules       []string `json:"modules,omitempty"`
+	ImportSeconds float64  `json:"import_seconds,omitempty"`
+	ImportBytes   int64    `json:"import_bytes,omitempty"` // of its own files
+	ImportError   string   `json:"import_error,omitempty"`
+}
+
+// imported says in a few words how long an import took.
+func (p *listedPackage) imported() string {
+	switch {
+	case p.ImportError != "":
+		return "fails"
+	case len(p.Modules) == 0:
+		return "-"
+	}
+	return fmt.Sprintf("%.0f ms", p.ImportSeconds*1000)
+}
+
+// importedLong says what was imported, how long it took and what it read.
+func (p *listedPackage) importedLong() string {
+	names := strings.Join(p.Modules, ", ")
+	switch {
+	case p.ImportError != "":
+		return fmt.Sprintf("%s: fails: %s", names, p.ImportError)
+	case len(p.Modules) == 0:
+		return "-"
+	}
+	return fmt.Sprintf("%s: %.0f ms, reads %s of its files", names, p.ImportSeconds*1000, size(p.ImportBytes))
 }
 
 func listedInstalled(in *packages.Installed) listedPackage {
-	return listedPackage{
+	p := listedPackage{
 		Name: in.Name, Version: in.Version, Wheel: in.Wheel, SHA256: in.SHA256, Target: in.Target, Bytes: in.Size,
 		Files: len(in.Paths), DiffID: in.DiffID, Used: in.Used.UTC().Format(time.DateTime),
 	}
+	if i := in.Import; i != nil {
+		p.Modules, p.ImportSeconds, p.ImportBytes, p.ImportError = i.Modules, i.Seconds, i.Bytes(), i.Error
+	}
+	return p
 }
 
 func (a *app) packagesLsCommand() *cobra.Command {
@@ -203,13 +236,13 @@ func (a *app) packagesLsCommand() *cobra.Command {
 func (a *app) printPackages(list []listedPackage, installed bool) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	if installed {
-		fmt.Fprintln(w, "NAME\tVERSION\tFILES\tSIZE\tUSED\tFOR")
+		fmt.Fprintln(w, "NAME\tVERSION\tFILES\tSIZE\tIMPORT\tUSED\tFOR")
 	} else {
 		fmt.Fprintln(w, "NAME\tVERSION\tWHEEL")
 	}
 	for _, p := range list {
 		if installed {
-			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", printable(p.Name), printable(p.Version), p.Files, size(p.Bytes), p.Used, printable(p.Target))
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", printable(p.Name), printable(p.Version), p.Files, size(p.Bytes), p.imported(), p.Used, printable(p.Target))
 		} else {
 			fmt.Fprintf(w, "%s\t%s\t%s\n", printable(p.Name), printable(p.Version), printable(p.Wheel))
 		}
@@ -273,6 +306,7 @@ of the store's images have it. Images that are locked for others are left out.`,
 			}
 			for _, p := range shown {
 				a.printf("%s %s\n  wheel   %s\n  sha256  %s\n  for     %s\n  layer   %s, %s, %d files\n  used    %s\n", p.Name, p.Version, p.Wheel, p.SHA256, p.Target, p.DiffID, size(p.Bytes), p.Files, p.Used)
+				a.printf("  import  %s\n", printable(p.importedLong()))
 				a.printf("  images  %s\n", strings.Join(p.Images, " "))
 			}
 			return nil

@@ -34,7 +34,19 @@ type Import struct {
 type Read struct {
 	Path   string     `json:"path"`             // in the image
 	At     float64    `json:"at"`               // seconds since the import began
+	Bytes  int64      `json:"bytes"`            // of the file
 	Ranges [][2]int64 `json:"ranges,omitempty"` // offset and length; none: all of it
+}
+
+// Size returns how many bytes were read.
+func (r *Read) Size() (n int64) {
+	for _, part := range r.Ranges {
+		n += max(0, min(part[1], r.Bytes-part[0]))
+	}
+	if len(r.Ranges) == 0 {
+		n = r.Bytes
+	}
+	return n
 }
 
 // Bounds of what is remembered of an import.
@@ -59,7 +71,7 @@ func (i *Import) Check() error {
 		ok = ok && moduleName().MatchString(m)
 	}
 	for _, r := range i.Reads {
-		ok = ok && r.Path != "" && len(r.Path) <= 4096 && path.Clean("/"+r.Path) == "/"+r.Path && plausible(r.At) && len(r.Ranges) <= maxRanges
+		ok = ok && r.Path != "" && len(r.Path) <= 4096 && path.Clean("/"+r.Path) == "/"+r.Path && plausible(r.At) && r.Bytes >= 0 && len(r.Ranges) <= maxRanges
 		for _, part := range r.Ranges {
 			ok = ok && part[0] >= 0 && part[1] > 0 && part[0] < math.MaxInt64-part[1]
 		}
@@ -68,6 +80,14 @@ func (i *Import) Check() error {
 		return errors.New("what is said of an import is malformed")
 	}
 	return nil
+}
+
+// Bytes returns how many bytes were read.
+func (i *Import) Bytes() (n int64) {
+	for k := range i.Reads {
+		n += i.Reads[k].Size()
+	}
+	return n
 }
 
 // plausible reports whether seconds are a time that an import may take.
@@ -181,5 +201,5 @@ type rawRead Read
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (r *rawRead) UnmarshalJSON(b []byte) error {
-	return json.Unmarshal(b, &[]any{&r.Path, &r.At, &r.Ranges})
+	return json.Unmarshal(b, &[]any{&r.Path, &r.At, &r.Bytes, &r.Ranges})
 }

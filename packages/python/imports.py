@@ -58,7 +58,7 @@ try:
     parts = mapped()
 except OSError:
     parts = {}
-reads = [[p[len(prefix):], at, None] for p, at in read.items() if p not in parts]
+reads = [[p[len(prefix):], at, os.path.getsize(p), None] for p, at in read.items() if p not in parts and os.path.isfile(p)]
 for path, list_ in parts.items():
     ranges = []
     for n in list_:
@@ -66,7 +66,7 @@ for path, list_ in parts.items():
             ranges[-1][1] += ask["step"]
         else:
             ranges.append([n * ask["step"], ask["step"]])
-    reads.append([path[len(prefix):], linked.get(path, took), ranges])
+    reads.append([path[len(prefix):], linked.get(path, took), os.path.getsize(path), ranges])
 reads.sort(key=lambda r: r[1])
 json.dump({"seconds": took, "error": error[:500], "reads": reads}, out)
 out.flush()
