@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/packages/python"
 )
 
@@ -51,11 +52,12 @@ func (o *opening) measure(ctx context.Context, made []*Installed) error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(o.TempDir, "rivulet-import-*")
+	temp, err := scratch.Make(o.TempDir, "import")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = removeTree(dir) }()
+	defer func() { _ = temp.Remove() }()
+	dir := temp.Path
 	if err := o.unpack(ctx, dir, made); err != nil {
 		return fmt.Errorf("unpack packages, to import them: %w", err)
 	}

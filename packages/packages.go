@@ -35,6 +35,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/flatten/source"
 	"github.com/rivuletfs/rivulet/flatten/zipfile"
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/packages/lock"
 	"github.com/rivuletfs/rivulet/packages/python"
 	"github.com/rivuletfs/rivulet/packages/wheel"
@@ -386,15 +387,16 @@ func (o *opening) build(ctx context.Context, root, file string) (built string, r
 	if err != nil {
 		return "", nil, err
 	}
-	dir, err := os.MkdirTemp(o.TempDir, "rivulet-build-*")
+	temp, err := scratch.Make(o.TempDir, "build")
 	if err != nil {
 		return "", nil, err
 	}
 	defer func() {
 		if err != nil {
-			_ = os.RemoveAll(dir)
+			_ = temp.Remove()
 		}
 	}()
+	dir := temp.Path
 	env := filepath.Join(dir, "env")
 	if err := os.Mkdir(env, 0o755); err != nil {
 		return "", nil, err
@@ -418,7 +420,7 @@ func (o *opening) build(ctx context.Context, root, file string) (built string, r
 	if built, err = s.Build(ctx, root, env, dir); err != nil {
 		return "", nil, fmt.Errorf("build: %w", err)
 	}
-	return built, func() { _ = os.RemoveAll(dir) }, nil
+	return built, func() { _ = temp.Remove() }, nil
 }
 
 // provide installs what a build requires, wheels alone, into the folder env.

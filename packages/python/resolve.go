@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/rivuletfs/rivulet/internal/lateregexp"
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/packages/lock"
 	"github.com/rivuletfs/rivulet/packages/sandbox"
 	"github.com/rivuletfs/rivulet/packages/wheel"
@@ -153,11 +154,12 @@ type item struct {
 // order. What the image has already is left out, as pip does. Only wheels are chosen. Temporary files go
 // into tempDir.
 func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Request, tempDir string) (*lock.Lock, error) {
-	dir, err := os.MkdirTemp(tempDir, "rivulet-requirements-*")
+	temp, err := scratch.Make(tempDir, "requirements")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
+	defer func() { _ = temp.Remove() }()
+	dir := temp.Path
 	if err := os.Chmod(dir, 0o755); err != nil { // the sandbox is another user
 		return nil, err
 	}
