@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -29,8 +30,8 @@ type packageSources struct{ cache *packages.Cache }
 
 // openPackageSources returns nil if no source is a package; else it has o open them.
 func (a *app) openPackageSources(srcs []string, f *publishFlags, o *publish.Options) (*packageSources, error) {
-	if f.resolver != "pip" && f.resolver != "uv" {
-		return nil, usagef("--resolver %q: want pip or uv", f.resolver)
+	if !slices.Contains(packages.Resolvers, f.resolver) {
+		return nil, usagef("--resolver %q: want %s", f.resolver, strings.Join(packages.Resolvers, " or "))
 	}
 	if !slices.ContainsFunc(srcs, isPackage) {
 		return nil, nil
@@ -41,7 +42,7 @@ func (a *app) openPackageSources(srcs []string, f *publishFlags, o *publish.Opti
 	}
 	tell := func(line string) { a.note("%s", line) }
 	cache.Tell = tell
-	p := &packages.Python{Cache: cache, TempDir: o.TempDir, Apart: f.apart, Tell: tell}
+	p := &packages.Python{Cache: cache, TempDir: o.TempDir, Apart: f.apart, Resolver: f.resolver, Tell: tell}
 	o.Source.Extensions = map[string]source.Extension{packages.NodeScheme: &packages.Node{Cache: cache, TempDir: o.TempDir, Tell: tell}}
 	for _, scheme := range packages.Schemes {
 		o.Source.Extensions[scheme] = p

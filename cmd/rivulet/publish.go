@@ -21,6 +21,7 @@ import (
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/keyring"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/packages"
 	"github.com/rivuletfs/rivulet/publish"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/store"
@@ -141,7 +142,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 	f.BoolVar(&flags.converted, "converted", false, "in a registry: write an index of image and disk too, at the image's tag and -rivulet")
 	f.StringVar(&flags.convertedTag, "converted-tag", "", "the same, at this tag")
 	f.StringVar(&flags.lock, "lock", "", "write the lock of the image's packages to this file (pylock.toml)")
-	f.StringVar(&flags.resolver, "resolver", "pip", "what chooses Python packages: pip or uv")
+	f.StringVar(&flags.resolver, "resolver", packages.Resolvers[0], "what chooses Python packages: pip or uv")
 	f.BoolVar(&flags.apart, "packages-apart", false, "put each package into /packages/NAME==VERSION, and a path file into site-packages")
 	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd

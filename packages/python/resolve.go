@@ -10,8 +10,10 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/rivuletfs/rivulet/internal/lateregexp"
@@ -38,6 +40,8 @@ type Resolver struct {
 	pip   string   // folder of the module
 	env   []string // settings
 	certs string   // file; "": none
+
+	constraints string // file; "": none
 }
 
 // ErrNoPip is returned (wrapped) if this machine has no pip.
@@ -101,7 +105,12 @@ func (r *Resolver) configure(settings string, environ []string) {
 		case "PIP_CERT":
 			r.certs = set[name]
 			continue
-		case "PIP_FIND_LINKS", "PIP_CACHE_DIR", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_CONFIG_FILE", "PIP_LOG", "PIP_PYTHON", "PIP_REQUIREMENT", "PIP_CONSTRAINT":
+		case "PIP_CONSTRAINT":
+			if !strings.Contains(set[name], "://") {
+				r.constraints = set[name]
+				continue
+			}
+		case "PIP_FIND_LINKS", "PIP_CACHE_DIR", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_CONFIG_FILE", "PIP_LOG", "PIP_PYTHON", "PIP_REQUIREMENT":
 			if name != "PIP_FIND_LINKS" || !strings.Contains(set[name], "://") {
 				continue // of this machine's folders
 			}
@@ -116,7 +125,26 @@ type Request struct {
 	Files []string
 	// Whole has pip choose also what the image has already.
 	Whole bool
+	// Built is a folder of wheels that were built here, as the index has none, and Sources
+	// what each was built of, by its name. A lock has the source in its place.
+	Built   string
+	Sources map[string]*lock.Wheel
 }
+
+// A MissingError says that no wheel was found that satisfies a requirement.
+type MissingError struct {
+	Requirement string // PEP 508
+	Text        string // what pip says
+}
+
+func (e *MissingError) Error() string { return e.Text }
+
+// Where the resolver's sandbox has the user's files.
+const (
+	requirementsAt = "/run/rivulet/requirements"
+	linksAt        = "/run/rivulet/links"
+	builtAt        = "/run/rivulet/built"
+)
 
 // run runs the script in the tree at root.
 func (r *Resolver) run(ctx context.Context, root string, args []string, input []byte, binds []sandbox.Bind, network bool) ([]byte, error) {
@@ -151,8 +179,8 @@ type item struct {
 }
 
 // Resolve returns what pip would install into the image with the tree at root, in pip's
-// order. What the image has already is left out, as pip does. Only wheels are chosen. Temporary files go
-// into tempDir.
+// order. What the image has already is left out, as pip does. Only wheels are chosen. The Path of one that
+// lies in a folder of this machine is absolute. Temporary files go into tempDir.
 func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Request, tempDir string) (*lock.Lock, error) {
 	temp, err := scratch.Make(tempDir, "requirements")
 	if err != nil {
@@ -173,7 +201,22 @@ func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Reques
 		if err != nil {
 			return nil, err
 		}
-		args = append(args, "-r", "/run/rivulet/requirements/"+name)
+		args = append(args, "-r", requirementsAt+"/"+name)
+	}
+	if r.constraints != "" {
+		name, err := c.add(r.constraints)
+		if err != nil {
+			return nil, fmt.Errorf("pip's setting of constraints: %w", err)
+		}
+		args = append(args, "-c", requirementsAt+"/"+name)
+	}
+	binds := []sandbox.Bind{{Source: dir, Dest: requirementsAt}}
+	for i, links := range c.links {
+		binds = append(binds, sandbox.Bind{Source: links, Dest: fmt.Sprintf("%s/%d", linksAt, i)})
+	}
+	if q.Built != "" {
+		binds = append(binds, sandbox.Bind{Source: q.Built, Dest: builtAt})
+		args = append(args, "--find-links", builtAt)
 	}
 	for _, s := range q.Specs {
 		if strings.HasPrefix(s, "-") {
@@ -181,7 +224,7 @@ func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Reques
 		}
 	}
 	args = append(append(args, "--"), q.Specs...)
-	out, err := r.run(ctx, root, args, nil, []sandbox.Bind{{Source: dir, Dest: "/run/rivulet/requirements"}}, true)
+	out, err := r.run(ctx, root, args, nil, binds, true)
 	if err != nil {
 		return nil, fmt.Errorf("pip: %w", explained(err))
 	}
@@ -189,7 +232,49 @@ func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Reques
 	if err := json.Unmarshal(out, &items); err != nil {
 		return nil, fmt.Errorf("pip's report: %w", err)
 	}
-	return lockOf(items, t)
+	return lockOf(items, t, func(w *lock.Wheel) (source *lock.Wheel, err error) { return c.onHost(w, q.Sources) })
+}
+
+// onHost changes what is said of a wheel in the sandbox's folders to what holds outside: its
+// path, or the source that it was built of.
+func (c *collector) onHost(w *lock.Wheel, sources map[string]*lock.Wheel) (source *lock.Wheel, err error) {
+	u, err := url.Parse(w.URL)
+	if err != nil || u.Scheme != "file" {
+		return nil, err
+	}
+	if path.Dir(u.Path) == builtAt && sources[path.Base(u.Path)] != nil {
+		return sources[path.Base(u.Path)], nil
+	}
+	rest, ok := strings.CutPrefix(u.Path, linksAt+"/")
+	number, name, _ := strings.Cut(rest, "/")
+	n, err := strconv.Atoi(number)
+	if !ok || err != nil || n < 0 || n >= len(c.links) || !filepath.IsLocal(name) {
+		return nil, fmt.Errorf("it chose %s, which is in no folder that was given", w.URL)
+	}
+	w.URL, w.Path = "", filepath.Join(c.links[n], name)
+	return nil, nil
+}
+
+// Source returns the source distribution that pip would build for a requirement, or nil if
+// there is none.
+func (r *Resolver) Source(ctx context.Context, root, requirement string) (*lock.Wheel, error) {
+	out, err := r.run(ctx, root, []string{"source", requirement}, nil, nil, true)
+	if err != nil {
+		return nil, fmt.Errorf("pip: look for a source distribution of %s: %w", requirement, explained(err))
+	}
+	var answer struct {
+		URL    string `json:"url"`
+		SHA256 string `json:"sha256"`
+	}
+	if err := json.Unmarshal(out, &answer); err != nil {
+		return nil, fmt.Errorf("pip: look for a source distribution of %s: %w", requirement, err)
+	}
+	if answer.URL == "" {
+		return nil, nil
+	}
+	w := &lock.Wheel{URL: answer.URL, Hashes: map[string]string{"sha256": answer.SHA256}}
+	w.Name = w.FileName()
+	return w, nil
 }
 
 // explained prefers what pip calls the error over its last line.
@@ -198,20 +283,27 @@ func explained(err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
+	first := ""
 	for line := range strings.Lines(e.Output) {
 		text, ok := strings.CutPrefix(strings.TrimSpace(line), "ERROR: ")
 		if !ok {
 			continue
 		}
-		if strings.HasPrefix(text, "Could not find a version") {
-			text += "; pip: takes wheels alone, sdist:FILE builds"
+		if first == "" {
+			first = text
 		}
-		return errors.New(text)
+		if rest, ok := strings.CutPrefix(text, "No matching distribution found for "); ok {
+			requirement, _, _ := strings.Cut(rest, " (from ")
+			return &MissingError{Requirement: requirement, Text: first}
+		}
+	}
+	if first != "" {
+		return errors.New(first)
 	}
 	return err
 }
 
-func lockOf(items []item, t *Target) (*lock.Lock, error) {
+func lockOf(items []item, t *Target, onHost func(*lock.Wheel) (source *lock.Wheel, err error)) (*lock.Lock, error) {
 	major, minor := t.minor()
 	l := &lock.Lock{Version: "1.0", CreatedBy: "rivulet", RequiresPython: fmt.Sprintf("==%d.%d.*", major, minor)}
 	l.Tool.Rivulet.Target = t.String()
@@ -220,7 +312,14 @@ func lockOf(items []item, t *Target) (*lock.Lock, error) {
 		if w.Name = w.FileName(); !strings.HasSuffix(w.Name, ".whl") {
 			return nil, fmt.Errorf("%s is no wheel: only wheels are installed", i.URL)
 		}
-		p := lock.Package{Name: i.Name, Version: i.Version, RequiresPython: i.RequiresPython, Wheels: []lock.Wheel{w}}
+		source, err := onHost(&w)
+		if err != nil {
+			return nil, fmt.Errorf("pip's report: %w", err)
+		}
+		p := lock.Package{Name: i.Name, Version: i.Version, RequiresPython: i.RequiresPython, Sdist: source}
+		if source == nil {
+			p.Wheels = []lock.Wheel{w}
+		}
 		for _, n := range i.Needs {
 			p.Dependencies = append(p.Dependencies, lock.Dependency{Name: n})
 		}
@@ -314,7 +413,11 @@ func (t *Target) Takes(file string) bool {
 type collector struct {
 	dir   string
 	files map[string]string // path to name in dir
+	links []string          // folders of wheels that they name
 }
+
+// linksLine names a folder of wheels.
+var linksLine = lateregexp.New(`^(\s*(?:-f|--find-links)(?:\s+|=))([^\s#]+)(.*)$`)
 
 var includeLine = lateregexp.New(`^(\s*(?:-r|--requirement|-c|--constraint)(?:\s+|=|\b))([^\s#]+)(.*)$`)
 
@@ -350,6 +453,16 @@ func (c *collector) add(file string) (string, error) {
 				return "", fmt.Errorf("%s: %w", file, err)
 			}
 			line = m[1] + included + m[3] + "\n"
+		} else if m := linksLine().FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil && !strings.Contains(m[2], "://") {
+			links := m[2]
+			if !filepath.IsAbs(links) {
+				links = filepath.Join(filepath.Dir(file), links)
+			}
+			at, err := c.addLinks(links)
+			if err != nil {
+				return "", fmt.Errorf("%s: %w", file, err)
+			}
+			line = m[1] + at + m[3] + "\n"
 		}
 		out.WriteString(line)
 	}
@@ -358,6 +471,30 @@ func (c *collector) add(file string) (string, error) {
 		return "", err
 	}
 	return name, os.Chmod(path, 0o644)
+}
+
+// addLinks has the sandbox see a folder of wheels, and returns where.
+func (c *collector) addLinks(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is no folder: of files, --find-links takes folders and addresses", dir)
+	}
+	if err != nil {
+		return "", err
+	}
+	i := slices.Index(c.links, dir)
+	if i < 0 {
+		if len(c.links) == maxRequirementFiles {
+			return "", fmt.Errorf("more than %d folders of --find-links", maxRequirementFiles)
+		}
+		i = len(c.links)
+		c.links = append(c.links, dir)
+	}
+	return fmt.Sprintf("%s/%d", linksAt, i), nil
 }
 
 // Login returns what pip's settings log in to a host with: what stands in an index's
