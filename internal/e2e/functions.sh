@@ -189,15 +189,15 @@ printf '[build-system]\nrequires = []\nbuild-backend = "slow"\nbackend-path = ["
 MARK=$((4000000 + $$))
 printf 'import subprocess\n\n\ndef build_wheel(*_):\n    subprocess.run(["sleep", "%s"])\n' "$MARK" >"$WORK/src/slow-1.0/slow.py"
 tar -C "$WORK/src" -czf "$WORK/slow-1.0.tar.gz" slow-1.0
-sleeps() { grep -lzx "$MARK" /proc/[0-9]*/cmdline 2>/dev/null | grep -q .; }
+sleeps() { [ -n "$(grep -lzx "[4]${MARK:1}" /proc/[0-9]*/cmdline 2>/dev/null || true)" ]; } # not grep itself
 "$WORK/bin/rivulet" publish "$BASE" "sdist:$WORK/slow-1.0.tar.gz" --name slow --temp "$WORK/temp" >/dev/null 2>&1 &
 killed=$!
 await 30 sleeps || fail "it does not build"
 kill -9 "$killed"
-wait "$killed" || true
+wait "$killed" 2>/dev/null || true
 gone() { ! sleeps; }
 await 10 gone || fail "the build has outlived it"
-find "$WORK/temp" -mindepth 1 | grep -q rivulet-build || fail "there is nothing to clean up"
+[ -n "$(compgen -G "$WORK/temp/rivulet-build-*")" ] || fail "there is nothing to clean up"
 publish "sdist:$WORK/built-1.0.tar.gz" pip:six --temp "$WORK/temp" --name after >/dev/null
 [ -z "$(ls -A "$WORK/temp")" ] || fail "left behind: $(ls -A "$WORK/temp")"
 
