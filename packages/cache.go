@@ -277,10 +277,8 @@ func (c *Cache) installed(key string) (*Installed, bool) {
 // install returns an installation, which write makes if it is neither here nor known by a
 // record. Of all processes, one makes it, and the others wait. what names the package.
 func (c *Cache) install(ctx context.Context, key, what string, write func(ctx context.Context, w io.Writer) (*Installed, error)) (*Installed, error) {
-	in, ok := c.installed(key)
-	if !ok {
-		var err error
-		in, err = c.recorded(ctx, key, what, func(ctx context.Context) (*Installed, error) { return c.installHere(ctx, key, write) })
+	if _, ok := c.installed(key); !ok {
+		in, err := c.recorded(ctx, key, what, func(ctx context.Context) (*Installed, error) { return c.installHere(ctx, key, write) })
 		if err != nil || in != nil {
 			return in, err
 		}

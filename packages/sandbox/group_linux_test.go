@@ -67,11 +67,14 @@ func TestGroupSwept(t *testing.T) {
 	}
 	makeGroup(t, 64<<20).end()
 	select {
-	case <-ended:
+	case err := <-ended:
+		if err == nil {
+			t.Error("it ended by itself")
+		}
 	case <-time.After(10 * time.Second):
 		t.Error("what is in the group runs on")
 		_ = cmd.Process.Kill()
-		<-ended
+		_ = <-ended
 	}
 	if _, err := os.Stat(left); err == nil {
 		t.Errorf("%s is left", left)
