@@ -60,11 +60,13 @@ func (a *app) publishPackages(ctx context.Context, srcs []string, f *publishFlag
 	if err := a.publishKeys(ctx, place, f, o); err != nil {
 		return nil, nil, err
 	}
-	notes, err := publish.OpenNotes(ctx, place, *o)
-	if err != nil {
-		return nil, nil, err
+	if !f.noRecords {
+		notes, err := publish.OpenNotes(ctx, place, *o)
+		if err != nil {
+			return nil, nil, err
+		}
+		f.packages.cache.Records = notes
 	}
-	f.packages.cache.Records = notes
 	res, err := a.publishDraft(ctx, place, srcs, o)
 	if errors.Is(err, packages.ErrRecord) {
 		a.note("rivulet: %v: packages are installed here", err)

@@ -61,6 +61,7 @@ type publishFlags struct {
 	check, json               bool
 	apart                     bool            // --packages-apart
 	resolver                  string          // --resolver
+	noRecords                 bool            // --no-records
 	packages                  *packageSources // what opens those of the sources that are packages; nil: none is
 	lock                      string          // file for the lock of the image's packages
 	converted                 bool
@@ -143,6 +144,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 	f.StringVar(&flags.convertedTag, "converted-tag", "", "the same, at this tag")
 	f.StringVar(&flags.lock, "lock", "", "write the lock of the image's packages to this file (pylock.toml)")
 	f.StringVar(&flags.resolver, "resolver", packages.Resolvers[0], "what chooses Python packages: pip or uv")
+	f.BoolVar(&flags.noRecords, "no-records", false, "install packages here, whatever the store has records of")
 	f.BoolVar(&flags.apart, "packages-apart", false, "put each package into /packages/NAME==VERSION, and a path file into site-packages")
 	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd

@@ -61,15 +61,12 @@ rivulet packages show numpy --json | jq -e '.[0] | .modules == ["numpy"] and .im
 [ "$(jq .imports <<<"$result")" -gt 50 ] || fail "no plan of imports: $result"
 rivulet profile ls function --json | jq -e 'length == 1' >/dev/null || fail "no plan: $(rivulet profile ls function --json)"
 
-step "from the lock, twice at once, with nothing kept, by somebody who trusts nobody"
+step "from the lock, twice at once, with nothing kept"
 export RIVULET_PACKAGES=$WORK/packages2
-rivulet salt grant "$(RIVULET_KEYS=$WORK/keys2 rivulet keys --json | jq -r ".recipients[0]")" 2>>"$WORK/publish.log"
-export RIVULET_KEYS=$WORK/keys2
-publish "pylock:$WORK/pylock.toml" "zip:$WORK/handler.zip@/var/task" --name again1 >"$WORK/again1" &
+publish "pylock:$WORK/pylock.toml" "zip:$WORK/handler.zip@/var/task" --no-records --name again1 >"$WORK/again1" &
 first=$!
-publish "pylock:$WORK/pylock.toml" "zip:$WORK/handler.zip@/var/task" --name again2 >"$WORK/again2"
+publish "pylock:$WORK/pylock.toml" "zip:$WORK/handler.zip@/var/task" --no-records --name again2 >"$WORK/again2"
 wait "$first"
-grep -q 'idna .*: the store has a record of it by .*not trusted' "$WORK/publish.log" || fail "of records by others, nothing is said"
 for i in 1 2; do
 	[ "$(jq -r .digest "$WORK/again$i")" = "$digest" ] || fail "from the lock: another disk"
 	[ "$(jq -r .new_chunks "$WORK/again$i")" = 0 ] || fail "from the lock: $(cat "$WORK/again$i")"
@@ -78,7 +75,7 @@ done
 [ -z "$(find "$RIVULET_PACKAGES" -path '*/root/*' -prune -o -name '.*' -print)" ] || fail "left behind: $(find "$RIVULET_PACKAGES" -path '*/root/*' -prune -o -name '.*' -print)"
 
 step "a host that has nothing, and no index"
-export RIVULET_KEYS=$WORK/keys RIVULET_PACKAGES=$WORK/packages3
+export RIVULET_PACKAGES=$WORK/packages3
 echo '# cold' >"$WORK/task/cold.py"
 (cd "$WORK/task" && zip -q "$WORK/cold.zip" cold.py)
 begin=$(date +%s%N)
@@ -128,8 +125,9 @@ rivulet packages why by-uv idna | grep -q '^requests > idna$' || fail "why, by u
 
 step "namespaces that packages share"
 python3 "$E2E/functions.py" namespaces "$WORK/spaces"
-publish "wheel:$WORK/spaces/space_one-1.0-py3-none-any.whl" "wheel:$WORK/spaces/space_two-1.0-py3-none-any.whl" --name spaces >/dev/null
-publish "wheel:$WORK/spaces/space_one-1.0-py3-none-any.whl" "wheel:$WORK/spaces/space_two-1.0-py3-none-any.whl" --name spaces-apart --packages-apart >/dev/null
+spaces=("wheel:$WORK/spaces/space_one-1.0-py3-none-any.whl" "wheel:$WORK/spaces/space_two-1.0-py3-none-any.whl")
+publish "${spaces[@]}" --name spaces >/dev/null
+publish "${spaces[@]}" --name spaces-apart --packages-apart >/dev/null
 for n in spaces spaces-apart; do
 	mkdir "$WORK/$n.mnt"
 	start "$WORK/mount-$n.log" "$WORK/bin/rivulet" mount "$n" "$WORK/$n.mnt" --foreground
@@ -182,6 +180,16 @@ echo 'answer = 42' >"$WORK/src/built-1.0/built.py"
 tar -C "$WORK/src" -czf "$WORK/built-1.0.tar.gz" built-1.0
 publish "sdist:$WORK/built-1.0.tar.gz" --name built >/dev/null
 rivulet cat built "$(cd "$WORK/disk" && find usr/local -name site-packages -o -name dist-packages | head -1)/built.py" | grep -qx 'answer = 42' || fail "it was not built"
+
+step "by somebody who trusts nobody, and by somebody who does"
+rivulet salt grant "$(RIVULET_KEYS=$WORK/keys2 rivulet keys --json 2>/dev/null | jq -r '.recipients[0]')" 2>>"$WORK/publish.log"
+RIVULET_KEYS=$WORK/keys2 RIVULET_PACKAGES=$WORK/packages4 publish "${spaces[@]}" --name trusting --trust-publisher "$(rivulet keys --json | jq -r .publisher)" >/dev/null
+[ -z "$(ls "$WORK/packages4/installed")" ] || fail "something was installed that a trusted publisher has recorded"
+RIVULET_KEYS=$WORK/keys3 rivulet keys >/dev/null 2>&1
+rivulet salt grant "$(RIVULET_KEYS=$WORK/keys3 rivulet keys --json | jq -r '.recipients[0]')" 2>>"$WORK/publish.log"
+RIVULET_KEYS=$WORK/keys3 RIVULET_PACKAGES=$WORK/packages5 publish "${spaces[0]}" --name third >/dev/null
+grep -q 'space-one .*: the store has a record of it by .*not trusted' "$WORK/publish.log" || fail "of records by others, nothing is said"
+ls "$WORK/packages5/installed"/*.tar >/dev/null || fail "what nobody trusted has recorded was not installed"
 
 step "a publication that is killed"
 mkdir -p "$WORK/src/slow-1.0" "$WORK/temp"
