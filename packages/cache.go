@@ -139,18 +139,21 @@ func (c *Cache) base(ctx context.Context, layers []*source.Layer, temp string) (
 		return nil, errors.New("packages are installed for the image below them: name one first, such as oci:DIR")
 	}
 	b := &base{cache: c, layers: layers, name: chainOf(layers), temp: temp}
+	others := false
 	if !b.readTarget() {
+		var own bool
 		var err error
-		if b.target, err = c.foundTarget(ctx, b.name); err != nil {
+		if b.target, own, err = c.foundTarget(ctx, b.name); err != nil {
 			return nil, err
 		}
+		others = b.target != nil && !own
 	}
 	if b.target == nil {
 		if _, err := b.root(ctx); err != nil {
 			return nil, err
 		}
 	}
-	c.noted(targetKind, targetVersion+b.name, b.target)
+	c.noted(targetKind, targetVersion+b.name, b.target, others)
 	return b, nil
 }
 
@@ -250,7 +253,8 @@ type Installed struct {
 	Used      time.Time         `json:"-"`                // when an image had it last
 	Import    *python.Import    `json:"import,omitempty"` // nil: not measured yet
 
-	make func(ctx context.Context) (*Installed, error) // of one that is known by a record alone
+	make   func(ctx context.Context) (*Installed, error) // of one that is known by a record alone
+	others bool                                          // by another publisher's
 }
 
 // installed returns an installation that is whole.
@@ -372,7 +376,7 @@ func (c *Cache) image(made []*Installed) (*source.Image, error) {
 			return nil, err
 		}
 		img.Layers = append(img.Layers, l)
-		c.noted(installationKind, in.Key, in)
+		c.noted(installationKind, in.Key, in, in.others)
 	}
 	return img, nil
 }

@@ -17,9 +17,9 @@ import (
 // Records are what publishers have told of what they made, where packages are published
 // to: by them, a host learns which layer a package is without making it.
 type Records interface {
-	// Find calls accept with what trusted publishers say of something, until it takes one.
-	// refused names those whose records are there and were not taken.
-	Find(ctx context.Context, kind, of string, accept func(value []byte) bool) (refused []string, err error)
+	// Find calls accept with what trusted publishers say of something, until it takes one;
+	// own says that it is this publisher's word. refused names those whose records are there and were not taken.
+	Find(ctx context.Context, kind, of string, accept func(value []byte, own bool) bool) (refused []string, err error)
 	// Has reports whether a layer is there, whole, so that it need not be read.
 	Has(ctx context.Context, diffID v1.Hash) (bool, error)
 }
@@ -52,24 +52,26 @@ const (
 type note struct {
 	kind, of string
 	value    any
+	others   bool // not this publisher's to tell
 }
 
 // noted remembers what is to be told of when the image is published.
-func (c *Cache) noted(kind, of string, value any) {
+func (c *Cache) noted(kind, of string, value any, others bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.notes = append(c.notes, note{kind, of, value})
+	c.notes = append(c.notes, note{kind, of, value, others})
 }
 
 // Used returns the records of all that was installed or looked at since the cache was
-// opened: to be put where the image was published, once it is.
+// opened: to be put where the image was published, once it is. What is known by others'
+// word alone is not among them: nobody signs what he has not seen.
 func (c *Cache) Used() ([]Record, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []Record
 	seen := make(map[string]bool)
 	for _, n := range c.notes {
-		if id := n.kind + " " + n.of; !seen[id] {
+		if id := n.kind + " " + n.of; !seen[id] && !n.others {
 			seen[id] = true
 			data, err := json.Marshal(n.value)
 			if err != nil {
@@ -102,21 +104,21 @@ func (c *Cache) Imports() []*python.Import {
 	return out
 }
 
-// foundTarget returns what a record says of an image's Python, or nil.
-func (c *Cache) foundTarget(ctx context.Context, chain string) (*python.Target, error) {
+// foundTarget returns what a record says of an image's Python, or nil; and whether it is this
+// publisher's own.
+func (c *Cache) foundTarget(ctx context.Context, chain string) (found *python.Target, own bool, err error) {
 	if c.Records == nil {
-		return nil, nil
+		return nil, false, nil
 	}
-	var found *python.Target
-	_, err := c.Records.Find(ctx, targetKind, targetVersion+chain, func(value []byte) bool {
+	_, err = c.Records.Find(ctx, targetKind, targetVersion+chain, func(value []byte, by bool) bool {
 		var t python.Target
 		if json.Unmarshal(value, &t) != nil || t.Check() != nil {
 			return false
 		}
-		found = &t
+		found, own = &t, by
 		return true
 	})
-	return found, err
+	return found, own, err
 }
 
 // recorded returns the installation that a record speaks of, if its layer is where the
@@ -128,7 +130,7 @@ func (c *Cache) recorded(ctx context.Context, key, what string, make func(ctx co
 	var found *Installed
 	var failed error
 	lost := false
-	refused, err := c.Records.Find(ctx, installationKind, key, func(value []byte) bool {
+	refused, err := c.Records.Find(ctx, installationKind, key, func(value []byte, own bool) bool {
 		in, err := parseRecord(value, key)
 		if err != nil {
 			return false
@@ -142,6 +144,7 @@ func (c *Cache) recorded(ctx context.Context, key, what string, make func(ctx co
 			lost = true
 			return false
 		}
+		in.others = !own
 		found = in
 		return true
 	})

@@ -127,6 +127,15 @@ func TestRecords(t *testing.T) {
 			}
 		})
 	}
+	// What others have recorded is not signed anew.
+	trusting := newPython(t, t.TempDir())
+	trusting.Cache.Records = noted{newNotes(t, place, salt, keys[1], keys[0]), true}
+	if _, err := trusting.Open(ctx, []string{"pylock:" + lock}, below); err != nil {
+		t.Fatal(err)
+	}
+	if used, err := trusting.Cache.Used(); err != nil || len(used) != 1 { // the interpreter, which newPython has asked
+		t.Errorf("by others' word it would tell: %d records, %v", len(used), err)
+	}
 	cold := newPython(t, t.TempDir())
 	cold.Cache.Records = noted{newNotes(t, lied, salt, keys[0]), true}
 	got, err := cold.Open(ctx, []string{"pylock:" + lock}, below)

@@ -47,20 +47,20 @@ func OpenNotes(ctx context.Context, place origin.Origin, o Options) (*Notes, err
 }
 
 // Find calls accept with what notes say of something, in the order of trust, until it
-// takes one. refused are the key IDs of publishers whose notes were there and not taken:
+// takes one; own says that the note is this publisher's. refused are the key IDs of publishers whose notes were there and not taken:
 // they are not trusted, or not as they should be. They are looked for only if none was.
-func (n *Notes) Find(ctx context.Context, kind, of string, accept func(value []byte) bool) (refused []string, err error) {
+func (n *Notes) Find(ctx context.Context, kind, of string, accept func(value []byte, own bool) bool) (refused []string, err error) {
 	name, err := n.p.opts.Salt.Name(kind, of)
 	if err != nil {
 		return nil, err
 	}
 	for _, g := range n.p.from {
-		for _, signer := range n.p.opts.trusted() {
+		for i, signer := range n.p.opts.trusted() {
 			value, err := n.read(ctx, n.p.place.Generation(g), name, signer)
 			if err != nil {
 				return nil, fmt.Errorf("look for a note of %s %.80q: %w", kind, of, err)
 			}
-			if value != nil && accept(value) {
+			if value != nil && accept(value, i == 0) {
 				return nil, nil
 			}
 		}

@@ -30,7 +30,7 @@ func openNotes(t testing.TB, place origin.Origin, o Options) *Notes {
 // found returns what n finds, and whose notes it refused.
 func found(t testing.TB, n *Notes, of string) (value string, refused []string) {
 	t.Helper()
-	refused, err := n.Find(context.Background(), "kind", of, func(b []byte) bool { value = string(b); return true })
+	refused, err := n.Find(context.Background(), "kind", of, func(b []byte, _ bool) bool { value = string(b); return true })
 	if err != nil {
 		t.Fatal(err)
 	}

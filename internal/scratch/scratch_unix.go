@@ -91,12 +91,19 @@ func sweep(dir string) {
 		if err != nil {
 			continue
 		}
-		if hold(lock) {
+		if own(lock) && hold(lock) {
 			_ = (&Folder{filepath.Join(dir, name), lock}).Remove()
 		} else {
 			_ = lock.Close()
 		}
 	}
+}
+
+// own reports whether a file is this user's: in a folder that others write into too, another
+// one's lock is no reason to remove anything.
+func own(f *os.File) bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &st) == nil && int(st.Uid) == os.Geteuid()
 }
 
 // removeAll removes a folder, also one whose folders do not let it.
