@@ -100,7 +100,9 @@ read the store can read the image.
 
 Python packages are for the Python of the image below them, and are layers of
 their own, each stored once. pip chooses them, in a sandbox; see 'rivulet
-packages --help' and doc/functions.md. --lock writes what it chose to a file.
+packages --help' and doc/functions.md. --lock writes what it chose to a file. A
+package that you, or a trusted publisher, have installed on another host is taken
+over from the store.
 
 With --converted, an image of the repository that is the store too gets a
 converted one beside it: an index that has the plain image, for whoever pulls it,

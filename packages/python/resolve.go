@@ -10,10 +10,8 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/rivuletfs/rivulet/internal/lateregexp"
@@ -26,11 +24,7 @@ import (
 //go:embed resolve.py
 var resolveScript string
 
-const (
-	maxAnswerBytes      = 64 << 20
-	maxRequirementBytes = 1 << 20
-	maxRequirementFiles = 64
-)
+const maxAnswerBytes = 64 << 20
 
 // A Resolver has this machine's pip resolve for images: it runs under the image's own Python,
 // on the image's own tree, so that markers, tags, and what is there already are the
@@ -139,13 +133,6 @@ type MissingError struct {
 
 func (e *MissingError) Error() string { return e.Text }
 
-// Where the resolver's sandbox has the user's files.
-const (
-	requirementsAt = "/run/rivulet/requirements"
-	linksAt        = "/run/rivulet/links"
-	builtAt        = "/run/rivulet/built"
-)
-
 // run runs the script in the tree at root.
 func (r *Resolver) run(ctx context.Context, root string, args []string, input []byte, binds []sandbox.Bind, network bool) ([]byte, error) {
 	env := append(slices.Clone(environment), "PIP_NO_CACHE_DIR=1", "PIP_NO_INPUT=1", "PIP_DISABLE_PIP_VERSION_CHECK=1", "PIP_BREAK_SYSTEM_PACKAGES=1", "PIP_ROOT_USER_ACTION=ignore")
@@ -187,41 +174,20 @@ func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Reques
 		return nil, err
 	}
 	defer func() { _ = temp.Remove() }()
-	dir := temp.Path
-	if err := os.Chmod(dir, 0o755); err != nil { // the sandbox is another user
+	c := collector{dir: temp.Path, files: make(map[string]string)}
+	files, err := c.arguments(q, r.constraints)
+	if err != nil {
 		return nil, err
 	}
 	args := []string{"resolve", "--only-binary", ":all:"}
 	if q.Whole {
 		args = append(args, "--ignore-installed")
 	}
-	c := collector{dir: dir, files: make(map[string]string)}
-	for _, file := range q.Files {
-		name, err := c.add(file)
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, "-r", requirementsAt+"/"+name)
-	}
-	if r.constraints != "" {
-		name, err := c.add(r.constraints)
-		if err != nil {
-			return nil, fmt.Errorf("pip's setting of constraints: %w", err)
-		}
-		args = append(args, "-c", requirementsAt+"/"+name)
-	}
-	binds := []sandbox.Bind{{Source: dir, Dest: requirementsAt}}
-	for i, links := range c.links {
-		binds = append(binds, sandbox.Bind{Source: links, Dest: fmt.Sprintf("%s/%d", linksAt, i)})
-	}
+	args = append(args, files...)
+	binds := c.binds()
 	if q.Built != "" {
 		binds = append(binds, sandbox.Bind{Source: q.Built, Dest: builtAt})
 		args = append(args, "--find-links", builtAt)
-	}
-	for _, s := range q.Specs {
-		if strings.HasPrefix(s, "-") {
-			return nil, fmt.Errorf("requirement %q: an option is none", s)
-		}
 	}
 	args = append(append(args, "--"), q.Specs...)
 	out, err := r.run(ctx, root, args, nil, binds, true)
@@ -233,26 +199,6 @@ func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Reques
 		return nil, fmt.Errorf("pip's report: %w", err)
 	}
 	return lockOf(items, t, func(w *lock.Wheel) (source *lock.Wheel, err error) { return c.onHost(w, q.Sources) })
-}
-
-// onHost changes what is said of a wheel in the sandbox's folders to what holds outside: its
-// path, or the source that it was built of.
-func (c *collector) onHost(w *lock.Wheel, sources map[string]*lock.Wheel) (source *lock.Wheel, err error) {
-	u, err := url.Parse(w.URL)
-	if err != nil || u.Scheme != "file" {
-		return nil, err
-	}
-	if path.Dir(u.Path) == builtAt && sources[path.Base(u.Path)] != nil {
-		return sources[path.Base(u.Path)], nil
-	}
-	rest, ok := strings.CutPrefix(u.Path, linksAt+"/")
-	number, name, _ := strings.Cut(rest, "/")
-	n, err := strconv.Atoi(number)
-	if !ok || err != nil || n < 0 || n >= len(c.links) || !filepath.IsLocal(name) {
-		return nil, fmt.Errorf("it chose %s, which is in no folder that was given", w.URL)
-	}
-	w.URL, w.Path = "", filepath.Join(c.links[n], name)
-	return nil, nil
 }
 
 // Source returns the source distribution that pip would build for a requirement, or nil if
@@ -406,95 +352,6 @@ func Decided(l *lock.Lock, t *Target) bool {
 func (t *Target) Takes(file string) bool {
 	tags, err := wheel.TagsOf(file)
 	return err == nil && slices.ContainsFunc(tags, t.Supports)
-}
-
-// A collector copies requirements, and what they include, into one folder: nothing else
-// of the user's files is shown to the resolver.
-type collector struct {
-	dir   string
-	files map[string]string // path to name in dir
-	links []string          // folders of wheels that they name
-}
-
-// linksLine names a folder of wheels.
-var linksLine = lateregexp.New(`^(\s*(?:-f|--find-links)(?:\s+|=))([^\s#]+)(.*)$`)
-
-var includeLine = lateregexp.New(`^(\s*(?:-r|--requirement|-c|--constraint)(?:\s+|=|\b))([^\s#]+)(.*)$`)
-
-func (c *collector) add(file string) (string, error) {
-	if name, ok := c.files[file]; ok {
-		return name, nil
-	}
-	if len(c.files) == maxRequirementFiles {
-		return "", fmt.Errorf("%s: more than %d files of requirements", file, maxRequirementFiles)
-	}
-	name := fmt.Sprintf("%d.txt", len(c.files))
-	c.files[file] = name
-	info, err := os.Stat(file)
-	if err != nil {
-		return "", err
-	}
-	if info.Size() > maxRequirementBytes {
-		return "", fmt.Errorf("%s: %d bytes of requirements: at most %d are supported", file, info.Size(), maxRequirementBytes)
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	var out strings.Builder
-	for line := range strings.Lines(string(data)) {
-		if m := includeLine().FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil && !strings.Contains(m[2], "://") {
-			other := m[2]
-			if !filepath.IsAbs(other) {
-				other = filepath.Join(filepath.Dir(file), other)
-			}
-			included, err := c.add(other)
-			if err != nil {
-				return "", fmt.Errorf("%s: %w", file, err)
-			}
-			line = m[1] + included + m[3] + "\n"
-		} else if m := linksLine().FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil && !strings.Contains(m[2], "://") {
-			links := m[2]
-			if !filepath.IsAbs(links) {
-				links = filepath.Join(filepath.Dir(file), links)
-			}
-			at, err := c.addLinks(links)
-			if err != nil {
-				return "", fmt.Errorf("%s: %w", file, err)
-			}
-			line = m[1] + at + m[3] + "\n"
-		}
-		out.WriteString(line)
-	}
-	path := filepath.Join(c.dir, name)
-	if err := os.WriteFile(path, []byte(out.String()), 0o644); err != nil {
-		return "", err
-	}
-	return name, os.Chmod(path, 0o644)
-}
-
-// addLinks has the sandbox see a folder of wheels, and returns where.
-func (c *collector) addLinks(dir string) (string, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
-	info, err := os.Stat(dir)
-	if err == nil && !info.IsDir() {
-		err = fmt.Errorf("%s is no folder: of files, --find-links takes folders and addresses", dir)
-	}
-	if err != nil {
-		return "", err
-	}
-	i := slices.Index(c.links, dir)
-	if i < 0 {
-		if len(c.links) == maxRequirementFiles {
-			return "", fmt.Errorf("more than %d folders of --find-links", maxRequirementFiles)
-		}
-		i = len(c.links)
-		c.links = append(c.links, dir)
-	}
-	return fmt.Sprintf("%s/%d", linksAt, i), nil
 }
 
 // Login returns what pip's settings log in to a host with: what stands in an index's

@@ -113,9 +113,16 @@ func (u *UV) Resolve(ctx context.Context, root string, t *Target, q Request, tem
 	}
 	defer func() { _ = temp.Remove() }()
 	c := collector{dir: temp.Path, files: make(map[string]string)}
-	args, err := c.all(q, u.constraints)
+	args, err := c.arguments(q, u.constraints)
 	if err != nil {
 		return nil, err
+	}
+	if len(q.Specs) > 0 {
+		file, err := c.specs(q.Specs)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "-r", file)
 	}
 	out, err := u.run(ctx, root, args, c.binds(), q.Whole)
 	if err != nil {
@@ -145,51 +152,6 @@ func (u *UV) Resolve(ctx context.Context, root string, t *Target, q Request, tem
 	chosen.CreatedBy, chosen.RequiresPython = "rivulet", fmt.Sprintf("==%d.%d.*", major, minor)
 	chosen.Tool.Rivulet.Target = t.String()
 	return chosen, nil
-}
-
-// all copies requirements into the sandbox's folder, and returns uv's arguments for them.
-func (c *collector) all(q Request, constraints string) (args []string, err error) {
-	if err := os.Chmod(c.dir, 0o755); err != nil { // the sandbox is another user
-		return nil, err
-	}
-	for _, file := range q.Files {
-		name, err := c.add(file)
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, "-r", requirementsAt+"/"+name)
-	}
-	if constraints != "" {
-		name, err := c.add(constraints)
-		if err != nil {
-			return nil, fmt.Errorf("pip's setting of constraints: %w", err)
-		}
-		args = append(args, "-c", requirementsAt+"/"+name)
-	}
-	if len(q.Specs) > 0 {
-		for _, s := range q.Specs {
-			if strings.HasPrefix(s, "-") || strings.ContainsAny(s, "\n\r") {
-				return nil, fmt.Errorf("requirement %q: an option is none", s)
-			}
-		}
-		file := filepath.Join(c.dir, specsFile)
-		if err := errors.Join(os.WriteFile(file, []byte(strings.Join(q.Specs, "\n")+"\n"), 0o644), os.Chmod(file, 0o644)); err != nil {
-			return nil, err
-		}
-		args = append(args, "-r", requirementsAt+"/"+specsFile)
-	}
-	return args, nil
-}
-
-const specsFile = "specs.txt"
-
-// binds are what the sandbox sees of the machine for these requirements.
-func (c *collector) binds() []sandbox.Bind {
-	out := []sandbox.Bind{{Source: c.dir, Dest: requirementsAt}}
-	for i, links := range c.links {
-		out = append(out, sandbox.Bind{Source: links, Dest: fmt.Sprintf("%s/%d", linksAt, i)})
-	}
-	return out
 }
 
 // uvAnswer is what uv said.
