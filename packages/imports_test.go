@@ -16,6 +16,9 @@ func importOf(path string) *python.Import {
 // TestImports measures imports of packages that need one another, one of them in a namespace,
 // and one that fails.
 func TestImports(t *testing.T) {
+	if testing.Short() {
+		t.Skip("pip and the image's Python do the work")
+	}
 	p := newPython(t, t.TempDir())
 	x := newIndex(t)
 	file, data := wheelOf(t, "ff", "1", nil, map[string]string{"ff/__init__.py": "import no_such_module\n", "ff/unused.py": ""})

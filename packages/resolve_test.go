@@ -40,6 +40,9 @@ func versionsOf(t *testing.T, text string) string {
 // TestSourceOfIndex asks for packages that need one of which the index has no wheel: it is
 // built, once, without a network, and what it needs in turn is resolved.
 func TestSourceOfIndex(t *testing.T) {
+	if testing.Short() {
+		t.Skip("pip and the image's Python do the work")
+	}
 	p := newPython(t, t.TempDir())
 	x := newIndex(t)
 	var told []string
@@ -96,6 +99,9 @@ func hexOf(b []byte) string {
 // TestOptions takes requirements with options of pip's: folders of wheels, a private index
 // beside the other, and constraints, of a file and of pip's settings.
 func TestOptions(t *testing.T) {
+	if testing.Short() {
+		t.Skip("pip and the image's Python do the work")
+	}
 	p := newPython(t, t.TempDir())
 	private := newIndex(t)
 	newIndex(t) // the default one from now on
@@ -131,6 +137,9 @@ func TestOptions(t *testing.T) {
 
 // TestUV has uv resolve what pip does: the same layers, in an order that puts first what is needed.
 func TestUV(t *testing.T) {
+	if testing.Short() {
+		t.Skip("pip and the image's Python do the work")
+	}
 	if _, err := exec.LookPath("uv"); err != nil {
 		if os.Getenv("RIVULET_E2E_STRICT") != "" {
 			t.Fatal("needs uv:", err)
