@@ -43,7 +43,7 @@ import (
 // Its fields are set before it is used first.
 type Cache struct {
 	Records Records           // where the image will be published; nil: nothing is known of that
-	Tell    func(line string) // as of Python; may be nil
+	Tell    func(line string) // as of Python, one line at a time; may be nil
 	Bound   int64             // bytes of all of it, beyond which what is used least goes; 0: DefaultBound
 
 	dir   string

@@ -162,7 +162,10 @@ func (c *Cache) recorded(ctx context.Context, key, what string, make func(ctx co
 	return found, nil
 }
 
+// tell is called by all who install at once, and Tell by one at a time.
 func (c *Cache) tell(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.Tell != nil {
 		c.Tell(fmt.Sprintf(format, args...))
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -40,7 +41,12 @@ func (a *app) openPackageSources(srcs []string, f *publishFlags, o *publish.Opti
 	if err != nil {
 		return nil, err
 	}
-	tell := func(line string) { a.note("%s", line) }
+	var mu sync.Mutex
+	tell := func(line string) {
+		mu.Lock()
+		defer mu.Unlock()
+		a.note("%s", line)
+	}
 	cache.Tell = tell
 	p := &packages.Python{Cache: cache, TempDir: o.TempDir, Apart: f.apart, Resolver: f.resolver, Tell: tell}
 	o.Source.Extensions = map[string]source.Extension{packages.NodeScheme: &packages.Node{Cache: cache, TempDir: o.TempDir, Tell: tell}}
