@@ -74,7 +74,9 @@ func TestGroupSwept(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("what is in the group runs on")
 		_ = cmd.Process.Kill()
-		_ = <-ended
+		if err := <-ended; err == nil {
+			t.Error("it ended by itself")
+		}
 	}
 	if _, err := os.Stat(left); err == nil {
 		t.Errorf("%s is left", left)
