@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run.sh [publish|serve|overlay|cold|dedupe|codec|s3|zone|attach|vhost|cached|commit|start|evict|all] [IMAGES_DIR]: measures rivulet beside other
+# run.sh [publish|serve|overlay|cold|dedupe|codec|s3|zone|attach|vhost|cached|commit|start|hello|evict|all] [IMAGES_DIR]: measures rivulet beside other
 # programs that do the same, and prints Markdown for doc/benchmarks.md.
 #
 # IMAGES_DIR (or RIVULET_E2E_IMAGES) is an OCI layout with the test images. ROUNDS
@@ -9,7 +9,8 @@
 # Needs root and, by part, umoci, mke2fs, casync, igzip, GNU time (publish), fio with the nbd
 # engine, nbdkit, qemu-nbd, nbdinfo, nbdcopy (serve, overlay), qemu-storage-daemon with its
 # curl driver (cold) or alone (vhost), versitygw and rclone (s3; start without the latter), redis-server (zone, cached); always jq. The part
-# evict, for doc/benchmarks-eviction.md and not in all, is a simulation, and needs Go alone.
+# evict, for doc/benchmarks-eviction.md and not in all, is a simulation, and needs Go alone. The part
+# hello, for doc/benchmarks-hello.md and not in all, takes hours: hello.sh says how to choose from it.
 # shellcheck disable=SC2034
 source "$(dirname "${BASH_SOURCE[0]}")/../internal/e2e/harness.sh"
 
@@ -18,6 +19,7 @@ ROUNDS=${ROUNDS:-5}
 WHAT=${1:-all}
 case $WHAT in publish | serve | overlay | cold | dedupe | codec | s3 | zone | attach | vhost | cached | commit | start | all) ;;
 evict) (cd "$ROOT" && go run ./bench/evict -plot doc/img/eviction.svg); exit ;;
+hello) "$BENCH/hello.sh" "${2:-${RIVULET_E2E_IMAGES:-}}"; exit ;;
 *) sed -n '2s/^# /usage: /p' "$0" >&2; exit 2 ;; esac
 [ "$WHAT" = zone ] || IMAGES=$(images "${2:-}")
 PATH=$WORK/bin:$PATH

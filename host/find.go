@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
@@ -65,7 +67,36 @@ func (h *Host) Find(ctx context.Context, q Query) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
+	h.recent.add(sought{q.Store, i.Map.Digest().String()})
 	return found(i.Map), nil
+}
+
+// recentlyFound remembers the block maps that Find has just found: who then attaches one of
+// them is spared another look for what its digest means, three round trips of a far
+// store. That it is still there, attaching finds out anyway. The zero value is ready.
+type recentlyFound struct {
+	mu    sync.Mutex
+	until map[sought]time.Time
+}
+
+const (
+	recentTime = 2 * time.Minute
+	maxRecent  = 256
+)
+
+func (r *recentlyFound) add(s sought) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.until) >= maxRecent || r.until == nil {
+		r.until = make(map[sought]time.Time)
+	}
+	r.until[s] = time.Now().Add(recentTime)
+}
+
+func (r *recentlyFound) has(s sought) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Before(r.until[s])
 }
 
 // findChain finds an image by its chain ID, signed as was asked.

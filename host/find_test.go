@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -56,6 +57,33 @@ func TestFind(t *testing.T) {
 		if unknown := q.Image == none || q.Chain == none; errors.Is(err, chunk.ErrNotFound) != unknown {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+	s.close(h)
+}
+
+// TestFindSparesALook: what was found a moment ago is not looked for again to be attached, and
+// only where it was found.
+func TestFindSparesALook(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	tree, err := h.Find(t.Context(), Query{Store: "memory", Image: "tree"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := h.source(t.Context(), "memory")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody, cancel := context.WithCancel(t.Context())
+	cancel() // no look can succeed
+	if d, err := h.digest(nobody, src.View, tree.Digest, "", "memory"); err != nil || d.String() != tree.Digest {
+		t.Errorf("found %v, %v, want %s without a look", d, err, tree.Digest)
+	}
+	if _, err := h.digest(nobody, src.View, tree.Digest, "", "elsewhere"); err == nil {
+		t.Error("found in a store where nobody has looked")
+	}
+	if _, err := h.digest(nobody, src.View, tree.Disk, "", "memory"); err == nil {
+		t.Error("the digest of a disk was taken for that of a block map")
 	}
 	s.close(h)
 }

@@ -71,6 +71,7 @@ type Host struct {
 	ending interruption // of what holds up Release
 	lull   lull
 	looks  rounds
+	recent recentlyFound
 
 	memory  int64 // bound of what is kept decoded, in bytes
 	starts  startCounters

@@ -205,7 +205,7 @@ func (h *Host) digest(ctx context.Context, v *generation.View, ref, who, store s
 		h.mu.Lock()
 		known := h.disks[shareKey{store, d, who}] != nil
 		h.mu.Unlock()
-		if known {
+		if known || h.recent.has(sought{store, d.String()}) {
 			return d, nil
 		}
 	}

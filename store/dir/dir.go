@@ -11,9 +11,9 @@
 //	  attachments/ab…/KIND/ab…   what is said of the object ab…, named by its digest
 //	  pointers/…                 as above, those of the generation
 //
-// doc/format/origin.md has the rules. Every file is written under tmp,
-// synced, and renamed to its place, whose directory is then synced: so a name
-// that can be seen is a whole file, whenever the writer was killed, and a
+// doc/format/origin.md has the rules. Every file is written under tmp, or without a
+// name, synced, and only then named, and its directory is synced, for chunks by Flush:
+// so a name that can be seen is a whole file, whenever the writer was killed, and a
 // finished call survives a power cut. Any number of processes may use one
 // directory. A file that was damaged later and kept its size passes for whole until
 // it is read, also with Put: rivulet verify finds it, and removing it lets Put
@@ -31,7 +31,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
@@ -49,18 +48,19 @@ const (
 const staleTemp = 24 * time.Hour
 
 // fresh is the age below which a file's directory entry may not be durable yet,
-// because another process is between rename and sync, or was killed there. It
+// because another process has named it and not come to Flush, or was killed before. Who
+// lives flushes in half that time, and the kernel writes by itself what is older. It
 // counts from when the file last got a name: a link to an old file is new.
 const fresh = time.Minute
 
 // A tree is a part of the directory that has pointers: the origin, or one of
 // its generations.
 type tree struct {
-	top    string                         // directory of the whole origin
-	root   string                         // where this part lies
-	create func(dir string) (file, error) // a new temporary file
-	sync   func(dir string) error         // makes a directory's entries durable
-	swaps  chan struct{}                  // holds one token: whoever has it may change pointers, wherever
+	top    string                                   // directory of the whole origin
+	root   string                                   // where this part lies
+	create func(dir string, size int) (file, error) // a new file, to be placed
+	sync   func(dir string) error                   // makes a directory's entries durable
+	swaps  chan struct{}                            // holds one token: whoever has it may change pointers, wherever
 }
 
 // An Origin is an origin in a directory. Any number of calls may run at once.
@@ -72,8 +72,8 @@ type Origin struct {
 // A Store is one generation of an [Origin].
 type Store struct {
 	tree
-	chunks [256]atomic.Bool // fan-out folders known to be there
-	object [256]atomic.Bool
+	chunks folders
+	object folders // synced at once, as little as there is of them
 }
 
 var (
@@ -181,40 +181,23 @@ func (s *Store) place(kind string, id [32]byte) (path, dir string) {
 	return path, filepath.Dir(path)
 }
 
-// put stores data at its place unless a file of the same size is there. Whether
-// that one's bytes are right is not looked at: that would read the whole store
-// on each publishing, and whoever reads an object checks it.
-func (s *Store) put(kind string, known *[256]atomic.Bool, id [32]byte, data []byte) (added bool, err error) {
+// put stores data at its place unless a file of the same size is there, and leaves its
+// name to be made durable. Whether that one's bytes are right is not looked at: that
+// would read the whole store on each publishing, and whoever reads an object checks it.
+func (s *Store) put(kind string, f *folders, id [32]byte, data []byte) (added, late bool, err error) {
 	path, dir := s.place(kind, id)
 	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() == int64(len(data)) {
-		return false, s.settle(info, dir)
+		return false, f.settle(id, info), nil
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, err
+		return false, false, err
 	}
-	if err := s.folder(known, id, dir); err != nil {
-		return false, err
+	if err := f.make(id, dir); err != nil {
+		return false, false, err
 	}
-	return true, s.writeFile(path, data)
-}
-
-// settle makes the entry of a file that is there already durable, should it be new.
-func (s *Store) settle(info fs.FileInfo, dir string) error {
-	if time.Since(changed(info)) < fresh {
-		return s.sync(dir)
+	if err := s.writeEntry(path, data); err != nil {
+		return false, false, err
 	}
-	return nil
-}
-
-// folder makes the fan-out folder of id, unless it is known to be there.
-func (s *Store) folder(known *[256]atomic.Bool, id [32]byte, dir string) error {
-	if known[id[0]].Load() {
-		return nil
-	}
-	if err := makeDir(dir); err != nil {
-		return err
-	}
-	known[id[0]].Store(true)
-	return nil
+	return true, f.entered(id), nil
 }
 
 // Request implements [origin.Requester]: it fails with origin.ErrNoRequest.
@@ -251,15 +234,15 @@ func (s *Store) Put(ctx context.Context, id chunk.ID, object []byte) (bool, erro
 	if _, err := chunk.Verify(id, object); err != nil {
 		return false, err
 	}
-	added, err := s.put(place.Chunks, &s.chunks, id, object)
+	added, late, err := s.put(place.Chunks, &s.chunks, id, object)
+	if err == nil && late {
+		err = s.Flush(ctx)
+	}
 	if err != nil {
 		return false, fmt.Errorf("put chunk %v: %w", id, err)
 	}
 	return added, nil
 }
-
-// Flush implements [chunk.Sink]: Put leaves nothing to do.
-func (s *Store) Flush(ctx context.Context) error { return ctx.Err() }
 
 // Remove implements [chunk.Remover].
 func (s *Store) Remove(ctx context.Context, id chunk.ID) error {

@@ -103,8 +103,14 @@ func TestStaleTemp(t *testing.T) {
 
 // TestRepair damages stored files so that their size is wrong.
 func TestRepair(t *testing.T) {
+	for _, size := range []int{1000, 100_000} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) { testRepair(t, size) })
+	}
+}
+
+func testRepair(t *testing.T, size int) {
 	s := open(t, t.TempDir())
-	o := chunktest.Random(1, 1000, chunk.FrameSize)
+	o := chunktest.Random(1, size, chunk.FrameSize)
 	object := []byte("an object")
 	if _, err := s.Put(ctx, o.ID, o.Bytes); err != nil {
 		t.Fatal(err)
@@ -125,7 +131,7 @@ func TestRepair(t *testing.T) {
 			t.Errorf("object of %d bytes: %v; want an error with its name", size, err)
 		}
 		var corrupt *chunk.CorruptError
-		if _, err := chunk.NewDoor(s).ReadChunk(ctx, o.ID, make([]byte, 9000), 0); !errors.As(err, &corrupt) {
+		if _, err := chunk.NewDoor(s).ReadChunk(ctx, o.ID, make([]byte, size+9000), 0); !errors.As(err, &corrupt) {
 			t.Errorf("chunk of %d bytes: %v; want a CorruptError", size, err)
 		}
 		if added, err := s.Put(ctx, o.ID, o.Bytes); err != nil || !added {
@@ -164,51 +170,55 @@ func (f *failing) Sync() error {
 	return f.file.Sync()
 }
 
-func (f *failing) Close() error {
-	if err := f.file.Close(); f.call != "close" || err != nil {
-		return err
+func (f *failing) Place(path string) error {
+	if f.call != "place" {
+		return f.file.Place(path)
 	}
-	return errDisk
+	return errors.Join(errDisk, f.Drop())
 }
 
 // TestFailingWrites checks that a write that fails at any step is reported,
 // changes nothing, and leaves no temporary file.
 func TestFailingWrites(t *testing.T) {
-	o := chunktest.Random(1, 100_000, chunk.FrameSize)
-	for _, call := range []string{"create", "write", "sync", "close"} {
-		t.Run(call, func(t *testing.T) {
-			s := open(t, t.TempDir())
-			if err := s.SwapPointer(ctx, "p", nil, []byte("old")); err != nil {
-				t.Fatal(err)
-			}
-			before := paths(t, s.root)
-			s.create = func(dir string) (file, error) {
-				if call == "create" {
-					return nil, errDisk
-				}
-				f, err := createFile(dir)
-				return &failing{f, call}, err
-			}
-			if added, err := s.Put(ctx, o.ID, o.Bytes); added || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), o.ID.String()) {
-				t.Errorf("Put = %v, %v; want an error with the chunk's name", added, err)
-			}
-			if _, err := s.PutObject(ctx, []byte("data")); !errors.Is(err, syscall.ENOSPC) {
-				t.Errorf("PutObject: %v", err)
-			}
-			if err := s.SwapPointer(ctx, "p", []byte("old"), []byte("new")); !errors.Is(err, syscall.ENOSPC) {
-				t.Errorf("SwapPointer: %v", err)
-			}
-			if after := paths(t, s.root); after != before {
-				t.Errorf("files changed:\n%s\nwere:\n%s", after, before)
-			}
-			s.create = createFile
-			if added, err := s.Put(ctx, o.ID, o.Bytes); !added || err != nil {
-				t.Errorf("Put afterwards = %v, %v", added, err)
-			}
-			if err := s.SwapPointer(ctx, "p", []byte("old"), []byte("new")); err != nil {
-				t.Errorf("SwapPointer afterwards: %v", err)
-			}
-		})
+	for _, size := range []int{1000, 100_000} {
+		for _, call := range []string{"create", "write", "sync", "place"} {
+			t.Run(fmt.Sprintf("%s %d", call, size), func(t *testing.T) { testFailingWrite(t, call, size) })
+		}
+	}
+}
+
+func testFailingWrite(t *testing.T, call string, size int) {
+	o := chunktest.Random(1, size, chunk.FrameSize)
+	s := open(t, t.TempDir())
+	if err := s.SwapPointer(ctx, "p", nil, []byte("old")); err != nil {
+		t.Fatal(err)
+	}
+	before := paths(t, s.root)
+	s.create = func(dir string, size int) (file, error) {
+		if call == "create" {
+			return nil, errDisk
+		}
+		f, err := createFile(dir, size)
+		return &failing{f, call}, err
+	}
+	if added, err := s.Put(ctx, o.ID, o.Bytes); added || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), o.ID.String()) {
+		t.Errorf("Put = %v, %v; want an error with the chunk's name", added, err)
+	}
+	if _, err := s.PutObject(ctx, []byte("data")); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("PutObject: %v", err)
+	}
+	if err := s.SwapPointer(ctx, "p", []byte("old"), []byte("new")); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("SwapPointer: %v", err)
+	}
+	if after := paths(t, s.root); after != before {
+		t.Errorf("files changed:\n%s\nwere:\n%s", after, before)
+	}
+	s.create = createFile
+	if added, err := s.Put(ctx, o.ID, o.Bytes); !added || err != nil {
+		t.Errorf("Put afterwards = %v, %v", added, err)
+	}
+	if err := s.SwapPointer(ctx, "p", []byte("old"), []byte("new")); err != nil {
+		t.Errorf("SwapPointer afterwards: %v", err)
 	}
 }
 

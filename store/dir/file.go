@@ -13,57 +13,82 @@ import (
 	"github.com/rivuletfs/rivulet/origin/place"
 )
 
-// A file is what writing takes of an *os.File, so that a test can put one in
-// its place that fails.
+// A file is being written, and has no name yet that counts. Place or Drop is the last
+// call.
 type file interface {
-	io.WriteCloser
-	Name() string
+	io.Writer
 	Sync() error
+	// Place gives the file its name, and takes that from whatever has it.
+	Place(path string) error
+	// Drop forgets the file.
+	Drop() error
 }
 
-// createFile makes a new file of an unused name in dir.
-func createFile(dir string) (file, error) {
+// createFile makes a file that takes size bytes by one Write. Until it is placed, it is
+// in the file system of dir, and may have a name there.
+func createFile(dir string, size int) (file, error) {
+	if f := createUnnamed(dir, size); f != nil {
+		return f, nil
+	}
 	for {
-		f, err := os.OpenFile(dir+"/"+randomName(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+		f, err := os.OpenFile(temporaryName(dir), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+		if err == nil {
+			return namedFile{f}, nil
+		}
 		if !errors.Is(err, fs.ErrExist) {
-			return f, err
+			return nil, err
 		}
 	}
 }
 
-// randomName returns a name that is hardly in use.
-func randomName() string {
+// temporaryName returns a path in dir that is hardly in use.
+func temporaryName(dir string) string {
 	var name [16]byte
 	for i := range name {
 		name[i] = byte(rand.Uint32())
 	}
-	return hex.EncodeToString(name[:])
+	return dir + "/" + hex.EncodeToString(name[:])
 }
 
-// writeFile makes data the content of path, durably: at any moment path has the
-// old content or the new.
-func (t *tree) writeFile(path string, data []byte) error {
-	f, err := t.create(filepath.Join(t.top, tempDir))
-	if err != nil {
-		return err
-	}
-	err = fill(f, data)
+// A namedFile has a name in a folder for temporary files.
+type namedFile struct{ *os.File }
+
+func (f namedFile) Place(path string) error {
+	err := f.Close()
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
+	return nil
+}
+
+func (f namedFile) Drop() error { return errors.Join(f.Close(), os.Remove(f.Name())) }
+
+// writeFile makes data the content of path, durably: at any moment path has the
+// old content or the new.
+func (t *tree) writeFile(path string, data []byte) error {
+	if err := t.writeEntry(path, data); err != nil {
+		return err
+	}
 	return t.sync(filepath.Dir(path))
 }
 
-// fill writes data to f, syncs it and closes it.
-func fill(f file, data []byte) error {
-	_, err := f.Write(data)
+// writeEntry is writeFile that leaves the name to be made durable.
+func (t *tree) writeEntry(path string, data []byte) error {
+	f, err := t.create(filepath.Join(t.top, tempDir), len(data))
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}
-	return errors.Join(err, f.Close())
+	if err != nil {
+		return errors.Join(err, f.Drop())
+	}
+	return f.Place(path)
 }
 
 // makeDir makes a directory and its missing parents, durably.

@@ -1,9 +1,10 @@
 package dir
 
 import (
+	"errors"
 	"os"
 	"runtime"
-	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,16 +16,18 @@ import (
 // syncs counts the calls that make entries of dir durable while do runs.
 func syncs(t *testing.T, s *Store, dir string, do func() error) int {
 	t.Helper()
-	var dirs []string
-	s.sync = func(dir string) error {
-		dirs = append(dirs, dir)
-		return syncDir(dir)
+	var n atomic.Int32
+	s.sync = func(d string) error {
+		if d == dir {
+			n.Add(1)
+		}
+		return syncDir(d)
 	}
 	if err := do(); err != nil {
 		t.Fatal(err)
 	}
 	s.sync = syncDir
-	return len(slices.DeleteFunc(dirs, func(d string) bool { return d != dir }))
+	return int(n.Load())
 }
 
 // TestNewEntriesAreSynced is about a file that another process has put in its
@@ -37,12 +40,12 @@ func TestNewEntriesAreSynced(t *testing.T) {
 	put := func(s *Store) func() error {
 		return func() error {
 			_, err := s.Put(ctx, c.ID, c.Bytes)
-			return err
+			return errors.Join(err, s.Flush(ctx))
 		}
 	}
 	copied := func() error {
 		_, err := o.CopyChunk(ctx, c.ID, 1, 2)
-		return err
+		return errors.Join(err, second.Flush(ctx))
 	}
 	path, dir := first.place(place.Chunks, c.ID)
 	if n := syncs(t, first, dir, put(first)); n != 1 {
@@ -74,12 +77,18 @@ func TestOldEntriesAreNotSynced(t *testing.T) {
 	if _, err := s.Put(ctx, c.ID, c.Bytes); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
 	path, dir := s.place(place.Chunks, c.ID)
 	info, err := os.Lstat(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	settle := func() error { return s.settle(info, dir) }
+	settle := func() error {
+		s.chunks.settle(c.ID, info)
+		return s.Flush(ctx)
+	}
 	if n := syncs(t, s, dir, settle); n != 1 {
 		t.Errorf("new: %d syncs", n)
 	}
@@ -87,4 +96,33 @@ func TestOldEntriesAreNotSynced(t *testing.T) {
 	if n := syncs(t, s, dir, settle); n != 0 {
 		t.Errorf("old: %d syncs", n)
 	}
+}
+
+// TestFlush: entries are made durable by Flush, once for all of a folder, and by Put
+// itself before other processes take them for durable.
+func TestFlush(t *testing.T) {
+	s := open(t, t.TempDir())
+	c := chunktest.Random(1, 1000, chunk.FrameSize)
+	_, dir := s.place(place.Chunks, c.ID)
+	flush := func() error { return s.Flush(ctx) }
+	put := func() error {
+		_, err := s.Put(ctx, c.ID, c.Bytes)
+		return err
+	}
+	want := func(what string, want int, do func() error) {
+		t.Helper()
+		if n := syncs(t, s, dir, do); n != want {
+			t.Errorf("%s: %d syncs, want %d", what, n, want)
+		}
+	}
+	want("put", 0, put)
+	s.sync = func(string) error { return errDisk }
+	if err := s.Flush(ctx); !errors.Is(err, errDisk) {
+		t.Errorf("a flush that fails: %v", err)
+	}
+	want("flush after one that failed", 1, flush)
+	want("flush again", 0, flush)
+	want("put of what is there and new", 0, put)
+	s.chunks.since[c.ID[0]].Store(time.Now().Add(-fresh).UnixNano())
+	want("put beside an entry that waited long", 1, put)
 }

@@ -85,7 +85,10 @@ func (o *Origin) CopyChunk(ctx context.Context, id chunk.ID, from, to origin.Gen
 		return false, err
 	}
 	src, dst := o.generation(from), o.generation(to)
-	added, err := dst.link(id, src)
+	added, late, err := dst.link(id, src)
+	if err == nil && late {
+		err = dst.Flush(ctx)
+	}
 	if err != nil {
 		return false, failed("copy chunk", id, err)
 	}
@@ -93,36 +96,36 @@ func (o *Origin) CopyChunk(ctx context.Context, id chunk.ID, from, to origin.Gen
 }
 
 // link makes chunk id of src one of s too.
-func (s *Store) link(id chunk.ID, src *Store) (added bool, err error) {
+func (s *Store) link(id chunk.ID, src *Store) (added, late bool, err error) {
 	old, _ := src.place(place.Chunks, id)
 	path, dir := s.place(place.Chunks, id)
 	have, err := os.Lstat(path)
 	want, srcErr := os.Lstat(old)
 	switch {
 	case srcErr != nil:
-		return false, srcErr
+		return false, false, srcErr
 	case err == nil && have.Size() == want.Size():
-		return false, s.settle(have, dir)
+		return false, s.chunks.settle(id, have), nil
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return false, err
+		return false, false, err
 	}
-	if err := s.folder(&s.chunks, id, dir); err != nil {
-		return false, err
+	if err := s.chunks.make(id, dir); err != nil {
+		return false, false, err
 	}
 	temp, err := linkTemporary(old, filepath.Join(s.top, tempDir))
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	if err := os.Rename(temp, path); err != nil {
-		return false, errors.Join(err, os.Remove(temp))
+		return false, false, errors.Join(err, os.Remove(temp))
 	}
-	return true, errors.Join(removeLink(temp), s.sync(dir))
+	return true, s.chunks.entered(id), removeLink(temp)
 }
 
 // linkTemporary gives a file a second, unused name in dir.
 func linkTemporary(path, dir string) (string, error) {
 	for {
-		name := filepath.Join(dir, randomName())
+		name := temporaryName(dir)
 		err := os.Link(path, name)
 		if !errors.Is(err, fs.ErrExist) {
 			return name, err

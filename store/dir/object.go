@@ -20,7 +20,11 @@ func (s *Store) PutObject(ctx context.Context, data []byte) (origin.Digest, erro
 		return origin.Digest{}, fmt.Errorf("put object: %d bytes, at most %d are allowed", len(data), origin.MaxObjectBytes)
 	}
 	d := origin.Sum(data)
-	if _, err := s.put(place.Objects, &s.object, d, data); err != nil {
+	_, _, err := s.put(place.Objects, &s.object, d, data)
+	if err == nil {
+		err = s.object.flush(ctx, s.root, place.Objects, s.sync)
+	}
+	if err != nil {
 		return origin.Digest{}, fmt.Errorf("put object %v: %w", d, err)
 	}
 	return d, nil

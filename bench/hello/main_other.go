@@ -1,0 +1,6 @@
+//go:build !linux
+
+// Command hello needs Linux.
+package main
+
+func main() { panic("hello needs Linux") }
