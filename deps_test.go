@@ -38,9 +38,9 @@ packages/wheel     any: flatten flatten/zipfile internal/lateregexp
 packages/sandbox   any
 packages/rootfs    any: flatten flatten/source packages/sandbox
 packages/lock      any: internal/lateregexp
-packages/python    any: internal/lateregexp packages/lock packages/sandbox packages/wheel
+packages/python    any: internal/lateregexp internal/scratch packages/lock packages/sandbox packages/wheel
 packages/npm       any: flatten internal/lateregexp
-packages           any: flatten/source flatten/zipfile packages/lock packages/npm packages/python packages/rootfs packages/wheel
+packages           any: chunk flatten/source flatten/zipfile internal/scratch packages/lock packages/npm packages/python packages/rootfs packages/wheel store/cache/evict
 layout             std: ext4 flatten
 profile            std: blockmap origin
 profile/start      any: blockmap chunk disk internal/tokenbucket origin profile

@@ -148,3 +148,21 @@ func (e *Entry) add(o Entry) {
 	e.Waited = whole((e.Waited*n + o.Waited*m) / (n + m))
 	e.Starts += o.Starts
 }
+
+// Predict returns a predicted profile of what the profiles have, which are of one image and
+// workload: each frame once, those of the first profile first.
+func Predict(list ...*Profile) *Profile {
+	p := &Profile{Starts: 1, Predicted: true}
+	seen := make(map[Frame]bool)
+	for _, l := range list {
+		p.Image, p.Workload = l.Image, l.Workload
+		for _, e := range l.Entries {
+			if !seen[e.Frame] && len(p.Entries) < MaxEntries {
+				seen[e.Frame] = true
+				// The order of entries is that of their times.
+				p.Entries = append(p.Entries, Entry{Frame: e.Frame, Starts: 1, At: time.Duration(len(p.Entries)) * unit})
+			}
+		}
+	}
+	return p
+}

@@ -174,6 +174,7 @@ type publication struct {
 	Converted string      `json:"converted,omitempty"` // image, as REPOSITORY:TAG@DIGEST
 	Inherited []inherited `json:"inherited,omitempty"` // profiles of the name's image before
 	Predicted *predicted  `json:"predicted,omitempty"` // profile of a start that nobody has seen
+	Imports   int         `json:"imports,omitempty"`   // frames of the plan that imports of packages read
 }
 
 // inheritAfter gives an image that was just published under a name what starts of

@@ -21,6 +21,7 @@ import (
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/keyring"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/packages"
 	"github.com/rivuletfs/rivulet/publish"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/store"
@@ -64,9 +65,12 @@ type publishFlags struct {
 	zone                      string
 	recipients, files, trusts []string
 	check, json               bool
-	apart                     bool   // --packages-apart
-	lock                      string // file for the lock of the image's packages
-	predict                   string // --predict
+	apart                     bool            // --packages-apart
+	resolver                  string          // --resolver
+	noRecords                 bool            // --no-records
+	packages                  *packageSources // what opens those of the sources that are packages; nil: none is
+	lock                      string          // file for the lock of the image's packages
+	predict                   string          // --predict
 	converted                 bool
 	convertedTag              string
 }
@@ -103,7 +107,9 @@ read the store can read the image.
 
 Python packages are for the Python of the image below them, and are layers of
 their own, each stored once. pip chooses them, in a sandbox; see 'rivulet
-packages --help' and doc/functions.md. --lock writes what it chose to a file.
+packages --help' and doc/functions.md. --lock writes what it chose to a file. A
+package that you, or a trusted publisher, have installed on another host is taken
+over from the store.
 
 With --converted, an image of the repository that is the store too gets a
 converted one beside it: an index that has the plain image, for whoever pulls it,
@@ -129,7 +135,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 			if err != nil {
 				return err
 			}
-			if opts.Source.Extensions, err = a.extensions(args, flags.apart, opts.TempDir); err != nil {
+			if flags.packages, err = a.openPackageSources(args, &flags, &opts); err != nil {
 				return err
 			}
 			return a.publishShown(cmd.Context(), args, &flags, &opts, to)
@@ -147,6 +153,8 @@ assembly and runs as you, so choose go for images from strangers.`,
 	f.StringVar(&flags.convertedTag, "converted-tag", "", "the same, at this tag")
 	f.StringVar(&flags.lock, "lock", "", "write the lock of the image's packages to this file (pylock.toml)")
 	flags.predictFlag(f)
+	f.StringVar(&flags.resolver, "resolver", packages.Resolvers[0], "what chooses Python packages: pip or uv")
+	f.BoolVar(&flags.noRecords, "no-records", false, "install packages here, whatever the store has records of")
 	f.BoolVar(&flags.apart, "packages-apart", false, "put each package into /packages/NAME==VERSION, and a path file into site-packages")
 	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd
@@ -184,6 +192,7 @@ func (a *app) publishShown(ctx context.Context, srcs []string, flags *publishFla
 	if flags.predict == predictOn {
 		p.Predicted = a.predictAfter(ctx, o, res, p.Inherited)
 	}
+	p.Imports = a.importsAfter(ctx, o, &p, flags.packages)
 	if err := a.published(&p, flags.json); err != nil {
 		return err
 	}
@@ -239,6 +248,9 @@ func (f *publishFlags) parse(o *publish.Options) (err error) {
 // publish publishes an image into the origin that open opens. What a far origin will be
 // asked first is asked while it is opened.
 func (a *app) publish(ctx context.Context, srcs []string, f *publishFlags, o *publish.Options, open func(context.Context, store.Options) (origin.Origin, error)) (origin.Origin, *publish.Result, error) {
+	if f.packages != nil {
+		return a.publishPackages(ctx, srcs, f, o, open)
+	}
 	d, err := publish.Open(ctx, srcs, o.Source, o.TempDir)
 	if err != nil {
 		return nil, nil, err
@@ -382,6 +394,9 @@ func (a *app) published(r *publication, asJSON bool) error {
 		r.NewChunks, size(r.NewBytes), size(r.FetchedBytes), r.LayersKnown, r.Layers)
 	if r.Converted != "" {
 		a.note("converted image: %s", r.Converted)
+	}
+	if r.Imports > 0 {
+		a.note("what imports of its packages read: %d frames", r.Imports)
 	}
 	for _, i := range r.Inherited {
 		a.note("inherited from the name's image before: what starts of workload %s read, %d frames", shownWorkload(i.Workload), i.Frames)
