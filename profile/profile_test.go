@@ -403,3 +403,30 @@ func TestSize(t *testing.T) {
 		t.Errorf("%d bytes", n)
 	}
 }
+
+// TestPredict puts one prediction behind another; it counts as no start.
+func TestPredict(t *testing.T) {
+	image := origin.Sum([]byte("image"))
+	of := func(starts uint32, frames ...uint16) *profile.Profile {
+		p := &profile.Profile{Image: image, Workload: "w", Starts: starts}
+		for i, f := range frames {
+			p.Entries = append(p.Entries, profile.Entry{Frame: profile.Frame{Number: f}, Starts: starts, At: time.Duration(i) * time.Second})
+		}
+		return p
+	}
+	p := profile.Predict(of(1, 5, 3), of(2, 1, 3, 2))
+	if p.Image != image || p.Workload != "w" || !p.Predicted {
+		t.Errorf("%+v", p)
+	}
+	var got []uint16
+	back, err := profile.Parse(encode(t, p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range back.Entries {
+		got = append(got, e.Number)
+	}
+	if want := []uint16{5, 3, 1, 2}; !slices.Equal(got, want) {
+		t.Errorf("frames %v, want %v", got, want)
+	}
+}
