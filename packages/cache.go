@@ -94,12 +94,15 @@ func (c *Cache) lock(ctx context.Context, name string) (unlock func(), err error
 // fresh returns a name beside final for what is made, and removes what others left there.
 func fresh(final string) (string, error) {
 	dir, base := filepath.Split(final)
-	old, err := filepath.Glob(dir + "." + base + ".*")
+	all, err := os.ReadDir(dir)
 	if err != nil {
 		return "", err
 	}
-	for _, o := range old {
-		if err := removeTree(o); err != nil {
+	for _, e := range all {
+		if !strings.HasPrefix(e.Name(), "."+base+".") {
+			continue
+		}
+		if err := removeTree(dir + e.Name()); err != nil {
 			return "", err
 		}
 	}

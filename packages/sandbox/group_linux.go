@@ -106,9 +106,12 @@ func lockGroup(dir string, v1 bool) *group {
 
 // sweepGroups ends groups whose owners were killed.
 func sweepGroups(parent string, v1 bool) {
-	left, _ := filepath.Glob(filepath.Join(parent, groupPrefix+"*"))
-	for _, dir := range left {
-		if g := lockGroup(dir, v1); g != nil {
+	all, _ := os.ReadDir(parent) // by no pattern: systemd has backslashes in names
+	for _, e := range all {
+		if !strings.HasPrefix(e.Name(), groupPrefix) {
+			continue
+		}
+		if g := lockGroup(filepath.Join(parent, e.Name()), v1); g != nil {
 			g.end()
 		}
 	}

@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,6 +84,24 @@ func TestGroupSwept(t *testing.T) {
 	}
 	if _, err := os.Stat(mine.dir.Name()); err != nil {
 		t.Errorf("a group that has an owner is gone: %v", err)
+	}
+}
+
+// TestGroupSweptAnywhere leaves a group below one whose name is as systemd writes it.
+func TestGroupSweptAnywhere(t *testing.T) {
+	g := makeGroup(t, 64<<20)
+	defer g.end()
+	parent := filepath.Join(filepath.Dir(g.dir.Name()), fmt.Sprintf(`rivulet\x2dtest-%d`, os.Getpid()))
+	left := filepath.Join(parent, groupPrefix+"left")
+	for _, dir := range []string{parent, left} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = os.Remove(dir) }()
+	}
+	sweepGroups(parent, g.v1)
+	if _, err := os.Stat(left); err == nil {
+		t.Errorf("%s is left", left)
 	}
 }
 
