@@ -193,7 +193,9 @@ func (g *group) end() {
 }
 
 // join is a program for sh that enters a group and runs the rest.
-const join = `echo $$ >"$1/cgroup.procs" && shift && exec "$@"`
+const join = `{ echo $$ >"$1/cgroup.procs"; } 2>/dev/null || { echo "bwrap: cannot enter the control group $1" >&2; exit 1; }
+shift
+exec "$@"`
 
 // enter returns a command line that runs line in the group.
 func (g *group) enter(line []string) []string {

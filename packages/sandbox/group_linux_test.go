@@ -105,6 +105,23 @@ func TestGroupSweptAnywhere(t *testing.T) {
 	}
 }
 
+// TestGroupGone enters a group that is not there any more: that is no failure of the program's.
+func TestGroupGone(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &group{dir: dir}
+	if err := errors.Join(os.Remove(dir.Name()), dir.Close()); err != nil {
+		t.Fatal(err)
+	}
+	line := g.enter([]string{"echo", "it runs"})
+	out, err := exec.Command(line[0], line[1:]...).CombinedOutput()
+	if err == nil || !strings.HasPrefix(string(out), "bwrap: cannot enter") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 // TestMemoryOfMany has many processes take memory at once, faster than anybody looks: the
 // kernel holds all of them together within the bound, and the run ends with one line.
 func TestMemoryOfMany(t *testing.T) {
