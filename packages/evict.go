@@ -233,15 +233,7 @@ func (c *Cache) give(t *thing) error {
 			return nil
 		}
 		for _, p := range t.paths {
-			// Of a folder, none or all is there, whenever this is killed.
-			gone, err := fresh(p)
-			if err == nil {
-				err = os.Rename(p, gone)
-			}
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err = errors.Join(err, removeTree(gone)); err != nil {
+			if err := removeWhole(p); err != nil {
 				return err
 			}
 		}
