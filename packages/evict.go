@@ -36,6 +36,8 @@ const (
 	baseKind      = "bases"
 )
 
+var kinds = []string{installedKind, fileKind, baseKind}
+
 // A thing is what a cache keeps or gives up as a whole.
 type thing struct {
 	kind, name string
@@ -150,7 +152,7 @@ func order(things []*thing, now time.Time) (evict.Policy, map[chunk.ID]*thing) {
 // things lists what the cache keeps.
 func (c *Cache) things() ([]*thing, error) {
 	var out []*thing
-	for _, kind := range []string{installedKind, fileKind, baseKind} {
+	for _, kind := range kinds {
 		all, err := os.ReadDir(c.path(kind))
 		if err != nil {
 			return nil, err
@@ -243,7 +245,7 @@ func (c *Cache) give(t *thing) error {
 
 // sweep removes what killed processes have left half-made, or half removed.
 func (c *Cache) sweep() error {
-	for _, kind := range []string{installedKind, baseKind} { // the others' is in the things
+	for _, kind := range kinds {
 		all, err := os.ReadDir(c.path(kind))
 		if err != nil {
 			return err

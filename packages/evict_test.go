@@ -145,7 +145,7 @@ func TestSweep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	left := []string{c.path("bases", ".ab.X", "root"), c.path("installed", ".cd.tar.X"), c.path("installed", ".cd.json.X")}
+	left := []string{c.path("bases", ".ab.X", "root"), c.path("installed", ".cd.tar.X"), c.path("installed", ".cd.json.X"), c.path("files", ".12.X", "file")}
 	held := c.path("bases", ".ef.X")
 	for _, p := range append(left, held) {
 		if err := os.MkdirAll(p, 0o700); err != nil {
