@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rivuletfs/rivulet/flatten/source"
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/packages/python"
 )
 
@@ -102,26 +103,11 @@ func fresh(final string) (string, error) {
 		if !strings.HasPrefix(e.Name(), "."+base+".") {
 			continue
 		}
-		if err := removeTree(dir + e.Name()); err != nil {
+		if err := scratch.RemoveAll(dir + e.Name()); err != nil {
 			return "", err
 		}
 	}
 	return dir + "." + base + "." + rand.Text(), nil
-}
-
-// removeTree removes a folder, also one whose folders do not let it.
-func removeTree(path string) error {
-	err := os.RemoveAll(path)
-	if errors.Is(err, fs.ErrPermission) {
-		_ = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				_ = os.Chmod(p, 0o700)
-			}
-			return nil
-		})
-		err = os.RemoveAll(path)
-	}
-	return err
 }
 
 // removeWhole is removeTree of what has its name: whenever this is killed, all of it is there,
@@ -134,7 +120,7 @@ func removeWhole(path string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return errors.Join(err, removeTree(gone))
+	return errors.Join(err, scratch.RemoveAll(gone))
 }
 
 // An Installed says what an installation is. Its files are those of the layer.
@@ -324,7 +310,7 @@ func (c *Cache) Remove(in *Installed) error {
 	if _, err := hex.DecodeString(sum); err != nil || sum == "" {
 		return nil
 	}
-	return removeTree(c.path("files", sum))
+	return scratch.RemoveAll(c.path("files", sum))
 }
 
 // RemoveRest removes what installing needed: the trees of images, and the files. They are
@@ -337,7 +323,7 @@ func (c *Cache) RemoveRest() error {
 		for _, e := range all {
 			remove := removeWhole
 			if strings.HasPrefix(e.Name(), ".") {
-				remove = removeTree
+				remove = scratch.RemoveAll
 			}
 			errs = append(errs, remove(c.path(dir, e.Name())))
 		}

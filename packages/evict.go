@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/store/cache/evict"
 )
 
@@ -256,7 +257,7 @@ func (c *Cache) sweep() error {
 				continue
 			}
 			name, _, _ := strings.Cut(rest, ".")
-			err := c.whileNobodyMakes(lockOf(kind, name), func() error { return removeTree(c.path(kind, e.Name())) })
+			err := c.whileNobodyMakes(lockOf(kind, name), func() error { return scratch.RemoveAll(c.path(kind, e.Name())) })
 			if err != nil {
 				return err
 			}
