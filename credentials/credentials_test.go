@@ -3,6 +3,7 @@ package credentials
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -321,12 +322,43 @@ func TestPulls(t *testing.T) {
 	if _, err := OpenPulls(path); err == nil || !strings.Contains(err.Error(), "others may read it") {
 		t.Errorf("a file that others may read: %v", err)
 	}
-	writeFile(t, path, `{"a": {"login": {"password": "secret"}, "x": 1}}`, 0o600)
 	if err := os.Chmod(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenPulls(path); err == nil || strings.Contains(err.Error(), "secret") {
-		t.Errorf("a damaged file: %v", err)
+	for _, damaged := range []string{`{"a": {"login": {"password": "secret"}, "x": 1}}`, `null`, ``} {
+		writeFile(t, path, damaged, 0o600)
+		if _, err := OpenPulls(path); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("a damaged file: %v", err)
+		}
+	}
+}
+
+// TestPullsCanBeReadAgain has a pull with what is no login, and a process that was killed as it wrote.
+func TestPullsCanBeReadAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "logins")
+	writeFile(t, path+".new", "of a process that was killed", 0o644)
+	p, err := OpenPulls(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Learn("registry.example/a", authn.AuthConfig{Auth: base64.StdEncoding.EncodeToString([]byte("someone:secret"))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Learn("registry.example/b", authn.AuthConfig{Auth: "secret"}); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("what is no login: %v", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file: %v, %v", info, err)
+	}
+	if left, err := filepath.Glob(path + "*"); err != nil || len(left) != 1 {
+		t.Errorf("files are %v, %v", left, err)
+	}
+	if p, err = OpenPulls(path); err != nil {
+		t.Fatal(err)
+	}
+	if u := user(t, Keychain{Pulls: p}, "registry.example/a"); u != "someone" {
+		t.Errorf("logs in as %q", u)
 	}
 }
 

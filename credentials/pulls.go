@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -78,7 +77,7 @@ func parsePulls(r io.Reader) (map[string]pulledLogin, error) {
 	logins := make(map[string]pulledLogin)
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&logins); err != nil {
+	if err := d.Decode(&logins); err != nil || logins == nil {
 		return nil, errors.New("it is not what was written") // the decoder's error could show a secret
 	}
 	if len(logins) > maxPulls {
@@ -95,8 +94,13 @@ func (p *Pulls) Learn(image string, login authn.AuthConfig) (takeBack func(), er
 	if err != nil {
 		return nil, fmt.Errorf("login of a pull: %w", err)
 	}
-	if b, err := json.Marshal(login); err != nil || len(b) > maxSecret {
+	b, err := json.Marshal(login)
+	if err != nil || len(b) > maxSecret {
 		return nil, errors.Join(fmt.Errorf("login of a pull of %s: more than %d bytes", ref.Context(), maxSecret), err)
+	}
+	// What cannot be read again would keep the whole file from being read.
+	if err := json.Unmarshal(b, &login); err != nil {
+		return nil, fmt.Errorf("login of a pull of %s: it is no login", ref.Context()) // the decoder's error could show a secret
 	}
 	repository := ref.Context().Name()
 	p.mu.Lock()
@@ -146,17 +150,22 @@ func (p *Pulls) write() (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(p.path), filepath.Base(p.path)+".*") // mode 0600
+	// One name, so that who is killed leaves secrets in one file at most, until the next time.
+	temporary := p.path + ".new"
+	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), p.path)
+		err = os.Rename(temporary, p.path)
 	}
 	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
+		err = errors.Join(err, os.Remove(temporary))
 	}
 	return err
 }
