@@ -14,7 +14,8 @@ import (
 	"strings"
 )
 
-// ErrInUse says that disks are in use, and that nothing was taken away.
+// ErrInUse says that disks are in use, and that no file was taken away. Disks that nobody used are
+// down, with what their containers had written to them.
 var ErrInUse = errors.New("disks are in use: end their containers and machines first")
 
 // Remove stops the services and takes away all that Install has put onto the machine, and what the

@@ -495,6 +495,14 @@ func TestMountRoom(t *testing.T) {
 	o := s.must(s.offer(m, dir, "", func(o *host.Offer) {
 		room(o)
 		again(&keep.Inherited{})(o)
+		save := o.Save
+		o.Save = func(b json.RawMessage) error { // after each of which the process may be killed
+			var st fileState
+			if err := json.Unmarshal(b, &st); err != nil || st.Reserved == 0 {
+				t.Errorf("what is set aside is forgotten: %s, %v", b, err)
+			}
+			return save(b)
+		}
 	}))
 	if err := fill("more", 128<<10); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("beyond the room, mounted anew: %v", err)
