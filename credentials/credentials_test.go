@@ -208,6 +208,7 @@ func TestPluginFails(t *testing.T) {
 		{answerOf("Image", "secret", `{}`), "cacheDuration"},
 		{answerOf("Image", "-1s", `{}`), "cacheDuration"},
 		{answerOf("Image", "1s", `{"": {"password": "secret"}}`), "host"},
+		{answerOf("Image", "1s", `{"a.example.com:secret:1": {}}`), "host"},
 		{answerOf("Image", "1s", `{}`) + strings.Repeat(" ", maxAnswer), "more than"},
 	} {
 		var log bytes.Buffer
@@ -329,6 +330,49 @@ func TestPulls(t *testing.T) {
 		writeFile(t, path, damaged, 0o600)
 		if _, err := OpenPulls(path); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("a damaged file: %v", err)
+		}
+	}
+}
+
+// TestFailedPulls has pulls fail, with wrong logins and with none, and several at once: the right login is good
+// again.
+func TestFailedPulls(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "logins")
+	p, err := OpenPulls(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	learn := func(login authn.AuthConfig) (takeBack func()) {
+		t.Helper()
+		takeBack, err := p.Learn("registry.example/a", login)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return takeBack
+	}
+	right, wrong := authn.AuthConfig{Username: "right", Password: "secret"}, authn.AuthConfig{Username: "wrong", Password: "secret"}
+	learn(authn.AuthConfig{})() // nothing to take away
+	learn(right)
+	learn(authn.AuthConfig{})() // as one without imagePullSecrets
+	for _, order := range [][]int{{0}, {0, 1}, {1, 0}, {0, 1, 2}, {1, 2, 0}, {2, 1, 0}, {2, 0, 1}} {
+		failed := []func(){}
+		for i := range order {
+			failed = append(failed, learn([]authn.AuthConfig{wrong, {}, wrong}[i]))
+		}
+		for _, i := range order {
+			failed[i]()
+		}
+		again, err := OpenPulls(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range []*Pulls{p, again} {
+			if u := user(t, Keychain{Pulls: p}, "registry.example/a"); u != "right" {
+				t.Errorf("after failures in the order %v: %q", order, u)
+			}
+		}
+		if len(p.failed) != 0 {
+			t.Errorf("in the order %v %d are remembered", order, len(p.failed))
 		}
 	}
 }
