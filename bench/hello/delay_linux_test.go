@@ -49,6 +49,6 @@ func TestDelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		_ = <-ended // that the packets have an end
+		<-ended // that the packets have an end
 	}
 }
