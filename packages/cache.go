@@ -38,7 +38,7 @@ import (
 //
 // Things are made under other names, beginning with a dot, and get theirs when they are
 // whole. What a process leaves behind that was killed is removed by the next that
-// makes the same.
+// makes the same, and by Trim.
 //
 // Its fields are set before it is used first.
 type Cache struct {
@@ -94,12 +94,15 @@ func (c *Cache) lock(ctx context.Context, name string) (unlock func(), err error
 // fresh returns a name beside final for what is made, and removes what others left there.
 func fresh(final string) (string, error) {
 	dir, base := filepath.Split(final)
-	old, err := filepath.Glob(dir + "." + base + ".*")
+	all, err := os.ReadDir(dir)
 	if err != nil {
 		return "", err
 	}
-	for _, o := range old {
-		if err := removeTree(o); err != nil {
+	for _, e := range all {
+		if !strings.HasPrefix(e.Name(), "."+base+".") {
+			continue
+		}
+		if err := removeTree(dir + e.Name()); err != nil {
 			return "", err
 		}
 	}
@@ -119,6 +122,19 @@ func removeTree(path string) error {
 		err = os.RemoveAll(path)
 	}
 	return err
+}
+
+// removeWhole is removeTree of what has its name: whenever this is killed, all of it is there,
+// or nothing.
+func removeWhole(path string) error {
+	gone, err := fresh(path)
+	if err == nil {
+		err = os.Rename(path, gone)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return errors.Join(err, removeTree(gone))
 }
 
 // An Installed says what an installation is. Its files are those of the layer.
@@ -319,7 +335,11 @@ func (c *Cache) RemoveRest() error {
 		all, err := os.ReadDir(c.path(dir))
 		errs = append(errs, err)
 		for _, e := range all {
-			errs = append(errs, removeTree(c.path(dir, e.Name())))
+			remove := removeWhole
+			if strings.HasPrefix(e.Name(), ".") {
+				remove = removeTree
+			}
+			errs = append(errs, remove(c.path(dir, e.Name())))
 		}
 	}
 	return errors.Join(errs...)

@@ -87,7 +87,7 @@ func sweep(dir string) {
 		if !ok || !strings.HasPrefix(name, prefix) || !e.Type().IsRegular() {
 			continue
 		}
-		lock, err := os.OpenFile(filepath.Join(dir, e.Name()), os.O_WRONLY|unix.O_NOFOLLOW, 0)
+		lock, err := os.OpenFile(filepath.Join(dir, e.Name()), os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) // a pipe in its place must not hold us up
 		if err != nil {
 			continue
 		}
