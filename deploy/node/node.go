@@ -238,16 +238,18 @@ func (r *record) mayWrite(root *os.Root, p string) error {
 // put writes a file, whole, unless it is as it should be. What it is going to write, and the
 // folders it is going to make, are noted before, so that they are taken away though this is killed.
 func (r *record) put(root *os.Root, f file) error {
-	was, now := r.Files[f.path], sum(f.data)
-	if was == now {
-		if b, err := root.ReadFile(f.path); err == nil && sum(b) == now {
-			return nil
-		}
-	} else if was != "" {
+	was, now, there := r.Files[f.path], sum(f.data), ""
+	if b, err := root.ReadFile(f.path); err == nil {
+		there = sum(b)
+	}
+	if was == now && there == now {
+		return nil
+	}
+	if there != "" && (there == was || there == r.Before[f.path]) { // of one that was killed, too
 		if r.Before == nil {
 			r.Before = make(map[string]string)
 		}
-		r.Before[f.path] = was
+		r.Before[f.path] = there
 	}
 	r.noteDirs(root, path.Dir(f.path))
 	r.Files[f.path], r.Changed = now, true

@@ -191,12 +191,14 @@ func TestInstallGoesOn(t *testing.T) {
 	}
 	want(t, "the same again", m.took(), "systemctl enable --now "+allUnits)
 
-	// Killed between the note of a new version and the new version.
-	m.write(m.Programs, "rivulet", "a new version")
-	if err := m.Install(ctx, Settings{}); err != nil {
-		t.Fatal(err)
+	// Killed between the note of a new version and the new version, twice.
+	for _, program := range []string{"a new version", "a newer version"} {
+		m.write(m.Programs, "rivulet", program)
+		if err := m.Install(ctx, Settings{}); err != nil {
+			t.Fatal(err)
+		}
+		m.write(m.Root, "usr/local/bin/rivulet", "program 1")
 	}
-	m.write(m.Root, "usr/local/bin/rivulet", "program 1")
 	m.write(m.Root, "usr/local/bin/rivulet"+newSuffix, "a new ver")
 	m.write(m.Root, "var/cache/rivulet/chunk", "left by the services")
 	m.fail = "systemctl daemon-reload"

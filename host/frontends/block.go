@@ -71,9 +71,7 @@ func (b *Block) begin(ctx context.Context, o *host.Offer, f *offeredBlock) (err 
 // goes with whoever still has it.
 func (b *Block) beginAnew(ctx context.Context, o *host.Offer, f *offeredBlock, show fuse.Disk, before string) (err error) {
 	if f.reads(before) {
-		if err := loopmount.Abandon(before); err != nil {
-			return err
-		}
+		_ = loopmount.Abandon(before)
 	}
 	if f.session == nil {
 		clearDead(f.hidden)

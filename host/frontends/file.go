@@ -141,7 +141,7 @@ func (f *File) keep(o host.Offer, s *fuse.Session) error {
 	}
 	defer func() { _ = d.File.Close() }()
 	var st fileState
-	_ = json.Unmarshal(o.State, &st) // what cannot be read is as none, see resume
+	_ = json.Unmarshal(o.State, &st)                          // what cannot be read is as none, see resume
 	st = fileState{Session: s.State(), Reserved: st.Reserved} // which cannot be found out again
 	var state json.RawMessage
 	if err = f.Keeper.Keep(d.Name, d.File); err == nil {
