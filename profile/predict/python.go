@@ -59,6 +59,7 @@ type pythonPlace struct {
 	tag             string
 	modules         int
 	places          map[string]string       // folders without links, by what they were asked for; "": there is none
+	alone           map[string]bool         // folders of compiled modules for which sources are not read
 	known           map[string][]moduleFile // what names lead to in dirs
 }
 
@@ -105,7 +106,9 @@ func (p *predictor) pythonText(b []byte, dir string, depth int) {
 	for _, m := range found { // all at once: they are far, or decoded meanwhile
 		p.soon(m.file)
 		if c := p.compiled(m); c != nil {
-			p.soon(c)
+			if _, known := p.python.alone[path.Dir(c.path)]; !known {
+				p.soon(c)
+			}
 		}
 	}
 	p.pythonFiles(found, depth)
@@ -345,6 +348,21 @@ func alone(compiled, source *file) bool {
 	return le.Uint32(head[8:]) == uint32(source.modified) && le.Uint32(head[12:]) == uint32(source.size)
 }
 
+// alone is [alone] of the first compiled module of a folder that is asked about: what made
+// the others was the same.
+func (p *predictor) alone(compiled, source *file) bool {
+	dir := path.Dir(compiled.path)
+	is, ok := p.python.alone[dir]
+	if !ok {
+		if p.python.alone == nil {
+			p.python.alone = make(map[string]bool)
+		}
+		is = alone(compiled, source)
+		p.python.alone[dir] = is
+	}
+	return is
+}
+
 // compiled returns the compiled form of a source, which lies beside its name; nil: there is
 // none.
 func (p *predictor) compiled(m moduleFile) *file {
@@ -365,7 +383,7 @@ func (p *predictor) pythonSource(m moduleFile, depth int) {
 	if c != nil {
 		p.addWhole(c)
 	}
-	if c == nil || !alone(c, m.file) {
+	if c == nil || !p.alone(c, m.file) {
 		p.addWhole(m.file)
 	}
 	if b := m.text(); b != nil {
