@@ -26,8 +26,8 @@ import (
 // predictTime bounds what publish spends on a prediction: nobody waits for more.
 const predictTime = 30 * time.Second
 
-// predictMemory is what a prediction keeps of a disk, in bytes: what is looked through lies
-// together as a rule, and more would be the publisher's most.
+// predictMemory is what a prediction keeps of a disk that is near, in bytes: what is looked
+// through lies together as a rule, and more would add to the most that publishing takes.
 const predictMemory = 16 << 20
 
 // A predicted tells of a profile that was predicted.
@@ -142,14 +142,18 @@ func (a *app) foresee(ctx context.Context, view *generation.View, ref string) (*
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
-	d, err := a.openDiskIn(ctx, image, ref, predictMemory)
+	near, memory := a.near(), int64(oneShotMemory)
+	if near {
+		memory = predictMemory
+	}
+	d, err := a.openDiskIn(ctx, image, ref, memory)
 	if err != nil {
 		return nil, err
 	}
 	f := &foresight{image: image, disk: d}
 	reader := &readAhead{ReaderAt: d, ctx: ctx}
 	var device predict.Device
-	if !a.near() { // of a near store only what is read is worth decoding
+	if !near { // else it would decode far more than is read
 		reader.device, device = d, d
 	}
 	f.files, err = ext4.Open(reader, d.Size())

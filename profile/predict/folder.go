@@ -10,6 +10,7 @@ import (
 // not there.
 type folder struct {
 	entries map[string]fs.DirEntry // nil: it could not be read, or has too many
+	err     error                  // why it could not be read
 	sorted  []string               // the names; nil until they are wanted
 	stems   map[string]bool        // what names begin with, up to a dot; nil until they are wanted
 }
@@ -20,7 +21,7 @@ func (t *tree) folder(dir string) *folder {
 	if f == nil {
 		f = &folder{}
 		if t.names <= maxNames {
-			f.entries = t.read(dir)
+			f.entries, f.err = t.read(dir)
 			t.names += len(f.entries) + 1
 		}
 		t.folders[dir] = f
@@ -28,22 +29,21 @@ func (t *tree) folder(dir string) *folder {
 	return f
 }
 
-// read reads a directory; nil: it cannot be read, or has too many names. What the error was
-// is told by who looks a name up.
-func (t *tree) read(dir string) map[string]fs.DirEntry {
+// read reads a directory; nil: it cannot be read, or has too many names.
+func (t *tree) read(dir string) (map[string]fs.DirEntry, error) {
 	in, err := t.fsys.Open(dir)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	defer func() { _ = in.Close() }()
 	d, ok := in.(fs.ReadDirFile)
 	if !ok {
-		return nil
+		return nil, fs.ErrInvalid
 	}
 	list, err := d.ReadDir(maxListed + 1)
 	if err != nil && err != io.EOF || len(list) > maxListed {
 		t.names += len(list) // they were read all the same
-		return nil
+		return nil, err
 	}
 	entries := make(map[string]fs.DirEntry, len(list))
 	for _, e := range list {
@@ -51,7 +51,7 @@ func (t *tree) read(dir string) map[string]fs.DirEntry {
 			entries[e.Name()] = e
 		}
 	}
-	return entries
+	return entries, nil
 }
 
 // lstat tells of a name in a directory; nil: it is not there.

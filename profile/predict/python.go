@@ -58,9 +58,9 @@ type pythonPlace struct {
 	dirs            []string
 	tag             string
 	modules         int
-	places          map[string]string       // folders without links, by what they were asked for; "": there is none
 	alone           map[string]bool         // folders of compiled modules for which sources are not read
 	known           map[string][]moduleFile // what names lead to in dirs
+	held            int                     // names and files in known
 }
 
 // pythonBegins follows what the interpreter f reads before it reads a program.
@@ -71,7 +71,7 @@ func (p *predictor) pythonBegins(f *file) {
 		return
 	}
 	p.python.version, p.python.prefix, p.python.frozen, p.python.dirs = version, path.Dir(path.Dir(f.path)), minor >= 11, nil
-	p.python.known = nil
+	p.python.known, p.python.held = nil, 0
 	dirs, _ := p.pythonPlaces()
 	begins := pythonStart
 	if !p.python.frozen {
@@ -262,25 +262,11 @@ func (p *predictor) pythonFind(name, dir string) []moduleFile {
 	if p.python.known == nil {
 		p.python.known = make(map[string][]moduleFile)
 	}
-	if len(p.python.known) < maxLookups {
-		p.python.known[strings.Clone(name)] = files
+	if n := p.python.held + 1 + len(files); n <= maxLookups {
+		p.python.known[strings.Clone(name)] = files // not all of the text with it
+		p.python.held = n
 	}
 	return files
-}
-
-// pythonFolder returns the folder that a path leads to, without links; "": there is none.
-func (p *predictor) pythonFolder(dir string) string {
-	real, ok := p.python.places[dir]
-	if !ok {
-		if p.python.places == nil {
-			p.python.places = make(map[string]string)
-		}
-		real = p.dir(dir)
-		if len(p.python.places) < maxLookups {
-			p.python.places[dir] = real
-		}
-	}
-	return real
 }
 
 // pythonIn returns the files of a module below a folder, and whether its first part is
@@ -290,11 +276,11 @@ func (p *predictor) pythonIn(dir, name string) (files []moduleFile, found bool) 
 		if part == "" {
 			break
 		}
-		if real := p.pythonFolder(dir); real == "" || !p.begun(real, part) {
+		if real := p.dir(dir); real == "" || !p.begun(real, part) {
 			break
 		}
 		base := path.Join(dir, part)
-		if p.pythonFolder(base) != "" {
+		if p.dir(base) != "" {
 			if f := p.file(base + "/__init__.py"); f != nil {
 				files = append(files, moduleFile{f, base + "/__init__"})
 			} else if !found && len(p.list(base)) == 0 {
@@ -348,8 +334,8 @@ func alone(compiled, source *file) bool {
 	return le.Uint32(head[8:]) == uint32(source.modified) && le.Uint32(head[12:]) == uint32(source.size)
 }
 
-// alone is [alone] of the first compiled module of a folder that is asked about: what made
-// the others was the same.
+// alone is [alone] of the first compiled module of a folder that is asked about: one tool
+// compiled the others as well, as a rule, and their heads are all that would be read of them.
 func (p *predictor) alone(compiled, source *file) bool {
 	dir := path.Dir(compiled.path)
 	is, ok := p.python.alone[dir]

@@ -166,6 +166,9 @@ func (t *tree) list(name string) []string {
 		return nil
 	}
 	f := t.folder(dir)
+	if t.failed(f.err) {
+		return nil
+	}
 	if f.sorted == nil {
 		f.sorted = slices.Sorted(maps.Keys(f.entries))
 	}
