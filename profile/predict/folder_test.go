@@ -2,8 +2,10 @@ package predict
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"slices"
 	"testing"
 	"testing/fstest"
@@ -27,6 +29,24 @@ func (l listedFS) Open(name string) (fs.File, error) {
 		}
 	}
 	return f, nil
+}
+
+// deafFS is listedFS that answers no questions below broken at all.
+type deafFS struct{ listedFS }
+
+func (d deafFS) Lstat(name string) (fs.FileInfo, error) {
+	if path.Dir(name) == d.broken {
+		return nil, errBroken
+	}
+	return d.MapFS.Lstat(name)
+}
+
+// TestUnread: a directory that cannot be read at all is an error of the file system.
+func TestUnread(t *testing.T) {
+	files := deafFS{listedFS{base(spec{"lab/hello": "#!/bin/sh\ncat /d/y\n", "d/y": "y"}).fs(), make(map[string]int), "d"}}
+	if _, err := Reads(context.Background(), files, Start{Args: []string{"/lab/hello"}}); !errors.Is(err, errBroken) {
+		t.Errorf("%v, want %v", err, errBroken)
+	}
 }
 
 // TestFolders: a directory is read once, and what is in one that cannot be read, or has too

@@ -103,7 +103,7 @@ func (p *predictor) pythonText(b []byte, dir string, depth int) {
 			}
 		}
 	})
-	for _, m := range found { // all at once: they are far, or decoded meanwhile
+	for _, m := range found { // all at once, if they are far
 		p.soon(m.file)
 		if c := p.compiled(m); c != nil {
 			if _, known := p.python.alone[path.Dir(c.path)]; !known {

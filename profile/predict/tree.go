@@ -123,7 +123,7 @@ func (t *tree) step(name string, links *int) found {
 	base := path.Base(name)
 	full := path.Join(dir.path, base)
 	info, err := t.lstat(dir.path, base, full)
-	if info == nil || t.failed(err) {
+	if t.failed(err) || info == nil {
 		return found{}
 	}
 	if info.Mode()&fs.ModeSymlink == 0 {
