@@ -41,13 +41,14 @@ func boundMemory() {
 
 // processors has each processor run two threads, unless GOMAXPROCS says how many there
 // are: those that wait for the disk to be synced then leave no processor without work
-// until the Go runtime finds out. It returns how many sealers suit them: one each.
+// until the Go runtime finds out. It returns how many sealers suit them: one each, and
+// one for when another waits for memory, or for its turn.
 var processors = sync.OnceValue(func() int {
 	n := runtime.GOMAXPROCS(0)
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2 * n)
 	}
-	return n
+	return n + 1
 })
 
 // What --predict takes.
