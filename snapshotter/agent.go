@@ -36,6 +36,9 @@ type Agent struct {
 	OwnRepository bool
 	// Identities and Required are those of host.Spec.
 	Identities, Required []string
+	// Fill has the host cache, where there is one, filled with disks that are mounted;
+	// nil: it gets what is read of them.
+	Fill *host.Fill
 }
 
 var (
@@ -203,6 +206,7 @@ func (a *Agent) Mount(ctx context.Context, d Disk, dir string) error {
 	_, err = c.Attach(ctx, host.Spec{
 		Image: string(d.Digest), Store: d.Store, Frontend: mountFrontend, Where: dir,
 		Name: filepath.Base(dir), Identities: a.Identities, Required: a.Required,
+		Fill: a.Fill,
 	})
 	return translate(err)
 }

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// fillsAtOnce bounds the chunks that a Fill asks for at a time.
-	fillsAtOnce = 4
+	// fillsAtOnce bounds the chunks that a Fill asks for at a time, whatever their size:
+	// as many fills as a store's line lets go at once (tier.Limit).
+	fillsAtOnce = 16
 	// fillPasses is how often a chunk is tried, each time when all others were.
 	fillPasses = 3
 	// fillPause is how long a Fill waits after a failure, or while the cache is away.
@@ -38,7 +39,9 @@ type FillProgress struct {
 }
 
 // A Fill reads all of a disk's chunks once, through a cache that keeps them, as nobody
-// waits for (chunk.Fill). Its methods may be called by any number of goroutines; Run is
+// waits for (chunk.Fill). Of what the cache has it reads no more than the header. It has
+// as much under way as fills the way to the store, and hardly more, so that reads which
+// somebody waits for find that way free. Its methods may be called by any number of goroutines; Run is
 // called once.
 type Fill struct {
 	m   *blockmap.Map
@@ -47,13 +50,17 @@ type Fill struct {
 
 	mu     sync.Mutex // guards what follows
 	p      FillProgress
+	pipe   *pipe
+	under  int           // chunks
+	over   chan struct{} // holds one when a chunk is over that Run may wait for
 	bucket tokenbucket.Bucket
 	resume chan struct{} // closed when it goes on; nil: it is not paused
 }
 
 // NewFill returns a Fill of the disk of m, by way of r.
 func NewFill(m *blockmap.Map, r chunk.Reader, opt FillOptions) *Fill {
-	f := &Fill{m: m, r: r, opt: opt, p: FillProgress{Chunks: m.Len()}}
+	f := &Fill{m: m, r: r, opt: opt, p: FillProgress{Chunks: m.Len()}, over: make(chan struct{}, 1)}
+	f.pipe = newPipe(time.Now(), MinWindow, fillGain)
 	rate := float64(opt.Rate)
 	f.bucket = tokenbucket.Bucket{PerSecond: rate, Burst: max(rate, 1)}
 	return f
@@ -83,30 +90,23 @@ func (f *Fill) Run(ctx context.Context) error {
 // pass reads the chunks at those positions, and returns which failed, and why the last
 // of them did.
 func (f *Fill) pass(ctx context.Context, todo []int) (failed []int, err error) {
-	next := make(chan int)
 	var mu sync.Mutex
 	var running sync.WaitGroup
-	for range fillsAtOnce {
-		running.Go(func() {
-			for pos := range next {
-				readErr := f.read(ctx, pos)
-				if readErr == nil {
-					continue
-				}
-				mu.Lock()
-				failed, err = append(failed, pos), readErr
-				mu.Unlock()
-				sleep(ctx, fillPause)
-			}
-		})
-	}
 	for _, pos := range todo {
 		if f.await(ctx, pos) != nil {
 			break
 		}
-		next <- pos
+		running.Go(func() {
+			readErr := f.read(ctx, pos)
+			if readErr != nil {
+				mu.Lock()
+				failed, err = append(failed, pos), readErr
+				mu.Unlock()
+				sleep(ctx, fillPause) // with its place, so that failures do not come faster
+			}
+			f.leave()
+		})
 	}
-	close(next)
 	running.Wait()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -114,18 +114,27 @@ func (f *Fill) pass(ctx context.Context, todo []int) (failed []int, err error) {
 	return failed, err
 }
 
-// await waits until the chunk at pos may be read.
+// await waits until the chunk at pos may be read, and enters it as under way.
 func (f *Fill) await(ctx context.Context, pos int) error {
 	c := f.m.Chunk(pos)
 	for {
 		away := f.opt.Away != nil && f.opt.Away(c.ID)
 		f.mu.Lock()
 		resume, wait := f.resume, time.Duration(0)
-		if resume == nil && !away && f.opt.Rate > 0 {
+		room := f.under < fillsAtOnce && f.pipe.room(int64(c.Stored))
+		if resume == nil && !away && room && f.opt.Rate > 0 {
 			// What is larger than the bucket is owed.
 			if wait = f.bucket.Wait(time.Now(), min(float64(c.Stored), f.bucket.Burst)); wait == 0 {
 				f.bucket.Take(time.Now(), float64(c.Stored))
 			}
+		}
+		free := resume == nil && !away && room && wait == 0
+		switch {
+		case free:
+			f.pipe.ask(int64(c.Stored))
+			f.under++
+		case resume != nil || away || wait > 0 || f.under == fillsAtOnce:
+			f.pipe.starve()
 		}
 		f.mu.Unlock()
 		switch {
@@ -138,8 +147,13 @@ func (f *Fill) await(ctx context.Context, pos int) error {
 			sleep(ctx, wait)
 		case away:
 			sleep(ctx, fillPause)
+		case free:
+			return nil
 		default:
-			return ctx.Err()
+			select {
+			case <-f.over:
+			case <-ctx.Done():
+			}
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -147,20 +161,55 @@ func (f *Fill) await(ctx context.Context, pos int) error {
 	}
 }
 
+// read has the chunk at pos brought, and enters what became of it.
 func (f *Fill) read(ctx context.Context, pos int) error {
 	c := f.m.Chunk(pos)
-	n, err := f.r.ReadChunk(ctx, c.ID, make([]byte, c.Stored), 0)
-	if err == nil && n != int(c.Stored) {
-		err = &chunk.CorruptError{ID: c.ID, Reason: fmt.Sprintf("%d bytes, want %d", n, c.Stored)}
-	}
-	if err != nil {
-		return err
+	begun := time.Now()
+	var trace chunk.Trace
+	err := f.bring(chunk.WithTrace(ctx, &trace), c)
+	brought := int64(0)
+	if err == nil && trace.Reached() > chunk.HostCache {
+		brought = int64(c.Stored)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.pipe.done(time.Now(), int64(c.Stored), brought, time.Since(begun), trace.Reached())
+	if err != nil {
+		return err
+	}
 	f.p.Done++
-	f.p.Bytes += int64(n)
+	f.p.Bytes += int64(c.Stored)
 	return nil
+}
+
+// bring reads a chunk: its header, and unless a cache had that, which has the rest then or
+// is getting it, all of it.
+func (f *Fill) bring(ctx context.Context, c blockmap.Chunk) error {
+	frames := (int64(c.Size) + 1<<f.m.Info().FrameLog2 - 1) >> f.m.Info().FrameLog2
+	b := make([]byte, c.Stored)
+	head := b[:min(len(b), chunk.HeaderLen(int(frames)))]
+	if _, err := f.r.ReadChunk(ctx, c.ID, head, 0); err != nil {
+		return err
+	}
+	if chunk.TraceOf(ctx).Reached() == chunk.HostCache {
+		return nil
+	}
+	n, err := f.r.ReadChunk(ctx, c.ID, b, 0)
+	if err == nil && n != len(b) {
+		err = &chunk.CorruptError{ID: c.ID, Reason: fmt.Sprintf("%d bytes, want %d", n, c.Stored)}
+	}
+	return err
+}
+
+// leave says that a chunk is not under way any more.
+func (f *Fill) leave() {
+	f.mu.Lock()
+	f.under--
+	f.mu.Unlock()
+	select {
+	case f.over <- struct{}{}:
+	default:
+	}
 }
 
 // Pause holds the Fill up, or has it go on. What is under way then comes.
