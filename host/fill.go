@@ -96,6 +96,12 @@ type filling struct {
 	err   error
 }
 
+// waits reports whether somebody waits for a read of the disk.
+func (s *sharedDisk) waits() bool {
+	pieces, _ := s.Waiting()
+	return pieces > 0
+}
+
 // beginFill has the disk of s filled as spec says, when the start is over or far enough;
 // nil: there is none.
 func (h *Host) beginFill(s *sharedDisk, spec *Fill) {
@@ -111,13 +117,14 @@ func (h *Host) beginFill(s *sharedDisk, spec *Fill) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &filling{
-		fill:   start.NewFill(s.Map(), s.reader, start.FillOptions{Rate: spec.Rate, Away: h.cfg.Cache.Away}),
+		fill:   start.NewFill(s.Map(), s.reader, start.FillOptions{Rate: spec.Rate, Away: h.cfg.Cache.Away, Waits: s.waits}),
 		cancel: cancel, ended: make(chan struct{}),
 	}
 	s.fill = f
 	var ready <-chan struct{}
 	if s.start != nil {
 		ready = s.start.far
+		s.start.fill.Store(f.fill)
 	}
 	go func() {
 		defer close(f.ended)

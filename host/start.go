@@ -183,6 +183,7 @@ type starting struct {
 
 	replay  atomic.Pointer[start.Replay] // nil: none yet
 	misses  misses                       // that no replay goes before
+	fill    atomic.Pointer[start.Fill]   // of the disk, which follows where the start reads; nil: none
 	far     chan struct{}                // closed when the start is over, or has read or waited for much
 	quarter sync.Once                    // closes it
 	ended   chan struct{}                // closed when its goroutines have
@@ -226,6 +227,9 @@ func (s *starting) touch(t disk.Touch) {
 		r.Touch(t)
 	} else if s.sequence != nil {
 		s.sequence.Touch(t)
+	}
+	if f := s.fill.Load(); f != nil {
+		f.Near(t.Chunk)
 	}
 	if touched, all := s.disk.Touched(); touched*fillShare >= all || !s.replaying() && s.misses.touch(t) {
 		s.getFar()

@@ -27,6 +27,9 @@ type FillOptions struct {
 	// Away reports whether the cache is away, so that what is read would be kept
 	// nowhere; it does not block. nil: it never is.
 	Away func(id chunk.ID) bool
+	// Waits reports whether somebody waits for a read of the disk at present; then as
+	// little as possible stands in the way of that. It does not block. nil: nobody does.
+	Waits func() bool
 }
 
 // FillProgress is how far a Fill is.
@@ -53,6 +56,8 @@ type Fill struct {
 	pipe   *pipe
 	under  int           // chunks
 	over   chan struct{} // holds one when a chunk is over that Run may wait for
+	order  *order        // of this pass; nil before the first
+	at     int           // where the disk was read last
 	bucket tokenbucket.Bucket
 	resume chan struct{} // closed when it goes on; nil: it is not paused
 }
@@ -90,10 +95,15 @@ func (f *Fill) Run(ctx context.Context) error {
 // pass reads the chunks at those positions, and returns which failed, and why the last
 // of them did.
 func (f *Fill) pass(ctx context.Context, todo []int) (failed []int, err error) {
+	f.mu.Lock()
+	f.order = newOrder(f.m.Len(), todo)
+	f.order.from = f.at
+	f.mu.Unlock()
 	var mu sync.Mutex
 	var running sync.WaitGroup
-	for _, pos := range todo {
-		if f.await(ctx, pos) != nil {
+	for {
+		pos, ok := f.await(ctx)
+		if !ok {
 			break
 		}
 		running.Go(func() {
@@ -114,14 +124,31 @@ func (f *Fill) pass(ctx context.Context, todo []int) (failed []int, err error) {
 	return failed, err
 }
 
-// await waits until the chunk at pos may be read, and enters it as under way.
-func (f *Fill) await(ctx context.Context, pos int) error {
-	c := f.m.Chunk(pos)
+// Near says that the disk is read at that position, and what lies behind it is to come
+// next.
+func (f *Fill) Near(pos int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.at = pos
+	if f.order != nil {
+		f.order.from = pos
+	}
+}
+
+// await waits until a chunk may be read, and enters it as under way. ok is false when
+// there is none left, or ctx has ended.
+func (f *Fill) await(ctx context.Context) (pos int, ok bool) {
 	for {
-		away := f.opt.Away != nil && f.opt.Away(c.ID)
+		waits := f.opt.Waits != nil && f.opt.Waits()
 		f.mu.Lock()
+		if pos, ok = f.order.peek(); !ok {
+			f.mu.Unlock()
+			return 0, false
+		}
+		c := f.m.Chunk(pos)
+		away := f.opt.Away != nil && f.opt.Away(c.ID)
 		resume, wait := f.resume, time.Duration(0)
-		room := f.under < fillsAtOnce && f.pipe.room(int64(c.Stored))
+		room := f.under < fillsAtOnce && f.pipe.room(int64(c.Stored)) && (!waits || f.pipe.under == 0 || f.pipe.under+int64(c.Stored) <= MinWindow)
 		if resume == nil && !away && room && f.opt.Rate > 0 {
 			// What is larger than the bucket is owed.
 			if wait = f.bucket.Wait(time.Now(), min(float64(c.Stored), f.bucket.Burst)); wait == 0 {
@@ -131,9 +158,10 @@ func (f *Fill) await(ctx context.Context, pos int) error {
 		free := resume == nil && !away && room && wait == 0
 		switch {
 		case free:
+			f.order.take()
 			f.pipe.ask(int64(c.Stored))
 			f.under++
-		case resume != nil || away || wait > 0 || f.under == fillsAtOnce:
+		case resume != nil || away || wait > 0 || waits || f.under == fillsAtOnce:
 			f.pipe.starve()
 		}
 		f.mu.Unlock()
@@ -148,7 +176,7 @@ func (f *Fill) await(ctx context.Context, pos int) error {
 		case away:
 			sleep(ctx, fillPause)
 		case free:
-			return nil
+			return pos, ctx.Err() == nil
 		default:
 			select {
 			case <-f.over:
@@ -156,7 +184,7 @@ func (f *Fill) await(ctx context.Context, pos int) error {
 			}
 		}
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return 0, false
 		}
 	}
 }
