@@ -229,7 +229,7 @@ func (s *starting) touch(t disk.Touch) {
 		s.sequence.Touch(t)
 	}
 	if f := s.fill.Load(); f != nil {
-		f.Near(t.Chunk)
+		f.Touch(t)
 	}
 	if touched, all := s.disk.Touched(); touched*fillShare >= all || !s.replaying() && s.misses.touch(t) {
 		s.getFar()

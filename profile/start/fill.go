@@ -8,6 +8,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/internal/tokenbucket"
 )
 
@@ -27,8 +28,8 @@ type FillOptions struct {
 	// Away reports whether the cache is away, so that what is read would be kept
 	// nowhere; it does not block. nil: it never is.
 	Away func(id chunk.ID) bool
-	// Waits reports whether somebody waits for a read of the disk at present; then as
-	// little as possible stands in the way of that. It does not block. nil: nobody does.
+	// Waits reports whether somebody waits for a read of the disk at present. It does not
+	// block. nil: nobody does.
 	Waits func() bool
 }
 
@@ -57,7 +58,8 @@ type Fill struct {
 	under  int           // chunks
 	over   chan struct{} // holds one when a chunk is over that Run may wait for
 	order  *order        // of this pass; nil before the first
-	at     int           // where the disk was read last
+	at     int           // behind where the disk was read last
+	beside bool          // who waited last did so for a chunk that was not asked for here
 	bucket tokenbucket.Bucket
 	resume chan struct{} // closed when it goes on; nil: it is not paused
 }
@@ -124,14 +126,19 @@ func (f *Fill) pass(ctx context.Context, todo []int) (failed []int, err error) {
 	return failed, err
 }
 
-// Near says that the disk is read at that position, and what lies behind it is to come
-// next.
-func (f *Fill) Near(pos int) {
+// Touch is told of first reads; see disk.Disk.OnTouch. What lies behind them comes next. A
+// reader that waits for what the Fill brings is served best by more of that, any other one
+// by as little as possible in its way.
+func (f *Fill) Touch(t disk.Touch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.at = pos
-	if f.order != nil {
-		f.order.from = pos
+	f.at = t.Chunk + 1
+	if f.order == nil {
+		return
+	}
+	f.order.from = f.at
+	if t.Waited > 0 {
+		f.beside = f.order.has(t.Chunk)
 	}
 }
 
@@ -148,7 +155,7 @@ func (f *Fill) await(ctx context.Context) (pos int, ok bool) {
 		c := f.m.Chunk(pos)
 		away := f.opt.Away != nil && f.opt.Away(c.ID)
 		resume, wait := f.resume, time.Duration(0)
-		room := f.under < fillsAtOnce && f.pipe.room(int64(c.Stored)) && (!waits || f.pipe.under == 0 || f.pipe.under+int64(c.Stored) <= MinWindow)
+		room := f.under < fillsAtOnce && f.pipe.room(int64(c.Stored)) && (!(waits && f.beside) || f.pipe.under == 0 || f.pipe.under+int64(c.Stored) <= MinWindow)
 		if resume == nil && !away && room && f.opt.Rate > 0 {
 			// What is larger than the bucket is owed.
 			if wait = f.bucket.Wait(time.Now(), min(float64(c.Stored), f.bucket.Burst)); wait == 0 {

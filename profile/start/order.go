@@ -23,6 +23,9 @@ func newOrder(n int, todo []int) *order {
 	return o
 }
 
+// has reports whether the chunk at pos is to be read.
+func (o *order) has(pos int) bool { return int(o.next[pos]) == pos }
+
 // find returns the first position at or behind pos that is to be read, and shortens the way
 // to it for who comes next.
 func (o *order) find(pos int) int {
