@@ -155,7 +155,7 @@ func (f *Fill) await(ctx context.Context) (pos int, ok bool) {
 		c := f.m.Chunk(pos)
 		away := f.opt.Away != nil && f.opt.Away(c.ID)
 		resume, wait := f.resume, time.Duration(0)
-		room := f.under < fillsAtOnce && f.pipe.room(int64(c.Stored)) && (!(waits && f.beside) || f.pipe.under == 0 || f.pipe.under+int64(c.Stored) <= MinWindow)
+		room := f.under < fillsAtOnce && f.pipe.room(int64(c.Stored)) && (!(waits && f.beside) || f.pipe.lane(int64(c.Stored)))
 		if resume == nil && !away && room && f.opt.Rate > 0 {
 			// What is larger than the bucket is owed.
 			if wait = f.bucket.Wait(time.Now(), min(float64(c.Stored), f.bucket.Burst)); wait == 0 {
