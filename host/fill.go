@@ -37,7 +37,7 @@ const (
 	// fillMisses is for how many chunks a start has to wait, one after the other, for a
 	// fill to begin before it is over. Most starts wait for fewer; one that waits for more
 	// has a way to the store that is idle most of the time.
-	fillMisses = 64
+	fillMisses = 32
 	// missTime is from when on a read has waited for more than this machine.
 	missTime = 5 * time.Millisecond
 )

@@ -105,7 +105,7 @@ func subtrees(n int) (order []int) {
 // its bytes take, and who reads some of it to be held up by hardly more than without.
 func TestFillAhead(t *testing.T) {
 	const (
-		n, after = 1000, 64
+		n, after = 1000, 32
 		delay    = 30 * time.Millisecond
 		second   = 25e6
 		serially = after * (delay + time.Duration(chunk.Size/2/second*1e9)) // before the fill

@@ -64,7 +64,7 @@ func (p *pipe) room(n int64) bool { return p.under == 0 || p.under+n <= p.window
 // lane reports whether n bytes may be asked for with nothing waiting in the queues of a way
 // that is known: what is under way is what the way holds.
 func (p *pipe) lane(n int64) bool {
-	return p.under == 0 || !p.full || p.under+n <= max(MinWindow, int64(p.best*p.least.Seconds()))
+	return p.under == 0 || !p.full || p.under+n <= max(MinWindow, int64(p.best*p.delay.Seconds()))
 }
 
 // ask says that n bytes are asked for.
