@@ -203,7 +203,7 @@ func (f *Fill) read(ctx context.Context, pos int) error {
 	var trace chunk.Trace
 	err := f.bring(chunk.WithTrace(ctx, &trace), c)
 	brought := int64(0)
-	if err == nil && trace.Reached() > chunk.HostCache {
+	if err == nil && trace.Reached() > chunk.HostCache && !joined(&trace, begun) {
 		brought = int64(c.Stored)
 	}
 	f.mu.Lock()
@@ -215,6 +215,15 @@ func (f *Fill) read(ctx context.Context, pos int) error {
 	f.p.Done++
 	f.p.Bytes += int64(c.Stored)
 	return nil
+}
+
+// joined reports whether what a read has waited for was begun by others, before it: then
+// how long it took tells nothing of the way.
+func joined(t *chunk.Trace, begun time.Time) (before bool) {
+	t.Each(func(s *chunk.Step) {
+		before = before || s.Tier > chunk.HostCache && s.Err == nil && s.Begun.Before(begun)
+	})
+	return before
 }
 
 // bring reads a chunk: its header, and unless a cache had that, which has the rest then or

@@ -111,7 +111,7 @@ func TestFillAhead(t *testing.T) {
 		serially = after * (delay + time.Duration(chunk.Size/2/second*1e9)) // before the fill
 	)
 	ofBytes := func(time.Duration) time.Duration {
-		return serially + time.Duration(n*chunk.Size/2/second*1.1*1e9)
+		return serially + time.Duration(n*chunk.Size/2/second*1.15*1e9)
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
 	for _, c := range []struct {
