@@ -117,7 +117,7 @@ func (h *Host) beginFill(s *sharedDisk, spec *Fill) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &filling{
-		fill:   start.NewFill(s.Map(), s.reader, start.FillOptions{Rate: spec.Rate, Away: h.cfg.Cache.Away, Waits: s.waits}),
+		fill:   start.NewFill(s.Map(), s.reader, start.FillOptions{Rate: spec.Rate, Away: h.cfg.Cache.Away, Packed: s.packed(), Waits: s.waits}),
 		cancel: cancel, ended: make(chan struct{}),
 	}
 	s.fill = f

@@ -28,6 +28,9 @@ type FillOptions struct {
 	// Away reports whether the cache is away, so that what is read would be kept
 	// nowhere; it does not block. nil: it never is.
 	Away func(id chunk.ID) bool
+	// Packed reports whether a chunk comes with others, in one object, so that its read
+	// tells nothing of the way to the store; nil: none does.
+	Packed func(id chunk.ID) bool
 	// Waits reports whether somebody waits for a read of the disk at present. It does not
 	// block. nil: nobody does.
 	Waits func() bool
@@ -203,7 +206,8 @@ func (f *Fill) read(ctx context.Context, pos int) error {
 	var trace chunk.Trace
 	err := f.bring(chunk.WithTrace(ctx, &trace), c)
 	brought := int64(0)
-	if err == nil && trace.Reached() > chunk.HostCache && !joined(&trace, begun) {
+	packed := f.opt.Packed != nil && f.opt.Packed(c.ID)
+	if err == nil && trace.Reached() > chunk.HostCache && !packed && !joined(&trace, begun) {
 		brought = int64(c.Stored)
 	}
 	f.mu.Lock()

@@ -35,7 +35,7 @@ func (c *farCache) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, _ int
 		c.chunks[id] = there
 	}
 	c.mu.Unlock()
-	from := chunk.HostCache
+	from, begun := chunk.HostCache, time.Now()
 	if !asked {
 		from = chunk.Origin
 		time.Sleep(c.delay)
@@ -50,7 +50,7 @@ func (c *farCache) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, _ int
 		close(there)
 	}
 	<-there
-	chunk.TraceOf(ctx).Add(chunk.Step{Tier: from, ID: id})
+	chunk.TraceOf(ctx).Add(chunk.Step{Tier: from, ID: id, Begun: begun})
 	return len(dst), ctx.Err()
 }
 
