@@ -70,7 +70,7 @@ type Fill struct {
 // NewFill returns a Fill of the disk of m, by way of r.
 func NewFill(m *blockmap.Map, r chunk.Reader, opt FillOptions) *Fill {
 	f := &Fill{m: m, r: r, opt: opt, p: FillProgress{Chunks: m.Len()}, over: make(chan struct{}, 1)}
-	f.pipe = newPipe(time.Now(), MinWindow, fillGain)
+	f.pipe = newPipe(time.Now(), fillGain, FirstWindow)
 	rate := float64(opt.Rate)
 	f.bucket = tokenbucket.Bucket{PerSecond: rate, Burst: max(rate, 1)}
 	return f
@@ -202,11 +202,11 @@ func (f *Fill) await(ctx context.Context) (pos int, ok bool) {
 // read has the chunk at pos brought, and enters what became of it.
 func (f *Fill) read(ctx context.Context, pos int) error {
 	c := f.m.Chunk(pos)
+	packed := f.opt.Packed != nil && f.opt.Packed(c.ID) // as yet
 	begun := time.Now()
 	var trace chunk.Trace
 	err := f.bring(chunk.WithTrace(ctx, &trace), c)
 	brought := int64(0)
-	packed := f.opt.Packed != nil && f.opt.Packed(c.ID)
 	if err == nil && trace.Reached() > chunk.HostCache && !packed && !joined(&trace, begun) {
 		brought = int64(c.Stored)
 	}

@@ -36,6 +36,7 @@ const (
 // rounds faster and fetches not longer.
 type pipe struct {
 	gain   float64
+	floor  int64 // of the window
 	window int64
 	under  int64 // bytes asked for and not there
 
@@ -54,8 +55,8 @@ type pipe struct {
 	starved bool          // there was not enough under way in it to tell
 }
 
-func newPipe(now time.Time, window int64, gain float64) *pipe {
-	return &pipe{gain: gain, window: window, size: window, begun: now}
+func newPipe(now time.Time, gain float64, floor int64) *pipe {
+	return &pipe{gain: gain, floor: floor, window: FirstWindow, size: FirstWindow, begun: now}
 }
 
 // room reports whether n bytes may be asked for.
@@ -82,7 +83,7 @@ func (p *pipe) done(now time.Time, n, bytes int64, took time.Duration, from chun
 		return
 	}
 	if from > p.from {
-		*p = pipe{gain: p.gain, window: p.window, under: p.under, from: from, begun: now.Add(-took), size: p.window}
+		*p = pipe{gain: p.gain, floor: p.floor, window: p.window, under: p.under, from: from, begun: now.Add(-took), size: p.window}
 	}
 	p.fetches++
 	p.took += took
@@ -111,6 +112,6 @@ func (p *pipe) round(rate float64, mean time.Duration) {
 	p.full = p.full || rate < growth*p.best || mean.Seconds() > lateness*p.delay.Seconds()
 	p.best = max(rate, fading*p.best)
 	if p.full {
-		p.window = min(max(int64(p.gain*p.best*p.delay.Seconds()), MinWindow), MaxWindow)
+		p.window = min(max(int64(p.gain*p.best*p.delay.Seconds()), p.floor), MaxWindow)
 	}
 }
