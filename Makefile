@@ -5,7 +5,7 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: help build containerd deb demo test race lint cross check check-all bench fuzz man clean
+.PHONY: help build containerd image deb demo test race lint cross check check-all bench fuzz man clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -17,6 +17,11 @@ build: ## build bin/rivulet, and rivulet-init for guests
 containerd: ## build bin/containerd-rivulet
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/containerd-rivulet ./cmd/containerd-rivulet
 
+image: ## make a container image of rivulet, an OCI layout in bin/image
+	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/static/ ./cmd/rivulet ./cmd/containerd-rivulet
+	rm -rf bin/image
+	$(GO) run ./deploy/image bin/static bin/image
+
 deb: build containerd ## make a Debian package of both, with units, manual pages and completions, in bin/ (nfpm)
 	deploy/debian/build.sh '$(VERSION)'
 
@@ -27,8 +32,9 @@ test: ## run the tests; those that need root or tools say why they are skipped
 	$(GO) vet ./...
 	$(GO) test -json ./... | $(GO) run ./internal/testreport
 
+# Not the second that a program waits before it ends: tests start very many.
 race: ## run the tests under the race detector, the longest of them less long
-	$(GO) test -race -short ./...
+	GORACE=atexit_sleep_ms=10 $(GO) test -race -short ./...
 
 lint: ## run the linters
 	golangci-lint run ./...

@@ -38,15 +38,16 @@ packages/wheel     any: flatten flatten/zipfile internal/lateregexp
 packages/sandbox   any
 packages/rootfs    any: flatten flatten/source packages/sandbox
 packages/lock      any: internal/lateregexp
-packages/python    any: internal/lateregexp packages/lock packages/sandbox packages/wheel
+packages/python    any: internal/lateregexp internal/scratch packages/lock packages/sandbox packages/wheel
 packages/npm       any: flatten internal/lateregexp
-packages           any: flatten/source flatten/zipfile packages/lock packages/npm packages/python packages/rootfs packages/wheel
+packages           any: chunk flatten/source flatten/zipfile internal/scratch packages/lock packages/npm packages/python packages/rootfs packages/wheel store/cache/evict
 layout             std: ext4 flatten
 profile            std: blockmap origin
 profile/start      any: blockmap chunk disk internal/tokenbucket origin profile
 pack               std: blockmap chunk
 profile/plot       std: profile
 profile/inherit    std: blockmap chunk ext4 profile
+profile/predict    std: blockmap ext4 internal/lateregexp profile
 catalog            std: blockmap chunk origin profile
 generation         any: blockmap catalog chunk origin profile sign
 domain             any: blockmap catalog chunk origin seal
@@ -84,9 +85,9 @@ frontend/vhostuser/internal/transport any: frontend/vhostuser/internal/wire
 frontend/vhostuser/vhostuserclient any: blockdev frontend/vhostuser/internal/transport frontend/vhostuser/internal/virtqueue frontend/vhostuser/internal/wire
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
-host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram origin overlay pack profile profile/start seal sign
+host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram internal/tokenbucket origin overlay pack profile profile/start seal sign
 host/keep          any: internal/fdpass internal/systemd
-host/frontends     any: frontend/fuse frontend/loopmount frontend/nbd frontend/vhostuser host host/keep internal/fdpass
+host/frontends     any: blockdev frontend/fuse frontend/loopmount frontend/nbd frontend/vhostuser host host/keep internal/fdpass
 telemetry          any: cached cached/cachedclient chunk disk frontend/nbd generation host internal/histogram origin store/cache store/zone tier
 telemetry/slowread any: chunk disk internal/loglimit
 host/control       any: chunk host internal/fdpass
@@ -106,6 +107,11 @@ store/cache/evict  std: chunk
 store/cache/evict/simulate std: chunk store/cache/evict
 store/cache/evict/evicttest any: chunk store/cache/evict
 snapshotter        any: chunk flatten/source host host/control
+snapshotter/imageservice any
+credentials        any: internal/fdpass
+deploy             std
+deploy/node        std: deploy
+deploy/image       any
 vm                 any: vm/guest
 vm/guest           std
 `

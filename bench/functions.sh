@@ -3,23 +3,31 @@
 # disks, and prints Markdown for doc/benchmarks-functions.md.
 #
 #   packages  for each of PACKAGES: pip into a fresh folder of a copy of the image, and the
-#             import; beside it rivulet the first time, for a second disk, and the import on
-#             a host that has nothing and on one that has read it before
+#             import; beside it rivulet the first time, for a second disk, and for a third
+#             from a host that has nothing but the store; and the import on a host that has
+#             nothing and on one that has read it before
 #   known     a disk of KNOWN packages that are stored, and a handler of 1 MiB
-#   zipf      FUNCTIONS disks, each with 1 to 4 packages and what they need, drawn by Zipf from KNOWN: stored bytes beside
-#             the bytes of the trees
+#   zipf      FUNCTIONS disks, each with 1 to 4 packages and what they need, drawn by Zipf from DRAWN, of
+#             which the first are KNOWN and the others generated, as large as those: stored bytes
+#             beside the bytes of the trees
+#
+# With PLOT=DIR, packages and zipf draw what they measured, as DIR/functions-packages.svg and
+# DIR/functions-zipf.svg.
 #
 # Needs root, pip, the index, bubblewrap, jq, zip, and an OCI layout with the image IMAGE
 # (default python3) in IMAGES_DIR or RIVULET_E2E_IMAGES. A number from a machine that does
 # something else beside is invalid.
 source "$(dirname "${BASH_SOURCE[0]}")/../internal/e2e/harness.sh"
 
+BENCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 WHAT=${1:-packages}
 IMAGES=$(images "${2:-}")
 BASE=oci:$IMAGES:${IMAGE:-python3}
 PACKAGES=${PACKAGES:-numpy pandas scipy matplotlib requests flask django pillow jinja2 pyyaml sqlalchemy cryptography lxml boto3 pydantic click rich aiohttp httpx pytest}
 KNOWN=${KNOWN:-$PACKAGES}
 FUNCTIONS=${FUNCTIONS:-1000}
+DRAWN=${DRAWN:-200}
+PLOT=${PLOT:-}
 need_root
 need jq python3 bwrap zip mountpoint
 build
@@ -47,7 +55,7 @@ publish --name base >/dev/null
 rivulet publish "$BASE" pip:six --name prepared >/dev/null 2>&1 # unpacks the image, once a host
 
 packages() {
-	local p t pip pip_import first second cold warm settings=()
+	local p t pip pip_import first second host cold warm settings=()
 	mounted base "$WORK/base"
 	later rivulet umount "$WORK/base"
 	mkdir "$WORK/upper" "$WORK/copy"
@@ -62,8 +70,8 @@ packages() {
 		cp "$PIP_CERT" "$WORK/copy/opt/certs.pem"
 		settings+=(PIP_CERT=/opt/certs.pem)
 	fi
-	echo '| package | pip: download, install, s | import, s | rivulet: first time, s | second disk, s | import, cold host, s | warm, s |'
-	echo '| --- | --- | --- | --- | --- | --- | --- |'
+	echo '| package | pip: download, install, s | import, s | rivulet: first time, s | second disk, s | cold host, s | import, cold host, s | warm, s |'
+	echo '| --- | --- | --- | --- | --- | --- | --- | --- |'
 	for p in $PACKAGES; do
 		t=$(now)
 		inside "$WORK/copy" "${settings[@]}" python3 /opt/pip/pip install -q --no-cache-dir --target "/opt/fresh/$p" --only-binary :all: --disable-pip-version-check "$p" >>"$WORK/pip.log" 2>&1 || fail "pip install $p"
@@ -80,6 +88,12 @@ packages() {
 		t=$(now)
 		publish "pylock:$WORK/$p.toml" "zip:$WORK/h-$p.zip@/var/task" --name "second-$p" >/dev/null
 		second=$(took "$t")
+		echo "print(1)" >"$WORK/handler.py"
+		(cd "$WORK" && zip -q "c-$p.zip" handler.py)
+		t=$(now)
+		RIVULET_PACKAGES=$WORK/cold-$p publish "pylock:$WORK/$p.toml" "zip:$WORK/c-$p.zip@/var/task" --name "third-$p" >/dev/null
+		host=$(took "$t")
+		[ -z "$(ls "$WORK/cold-$p/installed")" ] || fail "$p: the cold host has installed something"
 		echo 3 >/proc/sys/vm/drop_caches
 		t=$(now)
 		mounted "second-$p" "$WORK/m-$p"
@@ -89,8 +103,9 @@ packages() {
 		inside "$WORK/m-$p" python3 -c "import $(module "$p")"
 		warm=$(took "$t")
 		rivulet umount "$WORK/m-$p"
-		echo "| $p | $pip | $pip_import | $first | $second | $cold | $warm |"
+		echo "| $p | $pip | $pip_import | $first | $second | $host | $cold | $warm |" | tee -a "$WORK/packages.rows"
 	done
+	[ -z "$PLOT" ] || python3 "$BENCH/functionsplot.py" packages "$WORK/packages.rows" "$PLOT/functions-packages.svg"
 }
 
 known() {
@@ -114,23 +129,33 @@ zipf() {
 	publish "${sources[@]}" --name known --lock "$WORK/known.toml" >/dev/null
 	mkdir "$WORK/functions"
 	rivulet packages ls --json >"$WORK/installed.json"
+	# The others: as large, and with as many files, as one of the real ones, up to 8 MiB.
+	python3 "$BENCH/functionswheels.py" "$WORK/installed.json" $((DRAWN - $(wc -w <<<"$KNOWN"))) "$WORK/functions"
+	sources=()
+	for p in "$WORK"/functions/*.whl; do sources+=("wheel:$p"); done
+	publish "${sources[@]}" --name generated --lock "$WORK/generated.toml" >/dev/null
+	rivulet packages ls --json >"$WORK/installed.json"
 	# Each function's lock, and the bytes of its tree beside the image's.
 	python3 - "$WORK" "$FUNCTIONS" <<'DRAW'
 import json, random, re, sys, tomllib
 
 work, n = sys.argv[1], int(sys.argv[2])
-text = open(f"{work}/known.toml").read()
-head, *blocks = re.split(r"(?m)^(?=\[\[packages\]\]$)", text)
-blocks[-1], _, tail = blocks[-1].partition("\n[tool")
-lock = tomllib.loads(text)
+head, blocks, packages, requested = "", [], [], []
+for part in "known", "generated":
+    text = open(f"{work}/{part}.toml").read()
+    head, *more = re.split(r"(?m)^(?=\[\[packages\]\]$)", text)
+    more[-1], _, tail = more[-1].partition("\n[tool")
+    lock = tomllib.loads(text)
+    blocks, packages, requested = blocks + more, packages + lock["packages"], requested + lock["tool"]["rivulet"]["requested"]
+    target = lock["tool"]["rivulet"].get("target") or target
 canonical = lambda s: re.sub(r"[-_.]+", "-", s).lower()
-names = [canonical(p["name"]) for p in lock["packages"]]
-needs = {canonical(p["name"]): [canonical(d["name"]) for d in p.get("dependencies", ())] for p in lock["packages"]}
+names = [canonical(p["name"]) for p in packages]
+needs = {canonical(p["name"]): [canonical(d["name"]) for d in p.get("dependencies", ())] for p in packages}
 sizes = {canonical(p["name"]): p["bytes"] for p in json.load(open(f"{work}/installed.json"))}
-requested = [canonical(r) for r in lock["tool"]["rivulet"]["requested"]]
+requested = [canonical(r) for r in requested]
 draw = random.Random(7)
 weights = [1 / (i + 1) for i in range(len(requested))]
-target = "[tool]\n[tool.rivulet]\ntarget = " + json.dumps(lock["tool"]["rivulet"]["target"]) + "\n"
+target = "[tool]\n[tool.rivulet]\ntarget = " + json.dumps(target) + "\n"
 with open(f"{work}/trees", "w") as trees:
     for i in range(n):
         todo, have = draw.choices(requested, weights, k=draw.randint(1, 4)), set()
@@ -144,6 +169,8 @@ with open(f"{work}/trees", "w") as trees:
         print(i, sum(sizes[p] for p in have), file=trees)
 DRAW
 	local base trees=0 i bytes begin
+	declare -A tells
+	for i in 1 2 5 10 20 50 100 200 300 500 700 1000 "$FUNCTIONS"; do tells[$i]=yes; done
 	base=$(rivulet inspect base --json | jq .plaintext_bytes)
 	begin=$(du -sb "$WORK/store" | cut -f1)
 	echo '| functions | bytes of the trees, MiB | stored, MiB | ratio |'
@@ -153,14 +180,14 @@ DRAW
 		(cd "$WORK" && rm -f f.zip && zip -q f.zip handler.txt)
 		publish "pylock:$WORK/functions/$i.toml" "zip:$WORK/f.zip@/var/task" --name "f$i" >/dev/null
 		trees=$((trees + base + bytes))
-		case $((i + 1)) in 1 | 3 | 10 | 30 | 100 | 300 | 1000 | "$FUNCTIONS")
+		if [ -n "${tells[$((i + 1))]:-}" ]; then
 			bytes=$(du -sb "$WORK/store" | cut -f1)
-			awk -v n=$((i + 1)) -v t="$trees" -v s="$bytes" 'BEGIN { printf "| %d | %.0f | %.1f | %.1f |\n", n, t / 2^20, s / 2^20, t / s }'
-			;;
-		esac
+			awk -v n=$((i + 1)) -v t="$trees" -v s="$bytes" 'BEGIN { printf "| %d | %.0f | %.1f | %.1f |\n", n, t / 2^20, s / 2^20, t / s }' | tee -a "$WORK/zipf.rows"
+		fi
 	done <"$WORK/trees"
 	echo
 	awk -v a="$begin" -v b="$(du -sb "$WORK/store" | cut -f1)" -v n="$FUNCTIONS" 'BEGIN { printf "A function adds %.1f KiB on average to a store that has the packages.\n", (b - a) / n / 1024 }'
+	[ -z "$PLOT" ] || python3 "$BENCH/functionsplot.py" zipf "$WORK/zipf.rows" "$PLOT/functions-zipf.svg"
 }
 
 case $WHAT in packages | known | zipf) "$WHAT" ;; *) sed -n '2s/^# /usage: /p' "$0" >&2; exit 2 ;; esac

@@ -5,13 +5,15 @@
 #
 #   profile    nothing is here; one host's recorded start is followed on another
 #   pack       the same, and what the start reads is in a start pack
+#   predicted  nobody has started it: what publishing predicted is followed
 #   lazy       the same without a profile
 #   neighbours the same, with the chunks brought that lie behind those that are read
 #   download   the whole disk first, then a loop device
 #   local      the whole disk is here, in a file behind a loop device
 #
-# Then what the metadata object is worth: mounting the last image and walking its tree, with
-# the object and, as it was published before there was one, without.
+# Then how what was predicted compares with what a start reads, and what the metadata object
+# is worth: mounting the last image and walking its tree, with the object and, as it was
+# published before there was one, without.
 #
 # A host is an agent with a state folder, a memory and a store's connections of its own.
 need jq curl losetup chroot
@@ -33,7 +35,8 @@ hello() {
 	mount -t overlay -o "lowerdir=$1,upperdir=$WORK/scratch/upper,workdir=$WORK/scratch/work" start "$root"
 	mount -t proc proc "$root/proc"
 	mount --rbind --make-rslave /dev "$root/dev"
-	line=$(PORT=$(free_port) chroot "$root" /lab/hello 2>"$WORK/hello.log" | tail -n 1) || true
+	# With the environment of the image and no other: a locale of this machine would be read.
+	line=$(env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PORT="$(free_port)" chroot "$root" /lab/hello 2>"$WORK/hello.log" | tail -n 1) || true
 	ended=$EPOCHREALTIME
 	umount -R -l "$root/dev"
 	umount "$root/proc" "$root" "$WORK/scratch"
@@ -61,8 +64,11 @@ far() {
 	requests=$(asked requests) bytes=$(asked bytes)
 	began=$EPOCHREALTIME
 	local options=(--profile "$1")
-	# A workload that nobody has started has no profile.
-	[ "${3:-}" != neighbours ] || options=(--profile replay --workload new --neighbours)
+	# A workload that nobody has started has no profile, or the predicted one.
+	case ${3:-} in
+	predicted) options=(--profile replay --workload new) ;;
+	neighbours) options=(--profile replay --workload none --neighbours) ;;
+	esac
 	rivulet --store "$far_store" mount "$image" "$WORK/mnt" "${options[@]}" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "mount $image"; }
 	hello "$WORK/mnt"
 	[ "$1" != record ] || rivulet profile mark "$WORK/mnt"
@@ -75,11 +81,17 @@ far() {
 kept() { rivulet agent ls --json | jq -e 'first(.. | .start? // empty) | .kept == "origin"' >/dev/null; }
 
 mkdir -p "$WORK/mnt" "$WORK/local"
-: >"$WORK/times" >"$WORK/costs"
+: >"$WORK/times" >"$WORK/costs" >"$WORK/predictions"
 for image in $STARTS; do
 	rivulet --store "$near_store" publish "oci:$IMAGES:$image" --name "$image" >/dev/null 2>&1
 	rivulet --store "$near_store" export "$image" "$WORK/disk"
+	rivulet --store "$near_store" profile export "$image" "$WORK/predicted"
+	rivulet --store "$near_store" profile import "$image" "$WORK/predicted" --workload new >/dev/null
 	far record
+	rivulet --store "$near_store" profile predict "$image" --try --json |
+		jq -r --arg image "$image" '"| \($image) | \(.compared.read) | \(.frames) | \(.compared.hit) | \(.compared.read_bytes / 1e6) | \(.bytes / 1e6) | \(.compared.hit_bytes / 1e6) |"' |
+		awk '{ for (i = 10; i <= 14; i += 2) $i = sprintf("%.1f", $i); print }' >>"$WORK/predictions"
+	note "$image: MB of frames that a start reads, coded" touched "$(rivulet --store "$near_store" profile show "$image" --json | jq '.stored_bytes / 1e6')" >>"$WORK/costs"
 	for ((round = 1; round <= ROUNDS; round++)); do
 		far replay
 		note "$image" profile "$(took)" >>"$WORK/times"
@@ -92,6 +104,11 @@ for image in $STARTS; do
 		note "$image" pack "$(took)" >>"$WORK/times"
 		note "$image: MB fetched" pack "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"
 		note "$image: requests" pack "$REQUESTS" >>"$WORK/costs"
+		far off . predicted
+		note "$image" predicted "$(took)" >>"$WORK/times"
+		note "$image: MB fetched" predicted "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"
+		note "$image: requests" predicted "$REQUESTS" >>"$WORK/costs"
+		note "$image: frames brought and not read" predicted "$(jq 'first(.. | .start? // empty) | .replay.unused // 0' <<<"$STATUS")" >>"$WORK/costs"
 		far off
 		note "$image" lazy "$(took)" >>"$WORK/times"
 		note "$image: MB fetched" lazy "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"
@@ -149,8 +166,9 @@ awk -F '\t' -v bandwidth="$BANDWIDTH" -v delay="${DELAY%ms}" '
 	function median(key,   m) { m = n[key]; return m % 2 ? all[key, (m - 1) / 2] : (all[key, m / 2 - 1] + all[key, m / 2]) / 2 }
 	FNR == NR { if (!seen[$1]++) order[images++] = $1; add($1 SUBSEP $2, $3 + 0); next }
 	$1 ~ /: MB fetched$/ { sub(/: MB fetched$/, "", $1); add($1 SUBSEP $2 SUBSEP "MB", $3 + 0) }
+	$2 == "touched" { sub(/:.*/, "", $1); touched[$1] = $3 }
 	END {
-		print "| image | profile | bound | pack | bound | wait added without one / by a download |\n| --- | ---: | ---: | ---: | ---: | ---: |"
+		print "| image | profile, s | bound | pack, s | bound |\n| --- | ---: | ---: | ---: | ---: |"
 		for (i = 0; i < images; i++) {
 			image = order[i]; here = median(image SUBSEP "local")
 			printf "| %s |", image
@@ -158,10 +176,29 @@ awk -F '\t' -v bandwidth="$BANDWIDTH" -v delay="${DELAY%ms}" '
 				key = image SUBSEP subject[3 - s]
 				printf " %.3f | %.3f |", median(key), here + median(key SUBSEP "MB") * 1e6 / bandwidth + 5 * delay / 1000
 			}
-			printf " %.2f |\n", (median(image SUBSEP "lazy") - here) / (median(image SUBSEP "download") - here)
+			print ""
+		}
+		modes = split("profile pack predicted lazy neighbours", mode, " ")
+		for (table = 0; table < 2; table++) {
+			print (table ? "\nBytes fetched ÷ coded frames that a start reads (at most 1.15):\n" : "\nWait added over all local, as a share of a download'"'"'s (at most 0.2):\n")
+			printf "| image |"; for (s = 1; s <= modes; s++) printf " %s |", mode[s]
+			printf "\n| --- |"; for (s = 1; s <= modes; s++) printf " ---: |"
+			print ""
+			for (i = 0; i < images; i++) {
+				image = order[i]; here = median(image SUBSEP "local")
+				printf "| %s |", image
+				for (s = 1; s <= modes; s++) {
+					key = image SUBSEP mode[s]
+					printf " %.2f |", table ? median(key SUBSEP "MB") / touched[image] : (median(key) - here) / (median(image SUBSEP "download") - here)
+				}
+				print ""
+			}
 		}
 	}' "$WORK/times" "$WORK/costs"
 printf '\n### What that cost\n\n'
 median -unit '' -digits 1 <"$WORK/costs"
+printf '\n### What publishing predicts, beside what a start reads\n\n'
+printf '| image | frames read | predicted | both | MB read | predicted | both |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n'
+cat "$WORK/predictions"
 printf '\n### Metadata in one object\n\n'
 median -unit '' -digits 2 <"$WORK/walks"

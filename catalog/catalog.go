@@ -9,6 +9,7 @@
 //	chains/HEX/LAYOUT/SALT/SIZE/SIGNER  block map of SIGNER's newest image with that chain ID
 //	chains/HEX/carried/HEX              block map, the second HEX, with that chain ID, whose other pointers stayed behind
 //	segments/HEX/LAYOUT/SALT/SIGNER     SIGNER's record of the layer with that diff ID
+//	notes/HEX/SALT/SIGNER               SIGNER's note of what has that name among the salt's publishers
 //	profiles/HEX/WORKLOAD               versions of what starts of the image with that block map read
 //
 // where HEX is a SHA-256 in hexadecimal, LAYOUT the version of the layout, SALT
@@ -102,6 +103,17 @@ func SegmentPrefix(diffID origin.Digest, layout uint32) string {
 // the publisher with the key ID signer made.
 func SegmentKey(diffID origin.Digest, layout uint32, salt blockmap.SaltID, signer string) string {
 	return fmt.Sprintf("%s%x/%s", SegmentPrefix(diffID, layout), salt[:], strings.ToLower(signer))
+}
+
+// NotePrefix begins the names of the pointers to the notes of what is named.
+func NotePrefix(name origin.Digest) string {
+	return "notes/" + hex.EncodeToString(name[:]) + "/"
+}
+
+// NoteKey is the pointer to the note that the publisher with the key ID signer made of
+// what has that name with the salt.
+func NoteKey(name origin.Digest, salt blockmap.SaltID, signer string) string {
+	return fmt.Sprintf("%s%x/%s", NotePrefix(name), salt[:], strings.ToLower(signer))
 }
 
 // ParseSaltID reads a salt's ID as it stands in the names of pointers.

@@ -145,6 +145,36 @@ func TestAddProfile(t *testing.T) {
 	}
 }
 
+// TestAddPredicted: what was predicted is there until there is a start, and then for nobody.
+func TestAddPredicted(t *testing.T) {
+	ctx, s := context.Background(), memory.New().Generation(1)
+	guess := start("", 1)
+	guess.Predicted = true
+	add := func(p *profile.Profile) origin.Digest {
+		t.Helper()
+		d, err := AddProfile(ctx, s, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	newest := func(predicted bool, frame uint16) {
+		t.Helper()
+		p, err := LoadProfile(ctx, s, profiled, "")
+		if err != nil || p.Predicted != predicted || p.Starts != 1 || len(p.Entries) != 1 || p.Entries[0].Number != frame {
+			t.Errorf("%+v, %v", p, err)
+		}
+	}
+	add(guess)
+	newest(true, 1)
+	kept := add(start("", 2))
+	newest(false, 2)
+	if again := add(guess); again != kept {
+		t.Errorf("predicted again: %v, want %v as before", again, kept)
+	}
+	newest(false, 2)
+}
+
 // TestAddProfileAtOnce: of starts that end at once none is lost, but those that say so.
 func TestAddProfileAtOnce(t *testing.T) {
 	ctx, s := context.Background(), memory.New().Generation(1)

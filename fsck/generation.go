@@ -81,7 +81,7 @@ func (g *one) pointers(ctx context.Context) error {
 		g.report.Pointers++
 		kind, _, _ := strings.Cut(name, "/")
 		switch kind {
-		case "names", "digests", "chains", "segments":
+		case "names", "digests", "chains", "segments", "notes":
 		case "profiles":
 			return g.profilePointer(ctx, name)
 		case "packs":

@@ -183,6 +183,9 @@ func (h *Host) offer(ctx context.Context, a *attachment, o Offer) error {
 	}
 	o.ID, o.Where, o.Name, o.TLS = a.id, a.spec.Where, a.spec.Name, a.spec.TLS
 	o.Device = a.device()
+	if a.spec.Overlay != nil {
+		o.Room = a.spec.Overlay.Room
+	}
 	o.Save = func(state json.RawMessage) error { return h.save(a, state) }
 	h.mu.Lock()
 	o.Disk, o.Description, o.State = a.rec.Image, a.rec.Disk, a.rec.State

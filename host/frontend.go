@@ -128,6 +128,7 @@ type Offer struct {
 	Disk        string          // names the content; equal ones promise equal bytes
 	Description string          // for people
 	Device      blockdev.Device // stays open until the Offered has ended; a blockdev.Writer if it can be written
+	Room        int64           // bytes that may be written to files of a mount; 0: all that are free
 	State       json.RawMessage // of the earlier Offered; nil: it had saved none
 	Again       bool            // an earlier process has begun to offer it: it may have left things
 	Inherited   *keep.Inherited // what that process left; nil: nothing
@@ -148,15 +149,6 @@ type Offered interface {
 	// use, Detach waits for that to end, as long as ctx, and then returns
 	// ErrBusy with nothing changed; or, with force, takes it away from its users.
 	Detach(ctx context.Context, force bool) error
-}
-
-// ReadOnly reports, by a nil error, that the disk is not to be written, for
-// frontends that offer no other.
-func (o *Offer) ReadOnly() error {
-	if _, ok := o.Device.(blockdev.Writer); ok {
-		return SpecErrorf("attach %q: files and mounts are read-only; offer a disk that is to be written over NBD", o.Name)
-	}
-	return nil
 }
 
 // AbsoluteDir reports, by a nil error, that Where is an absolute directory, for

@@ -41,6 +41,10 @@ type Config struct {
 	// Cache and Sample are those of a Stack.
 	Cache  Cache
 	Sample float64
+	// OwnProfiles keeps what starts have taught on this host; else it is published, where the
+	// origin can be written, ProfilesPerHour times at most (0: the default).
+	OwnProfiles     bool
+	ProfilesPerHour int
 	// OnSlow and Slow are those of disk.Options, for all disks. SlowRead.Reader is the
 	// ID of the attachment.
 	OnSlow func(*disk.SlowRead)
@@ -73,6 +77,8 @@ type Host struct {
 	looks  rounds
 	recent recentlyFound
 
+	profiles *publishing
+
 	memory  int64 // bound of what is kept decoded, in bytes
 	starts  startCounters
 	saving  sync.WaitGroup  // keeping what starts have taught
@@ -92,6 +98,7 @@ type Host struct {
 func New(cfg Config) (*Host, error) {
 	h := &Host{
 		cfg: cfg, log: cfg.Logger,
+		profiles: newPublishing(cfg.OwnProfiles, cfg.ProfilesPerHour),
 		sources:  make(map[string]*sourceSlot),
 		disks:    make(map[shareKey]*sharedDisk),
 		attached: make(map[string]*attachment),

@@ -29,6 +29,9 @@ type Overlay struct {
 	Keep  bool  `json:"keep,omitempty"`
 	Size  int64 `json:"size,omitempty"`  // of the disk in bytes; 0: as it is. It can grow
 	Quota int64 `json:"quota,omitempty"` // bytes that written blocks may take; 0: no bound
+	// Room is how many bytes files may take in a mount, beside those of the image; 0: what
+	// the file system has. Unlike a Quota it is met by the writer, as a full disk.
+	Room int64 `json:"room,omitempty"`
 }
 
 func (o *Overlay) check() error {
@@ -39,7 +42,7 @@ func (o *Overlay) check() error {
 		return SpecErrorf("attach: overlay %.100q: want an absolute path", o.Dir)
 	case o.Keep && o.Dir == "":
 		return SpecErrorf("attach: an overlay that is kept needs a folder")
-	case o.Size < 0 || o.Quota < 0 || o.Size%blockdev.SectorSize != 0:
+	case o.Size < 0 || o.Quota < 0 || o.Room < 0 || o.Size%blockdev.SectorSize != 0:
 		return SpecErrorf("attach: overlay of %d bytes with a quota of %d: want multiples of %d", o.Size, o.Quota, blockdev.SectorSize)
 	}
 	return nil

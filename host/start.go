@@ -67,17 +67,18 @@ type Start struct {
 
 // A Replay tells of reading ahead by a profile.
 type Replay struct {
-	Starts  uint32 `json:"starts"`          // that the profile is made of
-	Planned int    `json:"planned"`         // frames
-	Fetched int    `json:"fetched"`         // of them, those that were asked for so far
-	Brought int    `json:"brought"`         // of them, those that were lacking
-	Bytes   int64  `json:"bytes"`           // stored bytes that came
-	Budget  int64  `json:"budget"`          // bound of that
-	Read    int    `json:"read"`            // frames that the start has read meanwhile
-	Named   int    `json:"named"`           // of them, those that the profile has
-	Running bool   `json:"running"`         // it goes on
-	Ended   string `json:"ended,omitempty"` // why it ended before its time
-	Unused  int64  `json:"unused"`          // frames that were brought and not read: waste, once the start is over
+	Starts    uint32 `json:"starts"`              // that the profile is made of
+	Predicted bool   `json:"predicted,omitempty"` // that was none: the profile is predicted
+	Planned   int    `json:"planned"`             // frames
+	Fetched   int    `json:"fetched"`             // of them, those that were asked for so far
+	Brought   int    `json:"brought"`             // of them, those that were lacking
+	Bytes     int64  `json:"bytes"`               // stored bytes that came
+	Budget    int64  `json:"budget"`              // bound of that
+	Read      int    `json:"read"`                // frames that the start has read meanwhile
+	Named     int    `json:"named"`               // of them, those that the profile has
+	Running   bool   `json:"running"`             // it goes on
+	Ended     string `json:"ended,omitempty"`     // why it ended before its time
+	Unused    int64  `json:"unused"`              // frames that were brought and not read: waste, once the start is over
 	// Delay is how long after the disk was opened the profile was there.
 	Delay time.Duration `json:"delay_ns"`
 }
@@ -193,6 +194,7 @@ type starting struct {
 	marked  bool // somebody said that it is over
 	drop    bool // what was recorded is not to be kept
 	starts  uint32
+	guessed bool // the profile is predicted
 	delay   time.Duration
 	running bool
 	ending  error
@@ -296,7 +298,7 @@ func (s *starting) readAhead(ctx context.Context, a *asked) {
 		a.pack.Cover(ids)
 	}
 	s.mu.Lock()
-	s.starts, s.delay, s.running = a.p.Starts, time.Since(s.opened), true
+	s.starts, s.guessed, s.delay, s.running = a.p.Starts, a.p.Predicted, time.Since(s.opened), true
 	s.mu.Unlock()
 	s.h.starts.replayed.Add(1)
 	s.replay.Store(r)
@@ -351,8 +353,8 @@ func (s *starting) finish() {
 	})
 }
 
-// saveProfile keeps a profile at the origin, and if that cannot be written, in the state
-// folder, for starts on this host.
+// saveProfile keeps a profile at the origin, and if that cannot be written, or not now, in the
+// state folder, for starts on this host.
 func (h *Host) saveProfile(image *Image, p *profile.Profile) (where string, err error) {
 	own, damaged := h.folder.readProfile(p.Image, p.Workload)
 	if own != nil {
@@ -362,14 +364,17 @@ func (h *Host) saveProfile(image *Image, p *profile.Profile) (where string, err 
 	}
 	ctx, cancel := context.WithTimeout(h.saveCtx, saveTime)
 	defer cancel()
-	if _, err = catalog.AddProfile(ctx, image.Store(), p); err == nil {
+	if err = h.profiles.allowed(time.Now()); err == nil {
+		_, err = catalog.AddProfile(ctx, image.Store(), p)
+	}
+	if err == nil {
 		h.starts.published.Add(1)
 		if own != nil || damaged != nil {
 			err = h.folder.dropProfile(p.Image, p.Workload)
 		}
 		return "origin", err
 	}
-	h.log.Debug("the origin takes no profile; it is kept here", "image", p.Image, "workload", p.Workload, "err", err)
+	h.log.Debug("a profile is kept here, and not at the origin", "image", p.Image, "workload", p.Workload, "err", err)
 	if h.folder == nil {
 		h.starts.lost.Add(1)
 		return "", err
@@ -429,7 +434,7 @@ func (s *starting) tell() *Start {
 	if r := s.replay.Load(); r != nil {
 		p := r.Progress()
 		t.Replay = &Replay{
-			Starts: s.starts, Planned: p.Planned, Fetched: p.Fetched, Brought: p.Brought, Bytes: p.Bytes, Budget: p.Budget,
+			Starts: s.starts, Predicted: s.guessed, Planned: p.Planned, Fetched: p.Fetched, Brought: p.Brought, Bytes: p.Bytes, Budget: p.Budget,
 			Read: p.Read, Named: p.Named, Running: s.running, Unused: stats.Ahead - stats.AheadUsed, Delay: s.delay,
 		}
 		if s.over {

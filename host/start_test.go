@@ -237,6 +237,58 @@ func TestStartReadOnly(t *testing.T) {
 	s.close(h)
 }
 
+// TestOwnProfiles has a host whose starts are its own business, and one that has
+// published enough for now: both remember, and the second one hands it over later.
+func TestOwnProfiles(t *testing.T) {
+	s := newSite(t)
+	for name, change := range map[string]func(*Config){
+		"own":      func(c *Config) { c.OwnProfiles = true },
+		"too many": func(c *Config) { c.ProfilesPerHour = 1 },
+	} {
+		s.state = t.TempDir()
+		c := s.config()
+		change(&c)
+		h, err := New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Recover(t.Context(), &keep.Inherited{}); err != nil {
+			t.Fatal(err)
+		}
+		before := uint32(0)
+		if p, err := s.profile(name); err == nil {
+			before = p.Starts
+		}
+		for range 3 {
+			s.run(h, ProfileRecord, name)
+		}
+		want, published := before, int64(0)
+		if name != "own" {
+			want, published = before+1, 1
+		}
+		p, err := s.profile(name)
+		if got := h.Stats().Starts; got.Published != published || got.Kept != 3-published || got.Lost != 0 {
+			t.Errorf("%s: %+v", name, got)
+		}
+		if want == 0 && !errors.Is(err, chunk.ErrNotFound) || want > 0 && (err != nil || p.Starts != want) {
+			t.Errorf("%s: published %+v, %v", name, p, err)
+		}
+		if i := s.replayed(h, ProfileReplay, name); i.Start.Replay.Starts != 3 {
+			t.Errorf("%s: read ahead by %+v", name, i.Start.Replay)
+		}
+		if name != "own" { // an hour later
+			h.profiles.mu.Lock()
+			h.profiles.bucket.Add(time.Now(), 1)
+			h.profiles.mu.Unlock()
+			s.run(h, ProfileRecord, name)
+			if p, err := s.profile(name); err != nil || p.Starts != 4 {
+				t.Errorf("%s: published %+v, %v; want all starts", name, p, err)
+			}
+		}
+		s.close(h)
+	}
+}
+
 // TestStartNotDelayed wants an attach, and reads, not to wait for a profile that does not
 // come, and a detach neither.
 func TestStartNotDelayed(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"hash"
 	"io"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -22,7 +22,6 @@ import (
 
 	"github.com/rivuletfs/rivulet/flatten/source"
 	"github.com/rivuletfs/rivulet/packages/python"
-	"github.com/rivuletfs/rivulet/packages/rootfs"
 )
 
 // A Cache is a folder that keeps what was installed, downloaded and unpacked. Any number of
@@ -30,25 +29,38 @@ import (
 //
 //	bases/CHAIN/root         the tree of an image that packages were installed for
 //	bases/CHAIN/target.json  the Python that it has
+//	bases/CHAIN/bytes        of the tree
 //	files/DIGEST/NAME        a wheel or a tarball
 //	installed/KEY.tar        an installation: a layer
 //	installed/KEY.json       what it is; written last, it says that the installation is whole
 //	locks/NAME               held by whoever makes one of these
+//	uses/KIND-NAME           when it was used last, and before
 //
 // Things are made under other names, beginning with a dot, and get theirs when they are
 // whole. What a process leaves behind that was killed is removed by the next that
 // makes the same.
-type Cache struct{ dir string }
+//
+// Its fields are set before it is used first.
+type Cache struct {
+	Records Records           // where the image will be published; nil: nothing is known of that
+	Tell    func(line string) // as of Python, one line at a time; may be nil
+	Bound   int64             // bytes of all of it, beyond which what is used least goes; 0: DefaultBound
+
+	dir   string
+	mu    sync.Mutex // guards what follows
+	notes []note
+	grown bool // something was added
+}
 
 // OpenCache makes the folder if need be. Images that nobody else may read are unpacked
 // there, so it is the user's alone.
 func OpenCache(dir string) (*Cache, error) {
-	for _, d := range []string{"bases", "files", "installed", "locks"} {
+	for _, d := range []string{"bases", "files", "installed", "locks", "uses"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, err
 		}
 	}
-	return &Cache{dir}, nil
+	return &Cache{dir: dir}, nil
 }
 
 func (c *Cache) path(parts ...string) string {
@@ -109,105 +121,6 @@ func removeTree(path string) error {
 	return err
 }
 
-// A base is an image that packages are installed for.
-type base struct {
-	cache  *Cache
-	layers []*source.Layer
-	name   string // hexadecimal digits of the chain ID
-	temp   string
-	target *python.Target
-}
-
-// base finds out which Python the layers have: once, for it stays known.
-func (c *Cache) base(ctx context.Context, layers []*source.Layer, temp string) (*base, error) {
-	if len(layers) == 0 {
-		return nil, errors.New("packages are installed for the image below them: name one first, such as oci:DIR")
-	}
-	b := &base{cache: c, layers: layers, name: chainOf(layers), temp: temp}
-	if b.readTarget() {
-		return b, nil
-	}
-	if _, err := b.root(ctx); err != nil {
-		return nil, err
-	}
-	return b, nil
-}
-
-func (b *base) readTarget() bool {
-	data, err := os.ReadFile(b.cache.path("bases", b.name, "target.json"))
-	var t python.Target
-	if err != nil || json.Unmarshal(data, &t) != nil || t.Check() != nil {
-		return false
-	}
-	b.target = &t
-	return true
-}
-
-// root returns the folder with the image's tree.
-func (b *base) root(ctx context.Context) (string, error) {
-	dir := b.cache.path("bases", b.name)
-	root := filepath.Join(dir, "root")
-	if isDir(root) && (b.target != nil || b.readTarget()) {
-		return root, nil
-	}
-	unlock, err := b.cache.lock(ctx, "base-"+b.name)
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
-	if isDir(root) && (b.target != nil || b.readTarget()) {
-		return root, nil
-	}
-	made, err := fresh(dir)
-	if err != nil {
-		return "", err
-	}
-	if err := b.make(ctx, made); err != nil {
-		return "", errors.Join(err, removeTree(made))
-	}
-	if err := errors.Join(removeTree(dir), os.Rename(made, dir)); err != nil {
-		return "", errors.Join(err, removeTree(made))
-	}
-	return root, nil
-}
-
-func (b *base) make(ctx context.Context, dir string) error {
-	root := filepath.Join(dir, "root")
-	if err := os.MkdirAll(root, 0o755); err != nil {
-		return err
-	}
-	if err := rootfs.Write(ctx, b.layers, root, b.temp); err != nil {
-		return fmt.Errorf("unpack the image below: %w", err)
-	}
-	t, err := python.Probe(ctx, root)
-	if err != nil {
-		return err
-	}
-	data, err := json.MarshalIndent(t, "", "  ")
-	if err != nil {
-		return err
-	}
-	if b.target == nil { // else others read it
-		b.target = t
-	}
-	return os.WriteFile(filepath.Join(dir, "target.json"), append(data, '\n'), 0o644)
-}
-
-func isDir(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.IsDir()
-}
-
-// chainOf returns the chain ID of layers in hexadecimal.
-func chainOf(layers []*source.Layer) string {
-	id := layers[0].DiffID.String()
-	for _, l := range layers[1:] {
-		sum := sha256.Sum256([]byte(id + " " + l.DiffID.String()))
-		id = "sha256:" + hex.EncodeToString(sum[:])
-	}
-	return strings.TrimPrefix(id, "sha256:")
-}
-
 // An Installed says what an installation is. Its files are those of the layer.
 type Installed struct {
 	Key       string            `json:"key"`
@@ -218,10 +131,14 @@ type Installed struct {
 	SHA512    string            `json:"sha512,omitempty"`
 	Target    string            `json:"target"` // interpreter and platform
 	DiffID    string            `json:"diff_id"`
-	Size      int64             `json:"size"`    // of the layer in bytes
-	Paths     map[string]string `json:"paths"`   // of files, to what tells their contents apart
-	Installed time.Time         `json:"made_at"` // when
-	Used      time.Time         `json:"-"`       // when an image had it last
+	Size      int64             `json:"size"`             // of the layer in bytes
+	Paths     map[string]string `json:"paths"`            // of files, to what tells their contents apart
+	Installed time.Time         `json:"made_at"`          // when
+	Used      time.Time         `json:"-"`                // when an image had it last
+	Import    *python.Import    `json:"import,omitempty"` // nil: not measured yet
+
+	make   func(ctx context.Context) (*Installed, error) // of one that is known by a record alone
+	others bool                                          // by another publisher's
 }
 
 // installed returns an installation that is whole.
@@ -245,11 +162,23 @@ func (c *Cache) installed(key string) (*Installed, bool) {
 	return &in, true
 }
 
-// install returns an installation, which write makes if it is not there. Of all
-// processes, one makes it, and the others wait.
-func (c *Cache) install(ctx context.Context, key string, write func(ctx context.Context, w io.Writer) (*Installed, error)) (_ *Installed, err error) {
+// install returns an installation, which write makes if it is neither here nor known by a
+// record. Of all processes, one makes it, and the others wait. what names the package.
+func (c *Cache) install(ctx context.Context, key, what string, write func(ctx context.Context, w io.Writer) (*Installed, error)) (*Installed, error) {
+	if _, ok := c.installed(key); !ok {
+		in, err := c.recorded(ctx, key, what, func(ctx context.Context) (*Installed, error) { return c.installHere(ctx, key, write) })
+		if err != nil || in != nil {
+			return in, err
+		}
+	}
+	return c.installHere(ctx, key, write)
+}
+
+// installHere is install without records.
+func (c *Cache) installHere(ctx context.Context, key string, write func(ctx context.Context, w io.Writer) (*Installed, error)) (_ *Installed, err error) {
 	use := func(in *Installed) (*Installed, error) {
 		now := time.Now()
+		c.used(installedKind, key)
 		return in, os.Chtimes(c.path("installed", key+".json"), now, now)
 	}
 	if in, ok := c.installed(key); ok {
@@ -289,19 +218,23 @@ func (c *Cache) install(ctx context.Context, key string, write func(ctx context.
 	if err := os.Rename(made, final); err != nil {
 		return nil, err
 	}
+	c.grew()
+	c.used(installedKind, key)
+	return in, c.mark(in)
+}
+
+// mark writes what an installation is. Only who has its lock does.
+func (c *Cache) mark(in *Installed) error {
 	data, err := json.Marshal(in)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	mark := c.path("installed", key+".json")
+	mark := c.path("installed", in.Key+".json")
 	half, err := fresh(mark)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := errors.Join(os.WriteFile(half, data, 0o644), os.Rename(half, mark)); err != nil {
-		return nil, err
-	}
-	return in, nil
+	return errors.Join(os.WriteFile(half, data, 0o644), os.Rename(half, mark))
 }
 
 // layer returns an installation as a layer.
@@ -310,7 +243,10 @@ func (c *Cache) layer(in *Installed) (*source.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return source.NewLayer(id, in.Size, func(context.Context) (io.ReadCloser, error) {
+	return source.NewLayer(id, in.Size, func(ctx context.Context) (io.ReadCloser, error) {
+		if in.make != nil {
+			return c.openRecorded(ctx, in)
+		}
 		return os.Open(c.path("installed", in.Key+".tar"))
 	}), nil
 }
@@ -324,6 +260,7 @@ func (c *Cache) image(made []*Installed) (*source.Image, error) {
 			return nil, err
 		}
 		img.Layers = append(img.Layers, l)
+		c.noted(installationKind, in.Key, in, in.others)
 	}
 	return img, nil
 }

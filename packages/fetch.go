@@ -32,6 +32,7 @@ var errSilent = errors.New("the server sends nothing any more")
 // downloaded once for all processes. login, if not nil, returns what to log in to a host with.
 func (c *Cache) fetch(ctx context.Context, from, name, sum string, login func(host string) *url.Userinfo) (string, error) {
 	final := c.path("files", sum, name)
+	defer c.used(fileKind, sum)
 	if _, err := os.Stat(final); err == nil {
 		return final, nil
 	}
@@ -53,6 +54,7 @@ func (c *Cache) fetch(ctx context.Context, from, name, sum string, login func(ho
 	for attempt := range fetchAttempts {
 		var again bool
 		if again, err = download(ctx, from, made, sum, login); err == nil {
+			c.grew()
 			return final, os.Rename(made, final)
 		}
 		_ = os.Remove(made)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rivuletfs/rivulet/flatten/source"
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/packages/npm"
 )
 
@@ -104,11 +105,12 @@ func (n *Node) lock(ctx context.Context, file string) ([]byte, error) {
 	if err != nil {
 		return nil, errors.New("npm makes a lock of package.json, and this machine has none: install npm, or give a package-lock.json")
 	}
-	dir, err := os.MkdirTemp(n.TempDir, "rivulet-npm-*")
+	temp, err := scratch.Make(n.TempDir, "npm")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
+	defer func() { _ = temp.Remove() }()
+	dir := temp.Path
 	if err := os.WriteFile(filepath.Join(dir, "package.json"), data, 0o600); err != nil {
 		return nil, err
 	}
@@ -192,7 +194,7 @@ func (n *Node) installOne(ctx context.Context, p *npm.Package, dir, registry str
 		return nil, err
 	}
 	key := sha256.Sum256(of)
-	return n.Cache.install(ctx, hex.EncodeToString(key[:]), func(ctx context.Context, out io.Writer) (*Installed, error) {
+	return n.Cache.install(ctx, hex.EncodeToString(key[:]), p.Name+" "+p.Version, func(ctx context.Context, out io.Writer) (*Installed, error) {
 		name := strings.ReplaceAll(strings.TrimPrefix(p.Name, "@"), "/", "-") + "-" + p.Version + ".tgz"
 		file, err := n.Cache.fetch(ctx, p.Address(registry), name, p.SHA512, nil)
 		if err != nil {

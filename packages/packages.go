@@ -35,6 +35,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/flatten/source"
 	"github.com/rivuletfs/rivulet/flatten/zipfile"
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/packages/lock"
 	"github.com/rivuletfs/rivulet/packages/python"
 	"github.com/rivuletfs/rivulet/packages/wheel"
@@ -57,6 +58,8 @@ type Python struct {
 	// Apart has each distribution land in /packages/NAME==VERSION instead of
 	// site-packages, with a path file that leads there.
 	Apart bool
+	// Resolver is what chooses packages, one of Resolvers; "" is the first.
+	Resolver string
 	// Tell, if set, is told what a user should know of a publication that succeeds.
 	Tell func(line string)
 }
@@ -69,7 +72,8 @@ func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer)
 	if err != nil {
 		return nil, err
 	}
-	o := opening{Python: p, base: b, local: make(map[string]string)}
+	o := opening{Python: p, base: b, local: make(map[string]string), wheels: make(map[string]string)}
+	defer func() { _ = o.close() }()
 	all, err := o.locks(ctx, srcs)
 	if err != nil {
 		return nil, err
@@ -84,6 +88,9 @@ func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer)
 	}
 	made, err := o.install(ctx, whole)
 	if err != nil {
+		return nil, err
+	}
+	if err := o.measure(ctx, made); err != nil {
 		return nil, err
 	}
 	tellCollisions(made, p.Tell)
@@ -102,11 +109,14 @@ func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer)
 // An opening is one call of Open.
 type opening struct {
 	*Python
-	base  *base
-	local map[string]string // digest of a file of this machine to where it is
+	base   *base
+	local  map[string]string // digest of a file of this machine to where it is
+	built  *scratch.Folder   // wheels that were built while packages were resolved; nil: none was
+	wheels map[string]string // digest of a source to the wheel there
 
-	mu       sync.Mutex
-	resolver *python.Resolver
+	mu      sync.Mutex // guards what follows
+	usedPip *python.Resolver
+	logins  []func(host string) *url.Userinfo // for indexes
 }
 
 // locks returns a lock for each source; one for all that pip resolves, in the place of
@@ -148,31 +158,6 @@ func (o *opening) locks(ctx context.Context, srcs []string) ([]*lock.Lock, error
 		all = append(all, l)
 	}
 	return all, nil
-}
-
-func (o *opening) pip(ctx context.Context) (*python.Resolver, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.resolver == nil {
-		r, err := python.NewResolver(ctx)
-		if err != nil {
-			return nil, err
-		}
-		o.resolver = r
-	}
-	return o.resolver, nil
-}
-
-func (o *opening) resolve(ctx context.Context, q python.Request) (*lock.Lock, error) {
-	r, err := o.pip(ctx)
-	if err != nil {
-		return nil, err
-	}
-	root, err := o.base.root(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return r.Resolve(ctx, root, o.base.target, q, o.TempDir)
 }
 
 // readLock reads a lock of a file and decides what it leaves open.
@@ -334,7 +319,7 @@ func (o *opening) installOne(ctx context.Context, p *lock.Package) (*Installed, 
 	if err != nil {
 		return nil, err
 	}
-	return o.Cache.install(ctx, key, func(ctx context.Context, out io.Writer) (*Installed, error) {
+	return o.Cache.install(ctx, key, p.Name+" "+p.Version, func(ctx context.Context, out io.Writer) (*Installed, error) {
 		file, err := o.fetch(ctx, from)
 		if err != nil {
 			return nil, err
@@ -343,15 +328,18 @@ func (o *opening) installOne(ctx context.Context, p *lock.Package) (*Installed, 
 		if err != nil {
 			return nil, err
 		}
-		if build != "" {
+		if ready := o.wheelOf(from); build != "" && ready != "" {
+			file = ready
+		} else if build != "" {
 			built, remove, err := o.build(ctx, root, file)
 			if err != nil {
 				return nil, err
 			}
 			defer remove()
-			if file = built; !t.Takes(filepath.Base(file)) {
-				return nil, fmt.Errorf("the build gave %s, which is not for the Python of the image below, %s", filepath.Base(file), t)
-			}
+			file = built
+		}
+		if build != "" && !t.Takes(filepath.Base(file)) {
+			return nil, fmt.Errorf("the build gave %s, which is not for the Python of the image below, %s", filepath.Base(file), t)
 		}
 		opened, err := wheel.Open(file, zipfile.Limits{})
 		if err != nil {
@@ -383,15 +371,16 @@ func (o *opening) build(ctx context.Context, root, file string) (built string, r
 	if err != nil {
 		return "", nil, err
 	}
-	dir, err := os.MkdirTemp(o.TempDir, "rivulet-build-*")
+	temp, err := scratch.Make(o.TempDir, "build")
 	if err != nil {
 		return "", nil, err
 	}
 	defer func() {
 		if err != nil {
-			_ = os.RemoveAll(dir)
+			_ = temp.Remove()
 		}
 	}()
+	dir := temp.Path
 	env := filepath.Join(dir, "env")
 	if err := os.Mkdir(env, 0o755); err != nil {
 		return "", nil, err
@@ -415,7 +404,7 @@ func (o *opening) build(ctx context.Context, root, file string) (built string, r
 	if built, err = s.Build(ctx, root, env, dir); err != nil {
 		return "", nil, fmt.Errorf("build: %w", err)
 	}
-	return built, func() { _ = os.RemoveAll(dir) }, nil
+	return built, func() { _ = temp.Remove() }, nil
 }
 
 // provide installs what a build requires, wheels alone, into the folder env.
@@ -486,8 +475,15 @@ func (o *opening) fetch(ctx context.Context, w *lock.Wheel) (string, error) {
 	}
 	var login func(host string) *url.Userinfo
 	o.mu.Lock()
-	if o.resolver != nil {
-		login = o.resolver.Login
+	if logins := slices.Clone(o.logins); len(logins) > 0 {
+		login = func(host string) *url.Userinfo {
+			for _, l := range logins {
+				if u := l(host); u != nil {
+					return u
+				}
+			}
+			return nil
+		}
 	}
 	o.mu.Unlock()
 	return o.Cache.fetch(ctx, from, w.FileName(), w.SHA256(), login)

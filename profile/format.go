@@ -14,13 +14,14 @@ import (
 
 // The stored form is
 //
-//	"rvprofl1" ‖ image ‖ workload ‖ starts ‖ length ‖ number of entries ‖ entries
+//	"rvprofl" ‖ version ‖ image ‖ workload ‖ starts ‖ length ‖ number of entries ‖ entries
 //
-// where an entry is what differs from the one before. doc/format/profile.md has
-// the bytes and a vector.
+// where an entry is what differs from the one before, and the version is 2 if it is
+// predicted, else 1. doc/format/profile.md has the bytes and vectors.
 const (
-	magicWord = "rvprofl"
-	magic     = magicWord + "1"
+	magicWord      = "rvprofl"
+	magic          = magicWord + "1"
+	predictedMagic = magicWord + "2"
 
 	unit = time.Microsecond // of times as they are stored
 
@@ -69,6 +70,8 @@ func (p *Profile) check() error {
 	switch {
 	case p.Starts < 1 || p.Starts > MaxStarts:
 		return malformed("%d starts, want 1 to %d", p.Starts, MaxStarts)
+	case p.Predicted && p.Starts != 1:
+		return malformed("predicted, of %d starts", p.Starts)
 	case whole(p.Length) != p.Length:
 		return malformed("length %v", p.Length)
 	case len(p.Entries) > MaxEntries:
@@ -99,7 +102,11 @@ func (p *Profile) AppendBinary(b []byte) ([]byte, error) {
 	if err := p.check(); err != nil {
 		return b, err
 	}
-	b = append(b, magic...)
+	if p.Predicted {
+		b = append(b, predictedMagic...)
+	} else {
+		b = append(b, magic...)
+	}
 	b = append(b, p.Image[:]...)
 	b = append(b, byte(len(p.Workload)))
 	b = append(b, p.Workload...)
@@ -139,10 +146,10 @@ func Parse(b []byte) (*Profile, error) {
 	if !ok || string(head[:len(magicWord)]) != magicWord {
 		return nil, malformed("it does not begin as one")
 	}
-	if string(head) != magic {
-		return nil, fmt.Errorf("profile: version %.1q, want %q: %w", head[len(magicWord):], magic[len(magicWord):], ErrVersion)
+	p := &Profile{Predicted: string(head) == predictedMagic}
+	if !p.Predicted && string(head) != magic {
+		return nil, fmt.Errorf("profile: version %.1q, want 1 or 2: %w", head[len(magicWord):], ErrVersion)
 	}
-	p := &Profile{}
 	n, err := r.head(p)
 	if err != nil {
 		return nil, err

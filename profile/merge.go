@@ -72,17 +72,22 @@ func (p *Profile) Arrange() {
 // on, a frame goes that fewer than a quarter of them read, unless the newest profile
 // has it; and beyond MaxStarts all counts are halved. Other than by that, and by
 // rounding, it does not matter in which order starts are merged. The profiles
-// given stay as they are.
+// given stay as they are. A predicted one counts only if there are no others, and then the
+// newest of them alone.
 func Merge(list ...*Profile) (*Profile, error) {
 	if len(list) == 0 {
 		return nil, fmt.Errorf("merge profiles: none: %w", ErrMismatch)
 	}
 	m := list[0].scaled(MaxStarts)
 	for _, p := range list[1:] {
-		if p.Image != m.Image || p.Workload != m.Workload {
+		switch {
+		case p.Image != m.Image || p.Workload != m.Workload:
 			return nil, fmt.Errorf("merge profiles: of %v, workload %q, with one of %v, workload %q: %w", m.Image, m.Workload, p.Image, p.Workload, ErrMismatch)
+		case m.Predicted:
+			m = p.scaled(MaxStarts)
+		case !p.Predicted:
+			m = merge(m, p.scaled(MaxStarts))
 		}
-		m = merge(m, p.scaled(MaxStarts))
 	}
 	m.Arrange()
 	return m, nil
@@ -142,4 +147,22 @@ func (e *Entry) add(o Entry) {
 	e.At = whole((e.At*n + o.At*m) / (n + m))
 	e.Waited = whole((e.Waited*n + o.Waited*m) / (n + m))
 	e.Starts += o.Starts
+}
+
+// Predict returns a predicted profile of what the profiles have, which are of one image and
+// workload: each frame once, those of the first profile first.
+func Predict(list ...*Profile) *Profile {
+	p := &Profile{Starts: 1, Predicted: true}
+	seen := make(map[Frame]bool)
+	for _, l := range list {
+		p.Image, p.Workload = l.Image, l.Workload
+		for _, e := range l.Entries {
+			if !seen[e.Frame] && len(p.Entries) < MaxEntries {
+				seen[e.Frame] = true
+				// The order of entries is that of their times.
+				p.Entries = append(p.Entries, Entry{Frame: e.Frame, Starts: 1, At: time.Duration(len(p.Entries)) * unit})
+			}
+		}
+	}
+	return p
 }

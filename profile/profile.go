@@ -51,6 +51,10 @@ type Profile struct {
 	Starts   uint32        // how many were merged
 	Length   time.Duration // of the longest of them
 	Entries  []Entry       // each frame once, in the order in which to fetch
+
+	// Predicted says that nobody has started the image yet: this is what its files say that a
+	// start will read. It counts as one start until there is one, and then for nothing.
+	Predicted bool
 }
 
 // A Step is what to fetch of a chunk in one go.

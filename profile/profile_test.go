@@ -35,6 +35,17 @@ func vector() *profile.Profile {
 	}
 }
 
+// predictedVector is the second one of the page.
+func predictedVector() *profile.Profile {
+	return &profile.Profile{
+		Image: origin.Sum([]byte("image")), Starts: 1, Predicted: true,
+		Entries: []profile.Entry{
+			{Frame: profile.Frame{Chunk: 3, Number: 0}, Starts: 1},
+			{Frame: profile.Frame{Chunk: 3, Number: 1}, Starts: 1, At: time.Microsecond},
+		},
+	}
+}
+
 func encode(t testing.TB, p *profile.Profile) []byte {
 	t.Helper()
 	b, err := p.AppendBinary(nil)
@@ -56,16 +67,44 @@ func TestVector(t *testing.T) {
 	for _, line := range hexLine.FindAllStringSubmatch(string(page), -1) {
 		digits.WriteString(strings.ReplaceAll(line[1], " ", ""))
 	}
-	if want := hex.EncodeToString(encode(t, vector())); digits.String() != want {
-		t.Errorf("the page has\n%s, the code makes\n%s", &digits, want)
+	recorded := encode(t, vector())
+	both := append(slices.Clone(recorded), encode(t, predictedVector())...)
+	if want := hex.EncodeToString(both); digits.String() != want {
+		t.Fatalf("the page has\n%s, the code makes\n%s", &digits, want)
 	}
-	b, err := hex.DecodeString(digits.String())
-	if err != nil {
-		t.Fatal(err)
+	for b, want := range map[string]*profile.Profile{string(recorded): vector(), string(both[len(recorded):]): predictedVector()} {
+		p, err := profile.Parse([]byte(b))
+		if err != nil || !reflect.DeepEqual(p, want) {
+			t.Errorf("parsed: %+v, %v", p, err)
+		}
 	}
-	p, err := profile.Parse(b)
-	if err != nil || !reflect.DeepEqual(p, vector()) {
-		t.Errorf("parsed: %+v, %v", p, err)
+}
+
+// TestMergePredicted: what was predicted is nothing beside starts, and the newest of
+// its kind without.
+func TestMergePredicted(t *testing.T) {
+	guess := func(frame uint16) *profile.Profile {
+		return &profile.Profile{Image: image, Starts: 1, Predicted: true, Entries: []profile.Entry{{Frame: profile.Frame{Number: frame}, Starts: 1}}}
+	}
+	start := (&profile.Recording{Image: image, Touches: []profile.Touch{{Frame: profile.Frame{Number: 7}}}}).Profile()
+	for name, c := range map[string]struct {
+		list []*profile.Profile
+		want *profile.Profile
+	}{
+		"alone":  {[]*profile.Profile{guess(1)}, guess(1)},
+		"two":    {[]*profile.Profile{guess(1), guess(2)}, guess(2)},
+		"before": {[]*profile.Profile{guess(1), start}, start},
+		"behind": {[]*profile.Profile{start, guess(1)}, start},
+		"around": {[]*profile.Profile{guess(1), start, guess(2)}, start},
+	} {
+		if got, err := profile.Merge(c.list...); err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	other := guess(1)
+	other.Workload = "other"
+	if _, err := profile.Merge(guess(1), other); !errors.Is(err, profile.ErrMismatch) {
+		t.Errorf("of two workloads: %v", err)
 	}
 }
 
@@ -131,8 +170,12 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	other := slices.Clone(good)
-	other[7] = '2'
+	other[7] = '3'
 	if _, err := profile.Parse(other); !errors.Is(err, profile.ErrVersion) {
+		t.Errorf("version 3: %v", err)
+	}
+	other[7] = '2' // predicted, of 4 starts
+	if _, err := profile.Parse(other); !errors.Is(err, profile.ErrFormat) {
 		t.Errorf("version 2: %v", err)
 	}
 }
@@ -146,6 +189,8 @@ func FuzzParse(f *testing.F) {
 	f.Add(append(slices.Clone(good[:8+32]), 0, 1, 0, 1, 0xfe, 0xff, 0xff, 7, 0xfe, 0xff, 7, 0, 0, 0))
 	f.Add(append(slices.Clone(good[:8+32]), 0, 1, 0, 1, 1, 1, 0, 1, 0x80, 0))
 	f.Add([]byte("rvprofl2"))
+	guess, _ := predictedVector().AppendBinary(nil)
+	f.Add(guess)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := profile.Parse(b)
 		if err != nil {
@@ -356,5 +401,32 @@ func TestSize(t *testing.T) {
 	t.Logf("%d frames: %d bytes", len(rec.Profile().Entries), n)
 	if n > 60_000 {
 		t.Errorf("%d bytes", n)
+	}
+}
+
+// TestPredict puts one prediction behind another; it counts as no start.
+func TestPredict(t *testing.T) {
+	image := origin.Sum([]byte("image"))
+	of := func(starts uint32, frames ...uint16) *profile.Profile {
+		p := &profile.Profile{Image: image, Workload: "w", Starts: starts}
+		for i, f := range frames {
+			p.Entries = append(p.Entries, profile.Entry{Frame: profile.Frame{Number: f}, Starts: starts, At: time.Duration(i) * time.Second})
+		}
+		return p
+	}
+	p := profile.Predict(of(1, 5, 3), of(2, 1, 3, 2))
+	if p.Image != image || p.Workload != "w" || !p.Predicted {
+		t.Errorf("%+v", p)
+	}
+	var got []uint16
+	back, err := profile.Parse(encode(t, p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range back.Entries {
+		got = append(got, e.Number)
+	}
+	if want := []uint16{5, 3, 1, 2}; !slices.Equal(got, want) {
+		t.Errorf("frames %v, want %v", got, want)
 	}
 }

@@ -89,6 +89,7 @@ type Result struct {
 	BlockMap     string `json:"block_map"`          // object that attaches the disk
 	Previous     string `json:"previous,omitempty"` // block map that the name led to before, if to another one
 	Profiled     bool   `json:"-"`                  // that one has profiles, which this one may inherit
+	Made         bool   `json:"-"`                  // the store had no such image: this is a new block map
 	SourceDigest string `json:"source_digest"`
 	ChainID      string `json:"chain_id"`
 	DiskSize     int64  `json:"disk_size"`     // bytes of the device
@@ -211,6 +212,7 @@ func (p *publisher) publish(ctx context.Context) (*blockmap.Map, error) {
 	} else {
 		m, err = p.adopt(ctx, k)
 	}
+	p.made = k == nil || m != k.Map
 	if err != nil || k != nil && k.done && m == k.Map {
 		return m, err
 	}
@@ -371,6 +373,7 @@ type publisher struct {
 
 	previous origin.Digest // where the name led before any attempt; zeros: nowhere
 	profiled bool          // that image has profiles
+	made     bool          // there was no such block map
 }
 
 // counters are shared by all goroutines of one publication.
@@ -467,6 +470,7 @@ func (p *publisher) result(m *blockmap.Map) *Result {
 		DiskSize: info.Size, Chunks: m.Len(),
 		NewChunks: p.newChunks.Load(), NewBytes: p.newBytes.Load(),
 		FetchedBytes: p.fetched.Load(), LayersKnown: int(p.layersKnown.Load()), Layers: len(p.img.Layers),
+		Made: p.made,
 	}
 	if p.previous != (origin.Digest{}) && p.previous != m.Digest() {
 		r.Previous, r.Profiled = p.previous.String(), p.profiled

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
 )
 
 // DefaultDomain is the salt domain of whoever names none.
@@ -26,6 +27,7 @@ const (
 	saltLabel   = "rivulet salt v1"
 	chunkLabel  = "rivulet chunk key v1"
 	recordLabel = "rivulet segment record v1"
+	nameLabel   = "rivulet name v1"
 )
 
 // ErrSalt is returned (wrapped) for bytes that are no stored salt, or not the
@@ -74,6 +76,16 @@ func CheckDomain(name string) error {
 		return fmt.Errorf("salt domain %.80q: want 1 to %d of a-z, 0-9, '.', '-' and '_', a letter or digit first", name, MaxDomainBytes)
 	}
 	return nil
+}
+
+// Name returns what publishers of the domain find something by in an origin: kind says what
+// sort of thing it is, without a zero byte, and of which. To others it is a random number.
+func (s *Salt) Name(kind, of string) (origin.Digest, error) {
+	sum, err := hkdf.Key(sha256.New, s.secret[:], nil, nameLabel+kind+"\x00"+of, sha256.Size)
+	if err != nil {
+		return origin.Digest{}, fmt.Errorf("name of %s %.80q: %w", kind, of, err)
+	}
+	return origin.Digest(sum), nil
 }
 
 // ID returns the salt's public name: it binds domain, epoch and secret.

@@ -67,6 +67,7 @@ func (a *Agent) dial(ctx context.Context) (*control.Client, error) {
 
 const (
 	mountFrontend = "mount" // of the agent's
+	blockFrontend = "block"
 	// settleEvery is how often to look whether an agent has brought back a mount.
 	settleEvery = 100 * time.Millisecond
 	// detachWait is for how long an agent waits for the users of a disk to leave.
@@ -168,6 +169,64 @@ func join(errs []error) error {
 
 // Mount implements [Mounter].
 func (a *Agent) Mount(ctx context.Context, d Disk, dir string) error {
+	return a.mount(ctx, d, dir, nil)
+}
+
+// MountWritable implements [Mounter].
+func (a *Agent) MountWritable(ctx context.Context, d Disk, dir string, w Writes) error {
+	return a.mount(ctx, d, dir, &host.Overlay{Dir: w.Dir, Room: w.Room})
+}
+
+// AttachWritable implements [Mounter].
+func (a *Agent) AttachWritable(ctx context.Context, d Disk, link string, w Writes) (string, error) {
+	c, err := a.dial(ctx)
+	if err != nil {
+		return "", err
+	}
+	for {
+		at, err := attachedAt(ctx, c, blockFrontend, link)
+		if err != nil {
+			return "", err
+		}
+		if at == nil {
+			break
+		}
+		if at.State != host.Waiting {
+			return at.Address, nil
+		}
+		select { // an agent that has just begun brings it back
+		case <-time.After(settleEvery):
+		case <-ctx.Done():
+			return "", fmt.Errorf("the agent has not attached it yet (%s): %w", at.Problem, context.Cause(ctx))
+		}
+	}
+	made, err := c.Attach(ctx, host.Spec{
+		Image: string(d.Digest), Store: d.Store, Frontend: blockFrontend, Where: link, Name: filepath.Base(filepath.Dir(link)),
+		Identities: a.Identities, Required: a.Required, Overlay: &host.Overlay{Dir: w.Dir, Quota: w.Room}, Fill: a.Fill,
+	})
+	if err != nil {
+		return "", translate(err)
+	}
+	return made[0].Address, nil
+}
+
+// Detach implements [Mounter].
+func (a *Agent) Detach(ctx context.Context, link string) error {
+	c, err := control.Dial(ctx, a.Socket)
+	if err != nil {
+		return err
+	}
+	at, err := attachedAt(ctx, c, blockFrontend, link)
+	if err == nil && at != nil {
+		err = c.Detach(ctx, at.ID, false, detachWait)
+	}
+	if err != nil && !errors.Is(err, host.ErrNotFound) {
+		return fmt.Errorf("detach %s: %w", link, err)
+	}
+	return nil
+}
+
+func (a *Agent) mount(ctx context.Context, d Disk, dir string, o *host.Overlay) error {
 	c, err := control.Dial(ctx, a.Socket)
 	if errors.Is(err, control.ErrNoAgent) {
 		// Without it, mounts go on for a while.
@@ -180,7 +239,7 @@ func (a *Agent) Mount(ctx context.Context, d Disk, dir string) error {
 		return err
 	}
 	for {
-		at, err := attachedAt(ctx, c, dir)
+		at, err := attachedAt(ctx, c, mountFrontend, dir)
 		if err != nil {
 			return err
 		}
@@ -205,8 +264,7 @@ func (a *Agent) Mount(ctx context.Context, d Disk, dir string) error {
 	}
 	_, err = c.Attach(ctx, host.Spec{
 		Image: string(d.Digest), Store: d.Store, Frontend: mountFrontend, Where: dir,
-		Name: filepath.Base(dir), Identities: a.Identities, Required: a.Required,
-		Fill: a.Fill,
+		Name: filepath.Base(dir), Identities: a.Identities, Required: a.Required, Overlay: o, Fill: a.Fill,
 	})
 	return translate(err)
 }
@@ -217,7 +275,7 @@ func (a *Agent) Unmount(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	at, err := attachedAt(ctx, c, dir)
+	at, err := attachedAt(ctx, c, mountFrontend, dir)
 	if err == nil && at != nil {
 		err = c.Detach(ctx, at.ID, false, detachWait)
 	}
@@ -233,14 +291,14 @@ func (a *Agent) Unmount(ctx context.Context, dir string) error {
 	return nil
 }
 
-// attachedAt returns what the agent has attached at dir; nil: nothing.
-func attachedAt(ctx context.Context, c *control.Client, dir string) (*host.Info, error) {
+// attachedAt returns what the agent has attached at a place; nil: nothing.
+func attachedAt(ctx context.Context, c *control.Client, frontend, where string) (*host.Info, error) {
 	list, err := c.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, i := range list {
-		if i.Spec.Frontend == mountFrontend && i.Spec.Where == dir {
+		if i.Spec.Frontend == frontend && i.Spec.Where == where {
 			return &i, nil
 		}
 	}

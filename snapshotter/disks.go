@@ -40,6 +40,12 @@ type Finder interface {
 	Find(ctx context.Context, q Query) (Found, error)
 }
 
+// Writes are those of a container to a disk of its own.
+type Writes struct {
+	Dir  string // where they are kept; there only while they are
+	Room int64  // bytes that files may take, beside those of the image; 0: no bound
+}
+
 // A Mounter mounts disks, and takes them down. Calls for one directory come one
 // after the other, those for several may come at once.
 type Mounter interface {
@@ -47,7 +53,16 @@ type Mounter interface {
 	// this call or one before, also one by an earlier process. dir exists. If d is not
 	// in its store any more, the error is ErrNoDisk.
 	Mount(ctx context.Context, d Disk, dir string) error
-	// Unmount takes down what Mount has mounted at dir; nothing is no error. If
+	// MountWritable is Mount of a disk that can be written, by one container, and whose
+	// writes are kept in w.Dir until Unmount, which removes them.
+	MountWritable(ctx context.Context, d Disk, dir string, w Writes) error
+	// AttachWritable is MountWritable without a mount: link, in place of a directory, becomes a
+	// symbolic link to the block device that is returned. Room is a bound of what the
+	// device takes: who writes more gets I/O errors.
+	AttachWritable(ctx context.Context, d Disk, link string, w Writes) (device string, err error)
+	// Detach takes down what AttachWritable has attached at link, and removes its writes.
+	Detach(ctx context.Context, link string) error
+	// Unmount takes down what Mount or MountWritable has mounted at dir; nothing is no error. If
 	// it is in use, it stays as it is, which is an error.
 	Unmount(ctx context.Context, dir string) error
 }

@@ -34,6 +34,8 @@
 //	snapshots/ID/fs      a layer's files, or a container's writes
 //	snapshots/ID/work    overlayfs' own
 //	snapshots/ID/layer   note of a layer that came without files; see record
+//	snapshots/ID/disk    note of a container whose fs is a disk of its own, mounted; see writesNote
+//	snapshots/ID/writes  what it has written to that; the agent's
 //	disks/HEX            where the disk with that chain ID is mounted
 //
 // A layer has its own files if there is fs, which appears whole, by a rename; else

@@ -64,6 +64,12 @@ func (s *Snapshotter) lowers(ctx context.Context, stack []layer) (dirs []string,
 // lower returns the directory that shows a layer: alone, or flat, with all below.
 func (s *Snapshotter) lower(ctx context.Context, l layer, below []layer) (dir string, flat bool, err error) {
 	files := filepath.Join(l.dir, filesDir)
+	if n, err := readWritesNote(l.dir); n != nil || err != nil {
+		if err == nil {
+			_, err = s.mountWrites(ctx, l.id, n)
+		}
+		return files, true, err
+	}
 	if ok, err := exists(files); ok || err != nil {
 		return files, false, err
 	}

@@ -63,23 +63,49 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	if err != nil {
 		return nil, fmt.Errorf("prepare %q: %w", key, err)
 	}
+	labels, err := labelsOf(opts)
+	if err != nil {
+		return nil, err
+	}
+	note, err := s.ownDisk(key, kind, labels, stack)
+	if err != nil {
+		return nil, fmt.Errorf("prepare %q: %w", key, err)
+	}
+	if note != nil {
+		lower = nil
+	}
+	ids, err := s.idMapOf(labels)
+	if err != nil {
+		return nil, fmt.Errorf("prepare %q: %w: %w", key, err, errdefs.ErrInvalidArgument)
+	}
 	var made storage.Snapshot
 	err = s.meta.WithTransaction(ctx, true, func(ctx context.Context) error {
 		made, err = storage.CreateSnapshot(ctx, kind, key, parent, opts...)
 		if err != nil {
 			return err
 		}
-		return s.makeDir(made.ID, kind, lower)
+		err := s.makeDir(made.ID, kind, lower, ids)
+		if err == nil && note != nil {
+			err = note.write(s.dir(made.ID))
+		}
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return s.mounts(kind, made.ID, lower), nil
+	if note != nil {
+		mounts, err := s.ownMounts(ctx, kind, made.ID, note, ids)
+		if err != nil {
+			err = errors.Join(fmt.Errorf("prepare %q: %w", key, err), s.Remove(context.WithoutCancel(ctx), key))
+		}
+		return mounts, err
+	}
+	return s.mounts(kind, made.ID, lower, ids), nil
 }
 
 // makeDir makes the directory of a new snapshot, within the transaction that makes
 // it. What is there of that name is of one that was rolled back.
-func (s *Snapshotter) makeDir(id string, kind snapshots.Kind, lower []string) error {
+func (s *Snapshotter) makeDir(id string, kind snapshots.Kind, lower []string, ids idMap) error {
 	dir := s.dir(id)
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -91,7 +117,11 @@ func (s *Snapshotter) makeDir(id string, kind snapshots.Kind, lower []string) er
 	if err := makeAs(files, 0o755); err != nil {
 		return err
 	}
-	if len(lower) > 0 { // the root of an overlay is its uppermost directory
+	if ids.options != nil { // an upper layer is not mapped, or nothing in it would be the container's
+		if err := os.Lchown(files, ids.uid, ids.gid); err != nil {
+			return err
+		}
+	} else if len(lower) > 0 { // the root of an overlay is its uppermost directory
 		var st syscall.Stat_t
 		if err := syscall.Stat(lower[0], &st); err != nil {
 			return &os.PathError{Op: "stat", Path: lower[0], Err: err}

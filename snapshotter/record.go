@@ -115,19 +115,25 @@ func readRecord(dir string) (*record, error) {
 
 // write puts the note into a snapshot's directory, whole, in place of one that is
 // there, and returns when it would outlive a power cut.
-func (r *record) write(dir string) (err error) {
+func (r *record) write(dir string) error {
 	b, err := r.encode()
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, recordFile+".*")
+	return writeWhole(dir, recordFile, b)
+}
+
+// writeWhole makes b the content of a file in dir, and returns when that would outlive a
+// power cut.
+func writeWhole(dir, name string, b []byte) error {
+	f, err := os.CreateTemp(dir, name+".*")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, recordFile))
+		err = os.Rename(f.Name(), filepath.Join(dir, name))
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))

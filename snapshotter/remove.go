@@ -32,9 +32,13 @@ const removedPrefix = "removed-"
 // files, of snapshots that were removed. A disk that is in use nevertheless, by a
 // container that was not stopped properly, is left for the next time.
 func (s *Snapshotter) Cleanup(ctx context.Context) error {
+	busy, err := s.unmountWrites(ctx)
+	if err != nil {
+		return err
+	}
 	var gone []string
-	err := s.meta.WithTransaction(ctx, true, func(ctx context.Context) (err error) { // nobody makes directories meanwhile
-		gone, err = s.setAside(ctx)
+	err = s.meta.WithTransaction(ctx, true, func(ctx context.Context) (err error) { // nobody makes directories meanwhile
+		gone, err = s.setAside(ctx, busy)
 		return err
 	})
 	errs := []error{err, s.cleanDisks(ctx)}
@@ -45,8 +49,9 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 }
 
 // setAside renames the directories of snapshots that are gone, as their IDs may be
-// given again, and returns what they are now, with those that were left over before.
-func (s *Snapshotter) setAside(ctx context.Context) (gone []string, err error) {
+// given again, and returns what they are now, with those that were left over before. Those
+// that are busy stay.
+func (s *Snapshotter) setAside(ctx context.Context, busy map[string]bool) (gone []string, err error) {
 	known, err := ids(ctx)
 	if err != nil {
 		return nil, err
@@ -56,7 +61,7 @@ func (s *Snapshotter) setAside(ctx context.Context) (gone []string, err error) {
 		return nil, err
 	}
 	for _, e := range entries {
-		if _, ok := known[e.Name()]; ok {
+		if _, ok := known[e.Name()]; ok || busy[e.Name()] {
 			continue
 		}
 		dir := s.dir(e.Name())

@@ -168,7 +168,7 @@ func newSite(t testing.TB) *site {
 		t.Skip("needs root: mounts")
 	}
 	s := &site{t: t, root: t.TempDir()}
-	s.disks = &fakeDisks{t: t, dir: t.TempDir(), mounted: map[string]Disk{}}
+	s.disks = &fakeDisks{t: t, dir: t.TempDir(), mounted: map[string]Disk{}, devices: map[string]Writes{}}
 	t.Cleanup(s.disks.end)
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	s.registry = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(inner, w, r) }))
@@ -387,6 +387,8 @@ type fakeDisks struct {
 	mu        sync.Mutex // guards what follows
 	published []published
 	mounted   map[string]Disk
+	writes    map[string]Writes
+	devices   map[string]Writes
 	finds     int
 	findErr   error
 	mountErr  error
@@ -460,9 +462,63 @@ func (f *fakeDisks) Mount(_ context.Context, d Disk, dir string) error {
 	return fmt.Errorf("fake: %w", ErrNoDisk)
 }
 
+// MountWritable has a copy of the disk in w.Dir, which is the whole of it here.
+func (f *fakeDisks) MountWritable(_ context.Context, d Disk, dir string, w Writes) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.writes == nil {
+		f.writes = map[string]Writes{}
+	}
+	if f.writes[dir] == w {
+		return nil
+	}
+	if f.mountErr != nil {
+		return f.mountErr
+	}
+	for _, p := range f.published {
+		if p.Disk == d {
+			if err := os.CopyFS(w.Dir, os.DirFS(p.files)); err != nil {
+				return err
+			}
+			f.writes[dir] = w
+			return unix.Mount(w.Dir, dir, "", unix.MS_BIND, "")
+		}
+	}
+	return fmt.Errorf("fake: %w", ErrNoDisk)
+}
+
+// AttachWritable has a copy of the disk, too, which stands for a device.
+func (f *fakeDisks) AttachWritable(_ context.Context, d Disk, link string, w Writes) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mountErr != nil {
+		return "", f.mountErr
+	}
+	f.devices[link] = w
+	return "/dev/fake-" + d.Digest.Encoded(), os.MkdirAll(w.Dir, 0o700)
+}
+
+func (f *fakeDisks) Detach(_ context.Context, link string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w, ok := f.devices[link]
+	if !ok {
+		return nil
+	}
+	delete(f.devices, link)
+	return os.RemoveAll(w.Dir)
+}
+
 func (f *fakeDisks) Unmount(_ context.Context, dir string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if w, ok := f.writes[dir]; ok {
+		if err := unix.Unmount(dir, 0); err != nil {
+			return err
+		}
+		delete(f.writes, dir)
+		return os.RemoveAll(w.Dir)
+	}
 	if _, ok := f.mounted[dir]; !ok {
 		return nil
 	}
@@ -478,6 +534,9 @@ func (f *fakeDisks) count() int {
 }
 
 func (f *fakeDisks) end() {
+	for dir := range f.writes {
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
+	}
 	for dir := range f.mounted {
 		_ = unix.Unmount(dir, unix.MNT_DETACH)
 	}

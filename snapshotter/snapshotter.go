@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,6 +41,13 @@ type Config struct {
 	// Source says how layers are downloaded that were left out and are
 	// needed after all.
 	Source source.Options
+	// Writable and Room are what containers write to, and the quota of those that have
+	// a disk, unless their labels say otherwise: WritableOverlay if empty; 0 is no quota.
+	Writable Writable
+	Room     int64
+	// RemapIDs says that containerd was told of the capability "remap-ids": containers in a user
+	// namespace of their own have their files mapped by their mounts.
+	RemapIDs bool
 	// Patience bounds finding a disk, and again mounting it, before the image
 	// is unpacked instead; 0: DefaultPatience.
 	Patience time.Duration
@@ -206,6 +214,9 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (usage snapshots.Us
 	if info.Kind == snapshots.KindActive {
 		return s.diskUsage(ctx, id)
 	}
+	if n, err := readWritesNote(s.dir(id)); n != nil || err != nil {
+		return usage, err // as it was when it was committed
+	}
 	r, err := readRecord(s.dir(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return usage, nil
@@ -216,7 +227,14 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (usage snapshots.Us
 	return r.Usage, nil
 }
 
+// diskUsage is what was written to a snapshot.
 func (s *Snapshotter) diskUsage(ctx context.Context, id string) (snapshots.Usage, error) {
+	if n, err := readWritesNote(s.dir(id)); n != nil || err != nil {
+		if err != nil {
+			return snapshots.Usage{}, err
+		}
+		return s.writesUsage(ctx, id, n)
+	}
 	du, err := continuity.DiskUsage(ctx, filepath.Join(s.dir(id), filesDir))
 	return snapshots.Usage(du), err
 }
@@ -230,6 +248,9 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 	})
 	if err != nil {
 		return err
+	}
+	if n, err := readWritesNote(s.dir(id)); err != nil || n != nil && n.Block {
+		return errors.Join(fmt.Errorf("commit %q: it is a block device, whose files are seen by its machine alone: %w", key, errdefs.ErrFailedPrecondition), err)
 	}
 	usage, err := s.diskUsage(ctx, id) // outside, as it may take long
 	if err != nil {
@@ -259,25 +280,36 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	if err != nil {
 		return nil, err
 	}
-	lower, err := s.lowers(ctx, stack)
+	ids, err := s.idMapOf(info.Labels)
 	if err != nil {
 		return nil, fmt.Errorf("mounts of %q: %w", key, err)
 	}
-	return s.mounts(info.Kind, id, lower), nil
+	note, err := readWritesNote(s.dir(id))
+	if err == nil && note != nil {
+		return s.ownMounts(ctx, info.Kind, id, note, ids)
+	}
+	var lower []string
+	if err == nil {
+		lower, err = s.lowers(ctx, stack)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mounts of %q: %w", key, err)
+	}
+	return s.mounts(info.Kind, id, lower, ids), nil
 }
 
 // mounts is what a snapshot is over its lower directories, the topmost first.
-func (s *Snapshotter) mounts(kind snapshots.Kind, id string, lower []string) []mount.Mount {
+func (s *Snapshotter) mounts(kind snapshots.Kind, id string, lower []string, ids idMap) []mount.Mount {
+	options := slices.Clone(ids.options)
 	bind := func(dir, mode string) []mount.Mount {
-		return []mount.Mount{{Type: "bind", Source: dir, Options: []string{mode, "rbind"}}}
+		return []mount.Mount{{Type: "bind", Source: dir, Options: append(options, mode, "rbind")}}
 	}
 	files := filepath.Join(s.dir(id), filesDir)
-	var options []string
 	switch {
 	case kind == snapshots.KindActive && len(lower) == 0:
 		return bind(files, "rw")
 	case kind == snapshots.KindActive:
-		options = []string{"workdir=" + filepath.Join(s.dir(id), workDir), "upperdir=" + files}
+		options = append(options, "workdir="+filepath.Join(s.dir(id), workDir), "upperdir="+files)
 	case len(lower) == 0:
 		return bind(files, "ro")
 	case len(lower) == 1:

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/store/dir"
 	"github.com/rivuletfs/rivulet/store/http"
@@ -24,6 +26,9 @@ import (
 type Options struct {
 	Create bool         // it is to be written to, and made if it is not there
 	Logger *slog.Logger // told what somebody should know; nil: nobody is
+	// Keychain finds credentials for registries; nil: docker's configuration and
+	// helpers.
+	Keychain authn.Keychain
 
 	// Pointers of the origin that will be asked for first, and those of
 	// generations; see origin.Ahead.
@@ -192,7 +197,7 @@ func openImage(ctx context.Context, address string, o Options) (origin.Origin, e
 	if o.Create {
 		return nil, &URLError{address, "an image at a tag can only be read: leave out the tag or digest to write into the repository"}
 	}
-	c.Log = o.Logger
+	c.Log, c.Keychain = o.Logger, o.Keychain
 	return notNil(registry.OpenImage(ctx, ref, c))
 }
 
@@ -206,7 +211,7 @@ func openRegistry(ctx context.Context, address string, o Options) (origin.Origin
 	if err != nil {
 		return nil, &URLError{address, err.Error()}
 	}
-	c.Log, c.Ahead, c.AheadIn = o.Logger, o.Ahead, o.AheadIn
+	c.Log, c.Keychain, c.Ahead, c.AheadIn = o.Logger, o.Keychain, o.Ahead, o.AheadIn
 	return notNil(registry.Open(ctx, repository, c))
 }
 

@@ -11,17 +11,19 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
-	"syscall"
 	"time"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
 	containerdlog "github.com/containerd/log"
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
-	"github.com/rivuletfs/rivulet/frontend/nbd"
+	"github.com/rivuletfs/rivulet/credentials"
+	"github.com/rivuletfs/rivulet/flatten/source"
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/internal/bytesize"
 	"github.com/rivuletfs/rivulet/internal/runtimedir"
@@ -66,6 +68,11 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 type options struct {
 	address, root string
 	agent         snapshotter.Agent
+	logins        loginOptions
+	writable      string
+	quota         string
+	remapIDs      bool
+	room          int64 // of quota
 	patience      time.Duration
 	fill          bool
 	fillRate      string
@@ -87,9 +94,10 @@ It prints "ready ADDRESS" when containerd can reach it. It may be killed and
 upgraded at any time: containers go on, as their disks are the agent's. On SIGTERM
 or SIGINT it ends.
 
-The agent must run, as root, and opens the stores with its own credentials. Layers
-that turn out to be needed are downloaded with those of docker's configuration
-($DOCKER_CONFIG) and its helpers.
+The agent must run, as root. Where a registry wants a login, agent and snapshotter
+use what the kubelet gave with the pull (--image-service), what its plugins say
+(--image-credential-provider-config), or docker's configuration ($DOCKER_CONFIG)
+and its helpers.
 
 In containerd's configuration:
 
@@ -118,6 +126,10 @@ In containerd's configuration:
 	f.BoolVar(&o.agent.OwnRepository, "own-repository", false, "look in the repository, too, that an image is pulled from")
 	f.StringArrayVar(&o.agent.Identities, "identity", nil, "file of an age or SSH secret key, or ARN of an AWS KMS key, by which the agent opens locked images; may be repeated (default the agent's own)")
 	f.StringArrayVar(&o.agent.Required, "require-signature", nil, "use only disks that the publisher with this public key or key file signed; may be repeated")
+	f.StringVar(&o.writable, "writable", string(snapshotter.WritableOverlay), "what containers write to: overlay; disk, one of their own with a quota; or block, the same as a device for a virtual machine")
+	f.BoolVar(&o.remapIDs, "remap-ids", false, "map the files of containers with a user namespace of their own by their mounts; containerd's configuration must have capabilities = [\"remap-ids\"]")
+	f.StringVar(&o.quota, "quota", "", "bytes that a container may write to its disk, such as 10G (default no bound)")
+	o.logins.addFlags(f)
 	f.DurationVar(&o.patience, "patience", snapshotter.DefaultPatience, "how long to look for an image's disk, and again to wait for its mount, before the image is unpacked")
 	f.BoolVar(&o.fill, "fill", true, "bring all of a disk to the host cache, where there is one, behind all else, when its start is over or has read or waited for much")
 	f.StringVar(&o.fillRate, "fill-rate", "", "bound of the stored bytes of a fill in a second, such as 20M (default none)")
@@ -127,7 +139,7 @@ In containerd's configuration:
 	_ = cmd.MarkFlagDirname("root")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.CompletionOptions.HiddenDefaultCmd = false
-	cmd.AddCommand(manCommand())
+	cmd.AddCommand(fetchCommand(out), nodeCommand(), manCommand())
 	return cmd
 }
 
@@ -176,7 +188,14 @@ func (o *options) serve(ctx context.Context, out, errOut io.Writer) (err error) 
 	if err := o.complete(); err != nil {
 		return err
 	}
-	c := snapshotter.Config{Root: o.root, Patience: o.patience, Logger: log, Finder: &o.agent, Mounter: &o.agent}
+	keys, err := o.logins.open(o.root, log)
+	if err != nil {
+		return err
+	}
+	c := snapshotter.Config{
+		Root: o.root, Patience: o.patience, Logger: log, Finder: &o.agent, Mounter: &o.agent,
+		Source: source.Options{Keychain: chain(keys)}, Writable: snapshotter.Writable(o.writable), Room: o.room, RemapIDs: o.remapIDs,
+	}
 	s, err := snapshotter.New(c)
 	if err != nil {
 		return err
@@ -186,24 +205,25 @@ func (o *options) serve(ctx context.Context, out, errOut io.Writer) (err error) 
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx) // also if something fails below
+	g, ctx := errgroup.WithContext(ctx)
+	defer func() {
+		cancel()
+		err = errors.Join(err, g.Wait())
+	}()
+	if err := o.logins.serve(ctx, g, keys, log); err != nil {
+		return errors.Join(err, ln.Close())
+	}
 	server := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(s))
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(ln) }()
+	g.Go(func() error { return server.Serve(ln) })
 	_, _ = fmt.Fprintf(out, "ready %s\n", o.address)
 	if err := systemd.Notify("READY=1"); err != nil {
 		log.Warn("the service manager was not told", "err", err)
 	}
-	select {
-	case err := <-served:
-		return err
-	case <-ctx.Done():
-	}
+	<-ctx.Done()
 	_ = systemd.Notify("STOPPING=1")
-	enough := time.AfterFunc(stopTime, server.Stop)
-	defer enough.Stop()
-	server.GracefulStop()
-	return <-served
+	return endWith(ctx, server)
 }
 
 func (o *options) logger(w io.Writer) (*slog.Logger, error) {
@@ -221,23 +241,33 @@ func (o *options) logger(w io.Writer) (*slog.Logger, error) {
 // complete fills in what was left out, and makes paths such as the agent
 // understands in its own folder.
 func (o *options) complete() error {
+	switch snapshotter.Writable(o.writable) {
+	case snapshotter.WritableOverlay, snapshotter.WritableDisk, snapshotter.WritableBlock:
+	default:
+		return usagef("--writable %q: want overlay, disk or block", o.writable)
+	}
+	if o.quota != "" {
+		var err error
+		if o.room, err = units.RAMInBytes(o.quota); err != nil || o.room <= 0 {
+			return usagef("--quota %q: want a number of bytes, or one with K, M, G or T", o.quota)
+		}
+	}
 	if o.patience <= 0 {
 		return usagef("--patience %v: want some time", o.patience)
 	}
 	if o.agent.Socket == "" {
 		o.agent.Socket = os.Getenv("RIVULET_AGENT")
 	}
-	if o.agent.Socket == "" || o.address == "" {
+	defaults := map[*string]string{&o.agent.Socket: "agent.sock", &o.address: "containerd.sock", &o.logins.socket: credentials.SocketName}
+	for path, name := range defaults {
+		if *path != "" {
+			continue
+		}
 		run, err := runtimedir.Make()
 		if err != nil {
 			return err
 		}
-		if o.agent.Socket == "" {
-			o.agent.Socket = filepath.Join(run, "agent.sock")
-		}
-		if o.address == "" {
-			o.address = filepath.Join(run, "containerd.sock")
-		}
+		*path = filepath.Join(run, name)
 	}
 	var err error
 	if o.agent.Fill, err = o.filling(); err != nil {
@@ -314,12 +344,9 @@ func (o *options) listen() (net.Listener, error) {
 		o.address = given[0].Addr().String()
 		return given[0], nil
 	}
-	ln, err := nbd.Listen("unix:" + o.address)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s: another snapshotter listens there already", o.address)
-	}
-	if err == nil {
-		err = os.Chmod(o.address, 0o600)
-	}
-	return ln, err
+	return listenPrivately(o.address)
+}
+
+func usedError(socket string) error {
+	return fmt.Errorf("%s: another snapshotter listens there already", socket)
 }

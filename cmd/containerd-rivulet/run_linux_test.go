@@ -112,9 +112,16 @@ func TestMistakes(t *testing.T) {
 		{[]string{"--fill-rate", "0"}, exitUsage, "--fill=false"},
 		{[]string{"--fill=false", "--fill-rate", "1M"}, exitUsage, "--fill-rate needs --fill"},
 		{[]string{"--require-signature", "nonsense"}, exitUsage, "nonsense"},
+		{[]string{"--writable", "tape"}, exitUsage, "overlay, disk or block"},
+		{[]string{"--quota", "much"}, exitUsage, "--quota"},
 		{[]string{"--nosuch"}, exitUsage, "unknown flag"},
 		{[]string{"--root", "/dev/null/x"}, exitFailed, "not a directory"},
 		{[]string{"--root", filepath.Join(dir, "root"), "--address", filepath.Join(dir, "busy")}, exitFailed, "listens there already"},
+		{[]string{"--root", filepath.Join(dir, "root"), "--logins", filepath.Join(dir, "busy")}, exitFailed, "listens there already"},
+		{[]string{"--root", filepath.Join(dir, "root"), "--image-service", filepath.Join(dir, "busy")}, exitFailed, "listens there already"},
+		{[]string{"--root", filepath.Join(dir, "root"), "--keep-logins"}, exitUsage, "--image-service"},
+		{[]string{"--image-credential-provider-config", "x"}, exitUsage, "go together"},
+		{[]string{"--image-credential-provider-config", filepath.Join(dir, "x"), "--image-credential-provider-bin-dir", dir}, exitFailed, "no such file"},
 	} {
 		var out, errs bytes.Buffer
 		code := run(t.Context(), c.args, &out, &errs)

@@ -14,12 +14,15 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
 
+	"github.com/rivuletfs/rivulet/credentials"
 	"github.com/rivuletfs/rivulet/frontend/nbd"
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/control"
 	"github.com/rivuletfs/rivulet/host/keep"
+	"github.com/rivuletfs/rivulet/internal/runtimedir"
 	"github.com/rivuletfs/rivulet/internal/systemd"
 )
 
@@ -39,6 +42,9 @@ type agentOptions struct {
 	state, memory, keep string
 	poll                time.Duration
 	hold                time.Duration
+	logins              string
+	ownProfiles         bool
+	profilesPerHour     int
 	telemetry           telemetryOptions
 }
 
@@ -77,6 +83,9 @@ disk.`,
 	a.cacheFlag(cmd)
 	o.telemetry.addFlags(f)
 	o.telemetry.addSlowFlag(f)
+	f.StringVar(&o.logins, "logins", "", "socket of a snapshotter that knows logins for registries, asked before docker's configuration (default logins.sock in the runtime folder)")
+	f.BoolVar(&o.ownProfiles, "own-profiles", false, "keep what starts have taught on this host, and publish it to no store")
+	f.IntVar(&o.profilesPerHour, "profiles-per-hour", host.ProfilesPerHour, "how many profiles of starts to publish at most, where the store can be written; more are kept, and go with later ones")
 	f.StringVar(&o.keep, "keep", keepAuto, "who keeps descriptors for the next agent: systemd, holder (a process of ours), none; auto is systemd if that says it does, else holder")
 	pollFlag(f, &o.poll)
 	f.DurationVar(&o.hold, "hold", 5*time.Minute, "how long a holder waits for the next agent before readers get errors")
@@ -117,6 +126,12 @@ func (a *app) runAgent(ctx context.Context, o *agentOptions) error {
 	if o.state, err = stateFolder(o.state); err != nil {
 		return err
 	}
+	if o.profilesPerHour <= 0 {
+		return usagef("--profiles-per-hour %d: want some; --own-profiles publishes none", o.profilesPerHour)
+	}
+	if a.keychain, err = loginsOf(o.logins); err != nil {
+		return err
+	}
 	g := &agent{app: a, opt: o, socket: socket, upgrades: make(chan os.Signal, 1)}
 	if g.seen, err = a.watch(ctx, o.telemetry); err != nil {
 		return err
@@ -141,7 +156,7 @@ func (a *app) runAgent(ctx context.Context, o *agentOptions) error {
 		return err
 	}
 	defer func() { _ = g.keeper.Close() }()
-	ho := hostOptions{memory: o.memory, keeper: g.keeper, state: o.state, agent: true, seen: g.seen, poll: o.poll}
+	ho := hostOptions{memory: o.memory, keeper: g.keeper, state: o.state, agent: true, seen: g.seen, poll: o.poll, ownProfiles: o.ownProfiles, profilesPerHour: o.profilesPerHour}
 	if old != nil {
 		ho.commit = func() error { return old.Send(upgradeMessage{Step: stepServing}) }
 	}
@@ -160,6 +175,19 @@ func (a *app) runAgent(ctx context.Context, o *agentOptions) error {
 		return errors.Join(err, g.host.Close())
 	}
 	return g.serve(ctx)
+}
+
+// loginsOf returns who knows logins for registries: whoever listens on that socket, then
+// docker's configuration.
+func loginsOf(socket string) (authn.Keychain, error) {
+	if socket == "" {
+		run, err := runtimedir.Make()
+		if err != nil {
+			return nil, err
+		}
+		socket = filepath.Join(run, credentials.SocketName)
+	}
+	return authn.NewMultiKeychain(credentials.NewClient(socket), authn.DefaultKeychain), nil
 }
 
 // stateFolder is where an agent writes down what is attached.

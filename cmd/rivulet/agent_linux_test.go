@@ -303,6 +303,48 @@ func TestAgentUpgraded(t *testing.T) {
 	_ = s.agent.Wait()
 }
 
+// TestAgentManyAttachments has a thousand clients attach at once, each of which then
+// reads its disk.
+func TestAgentManyAttachments(t *testing.T) {
+	s := newStation(t)
+	s.start(0)
+	many := 1000
+	if testing.Short() {
+		many = 300
+	}
+	var g errgroup.Group
+	disks := make([]*nbdclient.Client, many)
+	for i := range many {
+		g.Go(func() error {
+			c, err := control.Dial(t.Context(), s.path("run/rivulet/agent.sock"))
+			if err != nil {
+				return err
+			}
+			infos, err := c.Attach(t.Context(), host.Spec{
+				Image: "tree", Store: "dir:" + s.path("store"), Frontend: frontendNBD, Where: "unix:" + s.path("nbd.sock"), Name: fmt.Sprint("disk", i),
+			})
+			if err == nil {
+				disks[i], err = nbdclient.Dial(t.Context(), infos[0].Address)
+			}
+			if err == nil {
+				_, err = disks[i].ReadAt(make([]byte, 4096), 0)
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, s.log())
+	}
+	if n := s.ready(); n != many {
+		t.Errorf("%d attachments are ready, of %d", n, many)
+	}
+	for _, d := range disks {
+		if d != nil {
+			_ = d.Close()
+		}
+	}
+}
+
 // TestAgentOutlivesItsOutput upgrades an agent whose output nobody reads any more.
 func TestAgentOutlivesItsOutput(t *testing.T) {
 	s := newStation(t)

@@ -86,9 +86,6 @@ the guest goes on as if it had been slow. See 'rivulet commit'.`,
 			if err := start.set(&spec); err != nil {
 				return err
 			}
-			if spec.Overlay != nil && nbdAddress == "" && vhostUser == "" {
-				return usagef("--writable: files and mounts are read-only; use --nbd or --vhost-user")
-			}
 			c, err := a.runningAgent(cmd.Context())
 			if err != nil {
 				return err
@@ -192,13 +189,18 @@ func (a *app) agentDetachCommand() *cobra.Command {
 
 // attachmentID finds what people call an attachment: its ID, or where it is.
 func attachmentID(infos []host.Info, arg string) string {
-	dir, err := filepath.Abs(arg)
 	for _, i := range infos {
-		if i.ID != arg && err == nil && i.Spec.Frontend != frontendNBD && i.Spec.Where == dir {
+		if i.ID != arg && isAt(i, arg) {
 			return i.ID
 		}
 	}
 	return arg
+}
+
+// isAt reports whether an attachment is mounted, or shown, at dir.
+func isAt(i host.Info, dir string) bool {
+	dir, err := filepath.Abs(dir)
+	return err == nil && i.Spec.Frontend != frontendNBD && i.Spec.Where == dir
 }
 
 func (a *app) completeAttachments(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {

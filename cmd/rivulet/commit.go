@@ -26,8 +26,9 @@ func (a *app) commitCommand() *cobra.Command {
 chunks that were written to are read, encrypted and stored; the others are those
 of the image below. DISK is
 
-  ID or NAME   a disk that the agent holds ('rivulet agent ls')
-  FOLDER       an overlay that no disk uses now ('rivulet overlay ls')
+  ID, NAME or DIR   a disk that the agent holds ('rivulet agent ls'); DIR is where
+                    it is mounted
+  FOLDER            an overlay that no disk uses now ('rivulet overlay ls')
 
 A disk of the agent can be committed while its guest runs. What is published is
 the disk at one moment, as after a power cut: what the guest has not synced is
@@ -143,7 +144,7 @@ func findAttachment(infos []host.Info, name string) (string, error) {
 		switch {
 		case i.ID == name:
 			return name, nil
-		case i.Spec.Name != name || i.Spec.Overlay == nil:
+		case i.Spec.Overlay == nil || (i.Spec.Name != name && !isAt(i, name)):
 		case found != "":
 			return "", usagef("commit %s: the agent has several writable disks of this name; give an ID ('rivulet agent ls')", name)
 		default:
@@ -212,14 +213,10 @@ func (a *app) frozenFolder(ctx context.Context, dir string, i overlay.Info) (c *
 	if err != nil {
 		return nil, nil, errors.Join(err, base.Close())
 	}
-	closeAll := func(err error) error { return errors.Join(err, o.Close(), base.Close()) }
-	s, err := o.Snapshot()
-	if err != nil {
-		return nil, nil, closeAll(err)
-	}
-	return &publish.Change{Base: image.Unlocked, Disk: s, Size: s.Size(), Touched: s.Changed}, func() {
-		err := closeAll(errors.Join(s.Close(), o.Merge(context.WithoutCancel(ctx), 1)))
-		if err != nil {
+	// Whoever has it open has it alone: it stays as it is without a snapshot, whose layer would
+	// have to be merged, by writing all of it again.
+	return &publish.Change{Base: image.Unlocked, Disk: o, Size: o.Size(), Touched: o.Changed}, func() {
+		if err := errors.Join(o.Close(), base.Close()); err != nil {
 			a.note("rivulet: the overlay is not as it should be: %v", err)
 		}
 	}, nil

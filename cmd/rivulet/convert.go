@@ -60,6 +60,7 @@ to run them needs one of the recipients' identities, or --open.`,
 	f.StringArrayVar(&platforms, "platform", nil, "platform to convert, such as linux/arm64; may be repeated (default: all for Linux)")
 	f.StringVar(&opts.TempDir, "temp", "", "folder for layers while they are cut (default: the system's)")
 	flags.lockFlags(f, &opts)
+	flags.predictFlag(f)
 	f.StringVar(&flags.convertedTag, "converted-tag", "", "tag of the converted image (default: the image's and -rivulet)")
 	f.BoolVar(&flags.json, "json", false, "print results as JSON, a line for each platform, and progress as JSON lines to standard error")
 	return cmd

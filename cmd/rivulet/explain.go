@@ -197,8 +197,12 @@ func (e *explanation) write(out io.Writer, most int, each bool) error {
 	fmt.Fprintf(out, "%d reads of %s, %d failed, %d of them for want of time; %s of the disk's frames came from memory\n",
 		got.Reads, size(got.Bytes), got.Errors, got.Hung, share(answeredBy(e.Disk.Reads).ratios().Memory))
 	if s := e.Disk.Start; s != nil && s.Replay != nil {
-		fmt.Fprintf(out, "read ahead by a profile of %d starts: %s for %d of %d frames, %d of them not read\n",
-			s.Replay.Starts, size(s.Replay.Bytes), s.Replay.Fetched, s.Replay.Planned, s.Replay.Unused)
+		by := fmt.Sprintf("a profile of %d starts", s.Replay.Starts)
+		if s.Replay.Predicted {
+			by = "a predicted profile"
+		}
+		fmt.Fprintf(out, "read ahead by %s: %s for %d of %d frames, %d of them not read\n",
+			by, size(s.Replay.Bytes), s.Replay.Fetched, s.Replay.Planned, s.Replay.Unused)
 	}
 	reads, wait := e.sums()
 	if reads == 0 {

@@ -30,18 +30,21 @@ const (
 	frontendVhostUser = "vhost-user"
 	frontendFile      = "file"
 	frontendMount     = "mount"
+	frontendBlock     = "block"
 )
 
 // hostOptions are how a process holds disks.
 type hostOptions struct {
-	memory    string
-	keeper    keep.Keeper    // nil: nothing outlives the process
-	state     string         // folder; "": likewise
-	listeners []net.Listener // for NBD, opened by somebody else
-	commit    func() error   // as in host.Config
-	agent     bool           // nobody is there to be asked for a passphrase
-	seen      *watch         // from outside
-	poll      time.Duration  // as in vhostuser.Server
+	memory          string
+	keeper          keep.Keeper    // nil: nothing outlives the process
+	state           string         // folder; "": likewise
+	listeners       []net.Listener // for NBD, opened by somebody else
+	commit          func() error   // as in host.Config
+	agent           bool           // nobody is there to be asked for a passphrase
+	seen            *watch         // from outside
+	poll            time.Duration  // as in vhostuser.Server
+	ownProfiles     bool           // as host.Config has them
+	profilesPerHour int
 }
 
 // maxPoll bounds polling: what waits longer is not worth a processor.
@@ -103,9 +106,11 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 			frontendVhostUser: &frontends.VhostUser{Keeper: o.keeper, Logger: log, Poll: o.poll},
 			frontendFile:      &shown,
 			frontendMount:     mounted,
+			frontendBlock:     &frontends.Block{File: file(), Runtime: run},
 		},
 		State: o.state, Commit: o.commit, Quiet: a.releasePages, Memory: budget, Logger: log,
 		Cache: a.diskCache(ctx), OnSlow: o.seen.onSlow(), Slow: o.seen.opt.slow,
+		OwnProfiles: o.ownProfiles, ProfilesPerHour: o.profilesPerHour,
 	})
 	if err == nil {
 		o.seen.collector = &telemetry.Host{Host: h, Origins: &o.seen.origins, Cache: a.client, NBD: exports.Stats}

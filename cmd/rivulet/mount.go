@@ -19,6 +19,7 @@ type mountOptions struct {
 	memory     string
 	telemetry  telemetryOptions
 	start      startFlags
+	over       overlayFlags
 	log        string // standard error of a background process, removed at its end if empty
 }
 
@@ -33,11 +34,19 @@ in the background serves the reads until 'rivulet umount DIR', or umount(8). If
 an agent runs (see 'rivulet agent'), that serves them, and the mount outlives the
 agent's end and its upgrades.
 
+With --writable it is mounted to be written. What is written is private to this
+mount, encrypted, and gone when it is unmounted; with --overlay DIR it is kept in
+that folder, for the next such mount of the image and for 'rivulet commit'.
+
 With --file, DIR shows the disk itself, as one file of the image's name. That
 needs no root.`,
 		Example: `  rivulet mount python3 /mnt
   chroot /mnt python3 -c 'print("hello")'
-  rivulet umount /mnt`,
+  rivulet umount /mnt
+
+  rivulet mount nginx /mnt --writable --overlay nginx.overlay
+  echo 'hello' >/mnt/usr/share/nginx/html/index.html && rivulet umount /mnt
+  rivulet commit nginx.overlay nginx-hello`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,6 +64,9 @@ needs no root.`,
 				return err
 			}
 			if err := errors.Join(o.telemetry.check(), o.start.check()); err != nil {
+				return err
+			}
+			if _, err := o.over.overlay(); err != nil {
 				return err
 			}
 			if o.foreground {
@@ -81,6 +93,7 @@ needs no root.`,
 	o.telemetry.addFlags(f)
 	o.telemetry.addSlowFlag(f)
 	o.start.add(cmd, "what the image starts by itself")
+	o.over.add(f)
 	f.StringVar(&a.agent, "agent", "", agentHelp)
 	f.StringVar(&o.log, "log", "", "file that standard error goes to; removed at the end if nothing was written")
 	_ = f.MarkHidden("log")
@@ -92,6 +105,9 @@ func (a *app) mountSpec(ref, dir string, o *mountOptions) (host.Spec, error) {
 	s, err := a.spec(ref)
 	if err == nil {
 		err = o.start.set(&s)
+	}
+	if err == nil {
+		s.Overlay, err = o.over.overlay()
 	}
 	s.Frontend, s.Where = frontendMount, dir
 	if o.file {

@@ -44,6 +44,9 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 		return err
 	}
 	args = o.start.forward(args)
+	if args, err = o.over.forward(args); err != nil {
+		return err
+	}
 	if o.file {
 		args = append(args, "--file")
 	}

@@ -21,7 +21,7 @@ type overlayFlags struct {
 }
 
 func (o *overlayFlags) add(f *pflag.FlagSet) {
-	f.BoolVar(&o.writable, "writable", false, "let clients write; what they write is private to this disk, encrypted, and gone when it is detached")
+	f.BoolVar(&o.writable, "writable", false, "let the disk be written; what is written is private to it, encrypted, and gone when it is detached or unmounted")
 	f.StringVar(&o.dir, "overlay", "", "with --writable, keep what is written in this folder: a new one, or that of an earlier disk of the same image")
 	f.StringVar(&o.size, "size", "", "with --writable, make the disk larger, such as 20G; its file system is grown by resize2fs, unmounted")
 	f.StringVar(&o.quota, "quota", "", "with --writable, bound of what written blocks may take, such as 5G; beyond it clients get \"no space left\"")
@@ -57,13 +57,28 @@ func (o *overlayFlags) overlay() (*host.Overlay, error) {
 	return spec, nil
 }
 
+// forward adds the flags to args, for a process in another folder.
+func (o *overlayFlags) forward(args []string) ([]string, error) {
+	spec, err := o.overlay()
+	if err != nil || spec == nil {
+		return args, err
+	}
+	args = append(args, "--writable")
+	for _, f := range [][2]string{{"--overlay", spec.Dir}, {"--size", o.size}, {"--quota", o.quota}} {
+		if f[1] != "" {
+			args = append(args, f[0], f[1])
+		}
+	}
+	return args, nil
+}
+
 func (a *app) overlayCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "overlay",
 		Short: "Look at and remove what was written to disks",
-		Long: `Overlay is about the folders that 'rivulet serve --writable --overlay DIR' and
-'rivulet agent attach --writable --overlay DIR' keep: what was written to a disk,
-over an image that stays as it is.`,
+		Long: `Overlay is about the folders that 'rivulet serve --writable --overlay DIR', and
+'rivulet mount' and 'rivulet agent attach' with these flags, keep: what was written
+to a disk, over an image that stays as it is.`,
 		Example: `  rivulet overlay ls vm1.overlay
   rivulet overlay rm vm1.overlay`,
 		Args: cobra.NoArgs,
@@ -145,7 +160,7 @@ func overlayMistake(dir string, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s: there is no overlay in this folder", dir)
 	case errors.Is(err, overlay.ErrInUse):
-		return fmt.Errorf("%s: a disk uses it; detach that first ('rivulet agent ls')", dir)
+		return fmt.Errorf("%s: a disk uses it; detach or unmount that first ('rivulet agent ls')", dir)
 	}
 	return err
 }

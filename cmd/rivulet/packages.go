@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,7 +16,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/rivuletfs/rivulet/flatten/source"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/packages"
@@ -26,6 +26,9 @@ import (
 
 // packagesEnvironment names the variable that says where packages are kept.
 const packagesEnvironment = "RIVULET_PACKAGES"
+
+// boundEnvironment names the variable that says how much is kept there.
+const boundEnvironment = "RIVULET_PACKAGES_SIZE"
 
 func packagesDir() (string, error) {
 	if dir := os.Getenv(packagesEnvironment); dir != "" {
@@ -46,7 +49,16 @@ func openPackages() (*packages.Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	return packages.OpenCache(dir)
+	c, err := packages.OpenCache(dir)
+	if err != nil {
+		return nil, err
+	}
+	if text := os.Getenv(boundEnvironment); text != "" {
+		if c.Bound, err = parseSize(text); err != nil || c.Bound <= 0 {
+			return nil, usagef("%s=%q: want a size, such as 20G", boundEnvironment, text)
+		}
+	}
+	return c, nil
 }
 
 // isPackage reports whether a source is opened by an extension.
@@ -55,31 +67,16 @@ func isPackage(src string) bool {
 	return scheme == packages.NodeScheme || slices.Contains(packages.Schemes, scheme)
 }
 
-// extensions returns what opens the sources that are packages, if there are any.
-func (a *app) extensions(srcs []string, apart bool, temp string) (map[string]source.Extension, error) {
-	if !slices.ContainsFunc(srcs, isPackage) {
-		return nil, nil
-	}
-	cache, err := openPackages()
-	if err != nil {
-		return nil, err
-	}
-	tell := func(line string) { a.note("%s", line) }
-	p := &packages.Python{Cache: cache, TempDir: temp, Apart: apart, Tell: tell}
-	out := map[string]source.Extension{packages.NodeScheme: &packages.Node{Cache: cache, TempDir: temp, Tell: tell}}
-	for _, scheme := range packages.Schemes {
-		out[scheme] = p
-	}
-	return out, nil
-}
-
 // writeLock writes the lock of what was published.
 func (a *app) writeLock(ctx context.Context, o origin.Origin, res *publish.Result, file string) error {
 	text, err := a.lockText(ctx, a.view(o), res.BlockMap, packages.Label)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(file, []byte(text), 0o644)
+	return a.writeFile(file, func(w io.Writer) error {
+		_, err := io.WriteString(w, text)
+		return err
+	})
 }
 
 // lockText returns the lock that an image's configuration has under a label.
@@ -156,13 +153,46 @@ type listedPackage struct {
 	Files   int    `json:"files,omitempty"`
 	DiffID  string `json:"diff_id,omitempty"`
 	Used    string `json:"used,omitempty"`
+
+	// What importing it took, measured once where it was installed.
+	Modules       []string `json:"modules,omitempty"`
+	ImportSeconds float64  `json:"import_seconds,omitempty"`
+	ImportBytes   int64    `json:"import_bytes,omitempty"` // of its own files
+	ImportError   string   `json:"import_error,omitempty"`
+}
+
+// imported says in a few words how long an import took.
+func (p *listedPackage) imported() string {
+	switch {
+	case p.ImportError != "":
+		return "fails"
+	case len(p.Modules) == 0:
+		return "-"
+	}
+	return fmt.Sprintf("%.0f ms", p.ImportSeconds*1000)
+}
+
+// importedLong says what was imported, how long it took and what it read.
+func (p *listedPackage) importedLong() string {
+	names := strings.Join(p.Modules, ", ")
+	switch {
+	case p.ImportError != "":
+		return fmt.Sprintf("%s: fails: %s", names, p.ImportError)
+	case len(p.Modules) == 0:
+		return "-"
+	}
+	return fmt.Sprintf("%s: %.0f ms, reads %s of its files", names, p.ImportSeconds*1000, size(p.ImportBytes))
 }
 
 func listedInstalled(in *packages.Installed) listedPackage {
-	return listedPackage{
+	p := listedPackage{
 		Name: in.Name, Version: in.Version, Wheel: in.Wheel, SHA256: in.SHA256, Target: in.Target, Bytes: in.Size,
 		Files: len(in.Paths), DiffID: in.DiffID, Used: in.Used.UTC().Format(time.DateTime),
 	}
+	if i := in.Import; i != nil {
+		p.Modules, p.ImportSeconds, p.ImportBytes, p.ImportError = i.Modules, i.Seconds, i.Bytes(), i.Error
+	}
+	return p
 }
 
 func (a *app) packagesLsCommand() *cobra.Command {
@@ -210,13 +240,13 @@ func (a *app) packagesLsCommand() *cobra.Command {
 func (a *app) printPackages(list []listedPackage, installed bool) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	if installed {
-		fmt.Fprintln(w, "NAME\tVERSION\tFILES\tSIZE\tUSED\tFOR")
+		fmt.Fprintln(w, "NAME\tVERSION\tFILES\tSIZE\tIMPORT\tUSED\tFOR")
 	} else {
 		fmt.Fprintln(w, "NAME\tVERSION\tWHEEL")
 	}
 	for _, p := range list {
 		if installed {
-			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", printable(p.Name), printable(p.Version), p.Files, size(p.Bytes), p.Used, printable(p.Target))
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\n", printable(p.Name), printable(p.Version), p.Files, size(p.Bytes), p.imported(), p.Used, printable(p.Target))
 		} else {
 			fmt.Fprintf(w, "%s\t%s\t%s\n", printable(p.Name), printable(p.Version), printable(p.Wheel))
 		}
@@ -280,6 +310,7 @@ of the store's images have it. Images that are locked for others are left out.`,
 			}
 			for _, p := range shown {
 				a.printf("%s %s\n  wheel   %s\n  sha256  %s\n  for     %s\n  layer   %s, %s, %d files\n  used    %s\n", p.Name, p.Version, p.Wheel, p.SHA256, p.Target, p.DiffID, size(p.Bytes), p.Files, p.Used)
+				a.printf("  import  %s\n", printable(p.importedLong()))
 				a.printf("  images  %s\n", strings.Join(p.Images, " "))
 			}
 			return nil

@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -39,7 +36,7 @@ can be removed at any time. Hosts that may write to the store add each start to 
 	}
 	cmd.AddCommand(
 		a.profileLsCommand(), a.profileShowCommand(), a.profileExportCommand(), a.profileImportCommand(),
-		a.profileMergeCommand(), a.profileInheritCommand(), a.profileRmCommand(), a.profileRecordCommand(), a.profileMarkCommand(), a.profilePackCommand(),
+		a.profileMergeCommand(), a.profileInheritCommand(), a.profilePredictCommand(), a.profileRmCommand(), a.profileRecordCommand(), a.profileMarkCommand(), a.profilePackCommand(),
 	)
 	return cmd
 }
@@ -62,10 +59,12 @@ type shownProfile struct {
 	Generation origin.GenerationID `json:"generation"`
 	Versions   []string            `json:"versions"` // newest first
 	Starts     uint32              `json:"starts"`
-	Length     float64             `json:"length_seconds"` // of the longest start
+	Predicted  bool                `json:"predicted,omitempty"` // there was none yet
+	Length     float64             `json:"length_seconds"`      // of the longest start
 	Frames     int                 `json:"frames"`
-	Bytes      int64               `json:"bytes"` // of those frames, at most, as the guest reads them
-	Waits      int                 `json:"waits"` // frames that readers waited for
+	Bytes      int64               `json:"bytes"`        // of those frames, at most, as the guest reads them
+	Stored     int64               `json:"stored_bytes"` // that they take in the store, about
+	Waits      int                 `json:"waits"`        // frames that readers waited for
 	Waited     float64             `json:"waited_seconds"`
 	Rare       int                 `json:"rare"` // frames that fewer than half of the starts read
 	Entries    []shownEntry        `json:"entries,omitempty"`
@@ -85,8 +84,12 @@ func describeProfile(name string, m *blockmap.Map, at generation.Profiled, p *pr
 	sum := plot.Summarize(p)
 	s := &shownProfile{
 		Image: name, BlockMap: p.Image.String(), Workload: p.Workload, Generation: at.Generation, Versions: []string{},
-		Starts: p.Starts, Length: p.Length.Seconds(), Frames: len(p.Entries), Bytes: int64(len(p.Entries)) << m.Info().FrameLog2,
+		Starts: p.Starts, Predicted: p.Predicted, Length: p.Length.Seconds(), Frames: len(p.Entries), Bytes: int64(len(p.Entries)) << m.Info().FrameLog2,
 		Waits: sum.Waits, Waited: sum.Waited.Seconds(), Rare: sum.Rare,
+	}
+	g := profile.GeometryOf(m)
+	for i := range p.Entries {
+		s.Stored += g.Coded(p.Entries[i].Frame)
 	}
 	for _, v := range at.Versions {
 		s.Versions = append(s.Versions, v.String())
@@ -120,7 +123,11 @@ func (a *app) profileLsCommand() *cobra.Command {
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "IMAGE\tWORKLOAD\tSTARTS\tVERSIONS\tFRAMES\tREADS\tTAKES\tWAITED")
 			for _, p := range list {
-				fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\t%.1f s\t%.1f s\n", printable(p.Image), shownWorkload(p.Workload), p.Starts, len(p.Versions),
+				starts := fmt.Sprint(p.Starts)
+				if p.Predicted {
+					starts = "predicted"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%.1f s\t%.1f s\n", printable(p.Image), shownWorkload(p.Workload), starts, len(p.Versions),
 					p.Frames, size(p.Bytes), p.Length, p.Waited)
 			}
 			return errors.Join(w.Flush(), err)
@@ -282,10 +289,16 @@ fetching them ahead is more likely waste than not.`,
 func (a *app) showProfile(s *shownProfile, p *profile.Profile) {
 	a.printf("block map  %s\n", s.BlockMap)
 	a.printf("workload   %s\n", cmp.Or(printable(s.Workload), "what the image starts by itself"))
-	a.printf("starts     %d, the longest of %.1f s\n", s.Starts, s.Length)
-	a.printf("reads      %d frames, up to %s\n", s.Frames, size(s.Bytes))
-	a.printf("waited     for %d of them, %.1f s in all\n", s.Waits, s.Waited)
-	a.printf("rare       %d of them: fewer than half of the starts read them\n", s.Rare)
+	if s.Predicted {
+		a.printf("starts     none yet: it is predicted from the image's files\n")
+	} else {
+		a.printf("starts     %d, the longest of %.1f s\n", s.Starts, s.Length)
+	}
+	a.printf("reads      %d frames, up to %s, of %s in the store\n", s.Frames, size(s.Bytes), size(s.Stored))
+	if !s.Predicted {
+		a.printf("waited     for %d of them, %.1f s in all\n", s.Waits, s.Waited)
+		a.printf("rare       %d of them: fewer than half of the starts read them\n", s.Rare)
+	}
 	for i, v := range s.Versions {
 		if i == 0 {
 			a.printf("versions   %s (newest)\n", v)
@@ -293,7 +306,7 @@ func (a *app) showProfile(s *shownProfile, p *profile.Profile) {
 			a.printf("           %s\n", v)
 		}
 	}
-	if len(p.Entries) == 0 {
+	if len(p.Entries) == 0 || s.Predicted {
 		return
 	}
 	a.printf("\nof the frames that are not rare, by the time:\n")
@@ -309,166 +322,6 @@ func (a *app) showProfile(s *shownProfile, p *profile.Profile) {
 			a.printf("%8.3f s  %3d %%  %d\n", times[n-1].Seconds(), part, n)
 		}
 	}
-}
-
-// writeFile has fn write a file, which is whole or not there; - is standard output. It
-// replaces nothing but files: not a device, above all.
-func (a *app) writeFile(name string, fn func(io.Writer) error) (err error) {
-	if name == "-" {
-		return fn(a.out)
-	}
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("%s: there is something that is no regular file; - is standard output", name)
-	}
-	temporary := filepath.Join(filepath.Dir(name), fmt.Sprintf(".rivulet-%016x", rand.Uint64()))
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(temporary)
-		}
-	}()
-	if err := errors.Join(fn(f), f.Close()); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return os.Rename(temporary, name)
-}
-
-// readProfileFile reads a profile that was exported; - is standard input.
-func readProfileFile(name string) (*profile.Profile, error) {
-	f := os.Stdin
-	if name != "-" {
-		var err error
-		if f, err = os.Open(name); err != nil {
-			return nil, err
-		}
-		defer func() { _ = f.Close() }()
-	}
-	b, err := io.ReadAll(io.LimitReader(f, profile.MaxBytes+1))
-	var p *profile.Profile
-	if err == nil {
-		p, err = profile.Parse(b)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return p, nil
-}
-
-func (a *app) writeProfile(name string, p *profile.Profile) error {
-	b, err := p.AppendBinary(nil)
-	if err != nil {
-		return err
-	}
-	return a.writeFile(name, func(w io.Writer) error {
-		_, err := w.Write(b)
-		return err
-	})
-}
-
-func (a *app) profileExportCommand() *cobra.Command {
-	var flags profileFlags
-	cmd := &cobra.Command{
-		Use:   "export IMAGE FILE",
-		Short: "Write a profile to a file",
-		Long: `Export writes a profile to a file, as it is in the store; - is standard output.
-The file is good for this very image: 'rivulet profile inherit' translates.`,
-		Example: `  rivulet profile export nginx nginx.profile
-  rivulet profile export nginx - | ssh other rivulet profile import nginx -`,
-		Args:              cobra.ExactArgs(2),
-		ValidArgsFunction: a.completeImages(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			_, _, p, err := flags.load(cmd.Context(), a, args[0])
-			if err != nil {
-				return err
-			}
-			return a.writeProfile(args[1], p)
-		},
-	}
-	flags.add(cmd, a)
-	return cmd
-}
-
-func (a *app) profileImportCommand() *cobra.Command {
-	var workload string
-	cmd := &cobra.Command{
-		Use:   "import IMAGE FILE...",
-		Short: "Add the starts of exported profiles to an image's",
-		Long: `Import merges profiles out of files, in the order given, into those of an image;
-- is standard input. They have to be of that very image.`,
-		Example:           `  rivulet profile import nginx host-a.profile host-b.profile`,
-		Args:              cobra.MinimumNArgs(2),
-		ValidArgsFunction: a.completeImages(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			view, err := a.openView(ctx)
-			if err != nil {
-				return err
-			}
-			image, err := a.find(ctx, view, args[0], false)
-			if err != nil {
-				return err
-			}
-			var list []*profile.Profile
-			for _, name := range args[1:] {
-				p, err := readProfileFile(name)
-				if err != nil {
-					return err
-				}
-				if err := p.Fits(image.Map); err != nil {
-					return fmt.Errorf("%s: %w; 'rivulet profile inherit' translates between images", name, err)
-				}
-				if cmd.Flags().Changed("workload") {
-					p.Workload = workload
-				}
-				list = append(list, p)
-			}
-			for _, p := range list {
-				d, err := generation.AddProfile(ctx, view.Origin(), p)
-				if err != nil {
-					return err
-				}
-				a.printf("%v\n", d)
-			}
-			return nil
-		},
-	}
-	cmd.Flags().StringVar(&workload, "workload", "", "name of what was started (default as in the files)")
-	return cmd
-}
-
-func (a *app) profileMergeCommand() *cobra.Command {
-	var output string
-	cmd := &cobra.Command{
-		Use:   "merge FILE... --output FILE",
-		Short: "Merge exported profiles of one image and workload into one",
-		Long: `Merge merges profiles out of files, given the oldest first, into one file. - is
-standard input or output.`,
-		Example: `  rivulet profile merge host-a.profile host-b.profile --output both.profile`,
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if output == "" {
-				return usagef("say where the merged profile goes, with --output FILE")
-			}
-			var list []*profile.Profile
-			for _, name := range args {
-				p, err := readProfileFile(name)
-				if err != nil {
-					return err
-				}
-				list = append(list, p)
-			}
-			m, err := profile.Merge(list...)
-			if err != nil {
-				return err
-			}
-			return a.writeProfile(output, m)
-		},
-	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "the file to write")
-	return cmd
 }
 
 func (a *app) profileRmCommand() *cobra.Command {

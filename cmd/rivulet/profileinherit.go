@@ -114,13 +114,16 @@ func (h *heirs) inherit(ctx context.Context, chosen func(workload string) bool) 
 
 // inheritOne returns nil if the new image has a profile of the workload already.
 func (h *heirs) inheritOne(ctx context.Context, workload string, old, new inherit.Disk) (*inherited, error) {
-	_, err := h.view.Profile(ctx, h.new.Map.Digest(), workload)
-	if !errors.Is(err, chunk.ErrNotFound) && !errors.Is(err, catalog.ErrProfile) {
+	there, err := h.view.Profile(ctx, h.new.Map.Digest(), workload)
+	if (err != nil || !there.Predicted) && !errors.Is(err, chunk.ErrNotFound) && !errors.Is(err, catalog.ErrProfile) {
 		return nil, err
 	}
 	p, err := h.view.Profile(ctx, h.old.Map.Digest(), workload)
 	if err != nil {
 		return nil, err
+	}
+	if p.Predicted { // the new image's files say it better
+		return nil, nil
 	}
 	n, err := inherit.Profile(ctx, p, old, new)
 	if err != nil {
@@ -170,6 +173,8 @@ type publication struct {
 	*publish.Result
 	Converted string      `json:"converted,omitempty"` // image, as REPOSITORY:TAG@DIGEST
 	Inherited []inherited `json:"inherited,omitempty"` // profiles of the name's image before
+	Predicted *predicted  `json:"predicted,omitempty"` // profile of a start that nobody has seen
+	Imports   int         `json:"imports,omitempty"`   // frames of the plan that imports of packages read
 }
 
 // inheritAfter gives an image that was just published under a name what starts of

@@ -21,6 +21,7 @@ import (
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/keyring"
 	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/packages"
 	"github.com/rivuletfs/rivulet/publish"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/store"
@@ -40,14 +41,21 @@ func boundMemory() {
 
 // processors has each processor run two threads, unless GOMAXPROCS says how many there
 // are: those that wait for the disk to be synced then leave no processor without work
-// until the Go runtime finds out. It returns how many sealers suit them: one each.
+// until the Go runtime finds out. It returns how many sealers suit them: one each, and
+// one for when another waits for memory, or for its turn.
 var processors = sync.OnceValue(func() int {
 	n := runtime.GOMAXPROCS(0)
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2 * n)
 	}
-	return n
+	return n + 1
 })
+
+// What --predict takes.
+const (
+	predictOn  = "on"
+	predictOff = "off"
+)
 
 // farSample is how many chunks of each known layer are looked for in a far store.
 const farSample = 2
@@ -58,8 +66,12 @@ type publishFlags struct {
 	zone                      string
 	recipients, files, trusts []string
 	check, json               bool
-	apart                     bool   // --packages-apart
-	lock                      string // file for the lock of the image's packages
+	apart                     bool            // --packages-apart
+	resolver                  string          // --resolver
+	noRecords                 bool            // --no-records
+	packages                  *packageSources // what opens those of the sources that are packages; nil: none is
+	lock                      string          // file for the lock of the image's packages
+	predict                   string          // --predict
 	converted                 bool
 	convertedTag              string
 }
@@ -96,7 +108,9 @@ read the store can read the image.
 
 Python packages are for the Python of the image below them, and are layers of
 their own, each stored once. pip chooses them, in a sandbox; see 'rivulet
-packages --help' and doc/functions.md. --lock writes what it chose to a file.
+packages --help' and doc/functions.md. --lock writes what it chose to a file. A
+package that you, or a trusted publisher, have installed on another host is taken
+over from the store.
 
 With --converted, an image of the repository that is the store too gets a
 converted one beside it: an index that has the plain image, for whoever pulls it,
@@ -122,7 +136,7 @@ assembly and runs as you, so choose go for images from strangers.`,
 			if err != nil {
 				return err
 			}
-			if opts.Source.Extensions, err = a.extensions(args, flags.apart, opts.TempDir); err != nil {
+			if flags.packages, err = a.openPackageSources(args, &flags, &opts); err != nil {
 				return err
 			}
 			return a.publishShown(cmd.Context(), args, &flags, &opts, to)
@@ -139,6 +153,9 @@ assembly and runs as you, so choose go for images from strangers.`,
 	f.BoolVar(&flags.converted, "converted", false, "in a registry: write an index of image and disk too, at the image's tag and -rivulet")
 	f.StringVar(&flags.convertedTag, "converted-tag", "", "the same, at this tag")
 	f.StringVar(&flags.lock, "lock", "", "write the lock of the image's packages to this file (pylock.toml)")
+	flags.predictFlag(f)
+	f.StringVar(&flags.resolver, "resolver", packages.Resolvers[0], "what chooses Python packages: pip or uv")
+	f.BoolVar(&flags.noRecords, "no-records", false, "install packages here, whatever the store has records of")
 	f.BoolVar(&flags.apart, "packages-apart", false, "put each package into /packages/NAME==VERSION, and a path file into site-packages")
 	f.BoolVar(&flags.json, "json", false, "print the result as JSON, and progress as JSON lines to standard error")
 	return cmd
@@ -173,6 +190,10 @@ func (a *app) publishShown(ctx context.Context, srcs []string, flags *publishFla
 		}
 	}
 	p.Inherited = a.inheritAfter(ctx, o, res)
+	if flags.predict == predictOn {
+		p.Predicted = a.predictAfter(ctx, o, res, p.Inherited)
+	}
+	p.Imports = a.importsAfter(ctx, o, &p, flags.packages)
 	if err := a.published(&p, flags.json); err != nil {
 		return err
 	}
@@ -186,6 +207,11 @@ func (f *publishFlags) lockFlags(flags *pflag.FlagSet, opts *publish.Options) {
 	flags.BoolVar(&opts.Open, "open", false, "do not lock the image: whoever can read the store can read it")
 	flags.StringVar(&f.domain, "domain", seal.DefaultDomain, "salt domain: images of one domain share chunks, those of two share none")
 	flags.StringArrayVar(&f.trusts, "trust-publisher", nil, "take over known layers from the publisher with this public key or key file; may be repeated")
+}
+
+// predictFlag adds the flag that says whether a start is predicted.
+func (f *publishFlags) predictFlag(flags *pflag.FlagSet) {
+	flags.StringVar(&f.predict, "predict", predictOn, "predict what the first start will read, for it to be read ahead of: on or off")
 }
 
 // parse checks the flags that need it and puts them into o.
@@ -208,6 +234,9 @@ func (f *publishFlags) parse(o *publish.Options) (err error) {
 			return usageError{err}
 		}
 	}
+	if f.predict != "" && f.predict != predictOn && f.predict != predictOff {
+		return usagef("--predict %.40q: want %s or %s", f.predict, predictOn, predictOff)
+	}
 	if err := seal.CheckDomain(f.domain); err != nil {
 		return usageError{err}
 	}
@@ -220,6 +249,9 @@ func (f *publishFlags) parse(o *publish.Options) (err error) {
 // publish publishes an image into the origin that open opens. What a far origin will be
 // asked first is asked while it is opened.
 func (a *app) publish(ctx context.Context, srcs []string, f *publishFlags, o *publish.Options, open func(context.Context, store.Options) (origin.Origin, error)) (origin.Origin, *publish.Result, error) {
+	if f.packages != nil {
+		return a.publishPackages(ctx, srcs, f, o, open)
+	}
 	d, err := publish.Open(ctx, srcs, o.Source, o.TempDir)
 	if err != nil {
 		return nil, nil, err
@@ -364,8 +396,14 @@ func (a *app) published(r *publication, asJSON bool) error {
 	if r.Converted != "" {
 		a.note("converted image: %s", r.Converted)
 	}
+	if r.Imports > 0 {
+		a.note("what imports of its packages read: %d frames", r.Imports)
+	}
 	for _, i := range r.Inherited {
 		a.note("inherited from the name's image before: what starts of workload %s read, %d frames", shownWorkload(i.Workload), i.Frames)
+	}
+	if p := r.Predicted; p != nil {
+		a.note("predicted of its first start: %d frames, %s", p.Frames, size(p.Bytes))
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"runtime/pprof"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -57,7 +58,7 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 type app struct {
 	out, err   io.Writer
 	storeURL   string
-	instead    string   // store that replaces the chosen one, if not ""; see runAtTag
+	instead    string   // store that replaces the chosen one, if not ""; see readAtTag
 	identities []string // files, or ARNs of KMS keys, that open what is locked
 	required   []string // public keys, or files of them: one must have signed what is read
 	profile    string   // file for a CPU profile
@@ -67,8 +68,11 @@ type app struct {
 	sought bool                 // client is what was found
 	client *cachedclient.Client // nil: no host cache
 	agent  string               // socket of the agent to use, "none", or "" for the default
-	silent bool                 // nobody can be asked for a passphrase
-	quiet  bool                 // standard error is somebody else's too: warnings only
+	// keychain finds logins for registries; nil: docker's configuration.
+	keychain authn.Keychain
+
+	silent bool // nobody can be asked for a passphrase
+	quiet  bool // standard error is somebody else's too: warnings only
 }
 
 // run executes one command line and returns the exit status.
@@ -90,9 +94,6 @@ func (a *app) run(ctx context.Context, args []string) int {
 	}
 	if err == nil {
 		return exitOK
-	}
-	if status, done := a.runAtTag(ctx, cmd, err, args); done {
-		return status
 	}
 	var exit exitError
 	exits := errors.As(err, &exit)
@@ -157,6 +158,7 @@ serves or mounts that disk at once, fetching chunks as they are read.`,
 		if err := a.takeImageAddress(cmd, args); err != nil {
 			return err
 		}
+		a.readAtTag(cmd, args)
 		return a.startProfile()
 	}
 	root.AddCommand(

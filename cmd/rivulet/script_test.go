@@ -23,7 +23,17 @@ import (
 	"github.com/rivuletfs/rivulet/store/zone/zonetest"
 )
 
+// raceOptions has a program that was built with the race detector end when it ends, and
+// not a second later: most of what is run here is short.
+const raceOptions = "atexit_sleep_ms=10"
+
 func TestMain(m *testing.M) {
+	if os.Getenv("GORACE") == "" {
+		if err := os.Setenv("GORACE", raceOptions); err != nil { // of what tests start
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	testscript.Main(m, map[string]func(){"rivulet": main, "cell": cell, "scrape": scrape, "started": started})
 }
 
@@ -92,7 +102,7 @@ func TestScripts(t *testing.T) {
 	if testing.Short() {
 		// Those with processes that stay and serve many; what the others start does one
 		// thing, by packages that are tested themselves.
-		for _, name := range []string{"agent", "cached", "mount", "serve", "status", "writable", "zone"} {
+		for _, name := range []string{"agent", "cached", "mount", "mountwritable", "serve", "status", "writable", "zone"} {
 			files = append(files, filepath.Join(dir, name+".txt"))
 		}
 		dir = ""
@@ -106,6 +116,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("XDG_RUNTIME_DIR", e.WorkDir+"/run")
 			e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/config")
 			e.Setenv("TMPDIR", e.WorkDir)
+			e.Setenv("GORACE", os.Getenv("GORACE"))
 			e.Setenv("RIVULET_CACHED", "none") // one may run on this machine
 			e.Setenv("KMS", kms)
 			e.Setenv("ZONE", strings.Join(nodes, ","))

@@ -34,7 +34,7 @@ func (a *app) openChosen(ctx context.Context, opts store.Options) (origin.Origin
 
 // openURL opens the origin at a URL.
 func (a *app) openURL(ctx context.Context, url string, opts store.Options) (origin.Origin, error) {
-	opts.Logger = a.logger()
+	opts.Logger, opts.Keychain = a.logger(), a.keychain
 	o, err := store.Open(ctx, url, opts)
 	return o, addressMistake(err)
 }

@@ -63,5 +63,9 @@ func replayColumns(r *host.Replay) string {
 	if r.Ended != "" {
 		ahead += ", ended: " + printable(r.Ended)
 	}
-	return fmt.Sprintf("%d starts\t%s\t%s\t%d", r.Starts, ahead, size(r.Bytes), r.Unused)
+	by := fmt.Sprintf("%d starts", r.Starts)
+	if r.Predicted {
+		by = "predicted"
+	}
+	return fmt.Sprintf("%s\t%s\t%s\t%d", by, ahead, size(r.Bytes), r.Unused)
 }

@@ -46,28 +46,50 @@ func (a *app) takeImageAddress(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// atTag returns the address of the converted image that a command may have meant which did
-// not find an image in its store; "" if there is none.
-func (a *app) atTag(cmd *cobra.Command) string {
+// readAtTag has a command read the converted image of its first full reference, if the
+// chosen store does not know that image, and it is at its tag. What else there is to say
+// about either, the command says.
+func (a *app) readAtTag(cmd *cobra.Command, args []string) {
+	image, address := a.atTag(cmd, args)
+	if address == "" || !a.lacks(cmd.Context(), image) {
+		return
+	}
+	if _, err := a.openURL(cmd.Context(), address, store.Options{}); err == nil {
+		a.instead = address
+	}
+}
+
+// lacks reports whether the chosen store has no such image.
+func (a *app) lacks(ctx context.Context, image string) bool {
+	view, err := a.openView(ctx)
+	if err == nil {
+		_, err = a.find(ctx, view, image, false)
+	}
+	return errors.Is(err, chunk.ErrNotFound) || a.noStoreChosen() && errors.Is(err, origin.ErrNoStore)
+}
+
+// atTag returns the first image of a command that may be at its tag, and the address that
+// it has there; "" if there is none.
+func (a *app) atTag(cmd *cobra.Command, args []string) (image, address string) {
 	url, err := a.chosenStore()
-	if err != nil || cmd.ValidArgsFunction == nil {
-		return ""
+	if err != nil || cmd.ValidArgsFunction == nil || a.instead != "" {
+		return "", ""
 	}
 	if a.noStoreChosen() {
-		for _, arg := range cmd.Flags().Args() {
+		for _, arg := range args {
 			// Strict: with registry and tag, so that a slip of the pen asks nobody.
 			if _, err := name.ParseReference(arg, name.StrictValidation); err != nil {
 				continue
 			}
 			if _, _, is, err := registry.ParseImageURL(registry.Scheme + arg); is && err == nil {
-				return registry.Scheme + arg
+				return arg, registry.Scheme + arg
 			}
 		}
-		return ""
+		return "", ""
 	}
 	repository, opts, err := registry.ParseURL(url)
 	if err != nil {
-		return ""
+		return "", ""
 	}
 	var nameOpts []name.Option
 	if opts.Insecure {
@@ -75,9 +97,9 @@ func (a *app) atTag(cmd *cobra.Command) string {
 	}
 	repo, err := name.NewRepository(repository, nameOpts...)
 	if err != nil {
-		return ""
+		return "", ""
 	}
-	for _, arg := range cmd.Flags().Args() {
+	for _, arg := range args {
 		ref, err := name.ParseReference(arg, nameOpts...)
 		if err != nil || ref.Context().Name() != repo.Name() {
 			continue
@@ -90,25 +112,7 @@ func (a *app) atTag(cmd *cobra.Command) string {
 		if has {
 			query = "?" + query
 		}
-		return registry.Scheme + repository + sep + ref.Identifier() + query
+		return arg, registry.Scheme + repository + sep + ref.Identifier() + query
 	}
-	return ""
-}
-
-// runAtTag runs a command again that has ended with err, for the converted image that it
-// may have meant. done is false if there is none.
-func (a *app) runAtTag(ctx context.Context, cmd *cobra.Command, err error, args []string) (status int, done bool) {
-	missing := errors.Is(err, chunk.ErrNotFound) || a.noStoreChosen() && errors.Is(err, origin.ErrNoStore)
-	if !missing || a.instead != "" {
-		return 0, false
-	}
-	address := a.atTag(cmd)
-	if address == "" {
-		return 0, false
-	}
-	a = &app{out: a.out, err: a.err, instead: address}
-	if _, openErr := a.openURL(ctx, address, store.Options{}); openErr != nil {
-		return 0, false
-	}
-	return a.run(ctx, args), true
+	return "", ""
 }

@@ -16,6 +16,7 @@ type dispatcher struct {
 	tree       *tree
 	uid, gid   uint32
 	allowOther bool
+	writable   bool   // disks that are writers can be written
 	background uint16 // requests the kernel may queue unasked (readahead, async I/O)
 
 	mu    sync.Mutex
@@ -61,6 +62,14 @@ func (d *dispatcher) handle(req, reply []byte) int {
 		n, e = d.open(h.node, body, out)
 	case opRead:
 		n, e = d.read(h.node, body, out)
+	case opWrite:
+		n, e = d.write(h.node, body, out)
+	case opFsync:
+		e = d.fsync(h.node)
+	case opFallocate:
+		e = d.fallocate(h.node, body)
+	case opSetattr:
+		e = errPERM // a disk's size, owner and mode are as they are
 	case opStatfs:
 		n = d.statfs(out)
 	case opOpendir:
@@ -118,7 +127,7 @@ func (d *dispatcher) init(body, out []byte) (int, errno) {
 	order.PutUint32(out[12:], uint32(flags))
 	order.PutUint16(out[16:], d.background)
 	order.PutUint16(out[18:], d.background-d.background/4) // congestion
-	order.PutUint32(out[20:], maxWrite)
+	order.PutUint32(out[20:], d.maxWrite())
 	order.PutUint32(out[24:], 1) // times in nanoseconds
 	if flags&flagMaxPages != 0 {
 		order.PutUint16(out[28:], maxPages)
@@ -182,7 +191,11 @@ func (d *dispatcher) getattr(id uint64, out []byte) (int, errno) {
 }
 
 func (d *dispatcher) putFile(out []byte, n *node) {
-	d.putAttr(out, n.id, n.size, modeFile|d.permission(0o444), 1)
+	mode := uint32(0o444)
+	if d.writer(n) != nil {
+		mode = 0o644
+	}
+	d.putAttr(out, n.id, n.size, modeFile|d.permission(mode), 1)
 }
 
 // permission keeps the owner's bits only, unless the mount is for everybody.
@@ -218,10 +231,11 @@ func (d *dispatcher) open(id uint64, body, out []byte) (int, errno) {
 	if id == rootNode {
 		return 0, errISDIR
 	}
-	if d.tree.get(id) == nil {
+	n := d.tree.get(id)
+	if n == nil {
 		return 0, errNOENT
 	}
-	if order.Uint32(body)&accessMode != 0 {
+	if order.Uint32(body)&accessMode != 0 && d.writer(n) == nil {
 		return 0, errACCES
 	}
 	out = out[:openOutSize]
@@ -242,11 +256,11 @@ func (d *dispatcher) read(id uint64, body, out []byte) (int, errno) {
 	if id == rootNode {
 		return 0, errISDIR
 	}
-	n := d.tree.beginRead(id)
+	n := d.tree.begin(id)
 	if n == nil {
 		return 0, errIO // removed under an open file
 	}
-	defer n.reads.Done()
+	defer n.calls.Done()
 	if int64(off) >= n.size {
 		return 0, errNone
 	}

@@ -138,7 +138,10 @@ func TestErrors(t *testing.T) {
 		err  errno
 	}{
 		{"unknown operation", request(999, rootNode), errNOSYS},
-		{"write", request(16, id), errNOSYS},
+		{"write to a disk that cannot be", writeRequest(id, 0, "x"), errPERM},
+		{"punch a disk that cannot be written", request(opFallocate, id, uint64(0), uint64(0), uint64(512), 3, 0), errPERM},
+		{"sync a disk that cannot be written", request(opFsync, id, uint64(0), 0, 0), errNone},
+		{"change attributes", request(opSetattr, id), errPERM},
 		{"access", request(34, id, 4, 0), errNOSYS},
 		{"header cut off", truncated, errNone},
 		{"longer than it says", long, errINVAL},
@@ -315,9 +318,14 @@ func FuzzRequest(f *testing.F) {
 	f.Add(request(opBatchForget, 0, 1, 0, id, uint64(1)))
 	f.Add(readRequest(opRead, id, 9000, 4096))
 	f.Add(readRequest(opReaddir, rootNode, 1, 64))
+	scratch := nodeID("scratch", "id of scratch", 8192)
+	f.Add(writeRequest(scratch, 5, "text"))
+	f.Add(request(opFallocate, scratch, uint64(0), uint64(512), uint64(1024), 3, 0))
+	f.Add(request(opFsync, scratch, uint64(0), 0, 0))
 	want := content(10000)
 	f.Fuzz(func(t *testing.T, req []byte) {
-		d := newDispatcher(t, memoryDisk("disk", len(want)))
+		d := newDispatcher(t, memoryDisk("disk", len(want)), scratchDisk())
+		d.writable = true
 		if len(req) > requestSize {
 			return
 		}

@@ -29,7 +29,11 @@ func mountHelper(st State) (fd int, helper string, err error) {
 	ours, theirs := pair[0], os.NewFile(uintptr(pair[1]), "fusermount socket")
 	defer func() { _ = unix.Close(ours) }()
 
-	options := fmt.Sprintf("ro,nosuid,nodev,fsname=rivulet,subtype=rivulet,default_permissions,max_read=%d", MaxRead)
+	access := "ro"
+	if st.Writable {
+		access = "rw"
+	}
+	options := fmt.Sprintf("%s,nosuid,nodev,fsname=rivulet,subtype=rivulet,default_permissions,max_read=%d", access, MaxRead)
 	cmd := exec.Command(helper, "-o", options, "--", st.Dir)
 	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
 	cmd.ExtraFiles = []*os.File{theirs}

@@ -36,6 +36,7 @@ func Mount(dir string, o Options) (*Session, error) {
 		UID:        uint32(os.Geteuid()),
 		GID:        uint32(os.Getegid()),
 		AllowOther: o.AllowOther,
+		Writable:   o.Writable,
 	}
 	var fd int
 	if st.UID == 0 {
@@ -114,7 +115,10 @@ func mountDirect(st State) (int, error) {
 	if st.AllowOther {
 		data += ",allow_other"
 	}
-	flags := uintptr(unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV)
+	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
+	if !st.Writable {
+		flags |= unix.MS_RDONLY
+	}
 	if err := unix.Mount("rivulet", st.Dir, FSType, flags, data); err != nil {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("mount %s (needs root with CAP_SYS_ADMIN): %w", st.Dir, err)

@@ -23,6 +23,9 @@ const (
 	openInSize     = 8
 	openOutSize    = 16
 	readInSize     = 40 // READDIR's too
+	writeInSize    = 40 // before the data
+	writeOutSize   = 8
+	fallocInSize   = 32
 	attrSize       = 88
 	attrOutSize    = 16 + attrSize
 	entryOutSize   = 40 + attrSize
@@ -36,13 +39,16 @@ const (
 	// MaxRead is the most bytes that one READ may ask for: 256 pages of 4 KiB,
 	// what Linux allows without a changed sysctl.
 	MaxRead = 1 << 20
+	// MaxWrite is the most bytes that one WRITE may bring, and so what a worker of a
+	// session that can be written keeps for requests.
+	MaxWrite = 256 << 10
 	// MaxName is the longest name of a disk in bytes.
 	MaxName = 255
 
-	// requestSize holds every request of a read-only file system; the kernel
-	// refuses to fill a smaller buffer. maxWrite keeps it so small.
+	// requestSize holds every request of a read-only session; the kernel refuses
+	// to fill a smaller buffer. leastWrite keeps it so small.
 	requestSize = 8192
-	maxWrite    = 4096
+	leastWrite  = 4096
 
 	maxPages = MaxRead / 4096
 )
@@ -51,10 +57,13 @@ const (
 	opLookup      = 1
 	opForget      = 2
 	opGetattr     = 3
+	opSetattr     = 4
 	opOpen        = 14
 	opRead        = 15
+	opWrite       = 16
 	opStatfs      = 17
 	opRelease     = 18
+	opFsync       = 20
 	opInit        = 26
 	opOpendir     = 27
 	opReaddir     = 28
@@ -62,6 +71,7 @@ const (
 	opInterrupt   = 36
 	opDestroy     = 38
 	opBatchForget = 42
+	opFallocate   = 43
 )
 
 // Notifications, sent by us in the error field of a reply to request 0.
@@ -92,6 +102,7 @@ type errno int32
 
 const (
 	errNone    errno = 0
+	errPERM    errno = 1
 	errNOENT   errno = 2
 	errIO      errno = 5
 	noAnswer   errno = -1 // of no error: there is no reply
@@ -99,9 +110,19 @@ const (
 	errNOTDIR  errno = 20
 	errISDIR   errno = 21
 	errINVAL   errno = 22
+	errFBIG    errno = 27
+	errNOSPC   errno = 28
 	errNOSYS   errno = 38
 	errPROTO   errno = 71
+	errNOTSUP  errno = 95
 	accessMode       = 3 // the bits of open flags that tell read from write
+)
+
+// Modes of FALLOCATE: what fallocate(2) takes.
+const (
+	fallocKeepSize  = 0x01
+	fallocPunchHole = 0x02
+	fallocZeroRange = 0x10
 )
 
 // Kinds of file in st_mode, and in the type field of a directory entry.

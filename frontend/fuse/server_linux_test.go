@@ -40,10 +40,10 @@ func TestMain(m *testing.M) {
 type childOrder struct {
 	State fuse.State
 	Image string        // shown as "disk"
-	Delay time.Duration // of every read
+	Delay time.Duration // of every call
 }
 
-// A fileDevice is a file as a device, with slow reads if asked.
+// A fileDevice is a file as a device that can be written, slow if asked.
 type fileDevice struct {
 	*os.File
 	size  int64
@@ -57,8 +57,22 @@ func (d *fileDevice) ReadAt(p []byte, off int64) (int, error) {
 	return d.File.ReadAt(p, off)
 }
 
+func (d *fileDevice) WriteAt(p []byte, off int64) (int, error) {
+	time.Sleep(d.delay)
+	return d.File.WriteAt(p, off)
+}
+
+func (d *fileDevice) Flush() error { return d.Sync() }
+
+func (d *fileDevice) Discard(off, length int64) error { return d.WriteZeroes(off, length) }
+
+func (d *fileDevice) WriteZeroes(off, length int64) error {
+	_, err := d.File.WriteAt(make([]byte, length), off)
+	return err
+}
+
 func openDisk(image string, delay time.Duration) (fuse.Disk, error) {
-	f, err := os.Open(image)
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
 		return fuse.Disk{}, err
 	}

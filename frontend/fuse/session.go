@@ -40,6 +40,9 @@ type Options struct {
 	// InFlight bounds the requests served at once, 1 to 4096: 0 is 64. Each
 	// holds up to MaxRead bytes while it is served.
 	InFlight int
+	// Writable lets the disks be written that are a blockdev.Writer. Resume takes it
+	// from the state.
+	Writable bool
 }
 
 func (o Options) check() (Options, error) {
@@ -65,6 +68,7 @@ type State struct {
 	UID        uint32 `json:"uid"`     // owner of the files shown
 	GID        uint32 `json:"gid"`
 	AllowOther bool   `json:"allow_other"`
+	Writable   bool   `json:"writable,omitempty"`
 	Helper     string `json:"helper,omitempty"` // fusermount program that made the mount
 }
 
@@ -95,6 +99,7 @@ type Session struct {
 	dispatch *dispatcher
 	state    State // Minor and Flags unset: those are the dispatcher's
 	max      int
+	requests *pool // buffers for them
 
 	file *os.File // notifications and close
 	fd   int      // the same descriptor; valid while a worker runs
@@ -134,16 +139,18 @@ func newSession(fd int, st State, o Options) (*Session, error) {
 			uid:        st.UID,
 			gid:        st.GID,
 			allowOther: st.AllowOther,
+			writable:   st.Writable,
 			background: uint16(o.InFlight),
 			minor:      st.Minor,
 			flags:      st.Flags,
 			ready:      make(chan struct{}),
 		},
-		state: st,
-		max:   o.InFlight,
-		file:  os.NewFile(uintptr(fd), "/dev/fuse"),
-		fd:    fd,
-		done:  make(chan struct{}),
+		state:    st,
+		max:      o.InFlight,
+		requests: requestPools(st.Writable),
+		file:     os.NewFile(uintptr(fd), "/dev/fuse"),
+		fd:       fd,
+		done:     make(chan struct{}),
 
 		stop:      stop,
 		stopped:   stopped,

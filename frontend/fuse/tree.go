@@ -24,11 +24,12 @@ type Disk struct {
 	// or "..".
 	Name string
 	// ID names the content and must not be empty: equal IDs promise equal
-	// bytes. The file's inode number comes from Name, ID and size alone, so
-	// that a session that is taken over needs no table of inodes, and so that
-	// other content under an old name never meets the old pages.
+	// bytes, but for what is written through this session. The file's inode
+	// number comes from Name, ID and size alone, so that a session that is taken
+	// over needs no table of inodes, and so that other content under an old name
+	// never meets the old pages.
 	ID string
-	// Device is read from many goroutines at once.
+	// Device is used from many goroutines at once.
 	Device blockdev.Device
 }
 
@@ -37,7 +38,7 @@ type node struct {
 	Disk
 	id    uint64
 	size  int64
-	reads sync.WaitGroup // reads under way; added to under tree.mu
+	calls sync.WaitGroup // of the device, under way; added to under tree.mu
 }
 
 // A tree is the directory of disks. The map and the list hold the same nodes.
@@ -94,7 +95,7 @@ func (t *tree) add(d Disk) error {
 	return nil
 }
 
-// remove hides the disk and returns once none of its reads is under way.
+// remove hides the disk and returns once its device is not used any more.
 func (t *tree) remove(name string) (*node, error) {
 	t.mu.Lock()
 	n := t.named(name)
@@ -105,7 +106,7 @@ func (t *tree) remove(name string) (*node, error) {
 	delete(t.byID, n.id)
 	t.sorted = slices.DeleteFunc(t.sorted, func(o *node) bool { return o == n })
 	t.mu.Unlock()
-	n.reads.Wait()
+	n.calls.Wait()
 	return n, nil
 }
 
@@ -131,14 +132,14 @@ func (t *tree) after(id uint64) int {
 	return i
 }
 
-// beginRead returns the node with a read counted on it, or nil; the caller
-// ends it with reads.Done.
-func (t *tree) beginRead(id uint64) *node {
+// begin returns the node with a call of its device counted on it, or nil; the
+// caller ends it with calls.Done.
+func (t *tree) begin(id uint64) *node {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	n := t.byID[id]
 	if n != nil {
-		n.reads.Add(1)
+		n.calls.Add(1)
 	}
 	return n
 }

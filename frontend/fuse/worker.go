@@ -16,6 +16,7 @@ type buffer struct{ b []byte }
 // readahead window, or as large as can be.
 var (
 	requestPool = newPool(requestSize)
+	writePool   = newPool(requestSize + MaxWrite) // what the kernel wants to have room for, and more
 	replyPools  = []*pool{
 		newPool(outHeaderSize + 16<<10),
 		newPool(outHeaderSize + 128<<10),
@@ -32,6 +33,14 @@ func newPool(size int) *pool {
 	return &pool{size: size, Pool: sync.Pool{New: func() any { return &buffer{make([]byte, size)} }}}
 }
 
+// requestPools returns the pool of buffers that hold every request of a session.
+func requestPools(writable bool) *pool {
+	if writable {
+		return writePool
+	}
+	return requestPool
+}
+
 // replyPool returns the pool of the smallest buffers of at least n bytes.
 func replyPool(n int) *pool {
 	for _, p := range replyPools {
@@ -44,8 +53,8 @@ func replyPool(n int) *pool {
 
 // work serves requests until the session ends or enough others wait.
 func (s *Session) work() {
-	req := requestPool.Get().(*buffer)
-	defer requestPool.Put(req)
+	req := s.requests.Get().(*buffer)
+	defer s.requests.Put(req)
 	for {
 		n, err := s.read(req.b)
 		if err != nil {

@@ -21,11 +21,11 @@ const (
 	// pollEvery is the pause between looks at a device that should detach.
 	pollEvery = 5 * time.Millisecond
 
-	loopFlags = unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
+	loopFlags = unix.LO_FLAGS_DIRECT_IO
 )
 
 // A Loop is an attached loop device, held open. It detaches when it is closed
-// and nothing else, such as a mount, uses it.
+// and nothing else, such as a mount, uses it; if it is to stay, by Clear.
 type Loop struct {
 	// Device is its path, /dev/loopN.
 	Device string
@@ -37,7 +37,7 @@ type Loop struct {
 	fd     int
 }
 
-// Attach makes a read-only loop device of a file. It needs root. The caller
+// Attach makes a loop device of a file, read-only unless o says so. It needs root. The caller
 // closes the result. Cancelling ctx ends the wait for a free device.
 func Attach(ctx context.Context, file string, o Options) (*Loop, error) {
 	o, err := o.check()
@@ -48,7 +48,7 @@ func Attach(ctx context.Context, file string, o Options) (*Loop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loop: %w", err)
 	}
-	backing, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	backing, err := unix.Open(file, o.access()|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("loop: open %s: %w", file, err)
 	}
@@ -66,6 +66,15 @@ func Attach(ctx context.Context, file string, o Options) (*Loop, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// access is how file and device are opened: the kernel makes a device read-only of
+// which either is.
+func (o Options) access() int {
+	if o.Writable {
+		return unix.O_RDWR
+	}
+	return unix.O_RDONLY
 }
 
 // advice says what an error of a loop device usually means.
@@ -88,11 +97,11 @@ func attachFree(ctx context.Context, control, backing int, file string, o Option
 			return nil, fmt.Errorf("loop: ask for a free device (%s): %w", advice(err), err)
 		}
 		device := "/dev/loop" + strconv.Itoa(number)
-		fd, err := unix.Open(device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(device, o.access()|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return nil, fmt.Errorf("loop: open %s (%s): %w", device, advice(err), err)
 		}
-		err = configure(fd, backing, file, o.BlockSize)
+		err = configure(fd, backing, file, o)
 		if err == nil {
 			return &Loop{Device: device, number: number, fd: fd}, nil
 		}
@@ -119,9 +128,15 @@ func pause(ctx context.Context) error {
 }
 
 // configure attaches in one step, or before Linux 5.8 in several.
-func configure(fd, backing int, file string, blockSize int) error {
-	c := unix.LoopConfig{Fd: uint32(backing), Size: uint32(blockSize)}
+func configure(fd, backing int, file string, o Options) error {
+	c := unix.LoopConfig{Fd: uint32(backing), Size: uint32(o.BlockSize)}
 	c.Info.Flags = loopFlags
+	if !o.Writable {
+		c.Info.Flags |= unix.LO_FLAGS_READ_ONLY
+	}
+	if !o.Stays {
+		c.Info.Flags |= unix.LO_FLAGS_AUTOCLEAR
+	}
 	copy(c.Info.File_name[:len(c.Info.File_name)-1], file)
 	err := unix.IoctlLoopConfigure(fd, &c)
 	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTTY) {
@@ -130,12 +145,12 @@ func configure(fd, backing int, file string, blockSize int) error {
 	if err := unix.IoctlSetInt(fd, unix.LOOP_SET_FD, backing); err != nil {
 		return err
 	}
-	c.Info.Flags = unix.LO_FLAGS_AUTOCLEAR // from here on closing fd undoes all
+	c.Info.Flags &= unix.LO_FLAGS_AUTOCLEAR // from here on closing fd undoes all, if it is to
 	if err := unix.IoctlLoopSetStatus64(fd, &c.Info); err != nil {
 		_ = unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0)
 		return err
 	}
-	if err := unix.IoctlSetInt(fd, unix.LOOP_SET_BLOCK_SIZE, blockSize); err != nil {
+	if err := unix.IoctlSetInt(fd, unix.LOOP_SET_BLOCK_SIZE, o.BlockSize); err != nil {
 		return err
 	}
 	// Whether it took is read back by setUp.
@@ -159,6 +174,32 @@ func (l *Loop) setUp(o Options) error {
 		return fmt.Errorf("loop: set readahead of %s to %s KiB: %w", l.Device, kib, err)
 	}
 	return nil
+}
+
+// Clear detaches a device that stays. The error is ErrBusy, with nothing changed, if it is
+// mounted, in whatever mount namespace. One that is open goes when it is closed.
+func Clear(device string) error {
+	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("loop: detach %s: %w", device, ErrBusy)
+	}
+	if err == nil {
+		err = unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0)
+		_ = unix.Close(fd)
+	}
+	if err != nil && !errors.Is(err, unix.ENXIO) { // nothing is attached
+		return fmt.Errorf("loop: detach %s: %w", device, err)
+	}
+	return nil
+}
+
+// BackingFile says what a device reads, "" if nothing.
+func BackingFile(device string) (string, error) {
+	number, ok := loopNumber(device)
+	if !ok {
+		return "", fmt.Errorf("loop: %s is no loop device", device)
+	}
+	return backingFile(number)
 }
 
 // Close lets go of the device, which detaches once nothing else uses it.

@@ -1,7 +1,7 @@
 // Package loopmount mounts the ext4 file system in a file, by system calls
 // alone: a loop device reads the file past the page cache (direct I/O, so that
-// nothing is cached twice), read-only, and ext4 is mounted on it without
-// replaying a journal.
+// nothing is cached twice), and ext4 is mounted on it: read-only, without replaying a
+// journal, or to be written.
 //
 // A loop device is attached in self-clearing mode: it detaches when its last
 // user goes, the mount included. So a process that dies half-way leaves no

@@ -24,6 +24,11 @@ type Options struct {
 	// ReadAhead is how many bytes the kernel reads ahead on the device, a
 	// multiple of 4096: 0 leaves the kernel's choice, negative is none.
 	ReadAhead int
+	// Writable has the device be written to, and the file system mounted for it, which
+	// replays its journal.
+	Writable bool
+	// Stays keeps the device after Close, until Clear.
+	Stays bool
 }
 
 func (o Options) check() (Options, error) {

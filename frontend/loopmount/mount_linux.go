@@ -13,8 +13,8 @@ import (
 )
 
 // Mount attaches file to a loop device and mounts the ext4 file system in it
-// at dir, read-only and without replaying its journal. On an error nothing is
-// left behind. It needs root.
+// at dir, read-only and without replaying its journal unless o says Writable. On an
+// error nothing is left behind. It needs root.
 func Mount(ctx context.Context, file, dir string, o Options) (*Mounted, error) {
 	dir, err := resolve(dir)
 	if err != nil {
@@ -24,7 +24,11 @@ func Mount(ctx context.Context, file, dir string, o Options) (*Mounted, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Mount(l.Device, dir, "ext4", unix.MS_RDONLY, "noload")
+	flags, data := uintptr(unix.MS_RDONLY), "noload"
+	if o.Writable {
+		flags, data = 0, "discard" // what is deleted gives its space back
+	}
+	err = unix.Mount(l.Device, dir, "ext4", flags, data)
 	// The mount keeps the device from here on; without one it detaches now.
 	closeErr := l.Close()
 	if err != nil {

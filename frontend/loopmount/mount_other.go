@@ -30,3 +30,15 @@ func (*Mounted) Detach() error { return ErrNeedsLinux }
 
 // AwaitUnmount needs Linux.
 func (*Mounted) AwaitUnmount(context.Context) error { return ErrNeedsLinux }
+
+// Free needs Linux.
+func (*Mounted) Free() (blocks, size int64, err error) { return 0, 0, ErrNeedsLinux }
+
+// Reserve needs Linux.
+func (*Mounted) Reserve(int64) error { return ErrNeedsLinux }
+
+// Clear needs Linux.
+func Clear(string) error { return ErrNeedsLinux }
+
+// BackingFile needs Linux.
+func BackingFile(string) (string, error) { return "", ErrNeedsLinux }

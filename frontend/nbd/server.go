@@ -40,11 +40,14 @@ const (
 	minPool    = 2 * wire.MaxBlock // the pool holds two of the largest reads
 )
 
+// connectionsPerExport has a server of very many exports let in the clients of them all.
+const connectionsPerExport = 4
+
 // Defaults of a Server's settings.
 const (
 	DefaultHandshakeTimeout = 10 * time.Second
 	DefaultWriteTimeout     = 30 * time.Second
-	DefaultMaxConnections   = 256
+	DefaultMaxConnections   = 256 // and connectionsPerExport for each export
 	DefaultMaxRequests      = 64
 	DefaultMaxBytes         = 256 << 20
 )
@@ -77,7 +80,8 @@ type Server struct {
 	// WriteTimeout bounds how long a client may leave replies untaken, and how
 	// long it may let wait for what it wants written.
 	WriteTimeout time.Duration
-	// MaxConnections bounds the connections; more are closed at once.
+	// MaxConnections bounds the connections; more are closed at once. Zero is
+	// DefaultMaxConnections, and four more for each export.
 	MaxConnections int
 	// MaxRequests bounds the requests in flight on one connection. Further ones
 	// stay unread in the socket.
@@ -318,9 +322,13 @@ func (s *Server) handshakeTimeout() time.Duration {
 	return or(s.HandshakeTimeout, DefaultHandshakeTimeout)
 }
 func (s *Server) writeTimeout() time.Duration { return or(s.WriteTimeout, DefaultWriteTimeout) }
-func (s *Server) maxConnections() int         { return or(s.MaxConnections, DefaultMaxConnections) }
 func (s *Server) maxRequests() int            { return or(s.MaxRequests, DefaultMaxRequests) }
 func (s *Server) maxBytes() int64             { return or(s.MaxBytes, DefaultMaxBytes) }
+
+// maxConnections needs s.mu.
+func (s *Server) maxConnections() int {
+	return or(s.MaxConnections, DefaultMaxConnections+connectionsPerExport*len(s.exports))
+}
 
 // init makes what needs the settings.
 func (s *Server) init() {

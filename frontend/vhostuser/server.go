@@ -246,6 +246,7 @@ func (s *Server) Close() {
 // as ctx, whose error it returns then. Front ends that connect to a later server
 // with their record of requests in flight notice nothing but a pause.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.settle(ctx)
 	s.Close()
 	s.mu.Lock()
 	ended := s.ended
@@ -258,6 +259,37 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("shut down vhost-user: %w", ctx.Err())
+	}
+}
+
+// A front end that has said something less than settleTime ago may be in the middle of
+// its handshake, for which Shutdown waits, at most settleBound: QEMU 7.2 gives a device
+// up whose handshake is cut.
+const (
+	settleTime  = 20 * time.Millisecond
+	settleBound = time.Second
+)
+
+// settle returns when the front end, if there is one, has been silent for a moment.
+func (s *Server) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleBound)
+	defer cancel()
+	for {
+		s.mu.Lock()
+		se := s.current
+		s.mu.Unlock()
+		if se == nil {
+			return
+		}
+		left := settleTime - time.Since(se.lastHeard())
+		if left <= 0 {
+			return
+		}
+		select {
+		case <-time.After(left):
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockdev"
 	"github.com/rivuletfs/rivulet/blockdev/blockdevtest"
+	"github.com/rivuletfs/rivulet/frontend/vhostuser/internal/transport"
+	"github.com/rivuletfs/rivulet/frontend/vhostuser/internal/wire"
 	"github.com/rivuletfs/rivulet/frontend/vhostuser/vhostuserclient"
 	"github.com/rivuletfs/rivulet/internal/openfiles"
 )
@@ -268,6 +270,43 @@ func TestSecondFrontEnd(t *testing.T) {
 	}
 	if n := openfiles.In(t); n != before {
 		t.Errorf("%d descriptors are open, %d before", n, before)
+	}
+}
+
+// TestHandshakeIsNotCut shuts a server down while a front end shakes hands with it.
+func TestHandshakeIsNotCut(t *testing.T) {
+	s := &Server{Export: Export{Device: blockdevtest.NewMemory(make([]byte, 4096), nil)}}
+	nc, err := net.Dial("unix", start(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = nc.Close() }()
+	u := nc.(*net.UnixConn)
+	var reply transport.Message
+	ask := func() error {
+		err := transport.Send(u, wire.Header{Request: wire.GetFeatures}, nil)
+		if err == nil {
+			err = reply.Receive(u)
+		}
+		reply.CloseFiles()
+		return err
+	}
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Shutdown(t.Context()) }()
+	for range 20 {
+		if err := ask(); err != nil {
+			t.Fatalf("the handshake was cut: %v", err)
+		}
+		time.Sleep(settleTime / 10)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if err := ask(); err == nil {
+		t.Error("served after Shutdown")
 	}
 }
 

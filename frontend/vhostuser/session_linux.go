@@ -39,6 +39,7 @@ type session struct {
 	recordFor wire.Inflight
 
 	faulted atomic.Bool
+	heard   atomic.Int64 // when the last message came, or the front end, in ns
 }
 
 // A ringState is what the front end has said about a ring, and the ring while it is
@@ -62,11 +63,15 @@ func newSession(s *Server, nc net.Conn) (*session, error) {
 		return nil, fmt.Errorf("%T carries no descriptors", nc)
 	}
 	se := &session{srv: s, nc: u, disk: newDisk(&s.Export, &s.stats), rings: make([]ringState, s.queues())}
+	se.heard.Store(time.Now().UnixNano())
 	se.disk.failed = func(op string, off int64, n int, err error) {
 		s.log.Error("vhost-user: device failed", "serial", s.Export.Serial, "err", err)
 	}
 	return se, nil
 }
+
+// lastHeard is when the front end has said something last, from any goroutine.
+func (s *session) lastHeard() time.Time { return time.Unix(0, s.heard.Load()) }
 
 // end makes run return, from any goroutine.
 func (s *session) end() { _ = s.nc.SetReadDeadline(time.Unix(1, 0)) }
@@ -112,6 +117,7 @@ func (s *session) serve() error {
 		if err := in.Receive(s.nc); err != nil {
 			return err
 		}
+		s.heard.Store(time.Now().UnixNano())
 		err := s.answer(&in)
 		in.CloseFiles()
 		if err != nil {

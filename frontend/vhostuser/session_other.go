@@ -5,6 +5,7 @@ package vhostuser
 import (
 	"errors"
 	"net"
+	"time"
 )
 
 // A session needs Linux.
@@ -12,5 +13,6 @@ type session struct{}
 
 func newSession(*Server, net.Conn) (*session, error) { return nil, errors.ErrUnsupported }
 
-func (*session) run() {}
-func (*session) end() {}
+func (*session) run()                 {}
+func (*session) end()                 {}
+func (*session) lastHeard() time.Time { return time.Time{} }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rivuletfs/rivulet/blockdev"
 	"github.com/rivuletfs/rivulet/frontend/fuse"
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/keep"
@@ -19,7 +20,8 @@ import (
 // fusePrefix and the attachment's ID name its /dev/fuse.
 const fusePrefix = "fuse-"
 
-// File shows a disk as a file of its own directory, by FUSE (host.Frontend).
+// File shows a disk as a file of its own directory, by FUSE (host.Frontend). It can be
+// written if the disk can.
 type File struct {
 	Keeper keep.Keeper
 	Logger *slog.Logger // nil: nobody
@@ -33,11 +35,15 @@ var _ host.Frontend = (*File)(nil)
 // A fileState is what the next process needs to go on with a session.
 type fileState struct {
 	Session fuse.State `json:"session"`
+	// Reserved is how many blocks of a mount's file system are set aside; 0: none.
+	Reserved int64 `json:"reserved,omitempty"`
+	// Device reads the file; "": none that stays.
+	Device string `json:"device,omitempty"`
 }
 
 // Offer implements [host.Frontend]: o.Where is the directory, o.Name the file.
 func (f *File) Offer(_ context.Context, o host.Offer) (host.Offered, error) {
-	if err := errors.Join(o.AbsoluteDir(), o.ReadOnly()); err != nil {
+	if err := o.AbsoluteDir(); err != nil {
 		return nil, err
 	}
 	s, err := f.session(o, o.Where)
@@ -112,7 +118,8 @@ func (f *File) resume(o host.Offer, show fuse.Disk) (*fuse.Session, error) {
 }
 
 func (f *File) mount(o host.Offer, show fuse.Disk, dir string) (*fuse.Session, error) {
-	s, err := fuse.Mount(dir, fuse.Options{})
+	_, writable := o.Device.(blockdev.Writer)
+	s, err := fuse.Mount(dir, fuse.Options{Writable: writable})
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +142,7 @@ func (f *File) keep(o host.Offer, s *fuse.Session) error {
 	defer func() { _ = d.File.Close() }()
 	var state json.RawMessage
 	if err = f.Keeper.Keep(d.Name, d.File); err == nil {
-		state, err = json.Marshal(fileState{s.State()})
+		state, err = json.Marshal(fileState{Session: s.State()})
 	}
 	if err == nil {
 		err = o.Save(state)

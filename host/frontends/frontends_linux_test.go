@@ -5,19 +5,24 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/rivuletfs/rivulet/blockdev"
 	"github.com/rivuletfs/rivulet/blockdev/blockdevtest"
+	"github.com/rivuletfs/rivulet/frontend/loopmount"
 	"github.com/rivuletfs/rivulet/frontend/nbd/nbdclient"
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/keep"
@@ -291,6 +296,197 @@ func TestMountTakenOver(t *testing.T) {
 	s.nothingLeft(run, dir)
 }
 
+// A flatWriter is memory that can be written.
+type flatWriter struct {
+	mu sync.RWMutex
+	b  []byte
+}
+
+func (w *flatWriter) Size() int64 { return int64(len(w.b)) }
+
+func (w *flatWriter) ReadAt(p []byte, off int64) (int, error) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return copy(p, w.b[off:]), nil
+}
+
+func (w *flatWriter) WriteAt(p []byte, off int64) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return copy(w.b[off:], p), nil
+}
+
+func (w *flatWriter) Flush() error { return nil }
+
+func (w *flatWriter) Discard(off, length int64) error {
+	_, err := w.WriteAt(make([]byte, length), off)
+	return err
+}
+
+func (w *flatWriter) WriteZeroes(off, length int64) error { return w.Discard(off, length) }
+
+// TestMountWritten writes to a mount, over a release, and finds it in the disk.
+func TestMountWritten(t *testing.T) {
+	flat := ext4Disk(t)
+	disk := &flatWriter{b: make([]byte, flat.Size())}
+	if _, err := flat.ReadAt(disk.b, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := newStage(t, disk)
+	run, dir := t.TempDir(), t.TempDir()
+	m := s.mount(run)
+	s.must(s.offer(m, dir, "", nil))
+	write := func(name string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("g")
+	in := s.release(m)
+	m = s.mount(run)
+	o := s.must(s.offer(m, dir, "", again(in)))
+	write("h")
+	s.detach(o)
+	s.nothingLeft(run, dir)
+
+	o = s.must(s.offer(m, dir, "", nil))
+	for _, name := range []string{"f", "g", "h"} {
+		if got := readPast(t, filepath.Join(dir, name)); !bytes.Equal(got, content) {
+			t.Errorf("%s: %d bytes read, or wrong ones", name, len(got))
+		}
+	}
+	s.detach(o)
+}
+
+// TestBlock writes to a device, over a release and a loss of its descriptor, and finds it in the disk.
+func TestBlock(t *testing.T) {
+	flat := ext4Disk(t)
+	disk := &flatWriter{b: make([]byte, flat.Size())}
+	if _, err := flat.ReadAt(disk.b, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := newStage(t, disk)
+	run, dir := t.TempDir(), t.TempDir()
+	link := filepath.Join(dir, "device")
+	block := func() *Block { return &Block{File: File{Keeper: s.keeper, Logger: s.log}, Runtime: run} }
+	// use mounts the device as somebody else would, and writes a file.
+	use := func(o host.Offered, name string, during func()) {
+		t.Helper()
+		at := t.TempDir()
+		if to, err := os.Readlink(link); err != nil || to != o.Address() {
+			t.Fatalf("the link leads to %q, %v, not %q", to, err, o.Address())
+		}
+		if err := unix.Mount(link, at, "ext4", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		if during != nil {
+			during()
+		}
+		err := os.WriteFile(filepath.Join(at, name), content, 0o600)
+		if err = errors.Join(err, unix.Unmount(at, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := block()
+	o := s.must(s.offer(b, link, "", nil))
+	use(o, "g", func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := o.Detach(ctx, false); !errors.Is(err, host.ErrBusy) {
+			t.Errorf("detached while it is mounted: %v", err)
+		}
+		in := s.release(b)
+		b = block()
+		again := s.must(s.offer(b, link, "", again(in)))
+		if again.Address() != o.Address() {
+			t.Errorf("the device is %s, was %s", again.Address(), o.Address())
+		}
+		o = again
+	})
+	s.release(b).Close()
+	b = block()
+	o = s.must(s.offer(b, link, "", again(&keep.Inherited{})))
+	use(o, "h", nil)
+	device := o.Address()
+	s.detach(o)
+	if file, err := loopmount.BackingFile(device); err != nil || file != "" {
+		t.Errorf("%s reads %q, %v", device, file, err)
+	}
+	s.nothingLeft(run, dir)
+	if _, err := os.Lstat(link); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the link is left: %v", err)
+	}
+	o = s.must(s.offer(block(), link, "", nil))
+	at := t.TempDir()
+	if err := unix.Mount(link, at, "ext4", unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"f", "g", "h"} {
+		if got := readPast(t, filepath.Join(at, name)); !bytes.Equal(got, content) {
+			t.Errorf("%s: %d bytes read, or wrong ones", name, len(got))
+		}
+	}
+	if err := unix.Unmount(at, 0); err != nil {
+		t.Fatal(err)
+	}
+	s.detach(o)
+	if _, err := s.offer(block(), "relative", "", nil); !errors.As(err, new(host.SpecError)) {
+		t.Errorf("a relative link: %v", err)
+	}
+}
+
+// TestMountRoom fills a mount, also one that is made anew in another process: what
+// may be written is bounded, and is met as a full disk.
+func TestMountRoom(t *testing.T) {
+	flat := ext4Disk(t)
+	disk := &flatWriter{b: make([]byte, flat.Size())}
+	if _, err := flat.ReadAt(disk.b, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := newStage(t, disk)
+	run, dir := t.TempDir(), t.TempDir()
+	m := s.mount(run)
+	room := func(o *host.Offer) { o.Room = 256 << 10 }
+	s.must(s.offer(m, dir, "", room))
+	fill := func(name string, bytes int) error {
+		return os.WriteFile(filepath.Join(dir, name), make([]byte, bytes), 0o600)
+	}
+	if err := fill("most", 192<<10); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill("more", 128<<10); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("beyond the room: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "more")); err != nil {
+		t.Fatal(err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Syncfs(int(d.Fd())), d.Close()); err != nil { // or it goes with the mount
+		t.Fatal(err)
+	}
+	s.release(m).Close()
+	m = s.mount(run)
+	o := s.must(s.offer(m, dir, "", func(o *host.Offer) {
+		room(o)
+		again(&keep.Inherited{})(o)
+	}))
+	if err := fill("more", 128<<10); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("beyond the room, mounted anew: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "most")); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill("more", 128<<10); err != nil {
+		t.Errorf("in the room of what was removed: %v", err)
+	}
+	s.detach(o)
+	s.nothingLeft(run, dir)
+}
+
 func (s *stage) nothingLeft(run, dir string) {
 	s.t.Helper()
 	names, err := os.ReadDir(run)
@@ -419,6 +615,48 @@ func TestNBDTakenOver(t *testing.T) {
 				t.Error("the socket is left")
 			}
 		}
+	}
+}
+
+// TestNBDMany offers a thousand disks at once, at one address, and has a client of each.
+func TestNBDMany(t *testing.T) {
+	const many = 1000
+	s := newStage(t, blockdevtest.NewMemory(blockdevtest.Pattern(4096, 1), nil))
+	n := s.nbd()
+	where := "unix:" + filepath.Join(t.TempDir(), "s")
+	var all errgroup.Group
+	offered, clients := make([]host.Offered, many), make([]*nbdclient.Client, many)
+	for i := range many {
+		all.Go(func() (err error) {
+			offered[i], err = n.Offer(t.Context(), host.Offer{
+				ID: fmt.Sprint("a", i), Where: where, Name: fmt.Sprint("disk", i), Disk: "sha256:1", Device: s.device,
+				Save: func(json.RawMessage) error { return nil },
+			})
+			if err == nil {
+				err = n.Begin()
+			}
+			if err == nil {
+				clients[i], err = nbdclient.Dial(t.Context(), offered[i].Address())
+			}
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got := n.Stats(); got.Connections != many || got.Refused != 0 {
+		t.Errorf("%d connections, and %d refused", got.Connections, got.Refused)
+	}
+	for i := range many {
+		if clients[i] != nil {
+			_ = clients[i].Close()
+		}
+		if offered[i] != nil {
+			all.Go(func() error { return offered[i].Detach(t.Context(), false) })
+		}
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 

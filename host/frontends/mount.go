@@ -2,6 +2,7 @@ package frontends
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rivuletfs/rivulet/blockdev"
 	"github.com/rivuletfs/rivulet/frontend/fuse"
 	"github.com/rivuletfs/rivulet/frontend/loopmount"
 	"github.com/rivuletfs/rivulet/host"
@@ -31,8 +33,8 @@ const (
 	readAhead = 128 << 10
 )
 
-// Mount mounts the file system of a disk, read-only, by way of a file and a loop
-// device that nobody else sees (host.Frontend). It needs root.
+// Mount mounts the file system of a disk by way of a file and a loop device that nobody
+// else sees (host.Frontend): read-only, unless the disk can be written. It needs root.
 type Mount struct {
 	File
 	// Runtime is the folder in which the files are shown, one directory each.
@@ -48,7 +50,7 @@ const hiddenPrefix = "disk-"
 
 // Offer implements [host.Frontend]: o.Where is the directory.
 func (m *Mount) Offer(ctx context.Context, o host.Offer) (host.Offered, error) {
-	if err := errors.Join(o.AbsoluteDir(), o.ReadOnly()); err != nil {
+	if err := o.AbsoluteDir(); err != nil {
 		return nil, err
 	}
 	hidden := filepath.Join(m.Runtime, hiddenPrefix+o.ID)
@@ -65,7 +67,12 @@ func (m *Mount) Offer(ctx context.Context, o host.Offer) (host.Offered, error) {
 	o.Name = diskFile
 	resumed, err := m.begin(&o, f)
 	if err == nil {
-		f.loop, err = m.onLoop(ctx, o.Where, hidden, resumed)
+		f.loop, err = m.onLoop(ctx, &o, hidden, resumed)
+		if err == nil {
+			if err = f.limit(&o); err != nil {
+				err = errors.Join(err, f.loop.Detach())
+			}
+		}
 		if err != nil {
 			err = errors.Join(err, f.session.Close(), m.over(o.ID))
 		}
@@ -99,8 +106,8 @@ func (m *Mount) begin(o *host.Offer, f *offeredMount) (resumed bool, err error) 
 }
 
 // onLoop finds the mount of a session that was resumed, or makes one.
-func (m *Mount) onLoop(ctx context.Context, dir, hidden string, resumed bool) (*loopmount.Mounted, error) {
-	file := filepath.Join(hidden, diskFile)
+func (m *Mount) onLoop(ctx context.Context, o *host.Offer, hidden string, resumed bool) (*loopmount.Mounted, error) {
+	dir, file := o.Where, filepath.Join(hidden, diskFile)
 	if resumed {
 		l, err := loopmount.Find(dir)
 		if err == nil && l.File == file {
@@ -108,7 +115,41 @@ func (m *Mount) onLoop(ctx context.Context, dir, hidden string, resumed bool) (*
 		}
 		return nil, fmt.Errorf("%s: %w", dir, host.ErrGone)
 	}
-	return loopmount.Mount(ctx, file, dir, loopmount.Options{BlockSize: blockSize, ReadAhead: readAhead})
+	_, writable := o.Device.(blockdev.Writer)
+	return loopmount.Mount(ctx, file, dir, loopmount.Options{BlockSize: blockSize, ReadAhead: readAhead, Writable: writable})
+}
+
+// ext4 sets the lesser of a fiftieth of its blocks and this many aside by itself, for its own
+// tables.
+const leastReserved = 4096
+
+// limit leaves o.Room of the file system's free space. What that was before anything was
+// written is remembered, so that a later mount of the same disk leaves no more.
+func (o *offeredMount) limit(offer *host.Offer) error {
+	if offer.Room == 0 {
+		return nil
+	}
+	var st fileState
+	if offer.State != nil {
+		if err := json.Unmarshal(offer.State, &st); err != nil {
+			return fmt.Errorf("mount %s: state: %w", o.dir, err)
+		}
+	}
+	if st.Reserved == 0 {
+		free, size, err := o.loop.Free()
+		if err != nil {
+			return err
+		}
+		st.Reserved = max(free-offer.Room/size, min(free/50, leastReserved), 1)
+	}
+	if err := o.loop.Reserve(st.Reserved); err != nil {
+		return err
+	}
+	state, err := json.Marshal(fileState{Session: o.session.State(), Reserved: st.Reserved})
+	if err != nil {
+		return err
+	}
+	return offer.Save(state)
 }
 
 // An offeredMount is a mount, its loop device's file and that file's session.

@@ -13,6 +13,9 @@
 #
 # The first image runs in a pod too, as a kubelet would have it (crictl), and again when all is restarted.
 #
+# The last one first lies with its disk in a registry that wants a login, which crictl gives with the pull
+# to the snapshotter's image service, and nobody else has.
+#
 # Needs root, /dev/fuse, a loop device, containerd, ctr, crictl, its shim, runc, umoci, busybox, skopeo, the
 # distribution registry, curl, jq, python3.
 
@@ -40,6 +43,10 @@ export XDG_STATE_HOME=$WORK/state RIVULET_CACHED=$WORK/run/cached.sock
 DISKS=$WORK/snapshotter/disks
 REGISTRY=127.0.0.1:$(free_port)
 ref() { echo "$REGISTRY/lab/$1:1"; }
+PRIVATE=127.0.0.1:$(free_port) # wants a login
+SECRET=e2e-password
+mkdir "$WORK/docker"
+jq -n --arg host "$PRIVATE" --arg auth "$(printf 'e2e:%s' $SECRET | base64)" '{auths: {($host): {auth: $auth}}}' >"$WORK/docker/config.json"
 export CONTAINERD_ADDRESS=$WORK/containerd.sock CONTAINERD_NAMESPACE=e2e
 cat >"$WORK/registry.yml" <<-CONFIG
 	version: 0.1
@@ -47,6 +54,14 @@ cat >"$WORK/registry.yml" <<-CONFIG
 	storage: {filesystem: {rootdirectory: $WORK/registry}}
 	http: {addr: $REGISTRY, secret: e2e}
 CONFIG
+cat >"$WORK/private.yml" <<-CONFIG
+	version: 0.1
+	log: {level: error}
+	storage: {filesystem: {rootdirectory: $WORK/private}}
+	http: {addr: $PRIVATE, secret: e2e}
+	auth: {htpasswd: {realm: e2e, path: $WORK/htpasswd}}
+CONFIG
+echo 'e2e:$2a$05$v39FzOCK2UxRrhAzf5qL8.rxaM.8KqZTkPNCnfqsI4wB.Qvhp.hXy' >"$WORK/htpasswd" # of $SECRET, by bcrypt
 cat >"$WORK/containerd.toml" <<-CONFIG
 	version = 3
 	root = "$WORK/containerd/root"
@@ -95,10 +110,12 @@ start_agent() {
 	await 60 grep -q '^ready ' "$WORK/agent.$STARTS.log" || fail "agent: not ready"
 }
 start_snapshotter() {
-	start "$WORK/snapshotter.$((++STARTS)).log" "$WORK/bin/containerd-rivulet" --root "$WORK/snapshotter" --store "$RIVULET_STORE" --own-repository
+	start "$WORK/snapshotter.$((++STARTS)).log" "$WORK/bin/containerd-rivulet" --root "$WORK/snapshotter" --store "$RIVULET_STORE" --own-repository \
+		--image-service "$IMAGE_SERVICE" --containerd "$CONTAINERD_ADDRESS" --keep-logins
 	SNAPSHOTTER=$!
 	await 30 grep -q '^ready ' "$WORK/snapshotter.$STARTS.log" || fail "snapshotter: not ready"
 }
+IMAGE_SERVICE=$WORK/images.sock
 start_containerd() {
 	start "$WORK/containerd.$((++STARTS)).log" containerd --config "$WORK/containerd.toml"
 	CONTAINERD=$!
@@ -127,7 +144,7 @@ later tidy
 # ctr: containerd's client, for a bounded time, without what it says of this host.
 ctr() { timeout 120 ctr "$@" 2> >(grep -v 'level=warning' >&2); }
 # crictl: what a kubelet says to containerd.
-crictl() { command crictl --config /dev/null --runtime-endpoint "unix://$CONTAINERD_ADDRESS" --image-endpoint "unix://$CONTAINERD_ADDRESS" --timeout 60s "$@"; }
+crictl() { command crictl --config /dev/null --runtime-endpoint "unix://$CONTAINERD_ADDRESS" --image-endpoint "unix://$IMAGE_SERVICE" --timeout 60s "$@"; }
 push() { skopeo copy -q --dest-tls-verify=false "oci:$IMAGES:$1" "docker://$(ref "$1")"; }
 pull() { ctr images pull --plain-http --snapshotter rivulet "$(ref "$1")" >"$WORK/pull.log" 2>&1 || { tail -n 5 "$WORK/pull.log" >&2; fail "pull $1"; }; }
 # fetched NAME: how many of the image's layers the registry was asked for.
@@ -183,22 +200,48 @@ pause() {
 	umoci config --image "$WORK/pause.oci:1" --config.entrypoint /bin/busybox --config.entrypoint sleep --config.entrypoint 100000
 	skopeo copy -q --dest-tls-verify=false "oci:$WORK/pause.oci:1" "docker://$(ref pause)"
 }
-# in_pod NAME: what a kubelet asks for: pod, container, its output, exec, stop. The pod is in
+# in_pod NAME [IMAGE]: what a kubelet asks for: pod, container, its output, exec, stop. The pod is in
 # the host's network, so that it needs no plugins for that.
 in_pod() {
 	local pod container
 	jq -n --arg dir "$WORK" '{metadata: {name: "pod", namespace: "e2e", uid: "1"}, log_directory: $dir,
 	  linux: {cgroup_parent: "/e2e", security_context: {namespace_options: {network: 2}}}}' >"$WORK/pod.json"
-	jq -n --arg name "$1" --arg image "$(ref "$1")" '{metadata: {name: $name}, image: {image: $image}, log_path: "container.log",
+	jq -n --arg name "$1" --arg image "${2:-$(ref "$1")}" '{metadata: {name: $name}, image: {image: $image}, log_path: "container.log",
 	  command: ["sh", "-c", "/lab/hello; sleep 1000"], linux: {}}' >"$WORK/container.json"
 	pod=$(crictl runp "$WORK/pod.json")
 	container=$(crictl create "$pod" "$WORK/container.json" "$WORK/pod.json")
 	crictl start "$container" >/dev/null
 	await 60 eval 'crictl logs "$container" 2>/dev/null | grep -q HELLO' || fail "$1 in a pod: $(crictl logs "$container" 2>&1)"
-	crictl exec -s "$container" sh -c 'echo kept >/written; cat /written' | grep -qx kept || fail "$1: exec in a pod"
+	# Not by a pipe to grep -q, which may end before crictl does, and that fails then.
+	[ "$(crictl exec -s "$container" sh -c 'echo kept >/written; cat /written')" = kept ] || fail "$1: exec in a pod"
 	crictl stop -t 1 "$container" >/dev/null
 	crictl rm "$container" >/dev/null
 	crictl rmp -f "$pod" >/dev/null
+}
+# private NAME: an image in a registry that only the pull has a login for: not pulled without, or with a wrong
+# one; its disk is found and read by the right one, also by an agent and a snapshotter that are started anew.
+private() {
+	local image=$PRIVATE/lab/$1:1
+	OTEL_TRACES_EXPORTER=none start "$WORK/private.log" registry serve "$WORK/private.yml"
+	await 30 eval '[ "$(curl -s -o /dev/null -w "%{http_code}" "http://$PRIVATE/v2/")" = 401 ]' || fail "private registry: not ready"
+	skopeo copy -q --authfile "$WORK/docker/config.json" --dest-tls-verify=false "oci:$IMAGES:$1" "docker://$image"
+	DOCKER_CONFIG=$WORK/docker rivulet --store "oci://$PRIVATE/lab/$1" publish "$image" --name "$1" 2>/dev/null
+	local published
+	published=$(wc -l <"$WORK/private.log") # with lines of the layers that it read
+	! crictl pull "$image" >/dev/null 2>&1 || fail "$1 was pulled without a login"
+	! crictl pull --creds e2e:wrong "$image" >/dev/null 2>&1 || fail "$1 was pulled by a wrong password"
+	crictl pull --creds "e2e:$SECRET" "$image" >"$WORK/pull.log" 2>&1 || fail "$1: $(cat "$WORK/pull.log")"
+	[ "$(attached)" = 1 ] || fail "$1 is not read from its disk: $(tail -n 5 "$WORK/snapshotter.$STARTS.log")"
+	! grep -q "GET /v2/[^ ]*/blobs/$(skopeo inspect --raw "oci:$IMAGES:$1" | jq -r '.layers[-1].digest')" <(tail -n +$((published + 1)) "$WORK/private.log") || fail "$1: layers were downloaded"
+	crash "$AGENT"
+	crash "$SNAPSHOTTER"
+	start_agent
+	start_snapshotter
+	in_pod "$1" "$image"
+	! grep -rqF "$SECRET" "$WORK"/*.log "$XDG_STATE_HOME" || fail "the password is in a log, or in the agent's state"
+	[ "$(stat -c %a "$WORK/snapshotter/logins.json")" = 600 ] || fail "others may read the logins"
+	crictl rmi "$image" >/dev/null
+	await 30 eval '[ "$(attached)" = 0 ]' || fail "still attached: $(rivulet agent ls)"
 }
 attached() { rivulet agent ls --json | jq 'length'; }
 
@@ -220,6 +263,9 @@ start_snapshotter
 start_containerd
 ctr plugins ls >"$WORK/plugins"
 grep -q '^io.containerd.snapshotter.v1  *rivulet .*ok' "$WORK/plugins" || fail "$(cat "$WORK/plugins")"
+
+step "a registry that wants a login: ${!#}"
+private "${!#}"
 
 step "pull and run without downloading: $*"
 for name in "$@"; do
@@ -266,6 +312,52 @@ crash "$CONTAINERD"
 start_containerd
 goes_on "another containerd"
 hello "$1"
+
+step "push, export, commit"
+# Of an image whose layers were not downloaded: they are fetched for it.
+(cd "$ROOT" && go build -o "$WORK/bin/commitimage" ./internal/commitimage)
+complete() { "$WORK/bin/containerd-rivulet" fetch --containerd "$CONTAINERD_ADDRESS" --namespace "$CONTAINERD_NAMESPACE" "$(ref "$1")"; }
+! ctr images export "$WORK/export.tar" "$(ref "$1")" 2>/dev/null || fail "$1 was exported without its layers"
+complete "$1" >"$WORK/fetch.log" || fail "fetch $1"
+complete "$1" | grep -q ' 0 layers' || fail "fetched twice: $(cat "$WORK/fetch.log")"
+ctr images export "$WORK/export.tar" "$(ref "$1")"
+skopeo inspect --raw "oci-archive:$WORK/export.tar" >"$WORK/exported" || fail "the export of $1 is no image"
+cmp "$WORK/exported" <(skopeo inspect --raw --tls-verify=false "docker://$(ref "$1")") || fail "the export of $1 is another image"
+rm "$WORK/export.tar"
+ctr images push --plain-http "$REGISTRY/pushed/$1:1" "$(ref "$1")" >"$WORK/push.log" 2>&1 || fail "push $1: $(tail -n 5 "$WORK/push.log")"
+own_snapshot() { ctr containers info "$1" | jq -r .SnapshotKey; }
+"$WORK/bin/commitimage" "$CONTAINERD_ADDRESS" "$CONTAINERD_NAMESPACE" rivulet "$(own_snapshot worker)" "$(ref "$1")" "$REGISTRY/committed/$1:1" || fail "commit of a container"
+ctr images push --plain-http "$REGISTRY/committed/$1:1" >"$WORK/push.log" 2>&1 || fail "push what was committed: $(tail -n 5 "$WORK/push.log")"
+ctr images rm --sync "$REGISTRY/committed/$1:1" >/dev/null
+ctr images pull --plain-http --snapshotter rivulet "$REGISTRY/committed/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was committed"
+ctr run --rm --snapshotter rivulet "$REGISTRY/committed/$1:1" committed sh -c '[ "$(cat /rounds)" -gt 0 ] && /lab/hello' | grep -q HELLO || fail "what was committed does not run"
+ctr images rm --sync "$REGISTRY/committed/$1:1" >/dev/null
+
+step "disks of containers' own"
+DISKS_OF_IMAGES=$#
+# Of 32 MiB: what is written counts, a file too many is a full disk, and all is given back.
+QUOTA=$((32 << 20))
+ctr run -d --snapshotter rivulet --snapshotter-label "containerd.io/snapshot/max-size=$QUOTA" "$(ref "$1")" own sh -c 'sleep 1000'
+own() { ctr tasks exec --exec-id "own-$((++ONCE))" own sh -c "$1"; }
+own 'head -c 20971520 /dev/zero | tr "\0" x >/first && sync' || fail "a disk of its own cannot be written"
+used=$(ctr snapshots --snapshotter rivulet usage own | awk 'END { print $2 $3 }')
+[[ $used == 2[0-9].*MiB ]] || fail "20 MiB were written, and used are $used"
+! own 'head -c 20971520 /dev/zero >/second' 2>"$WORK/full" || fail "the quota is no bound"
+own 'rm /first /second; head -c 20971520 /dev/zero | tr "\0" y >/second; sync; cksum /second' >"$WORK/second" || fail "no room after a file was removed"
+crash "$AGENT"
+start_agent
+own 'cksum /second' | cmp - "$WORK/second" || fail "what was written is lost with the agent"
+ctr tasks kill -s KILL own
+await 30 eval '[ "$(ctr tasks ls | grep -c "^own.*STOPPED")" = 1 ]' || fail "the container does not stop"
+ctr tasks rm own >/dev/null
+ctr tasks start -d own
+own 'cksum /second' | cmp - "$WORK/second" || fail "what was written is lost with the container's task"
+ctr tasks kill -s KILL own
+await 30 eval '[ "$(ctr tasks ls | grep -c "^own.*STOPPED")" = 1 ]' || fail "the container does not stop"
+ctr tasks rm own >/dev/null
+ctr containers rm own
+ctr leases delete --sync "$(ctr leases create)" >/dev/null # has garbage collected
+await 30 eval '[ "$(attached)" = "$DISKS_OF_IMAGES" ]' || fail "a disk of a container that is gone: $(rivulet agent ls)"
 
 step "stop and start"
 before=$(rounds)

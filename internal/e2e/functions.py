@@ -10,6 +10,8 @@ folder. They agree in every path, type, mode and content, except:
   bin/NAME     scripts of entry points: ours are written by rivulet. They are compared by
                what they import and call.
 
+functions.py namespaces DIR: writes two wheels that share namespaces.
+
 functions.py hostile DIR: writes hostile archives, and in DIR/list each one's source and
 what its refusal says."""
 import base64, csv, hashlib, io, os, re, stat, sys, tarfile, zipfile
@@ -114,6 +116,36 @@ def wheel(path, change=lambda files, record: record):
             z.writestr(p, d)
 
 
+# What setuptools puts beside the packages of a namespace that pkg_resources declares.
+NSPKG = (
+    "import sys, types, os; p = os.path.join(sys._getframe(1).f_locals['sitedir'], 'oldspace'); "
+    "m = sys.modules.setdefault('oldspace', types.ModuleType('oldspace')); mp = m.__dict__.setdefault('__path__', []); "
+    "(p not in mp) and mp.append(p)\n"
+)
+
+
+def namespaces(folder):
+    """Two wheels that share a namespace without a module of its own (PEP 420), one of pkgutil's,
+    and one of pkg_resources's."""
+    os.makedirs(folder)
+    for name in "one", "two":
+        info = f"space_{name}-1.0.dist-info/"
+        files = {
+            f"newspace/{name}.py": b"",
+            f"oldspace/{name}.py": b"",
+            f"space_{name}-1.0-nspkg.pth": NSPKG.encode(),
+            "midspace/__init__.py": b"__path__ = __import__('pkgutil').extend_path(__path__, __name__)\n",
+            f"midspace/{name}.py": b"",
+            info + "WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            info + "METADATA": f"Metadata-Version: 2.1\nName: space-{name}\nVersion: 1.0\n\n".encode(),
+            info + "namespace_packages.txt": b"oldspace\n",
+        }
+        files[info + "RECORD"] = ("".join(line(p, d) for p, d in files.items()) + info + "RECORD,,\n").encode()
+        with zipfile.ZipFile(os.path.join(folder, f"space_{name}-1.0-py3-none-any.whl"), "w") as z:
+            for p, d in files.items():
+                z.writestr(p, d)
+
+
 def hostile(folder):
     os.makedirs(folder)
     out = open(os.path.join(folder, "list"), "w")
@@ -203,4 +235,5 @@ def hostile(folder):
     out.close()
 
 
-hostile(sys.argv[2]) if sys.argv[1] == "hostile" else compare(sys.argv[1], sys.argv[2])
+made = {"hostile": hostile, "namespaces": namespaces}.get(sys.argv[1])
+made(sys.argv[2]) if made else compare(sys.argv[1], sys.argv[2])

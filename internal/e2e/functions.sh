@@ -6,18 +6,22 @@
 # it has the tree that pip makes of a copy of the image, but for what functions.py
 # lists; published from its lock, with nothing kept, it is the same disk; published again
 # it adds no chunk and installs nothing; two publishers at once install each package once.
+# A host that has nothing publishes by the records of a publisher whom it trusts, without an
+# index, and installs itself what others have recorded; a plan has what imports read; uv
+# chooses what pip does; namespaces that packages share work. A publication that is killed
+# leaves nothing behind.
 # With npm's packages, a disk has the tree that npm makes. Hostile zip files and wheels are
 # refused, and builds that fork, fill memory or disk, open sockets, or want the machine's
 # files are stopped, each in one line.
 #
-# Needs pip, bubblewrap, jq, zip, root, the indexes, the image nodejs, and node-npm or npm.
+# Needs pip, uv, bubblewrap, jq, zip, root, the indexes, the image nodejs, and node-npm or npm.
 source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 
 if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$(images); fi
 NAME=${1:-python3}
 PACKAGES=(numpy pandas 'requests[socks]>=2.30,<3' flask)
 need_root
-need jq python3 bwrap prlimit setarch setpriv unshare mountpoint zip
+need jq python3 bwrap prlimit setarch setpriv unshare mountpoint zip uv
 python3 -m pip --version >/dev/null 2>&1 || skip "pip"
 mkdir "$WORK/probe"
 python3 -m pip download -q --no-deps -d "$WORK/probe" six >/dev/null 2>&1 || skip "a package index"
@@ -53,11 +57,15 @@ rivulet packages why function idna | grep -q '^requests > idna$' || fail "why: $
 rivulet packages why function idna --json | jq -e '. == [["requests", "idna"]]' >/dev/null || fail "why: $(rivulet packages why function idna --json)"
 rivulet packages show idna --json | jq -e 'length == 1 and .[0].name == "idna" and .[0].images == ["function"]' >/dev/null || fail "show: $(rivulet packages show idna --json)"
 
+rivulet packages show numpy --json | jq -e '.[0] | .modules == ["numpy"] and .import_seconds > 0 and .import_bytes > 1000000' >/dev/null || fail "show: $(rivulet packages show numpy --json)"
+[ "$(jq .imports <<<"$result")" -gt 50 ] || fail "no plan of imports: $result"
+rivulet profile ls function --json | jq -e 'length == 1' >/dev/null || fail "no plan: $(rivulet profile ls function --json)"
+
 step "from the lock, twice at once, with nothing kept"
 export RIVULET_PACKAGES=$WORK/packages2
-publish "pylock:$WORK/pylock.toml" "zip:$WORK/handler.zip@/var/task" --name again1 >"$WORK/again1" &
+publish "pylock:$WORK/pylock.toml" "zip:$WORK/handler.zip@/var/task" --no-records --name again1 >"$WORK/again1" &
 first=$!
-publish "pylock:$WORK/pylock.toml" "zip:$WORK/handler.zip@/var/task" --name again2 >"$WORK/again2"
+publish "pylock:$WORK/pylock.toml" "zip:$WORK/handler.zip@/var/task" --no-records --name again2 >"$WORK/again2"
 wait "$first"
 for i in 1 2; do
 	[ "$(jq -r .digest "$WORK/again$i")" = "$digest" ] || fail "from the lock: another disk"
@@ -65,6 +73,17 @@ for i in 1 2; do
 done
 [ "$(rivulet packages ls --json | jq length)" = "$(grep -c '^\[\[packages]]' "$WORK/pylock.toml")" ] || fail "not each package is installed once"
 [ -z "$(find "$RIVULET_PACKAGES" -path '*/root/*' -prune -o -name '.*' -print)" ] || fail "left behind: $(find "$RIVULET_PACKAGES" -path '*/root/*' -prune -o -name '.*' -print)"
+
+step "a host that has nothing, and no index"
+export RIVULET_PACKAGES=$WORK/packages3
+echo '# cold' >"$WORK/task/cold.py"
+(cd "$WORK/task" && zip -q "$WORK/cold.zip" cold.py)
+begin=$(date +%s%N)
+result=$(PIP_INDEX_URL=http://127.0.0.1:1 publish "pylock:$WORK/pylock.toml" "zip:$WORK/cold.zip@/var/task" --name cold)
+printf 'published in %d ms\n' $((($(date +%s%N) - begin) / 1000000))
+[ "$(jq '.layers - .layers_known' <<<"$result")" = 1 ] || fail "more than the handler was read: $result"
+[ -z "$(ls "$RIVULET_PACKAGES/installed" "$RIVULET_PACKAGES/files" "$RIVULET_PACKAGES/bases" | grep -v :)" ] || fail "something was installed"
+export RIVULET_PACKAGES=$WORK/packages2
 
 step "known, with another handler"
 echo '# changed' >>"$WORK/task/handler.py"
@@ -87,6 +106,36 @@ inside "$WORK/disk" python3 -c 'import numpy, pandas, requests; print(numpy.__ve
 got=$(inside "$WORK/disk" python3 -B /var/task/handler.py)
 [ "$got" = "200 45" ] || fail "the handler says $got"
 inside "$WORK/disk" flask --version | grep -q Flask || fail "flask's script does not run"
+
+step "uv chooses what pip does"
+pinned() { # LOCK: what it has installed, by name
+	python3 -c 'import sys, tomllib
+for p in sorted(tomllib.load(open(sys.argv[1], "rb"))["packages"], key=lambda p: p["name"].lower()): print(p["name"].lower(), p["version"], p["wheels"][0]["hashes"]["sha256"])' "$1"
+}
+for r in pip uv; do
+	publish 'pip:requests[socks]>=2.30,<3' pip:flask --resolver "$r" --name "by-$r" --lock "$WORK/$r.toml" >/dev/null
+	mkdir "$WORK/by-$r"
+	start "$WORK/mount-$r.log" "$WORK/bin/rivulet" mount "by-$r" "$WORK/by-$r" --foreground
+	later rivulet umount "$WORK/by-$r"
+	await 30 mountpoint -q "$WORK/by-$r" || fail "not mounted after 30 s"
+done
+diff <(pinned "$WORK/pip.toml") <(pinned "$WORK/uv.toml") || fail "uv chose otherwise"
+diff -r --no-dereference "$WORK/by-pip/usr/local" "$WORK/by-uv/usr/local" || fail "another tree by uv"
+rivulet packages why by-uv idna | grep -q '^requests > idna$' || fail "why, by uv: $(rivulet packages why by-uv idna)"
+
+step "namespaces that packages share"
+python3 "$E2E/functions.py" namespaces "$WORK/spaces"
+spaces=("wheel:$WORK/spaces/space_one-1.0-py3-none-any.whl" "wheel:$WORK/spaces/space_two-1.0-py3-none-any.whl")
+publish "${spaces[@]}" --name spaces >/dev/null
+publish "${spaces[@]}" --name spaces-apart --packages-apart >/dev/null
+for n in spaces spaces-apart; do
+	mkdir "$WORK/$n.mnt"
+	start "$WORK/mount-$n.log" "$WORK/bin/rivulet" mount "$n" "$WORK/$n.mnt" --foreground
+	later rivulet umount "$WORK/$n.mnt"
+	await 30 mountpoint -q "$WORK/$n.mnt" || fail "not mounted after 30 s"
+	inside "$WORK/$n.mnt" python3 -c 'import newspace.one, newspace.two, oldspace.one, oldspace.two, midspace.one, midspace.two' || fail "$n: a namespace is not whole"
+done
+[ -f "$WORK/spaces-apart.mnt/packages/space-one==1.0/newspace/one.py" ] || fail "it does not lie apart"
 
 step "the tree is pip's"
 publish --name base >/dev/null
@@ -131,6 +180,34 @@ echo 'answer = 42' >"$WORK/src/built-1.0/built.py"
 tar -C "$WORK/src" -czf "$WORK/built-1.0.tar.gz" built-1.0
 publish "sdist:$WORK/built-1.0.tar.gz" --name built >/dev/null
 rivulet cat built "$(cd "$WORK/disk" && find usr/local -name site-packages -o -name dist-packages | head -1)/built.py" | grep -qx 'answer = 42' || fail "it was not built"
+
+step "by somebody who trusts nobody, and by somebody who does"
+rivulet salt grant "$(RIVULET_KEYS=$WORK/keys2 rivulet keys --json 2>/dev/null | jq -r '.recipients[0]')" 2>>"$WORK/publish.log"
+RIVULET_KEYS=$WORK/keys2 RIVULET_PACKAGES=$WORK/packages4 publish "${spaces[@]}" --name trusting --trust-publisher "$(rivulet keys --json | jq -r .publisher)" >/dev/null
+[ -z "$(ls "$WORK/packages4/installed")" ] || fail "something was installed that a trusted publisher has recorded"
+RIVULET_KEYS=$WORK/keys3 rivulet keys >/dev/null 2>&1
+rivulet salt grant "$(RIVULET_KEYS=$WORK/keys3 rivulet keys --json | jq -r '.recipients[0]')" 2>>"$WORK/publish.log"
+RIVULET_KEYS=$WORK/keys3 RIVULET_PACKAGES=$WORK/packages5 publish "${spaces[0]}" --name third >/dev/null
+grep -q 'space-one .*: the store has a record of it by .*not trusted' "$WORK/publish.log" || fail "of records by others, nothing is said"
+ls "$WORK/packages5/installed"/*.tar >/dev/null || fail "what nobody trusted has recorded was not installed"
+
+step "a publication that is killed"
+mkdir -p "$WORK/src/slow-1.0" "$WORK/temp"
+printf '[build-system]\nrequires = []\nbuild-backend = "slow"\nbackend-path = ["."]\n' >"$WORK/src/slow-1.0/pyproject.toml"
+MARK=$((4000000 + $$))
+printf 'import subprocess\n\n\ndef build_wheel(*_):\n    subprocess.run(["sleep", "%s"])\n' "$MARK" >"$WORK/src/slow-1.0/slow.py"
+tar -C "$WORK/src" -czf "$WORK/slow-1.0.tar.gz" slow-1.0
+sleeps() { [ -n "$(grep -lzx "[4]${MARK:1}" /proc/[0-9]*/cmdline 2>/dev/null || true)" ]; } # not grep itself
+"$WORK/bin/rivulet" publish "$BASE" "sdist:$WORK/slow-1.0.tar.gz" --name slow --temp "$WORK/temp" >/dev/null 2>&1 &
+killed=$!
+await 30 sleeps || fail "it does not build"
+kill -9 "$killed"
+wait "$killed" 2>/dev/null || true
+gone() { ! sleeps; }
+await 10 gone || fail "the build has outlived it"
+[ -n "$(compgen -G "$WORK/temp/rivulet-build-*")" ] || fail "there is nothing to clean up"
+publish "sdist:$WORK/built-1.0.tar.gz" pip:six --temp "$WORK/temp" --name after >/dev/null
+[ -z "$(ls -A "$WORK/temp")" ] || fail "left behind: $(ls -A "$WORK/temp")"
 
 step "npm's packages"
 NPM_IMAGE=node-npm # has npm, so that this machine need not

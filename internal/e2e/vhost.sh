@@ -97,12 +97,15 @@ for ((n = 1; n <= KILLS; n++)); do
 	begun=$EPOCHREALTIME
 	agent
 	await 10 rivulet agent ls >/dev/null || fail "agent: does not begin, after $n kills"
-	awk -v from="$begun" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.0f\n", (to - from) * 1000 }' >>"$WORK/restarts"
+	awk -v from="$begun" -v to="$(stat -c %.6Y "$WORK/agent.log")" 'BEGIN { printf "%.0f\n", (to - from) * 1000 }' >>"$WORK/restarts"
 	await 30 connected "$seen" || fail "the guest does not come back, after $n kills"
 	sleep "0.$((RANDOM % 4 + 2))" # QEMU 7.2 gives a device up whose handshake is cut
 done
-# With the looking itself, which is a process and up to 50 ms.
-sort -n "$WORK/restarts" | awk '{ t[NR] = $1 } END { printf "the agent is back after %d ms (median of %d, most %d)\n", t[int((NR + 1) / 2)], NR, t[NR] }'
+# Until it wrote "ready", its log's last line; the guest has the processors meanwhile.
+sort -n "$WORK/restarts" | awk '{ t[NR] = $1 } END {
+	half = t[int((NR + 1) / 2)]
+	printf "the agent is back after %d ms (median of %d, most %d)\n", half, NR, t[NR]
+	exit half >= 100 }' || fail "the agent takes 100 ms and more to be back"
 step "an upgrade, and an end in good order"
 seen=$(connections)
 AGENT=$(rivulet agent upgrade 2>&1 | sed -n 's/.*served by process \([0-9]*\).*/\1/p')

@@ -8,7 +8,9 @@
 # chunks that were written to are new, and e2fsck -fn finds nothing in the image; a
 # guest boots it. Of a guest that is writing, what is committed is as after a power
 # cut: e2fsck replays the journal and finds nothing else. Grown, the disk is resized
-# offline by resize2fs.
+# offline by resize2fs. Mounted on this host instead, the disk is written, over an agent
+# that is killed, unmounted and mounted again with what was written, and committed: e2fsck
+# -fn finds nothing.
 #
 # Needs fio, e2fsprogs, nbdfuse, jq; for the guests what guest.sh and guest-kernel.sh
 # need.
@@ -17,7 +19,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$(images); fi
 NAME=${1:-python3}
 need_root
-need jq fio ldd e2fsck resize2fs dumpe2fs nbdfuse mountpoint timeout qemu-system-x86_64 busybox cpio
+need jq fio ldd e2fsck resize2fs fstrim dumpe2fs nbdfuse mountpoint timeout qemu-system-x86_64 busybox cpio
 KERNEL=$("$E2E/guest-kernel.sh") || exit $?
 build
 
@@ -134,6 +136,28 @@ guest check "files right" || fails check "wrong files on the larger disk"
 rivulet commit vm "$NAME-larger" --json 2>/dev/null | jq -c .
 rivulet verify "$NAME-larger" --reads 20
 rivulet agent detach --all --force
+
+step "a mount that is written"
+mkdir "$WORK/rw"
+mounting() { rivulet mount "$NAME" "$WORK/rw" --writable --overlay "$WORK/rw.overlay"; }
+mounting
+later umount -l "$WORK/rw"
+cp -a "$WORK/rw/usr" "$WORK/rw/copied" &
+COPY=$!
+for _ in 1 2 3; do sleep 0.3; kill_agent; done
+wait "$COPY" || fail "writing over an agent that is killed"
+rm -r "$WORK/rw/usr/share"
+fstrim "$WORK/rw"
+rivulet umount "$WORK/rw"
+mounting
+diff -r "$WORK/rw/usr/bin" "$WORK/rw/copied/bin" || fail "what was written is not there"
+[ ! -e "$WORK/rw/usr/share" ] || fail "what was removed is back"
+rivulet umount "$WORK/rw"
+rivulet commit "$WORK/rw.overlay" "$NAME-mounted" --json 2>/dev/null | jq -c .
+rivulet export "$NAME-mounted" "$WORK/disk"
+e2fsck -fn "$WORK/disk" || fail "e2fsck -fn of what was written to a mount"
+rivulet overlay rm "$WORK/rw.overlay"
+
 stop "$AGENT"
 rivulet fsck
 rivulet overlay rm "$WORK/vm.overlay"

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/rivuletfs/rivulet/internal/lateregexp"
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/packages/lock"
 	"github.com/rivuletfs/rivulet/packages/sandbox"
 	"github.com/rivuletfs/rivulet/packages/wheel"
@@ -23,11 +24,7 @@ import (
 //go:embed resolve.py
 var resolveScript string
 
-const (
-	maxAnswerBytes      = 64 << 20
-	maxRequirementBytes = 1 << 20
-	maxRequirementFiles = 64
-)
+const maxAnswerBytes = 64 << 20
 
 // A Resolver has this machine's pip resolve for images: it runs under the image's own Python,
 // on the image's own tree, so that markers, tags, and what is there already are the
@@ -37,6 +34,8 @@ type Resolver struct {
 	pip   string   // folder of the module
 	env   []string // settings
 	certs string   // file; "": none
+
+	constraints string // file; "": none
 }
 
 // ErrNoPip is returned (wrapped) if this machine has no pip.
@@ -100,7 +99,12 @@ func (r *Resolver) configure(settings string, environ []string) {
 		case "PIP_CERT":
 			r.certs = set[name]
 			continue
-		case "PIP_FIND_LINKS", "PIP_CACHE_DIR", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_CONFIG_FILE", "PIP_LOG", "PIP_PYTHON", "PIP_REQUIREMENT", "PIP_CONSTRAINT":
+		case "PIP_CONSTRAINT":
+			if !strings.Contains(set[name], "://") {
+				r.constraints = set[name]
+				continue
+			}
+		case "PIP_FIND_LINKS", "PIP_CACHE_DIR", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_CONFIG_FILE", "PIP_LOG", "PIP_PYTHON", "PIP_REQUIREMENT":
 			if name != "PIP_FIND_LINKS" || !strings.Contains(set[name], "://") {
 				continue // of this machine's folders
 			}
@@ -115,7 +119,19 @@ type Request struct {
 	Files []string
 	// Whole has pip choose also what the image has already.
 	Whole bool
+	// Built is a folder of wheels that were built here, as the index has none, and Sources
+	// what each was built of, by its name. A lock has the source in its place.
+	Built   string
+	Sources map[string]*lock.Wheel
 }
+
+// A MissingError says that no wheel was found that satisfies a requirement.
+type MissingError struct {
+	Requirement string // PEP 508
+	Text        string // what pip says
+}
+
+func (e *MissingError) Error() string { return e.Text }
 
 // run runs the script in the tree at root.
 func (r *Resolver) run(ctx context.Context, root string, args []string, input []byte, binds []sandbox.Bind, network bool) ([]byte, error) {
@@ -150,36 +166,31 @@ type item struct {
 }
 
 // Resolve returns what pip would install into the image with the tree at root, in pip's
-// order. What the image has already is left out, as pip does. Only wheels are chosen. Temporary files go
-// into tempDir.
+// order. What the image has already is left out, as pip does. Only wheels are chosen. The Path of one that
+// lies in a folder of this machine is absolute. Temporary files go into tempDir.
 func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Request, tempDir string) (*lock.Lock, error) {
-	dir, err := os.MkdirTemp(tempDir, "rivulet-requirements-*")
+	temp, err := scratch.Make(tempDir, "requirements")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	if err := os.Chmod(dir, 0o755); err != nil { // the sandbox is another user
+	defer func() { _ = temp.Remove() }()
+	c := collector{dir: temp.Path, files: make(map[string]string)}
+	files, err := c.arguments(q, r.constraints)
+	if err != nil {
 		return nil, err
 	}
 	args := []string{"resolve", "--only-binary", ":all:"}
 	if q.Whole {
 		args = append(args, "--ignore-installed")
 	}
-	c := collector{dir: dir, files: make(map[string]string)}
-	for _, file := range q.Files {
-		name, err := c.add(file)
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, "-r", "/run/rivulet/requirements/"+name)
-	}
-	for _, s := range q.Specs {
-		if strings.HasPrefix(s, "-") {
-			return nil, fmt.Errorf("requirement %q: an option is none", s)
-		}
+	args = append(args, files...)
+	binds := c.binds()
+	if q.Built != "" {
+		binds = append(binds, sandbox.Bind{Source: q.Built, Dest: builtAt})
+		args = append(args, "--find-links", builtAt)
 	}
 	args = append(append(args, "--"), q.Specs...)
-	out, err := r.run(ctx, root, args, nil, []sandbox.Bind{{Source: dir, Dest: "/run/rivulet/requirements"}}, true)
+	out, err := r.run(ctx, root, args, nil, binds, true)
 	if err != nil {
 		return nil, fmt.Errorf("pip: %w", explained(err))
 	}
@@ -187,7 +198,29 @@ func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Reques
 	if err := json.Unmarshal(out, &items); err != nil {
 		return nil, fmt.Errorf("pip's report: %w", err)
 	}
-	return lockOf(items, t)
+	return lockOf(items, t, func(w *lock.Wheel) (source *lock.Wheel, err error) { return c.onHost(w, q.Sources) })
+}
+
+// Source returns the source distribution that pip would build for a requirement, or nil if
+// there is none.
+func (r *Resolver) Source(ctx context.Context, root, requirement string) (*lock.Wheel, error) {
+	out, err := r.run(ctx, root, []string{"source", requirement}, nil, nil, true)
+	if err != nil {
+		return nil, fmt.Errorf("pip: look for a source distribution of %s: %w", requirement, explained(err))
+	}
+	var answer struct {
+		URL    string `json:"url"`
+		SHA256 string `json:"sha256"`
+	}
+	if err := json.Unmarshal(out, &answer); err != nil {
+		return nil, fmt.Errorf("pip: look for a source distribution of %s: %w", requirement, err)
+	}
+	if answer.URL == "" {
+		return nil, nil
+	}
+	w := &lock.Wheel{URL: answer.URL, Hashes: map[string]string{"sha256": answer.SHA256}}
+	w.Name = w.FileName()
+	return w, nil
 }
 
 // explained prefers what pip calls the error over its last line.
@@ -196,20 +229,27 @@ func explained(err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
+	first := ""
 	for line := range strings.Lines(e.Output) {
 		text, ok := strings.CutPrefix(strings.TrimSpace(line), "ERROR: ")
 		if !ok {
 			continue
 		}
-		if strings.HasPrefix(text, "Could not find a version") {
-			text += "; pip: takes wheels alone, sdist:FILE builds"
+		if first == "" {
+			first = text
 		}
-		return errors.New(text)
+		if rest, ok := strings.CutPrefix(text, "No matching distribution found for "); ok {
+			requirement, _, _ := strings.Cut(rest, " (from ")
+			return &MissingError{Requirement: requirement, Text: first}
+		}
+	}
+	if first != "" {
+		return errors.New(first)
 	}
 	return err
 }
 
-func lockOf(items []item, t *Target) (*lock.Lock, error) {
+func lockOf(items []item, t *Target, onHost func(*lock.Wheel) (source *lock.Wheel, err error)) (*lock.Lock, error) {
 	major, minor := t.minor()
 	l := &lock.Lock{Version: "1.0", CreatedBy: "rivulet", RequiresPython: fmt.Sprintf("==%d.%d.*", major, minor)}
 	l.Tool.Rivulet.Target = t.String()
@@ -218,7 +258,14 @@ func lockOf(items []item, t *Target) (*lock.Lock, error) {
 		if w.Name = w.FileName(); !strings.HasSuffix(w.Name, ".whl") {
 			return nil, fmt.Errorf("%s is no wheel: only wheels are installed", i.URL)
 		}
-		p := lock.Package{Name: i.Name, Version: i.Version, RequiresPython: i.RequiresPython, Wheels: []lock.Wheel{w}}
+		source, err := onHost(&w)
+		if err != nil {
+			return nil, fmt.Errorf("pip's report: %w", err)
+		}
+		p := lock.Package{Name: i.Name, Version: i.Version, RequiresPython: i.RequiresPython, Sdist: source}
+		if source == nil {
+			p.Wheels = []lock.Wheel{w}
+		}
 		for _, n := range i.Needs {
 			p.Dependencies = append(p.Dependencies, lock.Dependency{Name: n})
 		}
@@ -305,57 +352,6 @@ func Decided(l *lock.Lock, t *Target) bool {
 func (t *Target) Takes(file string) bool {
 	tags, err := wheel.TagsOf(file)
 	return err == nil && slices.ContainsFunc(tags, t.Supports)
-}
-
-// A collector copies requirements, and what they include, into one folder: nothing else
-// of the user's files is shown to the resolver.
-type collector struct {
-	dir   string
-	files map[string]string // path to name in dir
-}
-
-var includeLine = lateregexp.New(`^(\s*(?:-r|--requirement|-c|--constraint)(?:\s+|=|\b))([^\s#]+)(.*)$`)
-
-func (c *collector) add(file string) (string, error) {
-	if name, ok := c.files[file]; ok {
-		return name, nil
-	}
-	if len(c.files) == maxRequirementFiles {
-		return "", fmt.Errorf("%s: more than %d files of requirements", file, maxRequirementFiles)
-	}
-	name := fmt.Sprintf("%d.txt", len(c.files))
-	c.files[file] = name
-	info, err := os.Stat(file)
-	if err != nil {
-		return "", err
-	}
-	if info.Size() > maxRequirementBytes {
-		return "", fmt.Errorf("%s: %d bytes of requirements: at most %d are supported", file, info.Size(), maxRequirementBytes)
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	var out strings.Builder
-	for line := range strings.Lines(string(data)) {
-		if m := includeLine().FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil && !strings.Contains(m[2], "://") {
-			other := m[2]
-			if !filepath.IsAbs(other) {
-				other = filepath.Join(filepath.Dir(file), other)
-			}
-			included, err := c.add(other)
-			if err != nil {
-				return "", fmt.Errorf("%s: %w", file, err)
-			}
-			line = m[1] + included + m[3] + "\n"
-		}
-		out.WriteString(line)
-	}
-	path := filepath.Join(c.dir, name)
-	if err := os.WriteFile(path, []byte(out.String()), 0o644); err != nil {
-		return "", err
-	}
-	return name, os.Chmod(path, 0o644)
 }
 
 // Login returns what pip's settings log in to a host with: what stands in an index's

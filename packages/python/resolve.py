@@ -1,6 +1,7 @@
 """Runs in an image's Python, beside pip. "resolve ARGUMENT..." has pip resolve, and writes
 what it chose and which packages need which; "choose", given a lock's packages, writes
-which of their wheels pip would take."""
+which of their wheels pip would take; "source REQUIREMENT" which source distribution. That
+builds and runs nothing."""
 import contextlib, io, json, os, runpy, sys
 
 sys.path.insert(0, "/run/rivulet")
@@ -88,4 +89,20 @@ def choose():
     json.dump(out, sys.stdout)
 
 
-resolve(sys.argv[2:]) if sys.argv[1] == "resolve" else choose()
+def source(requirement):
+    from pip._internal.commands import create_command
+    from pip._vendor.packaging.requirements import Requirement
+
+    wanted = Requirement(requirement)
+    command = create_command("install")
+    options, _ = command.parse_args(["--quiet", "--no-binary", ":all:", wanted.name])
+    with command.main_context():
+        finder = command._build_package_finder(options=options, session=command.get_default_session(options))
+        best = finder.find_best_candidate(wanted.name, specifier=wanted.specifier).best_candidate
+    json.dump({
+        "url": best.link.url_without_fragment if best else "",
+        "sha256": best.link.hash if best and best.link.hash_name == "sha256" else "",
+    }, sys.stdout)
+
+
+{"resolve": lambda: resolve(sys.argv[2:]), "choose": choose, "source": lambda: source(sys.argv[2])}[sys.argv[1]]()

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -86,6 +87,15 @@ func Run(ctx context.Context, s Spec) (err error) {
 	if root {
 		line = s.asNobody(line)
 	}
+	// The disk's memory counts as the group's.
+	held, err := newGroup(s.Limits.Memory + s.Limits.Disk + groupSlack)
+	if err != nil && !errors.Is(err, errNoGroup) {
+		return err
+	}
+	if held != nil {
+		defer held.end()
+		line = held.enter(line)
+	}
 	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	cmd.ExtraFiles, cmd.Stdin = []*os.File{filter}, s.Stdin
@@ -94,9 +104,16 @@ func Run(ctx context.Context, s Spec) (err error) {
 	out := &bounded{to: s.Stdout, left: s.Limits.Output}
 	cmd.Stdout = out
 	cmd.WaitDelay = time.Second
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // bubblewrap ends with its parent by itself
-	return s.wait(ctx, cmd, &complaint, out)
+	// The first of its processes ends with this thread, so that has to last. The others end
+	// with the first: root's, as it is a namespace's; else, as bubblewrap sees to it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	return s.wait(ctx, cmd, held, &complaint, out)
 }
+
+// groupSlack is what the kernel and bubblewrap take beside a program, in bytes.
+const groupSlack = 16 << 20
 
 // taskSlack is how many more processes and threads a user may have by the time that a
 // program runs in a sandbox of that user's.
@@ -127,7 +144,7 @@ var (
 )
 
 // wait runs cmd under a watch.
-func (s *Spec) wait(ctx context.Context, cmd *exec.Cmd, complaint *tail, out *bounded) error {
+func (s *Spec) wait(ctx context.Context, cmd *exec.Cmd, held *group, complaint *tail, out *bounded) error {
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	if err := cmd.Start(); err != nil {
@@ -147,12 +164,15 @@ func (s *Spec) wait(ctx context.Context, cmd *exec.Cmd, complaint *tail, out *bo
 			err = <-done
 			running = false
 		case <-ticks.C:
-			if anonymous(cmd.Process.Pid) > s.Limits.Memory {
+			if anonymous(cmd.Process.Pid) > s.Limits.Memory || held != nil && held.anonymous() > s.Limits.Memory {
 				giveUp(errMemory)
 			}
 		}
 	}
 	end(cmd) // what is left of its group
+	if held != nil && held.killed() {
+		giveUp(errMemory)
+	}
 	fail := func(format string, args ...any) error {
 		return &Error{Reason: fmt.Sprintf(format, args...), Output: string(complaint.text)}
 	}
@@ -189,8 +209,9 @@ func end(cmd *exec.Cmd) { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 
 func seconds(d time.Duration) int { return max(1, int((d+time.Second-1)/time.Second)) }
 
-// prepare binds what a sandbox is to have where another user can reach it, in a mount
-// namespace of its own. It is a program for sh.
+// prepare binds what a sandbox is to have where another user can reach it, in namespaces of
+// its own, and runs the rest. It stays, as root and the first process there: when it is
+// killed, so is the rest, whatever that is about to do. It is a program for sh.
 const prepare = `fail() { echo "bwrap: cannot prepare the root at /mnt" >&2; exit 1; }
 mount -t tmpfs -o mode=755,size=1m tmpfs /mnt || fail
 n=0
@@ -201,11 +222,11 @@ while [ "$1" != -- ]; do
 	shift
 done
 shift
-exec "$@"`
+"$@"`
 
 // asNobody returns a command line of root's that runs line as a user that nothing belongs to.
 func (s *Spec) asNobody(line []string) []string {
-	out := []string{"unshare", "--mount", "--propagation", "private", "--", "sh", "-c", prepare, "sh", s.Root}
+	out := []string{"unshare", "--mount", "--propagation", "private", "--pid", "--mount-proc", "--kill-child=KILL", "--", "sh", "-c", prepare, "sh", s.Root}
 	for _, b := range s.Binds {
 		out = append(out, b.Source)
 	}

@@ -206,6 +206,41 @@ func TestParentKilled(t *testing.T) {
 	eventually(t, "a process of the sandbox has outlived who ran it", func() bool { return !alive(t, mark) })
 }
 
+// TestParentKilledEarly kills it while the sandbox is being made, at any moment.
+func TestParentKilledEarly(t *testing.T) {
+	dir := root(t)
+	for i := range 25 {
+		mark := fmt.Sprint(3_000_000 + os.Getpid()*100 + i)
+		cmd := exec.Command(os.Args[0], "-test.run=^TestParentKilled$")
+		cmd.Env = append(os.Environ(), "SANDBOX_TEST_ROOT="+dir, "SANDBOX_TEST_MARK="+mark)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "nothing is begun", func() bool { return mentioned(t, mark) })
+		time.Sleep(time.Duration(i) * time.Millisecond)
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		eventually(t, "a process of a sandbox in the making has outlived who made it", func() bool { return !mentioned(t, mark) })
+	}
+}
+
+// mentioned reports whether a process has mark as an argument.
+func mentioned(t *testing.T, mark string) bool {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		if line, err := os.ReadFile(p); err == nil && bytes.Contains(line, []byte("\x00"+mark+"\x00")) {
+			return true
+		}
+	}
+	return false
+}
+
 // eventually waits until ok is true.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()

@@ -59,7 +59,7 @@ func translate(ctx context.Context, p *profile.Profile, old, new Disk) (*profile
 	if err := p.Fits(old.Map); err != nil {
 		return nil, err
 	}
-	t := &translator{old: geometryOf(old.Map), new: geometryOf(new.Map), found: make(map[profile.Frame]*profile.Entry)}
+	t := &translator{old: profile.GeometryOf(old.Map), new: profile.GeometryOf(new.Map), found: make(map[profile.Frame]*profile.Entry)}
 	if rest := t.shared(p.Entries); len(rest) > 0 {
 		var err error
 		if t.oldFiles, err = old.Files(ctx); err == nil {
@@ -75,7 +75,7 @@ func translate(ctx context.Context, p *profile.Profile, old, new Disk) (*profile
 	if len(t.found) == 0 {
 		return nil, ErrNothing
 	}
-	n := &profile.Profile{Image: new.Map.Digest(), Workload: p.Workload, Starts: p.Starts, Length: p.Length}
+	n := &profile.Profile{Image: new.Map.Digest(), Workload: p.Workload, Starts: p.Starts, Length: p.Length, Predicted: p.Predicted}
 	for _, e := range t.found {
 		n.Entries = append(n.Entries, *e)
 	}
@@ -84,35 +84,9 @@ func translate(ctx context.Context, p *profile.Profile, old, new Disk) (*profile
 	return n.Scaled(Starts), nil
 }
 
-// geometry is how a disk is cut into frames.
-type geometry struct {
-	*blockmap.Map
-	chunk, frame int64 // bytes
-}
-
-func geometryOf(m *blockmap.Map) geometry {
-	info := m.Info()
-	return geometry{m, info.ChunkSize(), 1 << info.FrameLog2}
-}
-
-// offset returns where a frame begins on the disk, in bytes.
-func (g *geometry) offset(f profile.Frame) int64 {
-	return int64(g.Chunk(int(f.Chunk)).Index)*g.chunk + int64(f.Number)*g.frame
-}
-
-// frameAt returns the frame that the byte at off is in, or false for a hole.
-func (g *geometry) frameAt(off int64) (profile.Frame, bool) {
-	i, found := g.Search(uint32(off / g.chunk))
-	if !found {
-		return profile.Frame{}, false
-	}
-	n := off % g.chunk / g.frame
-	return profile.Frame{Chunk: uint32(i), Number: uint16(n)}, n*g.frame < int64(g.Chunk(i).Size)
-}
-
 // translator gathers the entries of the new disk.
 type translator struct {
-	old, new           geometry
+	old, new           profile.Geometry
 	oldFiles, newFiles *ext4.FS
 	found              map[profile.Frame]*profile.Entry
 }
@@ -135,8 +109,8 @@ func (t *translator) addBlocks(start, count uint64, e *profile.Entry) {
 	blocks := uint64(t.new.Info().Size / size)
 	start = min(start, blocks)
 	end := int64(start+min(count, blocks-start)) * size
-	for off := int64(start) * size; off < end; off += t.new.frame - off%t.new.frame {
-		if f, ok := t.new.frameAt(off); ok {
+	for off := int64(start) * size; off < end; off += t.new.FrameBytes() - off%t.new.FrameBytes() {
+		if f, ok := t.new.At(off); ok {
 			t.add(f, e)
 		}
 	}
@@ -162,14 +136,14 @@ func (t *translator) shared(entries []profile.Entry) (rest []profile.Entry) {
 // moved adds what the frames of rest hold, as the new disk has it.
 func (t *translator) moved(ctx context.Context, rest []profile.Entry) error {
 	size := int64(t.oldFiles.BlockSize())
-	per := max(t.old.frame/size, 1)
+	per := max(t.old.FrameBytes()/size, 1)
 	rest = rest[:min(int64(len(rest)), ext4.MaxOwned/per)]
 	slices.SortFunc(rest, func(a, b profile.Entry) int {
 		return cmp.Or(cmp.Compare(a.Chunk, b.Chunk), cmp.Compare(a.Number, b.Number))
 	})
 	var wanted []ext4.Range
 	for i := range rest {
-		wanted = append(wanted, ext4.Range{Start: uint64(t.old.offset(rest[i].Frame) / size), Count: uint64(per)})
+		wanted = append(wanted, ext4.Range{Start: uint64(t.old.Offset(rest[i].Frame) / size), Count: uint64(per)})
 	}
 	owners, err := t.oldFiles.Owners(ctx, wanted)
 	if err != nil {
@@ -193,8 +167,8 @@ func (t *translator) owner(files *files, o *ext4.Owner, rest []profile.Entry) er
 	size := int64(t.oldFiles.BlockSize())
 	end := int64(o.Start+o.Count) * size
 	for off := int64(o.Start) * size; off < end; {
-		next := min(end, off+t.old.frame-off%t.old.frame)
-		f, _ := t.old.frameAt(off)
+		next := min(end, off+t.old.FrameBytes()-off%t.old.FrameBytes())
+		f, _ := t.old.At(off)
 		i := sort.Search(len(rest), func(i int) bool {
 			r := &rest[i]
 			return r.Chunk > f.Chunk || r.Chunk == f.Chunk && r.Number >= f.Number

@@ -141,6 +141,9 @@ func (d *drawing) heading(b *bytes.Buffer, p *profile.Profile) {
 		name = "the image's own command"
 	}
 	title := fmt.Sprintf("%s: %d frames, %d starts", name, len(p.Entries), p.Starts)
+	if p.Predicted {
+		title = fmt.Sprintf("%s: %d frames, predicted", name, len(p.Entries))
+	}
 	element(b, "title", "", title)
 	text(b, left, 24, "start", "%s", title)
 	x := left

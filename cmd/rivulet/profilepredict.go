@@ -1,0 +1,295 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rivuletfs/rivulet/catalog"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/ext4"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/host"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/profile"
+	"github.com/rivuletfs/rivulet/profile/predict"
+	"github.com/rivuletfs/rivulet/publish"
+	"github.com/rivuletfs/rivulet/vm"
+)
+
+// predictTime bounds what publish spends on a prediction: nobody waits for more.
+const predictTime = 30 * time.Second
+
+// A predicted tells of a profile that was predicted.
+type predicted struct {
+	Image    string           `json:"image"` // digest of its block map
+	Version  string           `json:"version,omitempty"`
+	Frames   int              `json:"frames"`
+	Bytes    int64            `json:"bytes"` // that these take in the store, about
+	Compared *comparedProfile `json:"compared,omitempty"`
+}
+
+// A comparedProfile says how a prediction would have done, by what starts have read.
+// Frames that come with the image's metadata are left out.
+type comparedProfile struct {
+	Read      int            `json:"read"`       // frames that starts have read
+	ReadBytes int64          `json:"read_bytes"` // that these take in the store, about
+	Hit       int            `json:"hit"`        // of them, those that are predicted
+	HitBytes  int64          `json:"hit_bytes"`
+	Files     []comparedFile `json:"files,omitempty"`
+}
+
+// A comparedFile is what was read and predicted of one file, in frames.
+type comparedFile struct {
+	Path      string `json:"path"`
+	Read      int    `json:"read"`
+	Predicted int    `json:"predicted"`
+	Hit       int    `json:"hit"`
+}
+
+func (a *app) profilePredictCommand() *cobra.Command {
+	var try, files, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "predict IMAGE",
+		Short: "Say what an image's first start will read, without starting it",
+		Long: `Predict follows the image's own command through its files: interpreters, libraries,
+what scripts name, modules. What that comes to is kept as the profile of a workload that
+nobody has started yet, and counts no more as soon as somebody has. Publishing does this
+by itself; see --predict of 'rivulet publish'.
+
+With --try nothing is kept; what starts have read, if there is a profile of them, is
+compared with what would have been predicted.`,
+		Example: `  rivulet profile predict nginx
+  rivulet profile predict nginx --try --files`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeImages(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if files && !try {
+				return usagef("--files are shown with --try")
+			}
+			ctx := cmd.Context()
+			o, err := a.openOrigin(ctx, false)
+			if err != nil {
+				return err
+			}
+			var r *predicted
+			if try {
+				r, err = a.tryPrediction(ctx, o, args[0], files)
+			} else {
+				r, err = a.predict(ctx, o, args[0])
+			}
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return a.printJSON(r)
+			}
+			return a.showPredicted(r)
+		},
+	}
+	cmd.Flags().BoolVar(&try, "try", false, "keep nothing, and compare with what starts have read")
+	cmd.Flags().BoolVar(&files, "files", false, "with --try: of each file")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
+	return cmd
+}
+
+func (a *app) showPredicted(r *predicted) error {
+	a.printf("predicted %d frames, %s\n", r.Frames, size(r.Bytes))
+	c := r.Compared
+	if c == nil {
+		return nil
+	}
+	a.printf("starts read %d frames, %s; of these %s of the frames and %s of the bytes are predicted\n",
+		c.Read, size(c.ReadBytes), percent(int64(c.Hit), int64(c.Read)), percent(c.HitBytes, c.ReadBytes))
+	if c.Files == nil {
+		return nil
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "READ\tPREDICTED\tBOTH\t FILE")
+	for _, f := range c.Files {
+		fmt.Fprintf(w, "%d\t%d\t%d\t %s\n", f.Read, f.Predicted, f.Hit, printable(f.Path))
+	}
+	return w.Flush()
+}
+
+// A foresight is a prediction, and the open disk of its image.
+type foresight struct {
+	image *host.Image
+	disk  *host.Disk
+	files *ext4.FS
+	p     *profile.Profile
+}
+
+func (f *foresight) close() { _ = f.disk.Close() }
+
+// foresee predicts the start of an image.
+func (a *app) foresee(ctx context.Context, view *generation.View, ref string) (*foresight, error) {
+	image, err := a.open(ctx, view, ref)
+	if err != nil {
+		return nil, err
+	}
+	process, err := vm.Process(image.Unlocked.Info().Config, "", nil, nil)
+	if err != nil {
+		return nil, fmt.Errorf("image %q: %w", ref, err)
+	}
+	d, err := a.openDisk(ctx, image, ref)
+	if err != nil {
+		return nil, err
+	}
+	f := &foresight{image: image, disk: d}
+	f.files, err = ext4.Open(&readAhead{ReaderAt: d, device: d, ctx: ctx}, d.Size())
+	if err == nil {
+		var device predict.Device
+		if !a.near() {
+			device = d
+		}
+		f.p, err = predict.Profile(ctx, image.Map, f.files, device, predict.Start{Args: process.Args, Env: process.Env, Dir: process.Dir}, "")
+	}
+	if err != nil {
+		f.close()
+		return nil, fmt.Errorf("image %q: %w", ref, err)
+	}
+	return f, nil
+}
+
+// predict predicts the start of an image, and keeps that as its profile, unless there is a
+// better one.
+func (a *app) predict(ctx context.Context, o origin.Origin, ref string) (*predicted, error) {
+	f, err := a.foresee(ctx, a.view(o), ref)
+	if err != nil {
+		return nil, err
+	}
+	defer f.close()
+	d, err := generation.AddProfile(ctx, o, f.p)
+	if err != nil {
+		return nil, err
+	}
+	r := f.tell()
+	r.Version = d.String()
+	return r, nil
+}
+
+func (f *foresight) tell() *predicted {
+	g := profile.GeometryOf(f.image.Map)
+	r := &predicted{Image: f.p.Image.String(), Frames: len(f.p.Entries)}
+	for i := range f.p.Entries {
+		r.Bytes += g.Coded(f.p.Entries[i].Frame)
+	}
+	return r
+}
+
+// tryPrediction predicts the start of an image, and compares that with what starts have
+// read.
+func (a *app) tryPrediction(ctx context.Context, o origin.Origin, ref string, files bool) (*predicted, error) {
+	view := a.view(o)
+	f, err := a.foresee(ctx, view, ref)
+	if err != nil {
+		return nil, err
+	}
+	defer f.close()
+	r := f.tell()
+	p, err := view.Profile(ctx, f.p.Image, "")
+	switch {
+	case errors.Is(err, chunk.ErrNotFound), errors.Is(err, catalog.ErrProfile):
+		return r, nil
+	case err == nil:
+		err = p.Fits(f.image.Map)
+	}
+	if err != nil || p.Predicted {
+		return r, err
+	}
+	r.Compared, err = f.compare(ctx, p, files)
+	return r, err
+}
+
+// compare compares with the profile of starts, file by file if that is wanted.
+func (f *foresight) compare(ctx context.Context, p *profile.Profile, files bool) (*comparedProfile, error) {
+	g := profile.GeometryOf(f.image.Map)
+	const read, told = 1, 2
+	frames := make(map[profile.Frame]int)
+	for _, want := range packWants(f.image.Map, p) {
+		for _, n := range want.Frames {
+			frames[profile.Frame{Chunk: uint32(want.Pos), Number: n}] |= read
+		}
+	}
+	for i := range f.p.Entries {
+		frames[f.p.Entries[i].Frame] |= told
+	}
+	c := &comparedProfile{}
+	for at, what := range frames {
+		if what&read != 0 {
+			c.Read++
+			c.ReadBytes += g.Coded(at)
+		}
+		if what == read|told {
+			c.Hit++
+			c.HitBytes += g.Coded(at)
+		}
+	}
+	if !files {
+		return c, nil
+	}
+	block := int64(f.files.BlockSize())
+	var ranges []ext4.Range
+	for at := range frames {
+		ranges = append(ranges, ext4.Range{Start: uint64(g.Offset(at) / block), Count: uint64(g.FrameBytes() / block)})
+	}
+	owners, err := f.files.Owners(ctx, ranges)
+	if err != nil {
+		return nil, err
+	}
+	// A frame counts for the file that has most of it.
+	owner, most := make(map[profile.Frame]string), make(map[profile.Frame]int64)
+	for i := range owners {
+		o := &owners[i]
+		end := int64(o.Start+o.Count) * block
+		for off := int64(o.Start) * block; off < end; {
+			next := min(end, off+g.FrameBytes()-off%g.FrameBytes())
+			if at, ok := g.At(off); ok && next-off > most[at] {
+				owner[at], most[at] = cmp.Or(o.Path, o.Use.String()), next-off
+			}
+			off = next
+		}
+	}
+	sums := make(map[string]*comparedFile)
+	for at, what := range frames {
+		name := owner[at]
+		s := sums[name]
+		if s == nil {
+			s = &comparedFile{Path: name}
+			sums[name] = s
+		}
+		s.Read += what & read
+		s.Predicted += what & told / told
+		s.Hit += what / (read | told)
+	}
+	for _, s := range sums {
+		c.Files = append(c.Files, *s)
+	}
+	slices.SortFunc(c.Files, func(a, b comparedFile) int { return cmp.Compare(a.Path, b.Path) })
+	return c, nil
+}
+
+// predictAfter predicts the start of an image that was just published, if nothing was
+// inherited that is better. What fails is told, and no failure.
+func (a *app) predictAfter(ctx context.Context, o origin.Origin, r *publish.Result, got []inherited) *predicted {
+	if !r.Made || slices.ContainsFunc(got, func(i inherited) bool { return i.Workload == "" }) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, predictTime, fmt.Errorf("it took longer than %v", predictTime))
+	defer cancel()
+	a.hostCache(ctx) // before the copy: it is closed with a
+	as := *a
+	as.silent, as.required = true, nil // nobody waits for this, or trusts it
+	p, err := as.predict(ctx, o, r.BlockMap)
+	if err != nil && !errors.Is(err, predict.ErrNothing) && !errors.Is(err, vm.ErrNoCommand) {
+		a.note("rivulet: what the first start will read is not predicted: %v", err)
+	}
+	return p
+}

@@ -1,0 +1,101 @@
+//go:build amd64 || arm64
+
+package sandbox
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestGroupParent(t *testing.T) {
+	for own, want := range map[string]string{
+		"5:memory:/user/1\n4:cpu:/\n0::/x\n":       "/sys/fs/cgroup/memory v1",
+		"0::/user.slice/user-0.slice/1.scope\n":    "/sys/fs/cgroup/user.slice/user-0.slice",
+		"0::/\n":                                   "/sys/fs/cgroup",
+		"0::/../../other\n":                        "",
+		"1:name=systemd:/\n2:cpu,cpuacct:/\nx\n\n": "",
+		"": "",
+	} {
+		got, v1 := groupParent(own)
+		if v1 {
+			got += " v1"
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", own, got, want)
+		}
+	}
+}
+
+// makeGroup makes a group, or skips the test.
+func makeGroup(t *testing.T, bytes int64) *group {
+	t.Helper()
+	g, err := newGroup(bytes)
+	if errors.Is(err, errNoGroup) {
+		t.Skip("needs a control group for memory: ", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// TestGroupSwept leaves a group behind, with a process in it, as who is killed does: the
+// next group's maker ends both, and leaves alone what has an owner.
+func TestGroupSwept(t *testing.T) {
+	mine := makeGroup(t, 64<<20)
+	defer mine.end()
+	g := makeGroup(t, 64<<20)
+	left := g.dir.Name()
+	line := g.enter([]string{"sleep", "1000"})
+	cmd := exec.Command(line[0], line[1:]...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	eventually(t, "it is not in the group", func() bool {
+		procs, err := os.ReadFile(filepath.Join(left, "cgroup.procs"))
+		return err == nil && len(procs) > 0
+	})
+	if err := g.dir.Close(); err != nil { // as the kernel does for who is killed
+		t.Fatal(err)
+	}
+	makeGroup(t, 64<<20).end()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("it ended by itself")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("what is in the group runs on")
+		_ = cmd.Process.Kill()
+		if err := <-ended; err == nil {
+			t.Error("it ended by itself")
+		}
+	}
+	if _, err := os.Stat(left); err == nil {
+		t.Errorf("%s is left", left)
+	}
+	if _, err := os.Stat(mine.dir.Name()); err != nil {
+		t.Errorf("a group that has an owner is gone: %v", err)
+	}
+}
+
+// TestMemoryOfMany has many processes take memory at once, faster than anybody looks: the
+// kernel holds all of them together within the bound, and the run ends with one line.
+func TestMemoryOfMany(t *testing.T) {
+	makeGroup(t, 64<<20).end()
+	dir := root(t)
+	limits := Limits{Memory: 64 << 20, Disk: 4 << 20, Processes: 128, Time: time.Minute}
+	for range 3 {
+		_, err := shell(dir, `for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do (x=$(b head -c 8000000 /dev/zero | b tr '\0' a); b setsid b sleep 100) & done; wait`, limits)
+		if err == nil || !strings.Contains(err.Error(), "took more than 64 MiB of memory") {
+			t.Fatalf("%v, want took more than 64 MiB of memory", err)
+		}
+	}
+}

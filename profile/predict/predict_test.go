@@ -1,0 +1,288 @@
+package predict
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+)
+
+// A spec is the files of a test's image: contents by path. Those below bin folders may be
+// run; a value that begins with "-> " is a link.
+type spec map[string]string
+
+func (s spec) fs() fstest.MapFS {
+	m := fstest.MapFS{}
+	for name, data := range s {
+		f := &fstest.MapFile{Data: []byte(data), Mode: 0o644}
+		if target, ok := strings.CutPrefix(data, "-> "); ok {
+			f.Data, f.Mode = []byte(target), fs.ModeSymlink|0o777
+		} else if strings.Contains(name, "bin/") || strings.HasPrefix(name, "lab/") {
+			f.Mode = 0o755
+		}
+		m[name] = f
+	}
+	return m
+}
+
+var (
+	loader  = (&elfSpec{}).bytes()
+	program = func(needed ...string) string {
+		return string((&elfSpec{interp: "/lib64/ld.so", needed: needed, pad: 10}).bytes())
+	}
+	naming = func(names ...string) string {
+		return string((&elfSpec{interp: "/lib64/ld.so", strings: names, pad: 10}).bytes())
+	}
+	library = func(needed ...string) string { return string((&elfSpec{needed: needed, pad: 10}).bytes()) }
+)
+
+// base is what a small distribution has.
+func base(more spec) spec {
+	s := spec{
+		"lib64/ld.so": string(loader), "bin": "-> usr/bin", "lib": "-> usr/lib", "usr/bin/sh": "-> dash", "usr/bin/dash": program("libc.so.6"),
+		"usr/bin/cat": program("libc.so.6"), "usr/bin/env": program("libc.so.6"), "usr/lib/x86_64-linux-gnu/libc.so.6": library(),
+		"etc/ld.so.conf": "include /etc/ld.so.conf.d/*.conf\n", "etc/ld.so.conf.d/a.conf": "# none\n/opt/lib\n", "etc/ld.so.cache": "cache", "etc/passwd": "root:x:0:0::/:/bin/sh\n",
+	}
+	for name, data := range more {
+		s[name] = data
+	}
+	return s
+}
+
+// paths returns the files that a start reads, in order.
+func paths(t *testing.T, s spec, start Start) []string {
+	t.Helper()
+	ranges, err := Reads(context.Background(), s.fs(), start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []string
+	for _, r := range ranges {
+		if f := s[r.Path]; r.Off < 0 || r.Length <= 0 || r.Off+r.Length > int64(len(f)) {
+			t.Errorf("%s: range %d+%d of %d bytes", r.Path, r.Off, r.Length, len(f))
+		}
+		if !slices.Contains(list, r.Path) {
+			list = append(list, r.Path)
+		}
+	}
+	return list
+}
+
+// common is what any program of base reads.
+var common = []string{"usr/bin/dash", "lib64/ld.so", "etc/ld.so.cache", "usr/lib/x86_64-linux-gnu/libc.so.6", "etc/passwd"}
+
+func TestReads(t *testing.T) {
+	for name, c := range map[string]struct {
+		files spec
+		start Start
+		want  []string // beside common
+		not   []string
+	}{
+		"script": {
+			base(spec{"lab/hello": "#!/bin/sh\n# cat comments\nset -e; cat /etc/motd\n", "etc/motd": "hello"}), Start{Args: []string{"/lab/hello"}},
+			[]string{"lab/hello", "usr/bin/cat", "etc/motd"}, []string{"usr/bin/env"},
+		},
+		"env": {
+			base(spec{"app/bin/run": "#!/usr/bin/env sh\n"}), Start{Args: []string{"run"}, Env: []string{"PATH=/app/bin:/bin"}},
+			[]string{"app/bin/run", "usr/bin/env"}, []string{"usr/bin/cat"},
+		},
+		"relative to the folder": {
+			base(spec{"app/start.sh": "cat\n"}), Start{Args: []string{"sh", "start.sh"}, Dir: "/app"}, []string{"app/start.sh", "usr/bin/cat"}, nil,
+		},
+		"sh -c": {
+			base(nil), Start{Args: []string{"/bin/sh", "-c", "exec cat -n"}}, []string{"usr/bin/cat"}, []string{"usr/bin/env"},
+		},
+		"no command position": {
+			base(spec{"lab/hello": "#!/bin/sh\necho env cat; P=cat\n"}), Start{Args: []string{"/lab/hello"}}, []string{"lab/hello"}, []string{"usr/bin/cat", "usr/bin/env"},
+		},
+		"variables and patterns": {
+			base(spec{"lab/hello": "#!/bin/sh\nB=$(echo /opt/db/*/bin)\n\"$B/init\" -D /tmp\n", "opt/db/15/bin/init": program("libdb.so"), "opt/lib/libdb.so": library("libc.so.6"), "opt/db/15/bin/other": program()}),
+			Start{Args: []string{"/lab/hello"}}, []string{"opt/db/15/bin/init", "opt/lib/libdb.so"}, []string{"opt/db/15/bin/other"},
+		},
+		"constants of a program": {
+			base(spec{
+				"opt/db/bin/db": naming("/etc/db/db.conf", "helper", "/usr/share/db/15", "setup.sql", "no file"), "etc/db/db.conf": "include more/*.conf\nlog /var/log/x\n",
+				"etc/db/more/a.conf": "a", "opt/db/bin/helper": program(), "opt/db/bin/other": program(), "usr/share/db/15/setup.sql": "create", "usr/share/db/15/other.sql": "drop",
+			}), Start{Args: []string{"/opt/db/bin/db"}},
+			[]string{"opt/db/bin/db", "etc/db/db.conf", "etc/db/more/a.conf", "opt/db/bin/helper", "usr/share/db/15/setup.sql"},
+			[]string{"opt/db/bin/other", "usr/share/db/15/other.sql"},
+		},
+		"runpath": {
+			base(spec{"opt/x/bin/x": string((&elfSpec{needed: []string{"libx.so"}, runpath: "$ORIGIN/../lib"}).bytes()), "opt/x/lib/libx.so": library(), "usr/lib/libx.so": library()}),
+			Start{Args: []string{"/opt/x/bin/x"}}, []string{"opt/x/bin/x", "opt/x/lib/libx.so"}, []string{"usr/lib/libx.so"},
+		},
+		"python": {
+			base(spec{
+				"usr/bin/python3": "-> python3.11", "usr/bin/python3.11": program("libc.so.6"), "usr/lib/python3.11/encodings/__init__.py": "#\n", "usr/lib/python3.11/json/__init__.py": "from . import (decoder,\n  scanner)\nimport os\n",
+				"usr/lib/python3.11/json/__pycache__/__init__.cpython-311.pyc": "mmmm\x01\x00\x00\x00hashhash", "usr/lib/python3.11/json/decoder.py": "def f():\n    import late\nimport _json\n", "usr/lib/python3.11/json/scanner.py": "if TYPE_CHECKING:\n    import late\n",
+				"usr/lib/python3.11/lib-dynload/_json.cpython-311-x86_64-linux-gnu.so": library("libc.so.6"), "usr/lib/python3.11/late.py": "#\n", "usr/lib/python3.11/os.py": "#\n",
+				"app/main.py": "import json as j, local\n", "app/local.py": "x = 1\n", "usr/lib/python3/dist-packages/a.pth": "import x\n",
+			}), Start{Args: []string{"python3", "main.py"}, Dir: "/app"},
+			[]string{
+				"usr/bin/python3.11", "usr/lib/python3.11/encodings/__init__.py", "app/main.py", "app/local.py", "usr/lib/python3.11/json/__pycache__/__init__.cpython-311.pyc", "usr/lib/python3.11/json/decoder.py", "usr/lib/python3.11/json/scanner.py",
+				"usr/lib/python3.11/lib-dynload/_json.cpython-311-x86_64-linux-gnu.so", "usr/lib/python3/dist-packages/a.pth",
+			},
+			[]string{"usr/lib/python3.11/late.py", "usr/lib/python3.11/json/__init__.py", "usr/lib/python3.11/os.py"},
+		},
+		"python in a script": {
+			base(spec{"lab/hello": "#!/bin/sh\npython3 -c 'import a; print(1)'\n", "usr/bin/python3": "-> python3.9", "usr/bin/python3.9": program(), "usr/lib/python3.9/a.py": "#\n"}),
+			Start{Args: []string{"/lab/hello"}}, []string{"usr/bin/python3.9", "usr/lib/python3.9/a.py"}, nil,
+		},
+		"shell form": {
+			base(spec{
+				"usr/bin/python3.11": program(), "usr/bin/node": program(), "usr/lib/python3/dist-packages/web/__init__.py": "#\n", "usr/lib/python3/dist-packages/web/__main__.py": "#\n",
+				"app/server.js": "require('./b')\n", "app/b.js": "//\n",
+			}), Start{Args: []string{"/bin/sh", "-c", "node server.js & python3.11 -m web 80"}, Dir: "/app"},
+			[]string{"app/server.js", "app/b.js", "usr/lib/python3/dist-packages/web/__init__.py", "usr/lib/python3/dist-packages/web/__main__.py"}, nil,
+		},
+		"virtual environment": {
+			base(spec{
+				"usr/bin/python3.9": program(), "usr/lib/python3.9/os.py": "#\n", "venv/bin/python": "-> ../../usr/bin/python3.9", "venv/pyvenv.cfg": "home = /usr/bin\n",
+				"venv/lib/python3.9/site-packages/app.py": "#\n", "lab/hello": "#!/venv/bin/python\nimport app\n",
+			}), Start{Args: []string{"/lab/hello"}}, []string{"usr/bin/python3.9", "usr/lib/python3.9/os.py", "venv/lib/python3.9/site-packages/app.py"}, nil,
+		},
+		"perl": {
+			base(spec{"lab/hello": "#!/usr/bin/perl\nuse Foo::Bar;\n", "usr/bin/perl": program(), "usr/share/perl5/Foo/Bar.pm": "require Baz;\n=head1 X\n\n use Doc;\n\n=cut\n1;\n__END__\nuse Doc;\n", "usr/share/perl5/Baz.pm": "#\n", "usr/share/perl5/Doc.pm": "#\n", "usr/share/perl/5.36/strict.pm": "#\n"}),
+			Start{Args: []string{"/lab/hello"}}, []string{"lab/hello", "usr/share/perl5/Foo/Bar.pm", "usr/share/perl5/Baz.pm", "usr/share/perl/5.36/strict.pm"}, []string{"usr/share/perl5/Doc.pm"},
+		},
+		"node": {
+			base(spec{
+				"app/bin/server.js": "#!/usr/bin/env node\nconst a = require('./a'), b = require(\"b\"); require('fs')\n", "usr/bin/node": program(), "app/bin/a.js": "import c from '@s/c'\n",
+				"app/node_modules/b/package.json": `{"main": "lib/main"}`, "app/node_modules/b/lib/main.js": "#\n", "app/node_modules/@s/c/index.js": "#\n",
+			}), Start{Args: []string{"/app/bin/server.js"}},
+			[]string{"app/bin/server.js", "usr/bin/node", "app/bin/a.js", "app/node_modules/b/package.json", "app/node_modules/b/lib/main.js", "app/node_modules/@s/c/index.js"}, nil,
+		},
+		"ruby": {
+			base(spec{"lab/hello": "#!/bin/sh\nruby -rjson -e 'puts 1'\n", "usr/bin/ruby": program(), "usr/lib/ruby/3.1.0/json.rb": "require 'json/ext'\n", "usr/lib/ruby/3.1.0/json/ext.rb": "#\n"}),
+			Start{Args: []string{"/lab/hello"}}, []string{"usr/lib/ruby/3.1.0/json.rb", "usr/lib/ruby/3.1.0/json/ext.rb"}, nil,
+		},
+		"java": {
+			base(spec{"usr/bin/java": "-> /jvm/bin/java", "jvm/bin/java": program(), "jvm/lib/server/libjvm.so": library("libc.so.6"), "jvm/lib/modules": "modules"}),
+			Start{Args: []string{"java", "-version"}}, []string{"jvm/bin/java", "jvm/lib/server/libjvm.so", "jvm/lib/modules"}, nil,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := paths(t, c.files, c.start)
+			for _, w := range c.want {
+				if !slices.Contains(got, w) {
+					t.Errorf("%s is not there: %q", w, got)
+				}
+			}
+			for _, w := range c.not {
+				if slices.Contains(got, w) {
+					t.Errorf("%s is there: %q", w, got)
+				}
+			}
+			if again := paths(t, c.files, c.start); !slices.Equal(got, again) {
+				t.Errorf("another time %q, not %q", again, got)
+			}
+		})
+	}
+}
+
+// TestOrder: a script comes before its interpreter, and that before what it runs.
+func TestOrder(t *testing.T) {
+	got := paths(t, base(spec{"lab/hello": "#!/bin/sh\ncat\n"}), Start{Args: []string{"/lab/hello"}})
+	if want := slices.Concat([]string{"lab/hello"}, common, []string{"usr/bin/cat"}); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestNothing(t *testing.T) {
+	for _, args := range [][]string{nil, {"/no/such"}, {"/etc/passwd"}, {""}, {"/loop/a"}} {
+		s := base(spec{"loop/a": "-> b", "loop/b": "-> a"})
+		if r, err := Reads(context.Background(), s.fs(), Start{Args: args}); !errors.Is(err, ErrNothing) {
+			t.Errorf("%q: %v, %v", args, r, err)
+		}
+	}
+}
+
+// TestEnds: the caller's end is an error, so that half a prediction is never kept; and so
+// are those of whatever holds the files.
+func TestEnds(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	gone := errors.New("no time")
+	cancel(gone)
+	if _, err := Reads(ctx, base(nil).fs(), Start{Args: []string{"/bin/sh"}}); !errors.Is(err, gone) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if _, err := Reads(context.Background(), broken{base(nil).fs()}, Start{Args: []string{"/bin/sh"}}); !errors.Is(err, errBroken) {
+		t.Errorf("broken: %v", err)
+	}
+}
+
+var errBroken = errors.New("no answer")
+
+type broken struct{ fstest.MapFS }
+
+func (b broken) Open(name string) (fs.File, error) {
+	if strings.HasSuffix(name, "ld.so") {
+		return nil, errBroken
+	}
+	return b.MapFS.Open(name)
+}
+
+// TestHostile: images that are made to be followed for ever are not.
+func TestHostile(t *testing.T) {
+	loops := base(spec{"lab/a": "#!/lab/b\n/lab/a /lab/b", "lab/b": "#!/lab/a\n/lab/*"})
+	many := base(spec{"lab/hello": "#!/bin/sh\n" + strings.Repeat("/many/*/*/*\n", 1000)})
+	for i := range 30 {
+		for j := range 30 {
+			many[fmt.Sprintf("many/%d/%d/x.conf", i, j)] = "include /many/*/*/*.conf\n"
+		}
+	}
+	chain := base(spec{"usr/bin/python3.11": program(), "m.py": "import m0\n"})
+	for i := range 3000 {
+		chain[fmt.Sprintf("m%d.py", i)] = fmt.Sprintf("import m%d, m%d, m%d\n", i+1, i+2, i+3)
+	}
+	links := base(spec{})
+	for i := range 100 {
+		links[fmt.Sprintf("l%d", i)] = fmt.Sprintf("-> l%d/../l%d", i+1, i+1)
+	}
+	for name, c := range map[string]struct {
+		files spec
+		args  []string
+	}{
+		"loops": {loops, []string{"/lab/a"}}, "patterns": {many, []string{"/lab/hello"}}, "chain": {chain, []string{"python3.11", "/m.py"}},
+		"links": {links, []string{"/l0"}}, "long words": {base(nil), []string{"/bin/sh", "-c", " " + strings.Repeat("/", 1<<20) + strings.Repeat("x", 1<<20)}},
+	} {
+		begun := time.Now()
+		r, err := Reads(context.Background(), c.files.fs(), Start{Args: c.args})
+		if err != nil && !errors.Is(err, ErrNothing) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if len(r) > 2*maxRanges || time.Since(begun) > time.Minute {
+			t.Errorf("%s: %d ranges in %v", name, len(r), time.Since(begun))
+		}
+	}
+}
+
+// FuzzReads follows hostile scripts and programs in an image that has what they might name.
+func FuzzReads(f *testing.F) {
+	f.Add([]byte("#!/bin/sh\ncat /etc/*; exec \"$B/x\" ${A:-/etc} `env`\n"), "/lab/x")
+	f.Add([]byte("#!/usr/bin/python3.11\nfrom . import a, b\nfrom x import (\n y,\n"), "x")
+	f.Add([]byte("#!/usr/bin/perl\nuse A::B; =cut\n"), "-Mx")
+	f.Add([]byte("#!/usr/bin/node\nrequire('../x')\n"), "..")
+	f.Add((&elfSpec{interp: "/lib64/ld.so", needed: []string{"libc.so.6"}, runpath: "$ORIGIN", strings: []string{"/etc/passwd", "cat"}}).bytes(), "")
+	f.Add((&elfSpec{narrow: true, big: true, needed: []string{"../x"}}).bytes(), "a b\n/lab/*")
+	f.Fuzz(func(t *testing.T, b []byte, arg string) {
+		if len(b) > 1<<16 || len(arg) > 1<<12 {
+			return
+		}
+		s := base(spec{"lab/x": string(b), "usr/bin/python3.11": program(), "usr/bin/perl": program(), "usr/bin/node": program(), "usr/lib/python3.11/x.py": string(b), "usr/share/perl5/A/B.pm": string(b)})
+		ranges, err := Reads(context.Background(), s.fs(), Start{Args: []string{"/lab/x", arg}, Dir: arg})
+		if err != nil && !errors.Is(err, ErrNothing) {
+			t.Fatal(err)
+		}
+		for _, r := range ranges {
+			if data, ok := s[r.Path]; !ok || r.Off < 0 || r.Length <= 0 || r.Off+r.Length > int64(len(data)) {
+				t.Errorf("range %+v of %d bytes", r, len(data))
+			}
+		}
+	})
+}

@@ -1,0 +1,134 @@
+package predict
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/ext4"
+	"github.com/rivuletfs/rivulet/profile"
+)
+
+// The stored bytes that a predicted profile names at most: a share of the image's, and
+// no less than what a small one needs.
+const (
+	budgetShare = 3
+	leastBudget = 16 << 20
+)
+
+// Profile returns the profile that the files of an image's disk predict of a start. It
+// fits the disk's block map, which may be locked. device, if it is not nil, is the disk that
+// fsys is of, and far away: what will be read of it is asked for early.
+func Profile(ctx context.Context, m *blockmap.Map, fsys *ext4.FS, device Device, s Start, workload string) (*profile.Profile, error) {
+	files := fs.ReadLinkFS(fsys)
+	if device != nil {
+		files = &farFiles{FS: fsys, ctx: ctx, device: device}
+	}
+	ranges, err := Reads(ctx, files, s)
+	if err != nil {
+		return nil, err
+	}
+	b := newBuilder(m, fsys)
+	for _, r := range ranges {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("predict a start: %w", context.Cause(ctx))
+		}
+		if err := b.add(r); err != nil {
+			return nil, fmt.Errorf("predict a start: %w", err)
+		}
+		if b.left <= 0 || len(b.p.Entries) >= profile.MaxEntries {
+			break
+		}
+	}
+	if len(b.p.Entries) == 0 {
+		return nil, fmt.Errorf("predict the start of %.80q: %w", s.Args, ErrNothing)
+	}
+	b.p.Workload = workload
+	return b.p, nil
+}
+
+// A Device can bring a range of itself closer, as blockdev.Prefetcher says.
+type Device interface {
+	Prefetch(ctx context.Context, off, length int64) error
+}
+
+// farFiles are the files of a device.
+type farFiles struct {
+	*ext4.FS
+	ctx    context.Context
+	device Device
+}
+
+// Prefetch implements Prefetcher.
+func (f *farFiles) Prefetch(name string, off, length int64) {
+	extents, err := f.Extents(name)
+	if err != nil {
+		return // who reads it is told
+	}
+	size := int64(f.BlockSize())
+	for _, x := range extents {
+		start := int64(x.Logical) * size
+		from, to := max(off, start), min(off+length, start+int64(x.Count)*size)
+		if from < to && x.Start < 1<<40 {
+			_ = f.device.Prefetch(f.ctx, int64(x.Start)*size+from-start, to-from) // reading tells what fails
+		}
+	}
+}
+
+// A builder gathers the frames of ranges.
+type builder struct {
+	profile.Geometry
+	fsys    *ext4.FS
+	extents map[string][]ext4.Extent
+	seen    map[profile.Frame]bool
+	left    int64 // stored bytes
+	p       *profile.Profile
+}
+
+func newBuilder(m *blockmap.Map, fsys *ext4.FS) *builder {
+	b := &builder{
+		Geometry: profile.GeometryOf(m), fsys: fsys,
+		extents: make(map[string][]ext4.Extent), seen: make(map[profile.Frame]bool),
+		p: &profile.Profile{Image: m.Digest(), Starts: 1, Predicted: true},
+	}
+	stored := int64(0)
+	for i := range m.Len() {
+		stored += int64(m.Chunk(i).Stored)
+	}
+	b.left = max(leastBudget, stored/budgetShare)
+	return b
+}
+
+// add adds the frames that a range of a file lies in.
+func (b *builder) add(r Range) error {
+	extents, ok := b.extents[r.Path]
+	if !ok {
+		var err error
+		extents, err = b.fsys.Extents(r.Path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
+			return err
+		}
+		b.extents[r.Path] = extents
+	}
+	size := int64(b.fsys.BlockSize())
+	end := b.Info().Size
+	for _, x := range extents {
+		from, to := max(r.Off, int64(x.Logical)*size), min(r.Off+r.Length, (int64(x.Logical)+int64(x.Count))*size)
+		if from >= to || x.Start > uint64(end/size) {
+			continue
+		}
+		shift := int64(x.Start)*size - int64(x.Logical)*size
+		for off := from + shift; off < min(to+shift, end); off += b.FrameBytes() - off%b.FrameBytes() {
+			if f, ok := b.At(off); ok && !b.seen[f] && b.left > 0 && len(b.p.Entries) < profile.MaxEntries {
+				b.seen[f] = true
+				b.left -= b.Coded(f)
+				// The order of entries is that of their times.
+				b.p.Entries = append(b.p.Entries, profile.Entry{Frame: f, Starts: 1, At: time.Duration(len(b.p.Entries)) * time.Microsecond})
+			}
+		}
+	}
+	return nil
+}

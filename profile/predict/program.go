@@ -1,0 +1,242 @@
+package predict
+
+import (
+	"bytes"
+	"cmp"
+	"path"
+	"slices"
+	"strings"
+)
+
+// How much of an object is read. Its pages come with faults, and the kernel reads around
+// each of these: of a small one, all is read.
+const (
+	wholeObject  = 6 << 20   // of a library that is read whole
+	wholeProgram = 16 << 20  // of a program
+	wholeBody    = 48 << 20  // of a library that a program is a mere entrance to
+	bodyFrom     = 8         // times the program's size
+	wholeAnyway  = 256 << 10 // of any object
+	objectHead   = 64 << 10
+	maxCode      = 16 << 20  // of one object
+	maxTables    = 512 << 10 // for exceptions, that are read with the rest
+	maxLinked    = 1 << 12   // objects
+	maxStrings   = 8 << 20   // of a program that is looked through for names
+)
+
+// program follows an ELF file that is executed.
+func (p *predictor) program(f *file, depth int) {
+	o := parseELF(f)
+	if o == nil {
+		if f.size <= wholeObject {
+			p.addWhole(f)
+		}
+		return
+	}
+	p.add(f, 0, objectHead) // what the kernel reads
+	if o.interp != "" {
+		if ld := p.file(o.interp); ld != nil {
+			p.object(parseELF(ld), wholeObject)
+		}
+		if cache := p.file("etc/ld.so.cache"); cache != nil && cache.size <= wholeObject {
+			p.addWhole(cache)
+		}
+	}
+	bodies := p.libraries(o)
+	p.object(o, wholeProgram)
+	for _, b := range bodies {
+		p.rest(b)
+	}
+	if !p.once && o.interp != "" {
+		p.once = true
+		p.everybody()
+	}
+	p.beginning(languageOf(f.path), f)
+	for _, b := range append(bodies, o) {
+		p.strings(b, depth)
+	}
+}
+
+// everybody adds what any process may read: who the users are, and its locale.
+func (p *predictor) everybody() {
+	list := []string{"etc/nsswitch.conf", "etc/passwd", "etc/group"}
+	locale := cmp.Or(p.env["LC_ALL"], p.env["LC_CTYPE"], p.env["LANG"])
+	if name, charset, _ := strings.Cut(locale, "."); name != "" && locale != "C" && locale != "POSIX" {
+		charset = strings.ReplaceAll(strings.ToLower(charset), "-", "")
+		dir := path.Join("usr/lib/locale", path.Base(name+"."+charset))
+		for _, n := range p.list(dir) {
+			list = append(list, path.Join(dir, n))
+		}
+		list = append(list, path.Join(dir, "LC_MESSAGES/SYS_LC_MESSAGES"))
+		for _, d := range p.libraryDirs() {
+			list = append(list, path.Join(d, "gconv/gconv-modules.cache"))
+		}
+	}
+	for _, name := range list {
+		if f := p.file(name); f != nil && f.size <= wholeObject {
+			p.addWhole(f)
+		}
+	}
+}
+
+// library follows a library that is loaded into a process, with what it needs.
+func (p *predictor) library(f *file) {
+	if p.linked[f.path] {
+		return
+	}
+	if o := parseELF(f); o != nil {
+		p.object(o, wholeObject)
+		p.libraries(o)
+	}
+}
+
+// libraries follows what an object needs, breadth first, as loaders do. It returns the large
+// ones that a small program needs itself, of which only the beginning is added: they are
+// the program, in truth.
+func (p *predictor) libraries(root *object) (bodies []*object) {
+	queue := []*object{root}
+	for len(queue) > 0 {
+		o := queue[0]
+		queue = queue[1:]
+		var found []*file
+		for _, name := range o.needed {
+			if f := p.findLibrary(name, o.runpath); f != nil && !p.linked[f.path] {
+				found = append(found, f)
+				p.soon(f)
+			}
+		}
+		for _, f := range found {
+			if p.linked[f.path] {
+				continue
+			}
+			if l := parseELF(f); l != nil {
+				p.object(l, wholeObject)
+				queue = append(queue, l)
+				if end := l.loaded(); o == root && end > wholeObject && end <= wholeBody && f.size >= bodyFrom*root.size {
+					bodies = append(bodies, l)
+				}
+			}
+		}
+	}
+	return bodies
+}
+
+func (p *predictor) findLibrary(name string, runpath []string) *file {
+	if strings.Contains(name, "/") {
+		return p.file(name)
+	}
+	for _, dirs := range [][]string{runpath, p.libraryDirs()} {
+		for _, d := range dirs {
+			if f := p.file(path.Join(d, name)); f != nil {
+				return f
+			}
+		}
+	}
+	return nil
+}
+
+// object adds what is read of a program or library that is loaded: what loaders read, and
+// the rest, if all is at most whole bytes.
+func (p *predictor) object(o *object, whole int64) {
+	if o == nil || p.linked[o.path] || len(p.linked) >= maxLinked {
+		return
+	}
+	p.linked[o.path] = true
+	end := o.loaded()
+	switch {
+	case end <= wholeAnyway:
+		p.add(o.file, 0, end)
+		return
+	case end > whole:
+		p.add(o.file, 0, objectHead)
+	}
+	for _, s := range o.segments {
+		if s.write || s.off == 0 && !s.exec {
+			p.add(o.file, s.off, s.size)
+		}
+	}
+	if end <= whole {
+		p.rest(o)
+	}
+}
+
+// rest adds the code and the constants of an object: not what lies from the tables for
+// exceptions on, which are the end of them, nor the end of very much code.
+func (p *predictor) rest(o *object) {
+	for _, s := range o.segments {
+		switch {
+		case s.write:
+			continue
+		case o.exceptions > s.off && o.exceptions+maxTables < s.off+s.size:
+			s.size = o.exceptions - s.off + objectHead // the kernel reads on
+		case s.exec:
+			s.size = min(s.size, maxCode)
+		}
+		p.add(o.file, s.off, s.size)
+	}
+}
+
+// strings looks through the constants of a program for what it will read: files by
+// absolute paths; files by their names in folders that it names too; and the programs
+// of its own folder, if that is no common one.
+func (p *predictor) strings(o *object, depth int) {
+	names := make(map[string]bool)
+	var dirs []string
+	left := int64(maxStrings)
+	for i, s := range o.segments {
+		if s.write || s.exec && len(o.segments) > 2 || i == 0 && len(o.segments) > 2 {
+			continue
+		}
+		b := o.bytes(s.off, min(s.size, left))
+		left -= int64(len(b))
+		for len(b) > 0 {
+			word, rest, _ := bytes.Cut(b, []byte{0})
+			if b = rest; len(word) < 4 || len(word) > 256 || bytes.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r > '~' }) {
+				continue
+			}
+			switch w := string(word); {
+			case w[0] != '/':
+				if len(names) < 1<<14 {
+					names[w[strings.LastIndexByte(w, '/')+1:]] = true
+				}
+			case p.dir(w) != "":
+				if d := p.dir(w); len(dirs) < 64 && !slices.Contains(dirs, d) {
+					dirs = append(dirs, d)
+				}
+			default:
+				if f := p.file(w); f != nil && f.mode&0o111 == 0 {
+					p.mentioned(f, "", depth+1)
+				}
+			}
+		}
+	}
+	own := path.Dir(o.path)
+	if !slices.ContainsFunc(p.path, func(d string) bool { return p.dir(d) == own }) && own != "." {
+		for _, name := range p.list(own) {
+			if names[name] {
+				if f := p.executable(path.Join(own, name)); f != nil {
+					p.run(f, depth+1)
+				}
+			}
+		}
+	}
+	p.plugins = append(p.plugins, dirs...)
+	for _, d := range dirs {
+		if strings.HasSuffix(d, ".d") { // all that is in it is read
+			for _, name := range p.list(d) {
+				if f := p.file(path.Join(d, name)); f != nil && f.size <= maxText {
+					p.mentioned(f, "", depth+1)
+				}
+			}
+		}
+		if d == own || strings.Count(d, "/") < 2 { // etc, usr/bin and the like are everybody's
+			continue
+		}
+		for _, name := range p.list(d) {
+			if names[name] {
+				if f := p.file(path.Join(d, name)); f != nil && f.size <= wholeObject {
+					p.mentioned(f, "", depth+1)
+				}
+			}
+		}
+	}
+}

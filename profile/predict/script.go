@@ -1,0 +1,209 @@
+package predict
+
+import (
+	"path"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// builtins are commands that shells have in themselves, and reserved words.
+var builtins = sync.OnceValue(func() map[string]bool {
+	return set(`. : [ alias bg break case cd command continue declare do done echo elif else esac eval exec exit
+		export false fg fi for function getopts hash if in jobs kill let local printf pwd read readonly return select set shift
+		shopt source test then time times trap true type typeset ulimit umask unalias unset until wait while { } [[ ]] !`)
+})
+
+// runners are words that another command follows.
+var runners = sync.OnceValue(func() map[string]bool {
+	return set(`! chroot command do dumb-init elif else env eval exec gosu if nice nohup runuser setpriv setsid
+		stdbuf su-exec sudo then time timeout tini until while xargs {`)
+})
+
+// set returns the words of a list.
+func set(list string) map[string]bool {
+	m := make(map[string]bool)
+	for w := range strings.FieldsSeq(list) {
+		m[w] = true
+	}
+	return m
+}
+
+// A word is a part of a script, without its quotes.
+type word struct {
+	text    string
+	command bool // a command may stand there
+}
+
+// words cuts a script into words, roughly: it knows no grammar, so that nothing it
+// is given can lead it astray.
+func words(b []byte) []word {
+	var list []word
+	first, comment := true, false
+	start := -1
+	end := func(i int) {
+		if start >= 0 && len(list) < 1<<15 {
+			w := string(b[start:i])
+			list = append(list, word{w, first})
+			name, _, assigned := strings.Cut(w, "=")
+			first = first && (runners()[w] || assigned && !strings.ContainsAny(name, "/-"))
+		}
+		start = -1
+	}
+	for i, c := range b {
+		if comment && c != '\n' {
+			continue
+		}
+		comment = false
+		switch c {
+		case ' ', '\t', '\r', '"', '\'', ',', '<', '>':
+			end(i)
+		case '\n', ';', '|', '&', '(', ')', '`':
+			if start >= 0 && c == '(' && i-start == 1 && b[start] == '$' {
+				start = -1 // of $(command)
+			}
+			end(i)
+			first = true
+		case '#':
+			if start < 0 {
+				comment = true
+			}
+		default:
+			if start < 0 {
+				start = i
+			}
+		}
+	}
+	end(len(b))
+	return list
+}
+
+// script follows a shell script: its commands, and the files that it names by absolute
+// paths. What begins with a variable is looked for by its last part, in the folders that
+// the script names. Of other languages that it runs, it may have programs in itself.
+func (p *predictor) script(b []byte, dir string, depth int) {
+	list := words(b)
+	var dirs []string
+	for _, w := range list {
+		for _, g := range p.paths(w.text) {
+			if d := p.dir(g); d != "" && !slices.Contains(dirs, d) && len(dirs) < 64 {
+				dirs = append(dirs, d)
+			}
+		}
+	}
+	for _, w := range list { // all at once, if they are far
+		if w.command && !builtins()[w.text] {
+			if f := p.lookPath(w.text, dir); f != nil {
+				p.soon(f)
+			}
+		}
+	}
+	var embedded []string
+	run := func(f *file) {
+		p.run(f, depth+1)
+		if l := languageOf(f.path); l != "" && l != shell && !slices.Contains(embedded, l) {
+			embedded = append(embedded, l)
+			p.embedded(b, l, dir, depth+1)
+		}
+	}
+	after := false // a runner, whose options and command follow
+	for i, w := range list {
+		if w.command {
+			after = false
+		}
+		switch {
+		case strings.HasPrefix(w.text, "$") && strings.Contains(w.text, "/"):
+			name := path.Base(w.text)
+			for _, d := range dirs {
+				if f := p.file(path.Join(d, name)); f != nil {
+					if f.mode&0o111 != 0 {
+						run(f)
+					} else {
+						p.mentioned(f, shell, depth+1)
+					}
+				}
+			}
+		case strings.Contains(w.text, "/"):
+			for _, g := range p.paths(w.text) {
+				if f := p.executable(g); f != nil {
+					run(f)
+				} else if f := p.file(g); f != nil {
+					p.mentioned(f, shell, depth+1)
+				}
+			}
+		case (w.command || after) && !builtins()[w.text]:
+			if f := p.lookPath(w.text, dir); f != nil {
+				run(f)
+				after = false
+			}
+		case languageOfSource(w.text) != "": // as of node server.js
+			if f := p.file(path.Join(dir, w.text)); f != nil {
+				p.mentioned(f, "", depth+1)
+			}
+		case i > 0 && list[i-1].text == "-m" && slices.Contains(embedded, python):
+			p.pythonMain(w.text, dir, depth+1)
+		}
+		after = after || w.command && runners()[w.text]
+	}
+}
+
+// paths returns the absolute paths that a word has or, being a pattern, stands for.
+func (p *predictor) paths(w string) []string {
+	if i := strings.IndexAny(w, "=:"); i >= 0 && i+1 < len(w) && w[0] != '/' {
+		w = strings.TrimPrefix(w[i+1:], "-") // of NAME=PATH, and ${NAME:-PATH}
+	}
+	w = strings.TrimRight(w, "}]);:")
+	if !strings.HasPrefix(w, "/") || len(w) < 2 || len(w) > 1024 {
+		return nil
+	}
+	if strings.ContainsAny(w, "*?[") {
+		return p.glob(w)
+	}
+	return []string{w}
+}
+
+// configuration follows the files that a text names, absolutely or in its own
+// folder, as configurations include one another.
+func (p *predictor) configuration(b []byte, dir string, depth int) {
+	included := false
+	for _, w := range words(b) {
+		lower := strings.ToLower(w.text)
+		if strings.HasPrefix(lower, "include") || lower == "load_module" {
+			included = true
+			continue
+		}
+		if f := p.plugin(w.text); f != nil {
+			p.library(f)
+			continue
+		}
+		list := p.paths(w.text)
+		if len(list) == 0 && included && strings.ContainsAny(w.text, "./*") && len(w.text) < 1024 {
+			if list = []string{path.Join(dir, w.text)}; strings.ContainsAny(w.text, "*?[") {
+				list = p.glob(list[0])
+			}
+		}
+		included = false
+		for _, g := range list {
+			if f := p.file(g); f != nil && f.mode&0o111 == 0 {
+				p.mentioned(f, "", depth+1)
+			}
+		}
+	}
+}
+
+// plugin returns the library that a word of a configuration names, in one of the folders that
+// programs have named: as in extension=curl.so, or $libdir/plpgsql. nil: it names none.
+func (p *predictor) plugin(w string) *file {
+	w = w[strings.LastIndexByte(w, '=')+1:]
+	name, ok := strings.CutSuffix(path.Base(w), ".so")
+	inFolder := strings.HasPrefix(w, "$") && strings.Contains(w, "/")
+	if path.IsAbs(w) || !ok && !inFolder {
+		return nil
+	}
+	for _, d := range p.plugins[:min(len(p.plugins), 64)] {
+		if f := p.file(path.Join(d, name+".so")); f != nil {
+			return f
+		}
+	}
+	return nil
+}
