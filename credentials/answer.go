@@ -66,8 +66,8 @@ func parseAnswer(b []byte, version string) (*parsedAnswer, error) {
 	}
 	for text, login := range r.Auth {
 		p, err := parsePattern(text)
-		if err != nil {
-			return nil, err
+		if err != nil { // which shows the pattern
+			return nil, errors.New("its answer has a login for no host that can be read")
 		}
 		a.logins = append(a.logins, matchingLogin{p, authn.AuthConfig{Username: login.Username, Password: login.Password}})
 	}

@@ -3,6 +3,7 @@ package credentials
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -207,6 +208,7 @@ func TestPluginFails(t *testing.T) {
 		{answerOf("Image", "secret", `{}`), "cacheDuration"},
 		{answerOf("Image", "-1s", `{}`), "cacheDuration"},
 		{answerOf("Image", "1s", `{"": {"password": "secret"}}`), "host"},
+		{answerOf("Image", "1s", `{"a.example.com:secret:1": {}}`), "host"},
 		{answerOf("Image", "1s", `{}`) + strings.Repeat(" ", maxAnswer), "more than"},
 	} {
 		var log bytes.Buffer
@@ -321,12 +323,86 @@ func TestPulls(t *testing.T) {
 	if _, err := OpenPulls(path); err == nil || !strings.Contains(err.Error(), "others may read it") {
 		t.Errorf("a file that others may read: %v", err)
 	}
-	writeFile(t, path, `{"a": {"login": {"password": "secret"}, "x": 1}}`, 0o600)
 	if err := os.Chmod(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenPulls(path); err == nil || strings.Contains(err.Error(), "secret") {
-		t.Errorf("a damaged file: %v", err)
+	for _, damaged := range []string{`{"a": {"login": {"password": "secret"}, "x": 1}}`, `null`, ``} {
+		writeFile(t, path, damaged, 0o600)
+		if _, err := OpenPulls(path); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("a damaged file: %v", err)
+		}
+	}
+}
+
+// TestFailedPulls has pulls fail, with wrong logins and with none, and several at once: the right login is good
+// again.
+func TestFailedPulls(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "logins")
+	p, err := OpenPulls(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	learn := func(login authn.AuthConfig) (takeBack func()) {
+		t.Helper()
+		takeBack, err := p.Learn("registry.example/a", login)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return takeBack
+	}
+	right, wrong := authn.AuthConfig{Username: "right", Password: "secret"}, authn.AuthConfig{Username: "wrong", Password: "secret"}
+	learn(authn.AuthConfig{})() // nothing to take away
+	learn(right)
+	learn(authn.AuthConfig{})() // as one without imagePullSecrets
+	for _, order := range [][]int{{0}, {0, 1}, {1, 0}, {0, 1, 2}, {1, 2, 0}, {2, 1, 0}, {2, 0, 1}} {
+		failed := []func(){}
+		for i := range order {
+			failed = append(failed, learn([]authn.AuthConfig{wrong, {}, wrong}[i]))
+		}
+		for _, i := range order {
+			failed[i]()
+		}
+		again, err := OpenPulls(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range []*Pulls{p, again} {
+			if u := user(t, Keychain{Pulls: p}, "registry.example/a"); u != "right" {
+				t.Errorf("after failures in the order %v: %q", order, u)
+			}
+		}
+		if len(p.failed) != 0 {
+			t.Errorf("in the order %v %d are remembered", order, len(p.failed))
+		}
+	}
+}
+
+// TestPullsCanBeReadAgain has a pull with what is no login, and a process that was killed as it wrote.
+func TestPullsCanBeReadAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "logins")
+	writeFile(t, path+".new", "of a process that was killed", 0o644)
+	p, err := OpenPulls(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Learn("registry.example/a", authn.AuthConfig{Auth: base64.StdEncoding.EncodeToString([]byte("someone:secret"))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Learn("registry.example/b", authn.AuthConfig{Auth: "secret"}); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("what is no login: %v", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file: %v, %v", info, err)
+	}
+	if left, err := filepath.Glob(path + "*"); err != nil || len(left) != 1 {
+		t.Errorf("files are %v, %v", left, err)
+	}
+	if p, err = OpenPulls(path); err != nil {
+		t.Fatal(err)
+	}
+	if u := user(t, Keychain{Pulls: p}, "registry.example/a"); u != "someone" {
+		t.Errorf("logs in as %q", u)
 	}
 }
 

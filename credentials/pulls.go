@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -26,7 +25,7 @@ const (
 	maxSecret = 64 << 10
 )
 
-// A pulled login is one that somebody pulled with.
+// A pulled login is one that somebody pulled with; an empty one took the place of another.
 type pulledLogin struct {
 	Login authn.AuthConfig `json:"login"`
 	When  time.Time        `json:"when"`
@@ -39,13 +38,27 @@ type Pulls struct {
 
 	mu     sync.Mutex // guards what follows, and the file
 	logins map[string]pulledLogin
+	failed map[failedPull]earlier
+}
+
+// A failedPull failed while a later one of its repository was under way: if that fails, too, what was
+// before both is good again.
+type failedPull struct {
+	repository string
+	with       pulledLogin
+}
+
+// An earlier login is what was known before a pull, if anything.
+type earlier struct {
+	login pulledLogin
+	there bool
 }
 
 // OpenPulls returns the logins that are kept in a file, which need not be there yet;
 // with path empty they are remembered in memory alone, and forgotten with the process. The file
 // has secrets: it is its owner's alone.
 func OpenPulls(path string) (*Pulls, error) {
-	p := &Pulls{path: path, logins: make(map[string]pulledLogin)}
+	p := &Pulls{path: path, logins: make(map[string]pulledLogin), failed: make(map[failedPull]earlier)}
 	if path == "" {
 		return p, nil
 	}
@@ -78,7 +91,7 @@ func parsePulls(r io.Reader) (map[string]pulledLogin, error) {
 	logins := make(map[string]pulledLogin)
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&logins); err != nil {
+	if err := d.Decode(&logins); err != nil || logins == nil {
 		return nil, errors.New("it is not what was written") // the decoder's error could show a secret
 	}
 	if len(logins) > maxPulls {
@@ -95,24 +108,48 @@ func (p *Pulls) Learn(image string, login authn.AuthConfig) (takeBack func(), er
 	if err != nil {
 		return nil, fmt.Errorf("login of a pull: %w", err)
 	}
-	if b, err := json.Marshal(login); err != nil || len(b) > maxSecret {
+	b, err := json.Marshal(login)
+	if err != nil || len(b) > maxSecret {
 		return nil, errors.Join(fmt.Errorf("login of a pull of %s: more than %d bytes", ref.Context(), maxSecret), err)
+	}
+	// What cannot be read again would keep the whole file from being read.
+	if err := json.Unmarshal(b, &login); err != nil {
+		return nil, fmt.Errorf("login of a pull of %s: it is no login", ref.Context()) // the decoder's error could show a secret
 	}
 	repository := ref.Context().Name()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before, had := p.logins[repository]
-	now := pulledLogin{login, time.Now().Round(0)}
-	p.set(repository, now, login != authn.AuthConfig{})
-	takeBack = func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.logins[repository] == now { // and not that of a later pull
-			p.set(repository, before, had)
-			_ = p.write()
-		}
+	if login == (authn.AuthConfig{}) && !had {
+		return func() {}, nil // as most pulls
 	}
-	return takeBack, p.write()
+	now := pulledLogin{login, time.Now().Round(0)}
+	p.set(repository, now, true)
+	return func() { p.takeBack(repository, now, earlier{before, had}) }, p.write()
+}
+
+// takeBack undoes a pull that failed.
+func (p *Pulls) takeBack(repository string, now pulledLogin, before earlier) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.logins[repository] != now { // but that of a later pull
+		if len(p.failed) >= maxPulls {
+			clear(p.failed)
+		}
+		p.failed[failedPull{repository, now}] = before
+		return
+	}
+	for before.there {
+		which := failedPull{repository, before.login}
+		still, failed := p.failed[which]
+		if !failed {
+			break
+		}
+		delete(p.failed, which)
+		before = still
+	}
+	p.set(repository, before.login, before.there)
+	_ = p.write()
 }
 
 func (p *Pulls) set(repository string, l pulledLogin, there bool) {
@@ -146,17 +183,22 @@ func (p *Pulls) write() (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(p.path), filepath.Base(p.path)+".*") // mode 0600
+	// One name, so that who is killed leaves secrets in one file at most, until the next time.
+	temporary := p.path + ".new"
+	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), p.path)
+		err = os.Rename(temporary, p.path)
 	}
 	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
+		err = errors.Join(err, os.Remove(temporary))
 	}
 	return err
 }
@@ -169,8 +211,8 @@ func (p *Pulls) find(repository string) (login *authn.AuthConfig, isNew bool) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l, ok := p.logins[repository]
-	if !ok {
+	l := p.logins[repository]
+	if l.Login == (authn.AuthConfig{}) {
 		return nil, false
 	}
 	age := time.Since(l.When)
@@ -182,8 +224,10 @@ func (p *Pulls) Repositories() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	list := make([]string, 0, len(p.logins))
-	for r := range p.logins {
-		list = append(list, r)
+	for r, l := range p.logins {
+		if l.Login != (authn.AuthConfig{}) {
+			list = append(list, r)
+		}
 	}
 	slices.Sort(list)
 	return list

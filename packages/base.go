@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/rivuletfs/rivulet/flatten/source"
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/packages/python"
 	"github.com/rivuletfs/rivulet/packages/rootfs"
 )
@@ -81,10 +82,10 @@ func (b *base) root(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if err := b.make(ctx, made); err != nil {
-		return "", errors.Join(err, removeTree(made))
+		return "", errors.Join(err, scratch.RemoveAll(made))
 	}
-	if err := errors.Join(removeTree(dir), os.Rename(made, dir)); err != nil {
-		return "", errors.Join(err, removeTree(made))
+	if err := errors.Join(scratch.RemoveAll(dir), os.Rename(made, dir)); err != nil {
+		return "", errors.Join(err, scratch.RemoveAll(made))
 	}
 	return root, nil
 }

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rivuletfs/rivulet/flatten/source"
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/packages/python"
 )
 
@@ -38,7 +39,7 @@ import (
 //
 // Things are made under other names, beginning with a dot, and get theirs when they are
 // whole. What a process leaves behind that was killed is removed by the next that
-// makes the same.
+// makes the same, and by Trim.
 //
 // Its fields are set before it is used first.
 type Cache struct {
@@ -94,31 +95,32 @@ func (c *Cache) lock(ctx context.Context, name string) (unlock func(), err error
 // fresh returns a name beside final for what is made, and removes what others left there.
 func fresh(final string) (string, error) {
 	dir, base := filepath.Split(final)
-	old, err := filepath.Glob(dir + "." + base + ".*")
+	all, err := os.ReadDir(dir)
 	if err != nil {
 		return "", err
 	}
-	for _, o := range old {
-		if err := removeTree(o); err != nil {
+	for _, e := range all {
+		if !strings.HasPrefix(e.Name(), "."+base+".") {
+			continue
+		}
+		if err := scratch.RemoveAll(dir + e.Name()); err != nil {
 			return "", err
 		}
 	}
 	return dir + "." + base + "." + rand.Text(), nil
 }
 
-// removeTree removes a folder, also one whose folders do not let it.
-func removeTree(path string) error {
-	err := os.RemoveAll(path)
-	if errors.Is(err, fs.ErrPermission) {
-		_ = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				_ = os.Chmod(p, 0o700)
-			}
-			return nil
-		})
-		err = os.RemoveAll(path)
+// removeWhole is removeTree of what has its name: whenever this is killed, all of it is there,
+// or nothing.
+func removeWhole(path string) error {
+	gone, err := fresh(path)
+	if err == nil {
+		err = os.Rename(path, gone)
 	}
-	return err
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return errors.Join(err, scratch.RemoveAll(gone))
 }
 
 // An Installed says what an installation is. Its files are those of the layer.
@@ -308,7 +310,7 @@ func (c *Cache) Remove(in *Installed) error {
 	if _, err := hex.DecodeString(sum); err != nil || sum == "" {
 		return nil
 	}
-	return removeTree(c.path("files", sum))
+	return scratch.RemoveAll(c.path("files", sum))
 }
 
 // RemoveRest removes what installing needed: the trees of images, and the files. They are
@@ -319,7 +321,11 @@ func (c *Cache) RemoveRest() error {
 		all, err := os.ReadDir(c.path(dir))
 		errs = append(errs, err)
 		for _, e := range all {
-			errs = append(errs, removeTree(c.path(dir, e.Name())))
+			remove := removeWhole
+			if strings.HasPrefix(e.Name(), ".") {
+				remove = scratch.RemoveAll
+			}
+			errs = append(errs, remove(c.path(dir, e.Name())))
 		}
 	}
 	return errors.Join(errs...)

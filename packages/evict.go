@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/store/cache/evict"
 )
 
@@ -35,6 +36,8 @@ const (
 	fileKind      = "files"
 	baseKind      = "bases"
 )
+
+var kinds = []string{installedKind, fileKind, baseKind}
 
 // A thing is what a cache keeps or gives up as a whole.
 type thing struct {
@@ -100,10 +103,7 @@ func (c *Cache) Trim(ctx context.Context) error {
 	now := time.Now()
 	policy, byID := order(things, now)
 	for policy.Bytes() > bound && ctx.Err() == nil {
-		id, ok := policy.Victim(since(now), func(id chunk.ID) bool {
-			uses := byID[id].uses
-			return len(uses) == 0 || now.Sub(uses[len(uses)-1]) > inUse
-		})
+		id, ok := policy.Victim(since(now), func(id chunk.ID) bool { return idle(byID[id].uses) })
 		if !ok {
 			break
 		}
@@ -112,7 +112,12 @@ func (c *Cache) Trim(ctx context.Context) error {
 		}
 		policy.Remove(id, true)
 	}
-	return c.forget(now)
+	return errors.Join(c.sweep(), c.forget(now))
+}
+
+// idle reports whether a thing was not used of late.
+func idle(uses []time.Time) bool {
+	return len(uses) == 0 || time.Since(uses[len(uses)-1]) > inUse
 }
 
 // since returns a time as a policy takes it.
@@ -148,7 +153,7 @@ func order(things []*thing, now time.Time) (evict.Policy, map[chunk.ID]*thing) {
 // things lists what the cache keeps.
 func (c *Cache) things() ([]*thing, error) {
 	var out []*thing
-	for _, kind := range []string{installedKind, fileKind, baseKind} {
+	for _, kind := range kinds {
 		all, err := os.ReadDir(c.path(kind))
 		if err != nil {
 			return nil, err
@@ -158,19 +163,16 @@ func (c *Cache) things() ([]*thing, error) {
 			if strings.HasPrefix(t.name, ".") {
 				continue // being made
 			}
-			switch kind {
-			case installedKind:
+			t.paths = []string{c.path(kind, t.name)}
+			if kind == installedKind {
 				var ok bool
 				if t.name, ok = strings.CutSuffix(t.name, ".json"); !ok {
 					continue
 				}
 				// The mark goes first: without it there is no installation.
-				t.lock, t.paths = "package-"+t.name, []string{c.path(kind, t.name+".json"), c.path(kind, t.name+".tar")}
-			case fileKind:
-				t.lock, t.paths = "file-"+t.name, []string{c.path(kind, t.name)}
-			case baseKind:
-				t.lock, t.paths = "base-"+t.name, []string{c.path(kind, t.name)}
+				t.paths = append(t.paths, c.path(kind, t.name+".tar"))
 			}
+			t.lock = lockOf(kind, t.name)
 			t.bytes = c.bytesOf(t)
 			t.uses = readUses(c.path("uses", kind+"-"+t.name))
 			out = append(out, t)
@@ -207,11 +209,16 @@ func bytesBelow(path string) (n int64) {
 	return n
 }
 
-// give gives a thing up. One that somebody makes just now stays.
-func (c *Cache) give(t *thing) error {
+// lockOf returns the name of the lock that the maker of a thing holds.
+func lockOf(kind, name string) string {
+	return map[string]string{installedKind: "package-", fileKind: "file-", baseKind: "base-"}[kind] + name
+}
+
+// whileNobodyMakes calls fn with a lock, unless somebody has it.
+func (c *Cache) whileNobodyMakes(lock string, fn func() error) error {
 	now, cancel := context.WithCancel(context.Background())
 	cancel()
-	unlock, err := c.lock(now, t.lock)
+	unlock, err := c.lock(now, lock)
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -219,9 +226,41 @@ func (c *Cache) give(t *thing) error {
 		return err
 	}
 	defer unlock()
-	for _, p := range t.paths {
-		if err := removeTree(p); err != nil {
+	return fn()
+}
+
+// give gives a thing up. One that somebody makes just now, or has begun to use, stays.
+func (c *Cache) give(t *thing) error {
+	return c.whileNobodyMakes(t.lock, func() error {
+		if !idle(readUses(c.path("uses", t.kind+"-"+t.name))) {
+			return nil
+		}
+		for _, p := range t.paths {
+			if err := removeWhole(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// sweep removes what killed processes have left half-made, or half removed.
+func (c *Cache) sweep() error {
+	for _, kind := range kinds {
+		all, err := os.ReadDir(c.path(kind))
+		if err != nil {
 			return err
+		}
+		for _, e := range all {
+			rest, ok := strings.CutPrefix(e.Name(), ".")
+			if !ok {
+				continue
+			}
+			name, _, _ := strings.Cut(rest, ".")
+			err := c.whileNobodyMakes(lockOf(kind, name), func() error { return scratch.RemoveAll(c.path(kind, e.Name())) })
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -100,7 +100,7 @@ func TestTrim(t *testing.T) {
 }
 
 func TestUses(t *testing.T) {
-	c, err := OpenCache(t.TempDir())
+	c, err := OpenCache(filepath.Join(t.TempDir(), "of [me")) // which is no pattern
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,5 +115,58 @@ func TestUses(t *testing.T) {
 	}
 	if uses := readUses(c.path("uses", "files-x")); len(uses) != 1 {
 		t.Errorf("of a file that is damaged: %v", uses)
+	}
+}
+
+// TestGive has a thing used after it was chosen to go.
+func TestGive(t *testing.T) {
+	c, err := OpenCache(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := addInstallation(t, c, "x", 1000, 48*time.Hour)
+	things, err := c.things()
+	if err != nil || len(things) != 1 {
+		t.Fatalf("%d things: %v", len(things), err)
+	}
+	c.used(installedKind, in.Key)
+	if err := c.give(things[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := c.installed(in.Key); !ok {
+		t.Error("it is gone, while somebody uses it")
+	}
+}
+
+// TestSweep leaves what killed processes leave, and what a living one makes.
+func TestSweep(t *testing.T) {
+	ctx := context.Background()
+	c, err := OpenCache(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := []string{c.path("bases", ".ab.X", "root"), c.path("installed", ".cd.tar.X"), c.path("installed", ".cd.json.X"), c.path("files", ".12.X", "file")}
+	held := c.path("bases", ".ef.X")
+	for _, p := range append(left, held) {
+		if err := os.MkdirAll(p, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unlock, err := c.lock(ctx, "base-ef")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	c.grew()
+	if err := c.Trim(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range left {
+		if _, err := os.Stat(p); err == nil {
+			t.Errorf("%s is there still", p)
+		}
+	}
+	if _, err := os.Stat(held); err != nil {
+		t.Errorf("what somebody makes: %v", err)
 	}
 }

@@ -57,7 +57,10 @@ func (o *opening) measure(ctx context.Context, made []*Installed) error {
 		return err
 	}
 	defer func() { _ = temp.Remove() }()
-	dir := temp.Path
+	dir := filepath.Join(temp.Path, "files") // in a folder that nobody else looks into
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
 	if err := o.unpack(ctx, dir, made); err != nil {
 		return fmt.Errorf("unpack packages, to import them: %w", err)
 	}

@@ -58,3 +58,27 @@ func TestImports(t *testing.T) {
 		}
 	}
 }
+
+// TestImportsCannotBeMeasured installs packages whose files no folder can have together.
+func TestImportsCannotBeMeasured(t *testing.T) {
+	if testing.Short() {
+		t.Skip("pip and the image's Python do the work")
+	}
+	p := newPython(t, t.TempDir())
+	x := newIndex(t)
+	for name, files := range map[string]map[string]string{
+		"gg": {"gg/__init__.py": "", "clash": "a file"},
+		"hh": {"hh/__init__.py": "", "clash/x.py": ""},
+	} {
+		file, data := wheelOf(t, name, "1", nil, files)
+		x.files[file] = data
+	}
+	var told []string
+	p.Tell = func(line string) { told = append(told, line) }
+	if _, err := p.Open(context.Background(), []string{"pip:gg", "pip:hh"}, below); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(strings.Join(told, "\n"), "what imports of the packages read is not known") {
+		t.Errorf("told %q", told)
+	}
+}

@@ -91,7 +91,10 @@ func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer)
 		return nil, err
 	}
 	if err := o.measure(ctx, made); err != nil {
-		return nil, err
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		o.tell("what imports of the packages read is not known: %v", err) // it is advice
 	}
 	tellCollisions(made, p.Tell)
 	img, err := p.Cache.image(made)

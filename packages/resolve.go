@@ -78,10 +78,11 @@ func (o *opening) resolve(ctx context.Context, q python.Request) (*lock.Lock, er
 	if o.built, err = scratch.Make(o.TempDir, "built"); err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(o.built.Path, 0o755); err != nil { // the sandbox is another user
+	// The sandbox is another user, and is given this folder; nobody else sees it.
+	q.Built, q.Sources = filepath.Join(o.built.Path, "wheels"), make(map[string]*lock.Wheel)
+	if err := errors.Join(os.Mkdir(q.Built, 0o755), os.Chmod(q.Built, 0o755)); err != nil {
 		return nil, err
 	}
-	q.Built, q.Sources = o.built.Path, make(map[string]*lock.Wheel)
 	tried := make(map[string]bool)
 	for range maxSources {
 		if tried[missing.Requirement] {

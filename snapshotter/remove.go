@@ -32,13 +32,13 @@ const removedPrefix = "removed-"
 // files, of snapshots that were removed. A disk that is in use nevertheless, by a
 // container that was not stopped properly, is left for the next time.
 func (s *Snapshotter) Cleanup(ctx context.Context) error {
-	busy, err := s.unmountWrites(ctx)
+	down, err := s.unmountWrites(ctx)
 	if err != nil {
 		return err
 	}
 	var gone []string
 	err = s.meta.WithTransaction(ctx, true, func(ctx context.Context) (err error) { // nobody makes directories meanwhile
-		gone, err = s.setAside(ctx, busy)
+		gone, err = s.setAside(ctx, down)
 		return err
 	})
 	errs := []error{err, s.cleanDisks(ctx)}
@@ -48,10 +48,8 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// setAside renames the directories of snapshots that are gone, as their IDs may be
-// given again, and returns what they are now, with those that were left over before. Those
-// that are busy stay.
-func (s *Snapshotter) setAside(ctx context.Context, busy map[string]bool) (gone []string, err error) {
+// unknown returns the names of directories that are no snapshot's. It is called in a transaction.
+func (s *Snapshotter) unknown(ctx context.Context) (names []string, err error) {
 	known, err := ids(ctx)
 	if err != nil {
 		return nil, err
@@ -61,11 +59,31 @@ func (s *Snapshotter) setAside(ctx context.Context, busy map[string]bool) (gone 
 		return nil, err
 	}
 	for _, e := range entries {
-		if _, ok := known[e.Name()]; ok || busy[e.Name()] {
+		if _, ok := known[e.Name()]; !ok {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// setAside renames the directories of snapshots that are gone, as their IDs may be
+// given again, and returns what they are now, with those that were left over before. Those
+// with a disk of their own that is not down stay: one may have gone since the others were taken down.
+func (s *Snapshotter) setAside(ctx context.Context, down map[string]bool) (gone []string, err error) {
+	names, err := s.unknown(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		owns, err := s.ownsDisk(name)
+		if err != nil {
+			return gone, err
+		}
+		if owns && !down[name] {
 			continue
 		}
-		dir := s.dir(e.Name())
-		if !strings.HasPrefix(e.Name(), removedPrefix) {
+		dir := s.dir(name)
+		if !strings.HasPrefix(name, removedPrefix) {
 			aside := s.dir(fmt.Sprintf("%s%016x", removedPrefix, rand.Uint64()))
 			if err := os.Rename(dir, aside); err != nil {
 				return gone, err

@@ -392,7 +392,8 @@ type fakeDisks struct {
 	finds     int
 	findErr   error
 	mountErr  error
-	hang      bool // until the context ends
+	meanwhile func() // is called by the next Unmount
+	hang      bool   // until the context ends
 }
 
 type published struct {
@@ -512,6 +513,10 @@ func (f *fakeDisks) Detach(_ context.Context, link string) error {
 func (f *fakeDisks) Unmount(_ context.Context, dir string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if meanwhile := f.meanwhile; meanwhile != nil {
+		f.meanwhile = nil
+		meanwhile()
+	}
 	if w, ok := f.writes[dir]; ok {
 		if err := unix.Unmount(dir, 0); err != nil {
 			return err

@@ -249,8 +249,12 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 	if err != nil {
 		return err
 	}
-	if n, err := readWritesNote(s.dir(id)); err != nil || n != nil && n.Block {
-		return errors.Join(fmt.Errorf("commit %q: it is a block device, whose files are seen by its machine alone: %w", key, errdefs.ErrFailedPrecondition), err)
+	n, err := readWritesNote(s.dir(id))
+	if err == nil && n != nil && n.Block {
+		err = fmt.Errorf("it is a block device, whose files are seen by its machine alone: %w", errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return fmt.Errorf("commit %q: %w", key, err)
 	}
 	usage, err := s.diskUsage(ctx, id) // outside, as it may take long
 	if err != nil {

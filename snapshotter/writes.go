@@ -190,46 +190,79 @@ func (s *Snapshotter) writesUsage(ctx context.Context, id string, n *writesNote)
 		return snapshots.Usage{}, err
 	}
 	usage := snapshots.Usage{Size: du.Size}
+	if n.Block { // whose files are seen by its machine alone
+		return usage, nil
+	}
 	var now, before unix.Statfs_t // while both are mounted
 	err = errors.Join(unix.Statfs(filepath.Join(s.dir(id), filesDir), &now), unix.Statfs(s.diskDir(n.Chain), &before))
-	if err == nil {
+	if err == nil && now.Files == before.Files { // else one of them shows what lies below the mount
 		usage.Inodes = max(0, int64(before.Ffree)-int64(now.Ffree))
 	}
 	return usage, nil
 }
 
 // unmountWrites takes down the disks of containers that are gone, and what they wrote. It
-// returns the names of those that are in use still.
-func (s *Snapshotter) unmountWrites(ctx context.Context) (busy map[string]bool, err error) {
-	var known map[string]string
-	err = s.meta.WithTransaction(ctx, false, func(ctx context.Context) (err error) {
-		known, err = ids(ctx)
+// returns the names of those that are down.
+func (s *Snapshotter) unmountWrites(ctx context.Context) (down map[string]bool, err error) {
+	var gone []string
+	err = s.meta.WithTransaction(ctx, true, func(ctx context.Context) (err error) { // nobody makes directories meanwhile
+		gone, err = s.unknown(ctx)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir(s.dir(""))
-	if err != nil {
-		return nil, err
-	}
-	busy = make(map[string]bool)
-	for _, e := range entries {
-		dir := s.dir(e.Name())
-		if _, ok := known[e.Name()]; ok {
+	down = make(map[string]bool)
+	for _, name := range gone {
+		owns, err := s.ownsDisk(name)
+		if err != nil {
+			return nil, err
+		}
+		if !owns {
 			continue
 		}
-		n, err := readWritesNote(dir)
-		switch {
-		case n != nil && n.Block:
-			err = s.cfg.Mounter.Detach(ctx, filepath.Join(dir, deviceLink))
-		case n != nil:
-			err = s.cfg.Mounter.Unmount(ctx, filepath.Join(dir, filesDir))
+		if err := s.unmountWritesOf(ctx, name); err != nil {
+			s.log.Warn("the disk of a container that is gone is still mounted", "where", s.dir(name), "err", err)
+			continue
 		}
-		if err != nil {
-			s.log.Warn("the disk of a container that is gone is still mounted", "where", dir, "err", err)
-			busy[e.Name()] = true
-		}
+		down[name] = true
 	}
-	return busy, nil
+	return down, nil
+}
+
+// ownsDisk reports whether there is a note of a disk, whatever it says.
+func (s *Snapshotter) ownsDisk(name string) (bool, error) {
+	return exists(filepath.Join(s.dir(name), writesFile))
+}
+
+// unmountWritesOf takes down the disk of one container that is gone.
+func (s *Snapshotter) unmountWritesOf(ctx context.Context, name string) error {
+	unlock, err := s.fills.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var again bool // as IDs are given again if a transaction was rolled back
+	err = s.meta.WithTransaction(ctx, false, func(ctx context.Context) error {
+		known, err := ids(ctx)
+		_, again = known[name]
+		return err
+	})
+	if err == nil && again {
+		err = errors.New("its ID is that of another one by now")
+	}
+	if err != nil {
+		return err
+	}
+	dir := s.dir(name)
+	n, err := readWritesNote(dir)
+	switch {
+	case err != nil || n == nil:
+		return err
+	case s.cfg.Mounter == nil:
+		return errors.New("disks are turned off")
+	case n.Block:
+		return s.cfg.Mounter.Detach(ctx, filepath.Join(dir, deviceLink))
+	}
+	return s.cfg.Mounter.Unmount(ctx, filepath.Join(dir, filesDir))
 }

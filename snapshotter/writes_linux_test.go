@@ -2,11 +2,13 @@ package snapshotter
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -118,6 +120,48 @@ func TestOwnDisk(t *testing.T) {
 	}
 }
 
+// TestRemovedMeanwhile removes a container while the disk of another one is taken down: its own
+// stays whole until it is down, too.
+func TestRemovedMeanwhile(t *testing.T) {
+	s := newSite(t)
+	x := s.push("x", layerA, layerX)
+	s.disks.publish(x)
+	s.mustPull(x)
+	_, _, err := s.container(x.top(), nil) // keeps the image
+	check(t, err)
+	own := map[string]string{LabelWritable: "disk"}
+	first, _, err := s.container(x.top(), own)
+	check(t, err)
+	second, _, err := s.container(x.top(), own)
+	check(t, err)
+	ctx, sn := s.in("test")
+	s.disks.meanwhile = func() { // as the collector may, at any time
+		var key string
+		check(t, s.sn.Walk(t.Context(), func(_ context.Context, info snapshots.Info) error {
+			if strings.HasSuffix(info.Name, "/"+second) {
+				key = info.Name
+			}
+			return nil
+		}))
+		check(t, s.sn.Remove(t.Context(), key))
+	}
+	check(t, sn.Remove(ctx, first))
+	_, err = s.db.GarbageCollect(t.Context())
+	check(t, err)
+	for dir := range s.disks.writes {
+		if _, err := os.Stat(filepath.Join(dir, "a")); err != nil {
+			t.Errorf("what is mounted was removed: %v", err)
+		}
+	}
+	if len(s.disks.writes) != 1 {
+		t.Errorf("mounted are %v, want the one that went meanwhile", s.disks.writes)
+	}
+	check(t, s.sn.Cleanup(t.Context()))
+	if left, err := filepath.Glob(filepath.Join(s.cfg.Root, snapshotsDir, "*", writesDir)); err != nil || len(left) != 0 || len(s.disks.writes) != 0 {
+		t.Errorf("left are %v, %v, %v", left, s.disks.writes, err)
+	}
+}
+
 // TestOwnDevice has a container whose only mount is ext4 on a block device.
 func TestOwnDevice(t *testing.T) {
 	s := newSite(t)
@@ -142,8 +186,8 @@ func TestOwnDevice(t *testing.T) {
 		}
 	}
 	ctx, sn := s.in("test")
-	if _, err := sn.Usage(ctx, key); err != nil {
-		t.Error(err)
+	if u, err := sn.Usage(ctx, key); err != nil || u.Inodes != 0 { // nobody knows
+		t.Errorf("it uses %+v, %v", u, err)
 	}
 	if err := sn.Commit(ctx, "layer", key); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("committed what cannot be read: %v", err)

@@ -33,6 +33,7 @@ func TestGate(t *testing.T) {
 		{"slower at the median", runOf(1, map[string]float64{rivuletCold: 0.46, stargz: 0.5}), "at most 1.10"},
 		{"a peer slower", runOf(1, map[string]float64{rivuletCold: 0.4, stargz: 0.9}), ""},
 		{"nothing in common", runOf(1, map[string]float64{rivuletL2: 0.4}), "nothing in common"},
+		{"ours failed", runOf(1, map[string]float64{stargz: 0.5}), "nothing in common"},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {

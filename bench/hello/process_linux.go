@@ -46,7 +46,8 @@ type process struct {
 	ended chan struct{}
 }
 
-// begin starts cmd, with what it says in a log. It ends with this program at the latest.
+// begin starts cmd, with what it says in a log. Who begins it
+// stops it: if this program is killed, it goes on.
 func begin(cmd *exec.Cmd, log string) (*process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {

@@ -83,8 +83,8 @@ func (a *app) publishPackages(ctx context.Context, srcs []string, f *publishFlag
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := f.packages.tellRecords(ctx, place, o); err != nil {
-		return nil, nil, err
+	if err := f.packages.tellRecords(ctx, place, o); err != nil { // it is published all the same
+		a.note("rivulet: other hosts will install its packages again: %v", err)
 	}
 	if err := f.packages.cache.Trim(ctx); err != nil {
 		a.note("rivulet: %v", err)

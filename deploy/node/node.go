@@ -52,8 +52,8 @@ const (
 	systemctl   = "systemctl"
 )
 
-// ownDirs are nobody else's, and go with what is in them.
-var ownDirs = []string{"var/lib/rivulet", "var/cache/rivulet", "run/rivulet"}
+// ownDirs are nobody else's, and go with what is in them: last the one with the record.
+var ownDirs = []string{"run/rivulet", "var/cache/rivulet", "var/lib/rivulet"}
 
 // units in the order in which they are started.
 var units = []string{"rivulet-cached.service", "rivulet-agent.service", "containerd-rivulet.service"}
@@ -61,8 +61,11 @@ var units = []string{"rivulet-cached.service", "rivulet-agent.service", "contain
 // A record is what was installed, kept on the machine.
 type record struct {
 	Version int               `json:"version"`
-	Files   map[string]string `json:"files"` // path → SHA-256 of what was written
-	Dirs    []string          `json:"dirs"`  // that were made for them
+	Files   map[string]string `json:"files"`            // path → SHA-256 of what was written
+	Before  map[string]string `json:"before,omitempty"` // path → that of what was there until then
+	Dirs    []string          `json:"dirs"`             // that were made for them
+	// Changed says that the services do not run yet with what was written.
+	Changed bool `json:"changed,omitempty"`
 }
 
 const (
@@ -77,8 +80,8 @@ type file struct {
 	data []byte
 }
 
-// Install puts programs, units and settings onto the machine and starts the services, those
-// anew of which something has changed. It does nothing where all is as it should be. A file
+// Install puts programs, units and settings onto the machine and starts the services, anew if
+// something has changed. It does nothing where all is as it should be. A file
 // that is there and was not put there by it, is an error, and stays.
 func (n *Node) Install(ctx context.Context, s Settings) error {
 	root, err := os.OpenRoot(n.Root)
@@ -99,15 +102,22 @@ func (n *Node) Install(ctx context.Context, s Settings) error {
 			return fmt.Errorf("install on the node: %w", err)
 		}
 	}
-	changed := false
 	for _, f := range files {
-		put, err := r.put(root, f)
-		if err != nil {
+		if err := r.put(root, f); err != nil {
 			return fmt.Errorf("install on the node: %w", err)
 		}
-		changed = changed || put
 	}
-	return n.start(ctx, changed)
+	if err := n.start(ctx, r.Changed); err != nil {
+		return fmt.Errorf("install on the node: %w", err)
+	}
+	if !r.Changed {
+		return nil
+	}
+	r.Changed = false
+	if err := r.write(root); err != nil {
+		return fmt.Errorf("install on the node: %w", err)
+	}
+	return nil
 }
 
 // start has systemd run the services.
@@ -227,28 +237,40 @@ func (r *record) mayWrite(root *os.Root, p string) error {
 
 // put writes a file, whole, unless it is as it should be. What it is going to write, and the
 // folders it is going to make, are noted before, so that they are taken away though this is killed.
-func (r *record) put(root *os.Root, f file) (changed bool, err error) {
-	if r.Files[f.path] == sum(f.data) {
-		if b, err := root.ReadFile(f.path); err == nil && sum(b) == sum(f.data) {
-			return false, nil
+func (r *record) put(root *os.Root, f file) error {
+	was, now, there := r.Files[f.path], sum(f.data), ""
+	if b, err := root.ReadFile(f.path); err == nil {
+		there = sum(b)
+	}
+	if was == now && there == now {
+		return nil
+	}
+	if there != "" && (there == was || there == r.Before[f.path]) { // of one that was killed, too
+		if r.Before == nil {
+			r.Before = make(map[string]string)
 		}
+		r.Before[f.path] = there
 	}
 	r.noteDirs(root, path.Dir(f.path))
-	r.Files[f.path] = sum(f.data)
+	r.Files[f.path], r.Changed = now, true
+	if err := r.write(root); err != nil {
+		return err
+	}
+	if err := root.MkdirAll(path.Dir(f.path), 0o755); err != nil {
+		return err
+	}
+	return writeWhole(root, f)
+}
+
+func (r *record) write(root *os.Root) error {
 	if err := root.MkdirAll(path.Dir(recordPath), 0o700); err != nil {
-		return false, err
+		return err
 	}
 	b, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
-		return false, err
+		return err
 	}
-	if err := writeWhole(root, file{recordPath, 0o600, b}); err != nil {
-		return false, err
-	}
-	if err := root.MkdirAll(path.Dir(f.path), 0o755); err != nil {
-		return false, err
-	}
-	return true, writeWhole(root, f)
+	return writeWhole(root, file{recordPath, 0o600, b})
 }
 
 // noteDirs notes which folders up to dir are not there yet.
@@ -260,8 +282,11 @@ func (r *record) noteDirs(root *os.Root, dir string) {
 	}
 }
 
+// newSuffix ends the name of a file that is not whole yet.
+const newSuffix = ".rivulet-new"
+
 func writeWhole(root *os.Root, f file) error {
-	temporary := f.path + ".rivulet-new"
+	temporary := f.path + newSuffix
 	out, err := root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, f.mode)
 	if err != nil {
 		return err

@@ -25,6 +25,7 @@ func newMachine(t *testing.T) *machine {
 	m.Node = &Node{Root: t.TempDir(), Programs: t.TempDir(), Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Run: m.run}
 	m.write(m.Programs, "rivulet", "program 1")
 	m.write(m.Programs, "containerd-rivulet", "program 2")
+	m.write(m.Root, "proc/1/mountinfo", "")
 	m.write(m.Root, "etc/default/other", "of somebody else")
 	m.write(m.Root, "etc/systemd/system/other.service", "of somebody else")
 	return m
@@ -139,9 +140,14 @@ func TestInstallAndRemove(t *testing.T) {
 		t.Errorf("removed while something is mounted: %v", err)
 	}
 	m.took()
-	if err := os.RemoveAll(filepath.Join(m.Root, "proc")); err != nil {
+	if err := os.Remove(filepath.Join(m.Root, "proc/1/mountinfo")); err != nil {
 		t.Fatal(err)
 	}
+	if err := m.Remove(ctx); err == nil || m.read("var/lib/rivulet/containerd/metadata.db") == "" {
+		t.Errorf("removed while nobody knows what is mounted: %v", err)
+	}
+	m.took()
+	m.write(m.Root, "proc/1/mountinfo", "")
 	if err := m.Remove(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -155,6 +161,60 @@ func TestInstallAndRemove(t *testing.T) {
 	}
 	if err := m.Remove(ctx); err != nil || len(m.took()) != 0 {
 		t.Errorf("removed twice: %v", err)
+	}
+}
+
+// TestInstallGoesOn has systemd fail, and the installer be killed, at every step: the next one goes on.
+func TestInstallGoesOn(t *testing.T) {
+	ctx := t.Context()
+	m := newMachine(t)
+	before := m.all()
+	m.fail = "systemctl daemon-reload"
+	if err := m.Install(ctx, Settings{}); err == nil {
+		t.Fatal("systemd fails, and nobody is told")
+	}
+	m.took()
+	m.fail = "systemctl restart"
+	if err := m.Install(ctx, Settings{}); err == nil {
+		t.Fatal("systemd fails, and nobody is told")
+	}
+	m.fail = ""
+	all := strings.Join(m.took(), "\n")
+	if err := m.Install(ctx, Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(m.took(), "\n"); got != all || !strings.Contains(got, "daemon-reload") {
+		t.Errorf("after failures ran:\n%s\nand then:\n%s", all, got)
+	}
+	if err := m.Install(ctx, Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "the same again", m.took(), "systemctl enable --now "+allUnits)
+
+	// Killed between the note of a new version and the new version, twice.
+	for _, program := range []string{"a new version", "a newer version"} {
+		m.write(m.Programs, "rivulet", program)
+		if err := m.Install(ctx, Settings{}); err != nil {
+			t.Fatal(err)
+		}
+		m.write(m.Root, "usr/local/bin/rivulet", "program 1")
+	}
+	m.write(m.Root, "usr/local/bin/rivulet"+newSuffix, "a new ver")
+	m.write(m.Root, "var/cache/rivulet/chunk", "left by the services")
+	m.fail = "systemctl daemon-reload"
+	if err := m.Remove(ctx); err == nil || m.read("var/cache/rivulet/chunk") == "" {
+		t.Errorf("systemd fails, and nobody is told: %v", err)
+	}
+	m.fail = "systemctl disable" // of units that are not there
+	m.took()
+	if err := m.Remove(ctx); err != nil {
+		t.Fatal(err)
+	}
+	_ = os.Remove(filepath.Join(m.Root, "var/cache"))
+	_ = os.Remove(filepath.Join(m.Root, "var/lib"))
+	_ = os.Remove(filepath.Join(m.Root, "var"))
+	if after := m.all(); after != before {
+		t.Errorf("the machine was\n%s\nand is\n%s", before, after)
 	}
 }
 

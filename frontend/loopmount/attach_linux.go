@@ -21,11 +21,11 @@ const (
 	// pollEvery is the pause between looks at a device that should detach.
 	pollEvery = 5 * time.Millisecond
 
-	loopFlags = unix.LO_FLAGS_DIRECT_IO
+	loopFlags = unix.LO_FLAGS_DIRECT_IO | unix.LO_FLAGS_AUTOCLEAR
 )
 
 // A Loop is an attached loop device, held open. It detaches when it is closed
-// and nothing else, such as a mount, uses it; if it is to stay, by Clear.
+// and nothing else, such as a mount, uses it; after Stay, by Clear or Abandon.
 type Loop struct {
 	// Device is its path, /dev/loopN.
 	Device string
@@ -134,9 +134,6 @@ func configure(fd, backing int, file string, o Options) error {
 	if !o.Writable {
 		c.Info.Flags |= unix.LO_FLAGS_READ_ONLY
 	}
-	if !o.Stays {
-		c.Info.Flags |= unix.LO_FLAGS_AUTOCLEAR
-	}
 	copy(c.Info.File_name[:len(c.Info.File_name)-1], file)
 	err := unix.IoctlLoopConfigure(fd, &c)
 	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTTY) {
@@ -145,7 +142,7 @@ func configure(fd, backing int, file string, o Options) error {
 	if err := unix.IoctlSetInt(fd, unix.LOOP_SET_FD, backing); err != nil {
 		return err
 	}
-	c.Info.Flags &= unix.LO_FLAGS_AUTOCLEAR // from here on closing fd undoes all, if it is to
+	c.Info.Flags = unix.LO_FLAGS_AUTOCLEAR // from here on closing fd undoes all
 	if err := unix.IoctlLoopSetStatus64(fd, &c.Info); err != nil {
 		_ = unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0)
 		return err
@@ -176,10 +173,29 @@ func (l *Loop) setUp(o Options) error {
 	return nil
 }
 
+// Stay keeps the device after Close and the death of this process. It is called when the device
+// has been noted: until then none is left behind.
+func (l *Loop) Stay() error {
+	info, err := unix.IoctlLoopGetStatus64(l.fd)
+	if err == nil {
+		info.Flags &^= unix.LO_FLAGS_AUTOCLEAR
+		err = unix.IoctlLoopSetStatus64(l.fd, info)
+	}
+	if err != nil {
+		return fmt.Errorf("loop: keep %s: %w", l.Device, err)
+	}
+	return nil
+}
+
 // Clear detaches a device that stays. The error is ErrBusy, with nothing changed, if it is
 // mounted, in whatever mount namespace. One that is open goes when it is closed.
-func Clear(device string) error {
-	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+func Clear(device string) error { return letGo(device, unix.O_EXCL) }
+
+// Abandon is Clear of a device that may be in use: it goes with its last user.
+func Abandon(device string) error { return letGo(device, 0) }
+
+func letGo(device string, how int) error {
+	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_CLOEXEC|how, 0)
 	if errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("loop: detach %s: %w", device, ErrBusy)
 	}

@@ -5,7 +5,7 @@
 //
 // A loop device is attached in self-clearing mode: it detaches when its last
 // user goes, the mount included. So a process that dies half-way leaves no
-// device behind, and unmounting suffices to undo all. The order to take things
+// device behind, and unmounting suffices to undo all, unless it was told to stay. The order to take things
 // down is ext4, loop device, then whatever serves the file; Unmount waits for
 // the device to let go of the file, so that its own mount is free after it.
 //

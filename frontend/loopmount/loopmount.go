@@ -27,8 +27,6 @@ type Options struct {
 	// Writable has the device be written to, and the file system mounted for it, which
 	// replays its journal.
 	Writable bool
-	// Stays keeps the device after Close, until Clear.
-	Stays bool
 }
 
 func (o Options) check() (Options, error) {

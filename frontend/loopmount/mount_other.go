@@ -37,6 +37,12 @@ func (*Mounted) Free() (blocks, size int64, err error) { return 0, 0, ErrNeedsLi
 // Reserve needs Linux.
 func (*Mounted) Reserve(int64) error { return ErrNeedsLinux }
 
+// Stay needs Linux.
+func (*Loop) Stay() error { return ErrNeedsLinux }
+
+// Abandon needs Linux.
+func Abandon(string) error { return ErrNeedsLinux }
+
 // Clear needs Linux.
 func Clear(string) error { return ErrNeedsLinux }
 

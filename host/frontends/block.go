@@ -71,7 +71,7 @@ func (b *Block) begin(ctx context.Context, o *host.Offer, f *offeredBlock) (err 
 // goes with whoever still has it.
 func (b *Block) beginAnew(ctx context.Context, o *host.Offer, f *offeredBlock, show fuse.Disk, before string) (err error) {
 	if f.reads(before) {
-		_ = loopmount.Clear(before)
+		_ = loopmount.Abandon(before)
 	}
 	if f.session == nil {
 		clearDead(f.hidden)
@@ -80,25 +80,27 @@ func (b *Block) beginAnew(ctx context.Context, o *host.Offer, f *offeredBlock, s
 		}
 	}
 	_, writable := o.Device.(blockdev.Writer)
-	l, err := loopmount.Attach(ctx, f.file(), loopmount.Options{BlockSize: blockSize, ReadAhead: readAhead, Writable: writable, Stays: true})
+	l, err := loopmount.Attach(ctx, f.file(), loopmount.Options{BlockSize: blockSize, ReadAhead: readAhead, Writable: writable})
 	if err == nil {
 		f.device = l.Device
-		err = l.Close()
-	}
-	var state json.RawMessage
-	if err == nil {
-		state, err = json.Marshal(fileState{Session: f.session.State(), Device: f.device})
-	}
-	if err == nil {
-		err = o.Save(state)
+		err = errors.Join(f.keepDevice(o, l), l.Close())
 	}
 	if err != nil {
-		if f.device != "" {
-			err = errors.Join(err, loopmount.Clear(f.device))
-		}
 		return errors.Join(err, f.session.Close(), b.over(o.ID))
 	}
 	return nil
+}
+
+// keepDevice has the next process find the device, and then the device stay for it.
+func (o *offeredBlock) keepDevice(offer *host.Offer, l *loopmount.Loop) error {
+	state, err := json.Marshal(fileState{Session: o.session.State(), Device: l.Device})
+	if err == nil {
+		err = offer.Save(state)
+	}
+	if err == nil {
+		err = l.Stay()
+	}
+	return err
 }
 
 // linkTo makes a symbolic link, in place of one that is there.
@@ -161,7 +163,12 @@ func (o *offeredBlock) Detach(ctx context.Context, force bool) error {
 		}
 		break
 	}
-	// With force, what still has the device gets I/O errors from here on.
+	// With force, what still has the device gets I/O errors from here on, and the device goes with it.
+	if o.reads(o.device) {
+		if err := loopmount.Abandon(o.device); err != nil {
+			return err
+		}
+	}
 	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWait)
 	defer cancel()
 	if err := unmount(wait, o.session, true); err != nil {

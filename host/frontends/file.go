@@ -140,9 +140,12 @@ func (f *File) keep(o host.Offer, s *fuse.Session) error {
 		return err
 	}
 	defer func() { _ = d.File.Close() }()
+	var st fileState
+	_ = json.Unmarshal(o.State, &st)                          // what cannot be read is as none, see resume
+	st = fileState{Session: s.State(), Reserved: st.Reserved} // which cannot be found out again
 	var state json.RawMessage
 	if err = f.Keeper.Keep(d.Name, d.File); err == nil {
-		state, err = json.Marshal(fileState{Session: s.State()})
+		state, err = json.Marshal(st)
 	}
 	if err == nil {
 		err = o.Save(state)

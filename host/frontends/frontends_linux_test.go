@@ -431,6 +431,28 @@ func TestBlock(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.detach(o)
+	// By force, while it is mounted: the device goes with the mount.
+	o = s.must(s.offer(block(), link, "", nil))
+	if err := unix.Mount(link, at, "ext4", unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := o.Detach(ctx, true); err != nil {
+		t.Errorf("detached by force: %v", err)
+	}
+	if err := unix.Unmount(at, 0); err != nil {
+		t.Fatal(err)
+	}
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) { // whoever has just made a mount namespace has it, too
+		file, err := loopmount.BackingFile(o.Address())
+		if err == nil && file == "" {
+			break
+		}
+		if time.Since(begun) > 30*time.Second {
+			t.Fatalf("%s reads %q, %v", o.Address(), file, err)
+		}
+	}
 	if _, err := s.offer(block(), "relative", "", nil); !errors.As(err, new(host.SpecError)) {
 		t.Errorf("a relative link: %v", err)
 	}
@@ -473,6 +495,14 @@ func TestMountRoom(t *testing.T) {
 	o := s.must(s.offer(m, dir, "", func(o *host.Offer) {
 		room(o)
 		again(&keep.Inherited{})(o)
+		save := o.Save
+		o.Save = func(b json.RawMessage) error { // after each of which the process may be killed
+			var st fileState
+			if err := json.Unmarshal(b, &st); err != nil || st.Reserved == 0 {
+				t.Errorf("what is set aside is forgotten: %s, %v", b, err)
+			}
+			return save(b)
+		}
 	}))
 	if err := fill("more", 128<<10); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("beyond the room, mounted anew: %v", err)

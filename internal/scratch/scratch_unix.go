@@ -70,7 +70,7 @@ func hold(lock *os.File) bool {
 
 // Remove removes the folder and all in it.
 func (f *Folder) Remove() error {
-	err := removeAll(f.Path)
+	err := RemoveAll(f.Path)
 	// The lock goes last: while it is there, somebody else may go on with this.
 	if err == nil {
 		err = os.Remove(f.lock.Name())
@@ -87,7 +87,7 @@ func sweep(dir string) {
 		if !ok || !strings.HasPrefix(name, prefix) || !e.Type().IsRegular() {
 			continue
 		}
-		lock, err := os.OpenFile(filepath.Join(dir, e.Name()), os.O_WRONLY|unix.O_NOFOLLOW, 0)
+		lock, err := os.OpenFile(filepath.Join(dir, e.Name()), os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) // a pipe in its place must not hold us up
 		if err != nil {
 			continue
 		}
@@ -106,8 +106,8 @@ func own(f *os.File) bool {
 	return unix.Fstat(int(f.Fd()), &st) == nil && int(st.Uid) == os.Geteuid()
 }
 
-// removeAll removes a folder, also one whose folders do not let it.
-func removeAll(path string) error {
+// RemoveAll removes a folder, also one whose folders do not let it.
+func RemoveAll(path string) error {
 	err := os.RemoveAll(path)
 	if errors.Is(err, fs.ErrPermission) {
 		_ = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {

@@ -37,6 +37,13 @@ type collector struct {
 	links []string          // folders of wheels that they name
 }
 
+// newCollector makes a collector in a folder that nobody else looks into, as requirements may
+// have passwords in them: the sandbox is another user, and is given the folder in it alone.
+func newCollector(temp string) (*collector, error) {
+	c := &collector{dir: filepath.Join(temp, "requirements"), files: make(map[string]string)}
+	return c, errors.Join(os.Mkdir(c.dir, 0o755), os.Chmod(c.dir, 0o755)) // whatever the umask
+}
+
 // linksLine names a folder of wheels.
 var linksLine = lateregexp.New(`^(\s*(?:-f|--find-links)(?:\s+|=))([^\s#]+)(.*)$`)
 
@@ -141,9 +148,6 @@ func (c *collector) onHost(w *lock.Wheel, sources map[string]*lock.Wheel) (sourc
 // arguments copies files of requirements into the sandbox's folder, and returns pip's and uv's
 // arguments for them. It checks the requirements that are given without a file.
 func (c *collector) arguments(q Request, constraints string) (args []string, err error) {
-	if err := os.Chmod(c.dir, 0o755); err != nil { // the sandbox is another user
-		return nil, err
-	}
 	for _, s := range q.Specs {
 		if strings.HasPrefix(s, "-") || strings.ContainsAny(s, "\n\r") {
 			return nil, fmt.Errorf("requirement %q: an option is none", s)

@@ -174,7 +174,10 @@ func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Reques
 		return nil, err
 	}
 	defer func() { _ = temp.Remove() }()
-	c := collector{dir: temp.Path, files: make(map[string]string)}
+	c, err := newCollector(temp.Path)
+	if err != nil {
+		return nil, err
+	}
 	files, err := c.arguments(q, r.constraints)
 	if err != nil {
 		return nil, err
@@ -357,12 +360,20 @@ func (t *Target) Takes(file string) bool {
 // Login returns what pip's settings log in to a host with: what stands in an index's
 // address. It is nil if there is nothing.
 func (r *Resolver) Login(host string) *url.Userinfo {
-	for _, v := range r.env {
+	return loginOf(r.env, host, "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+}
+
+// loginOf returns the login for a host in the addresses that variables of these names have.
+func loginOf(env []string, host string, names ...string) *url.Userinfo {
+	for _, v := range env {
 		name, value, _ := strings.Cut(v, "=")
-		if name != "PIP_INDEX_URL" && name != "PIP_EXTRA_INDEX_URL" {
+		if !slices.Contains(names, name) {
 			continue
 		}
 		for address := range strings.FieldsSeq(value) {
+			if before, rest, ok := strings.Cut(address, "="); ok && !strings.ContainsAny(before, ":/") {
+				address = rest // uv has names for indexes
+			}
 			if u, err := url.Parse(address); err == nil && u.Host == host && u.User != nil {
 				return u.User
 			}

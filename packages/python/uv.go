@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,7 +56,9 @@ func NewUV(ctx context.Context) (*UV, error) {
 		u.configure(os.Environ())
 		return u, err
 	}
-	if out, err := exec.CommandContext(ctx, found, "run", "--no-project", "--offline", "python3", "-c", `import os; print(os.environ.get("UV", ""))`).Output(); err == nil {
+	cmd := exec.CommandContext(ctx, found, "run", "--no-project", "--offline", "python3", "-c", `import os; print(os.environ.get("UV", ""))`)
+	cmd.Dir = "/" // it would run the Python of an environment in its folder, which may be somebody else's
+	if out, err := cmd.Output(); err == nil {
 		if at := strings.TrimSpace(string(out)); filepath.IsAbs(at) {
 			u.program = at
 		}
@@ -102,6 +105,11 @@ func (u *UV) configure(environ []string) {
 	}
 }
 
+// Login is [Resolver.Login] by what uv is given.
+func (u *UV) Login(host string) *url.Userinfo {
+	return loginOf(u.env, host, "UV_DEFAULT_INDEX", "UV_INDEX")
+}
+
 // Resolve is [Resolver.Resolve] by uv.
 func (u *UV) Resolve(ctx context.Context, root string, t *Target, q Request, tempDir string) (*lock.Lock, error) {
 	if q.Built != "" {
@@ -112,7 +120,10 @@ func (u *UV) Resolve(ctx context.Context, root string, t *Target, q Request, tem
 		return nil, err
 	}
 	defer func() { _ = temp.Remove() }()
-	c := collector{dir: temp.Path, files: make(map[string]string)}
+	c, err := newCollector(temp.Path)
+	if err != nil {
+		return nil, err
+	}
 	args, err := c.arguments(q, u.constraints)
 	if err != nil {
 		return nil, err

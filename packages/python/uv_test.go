@@ -1,9 +1,13 @@
 package python
 
 import (
+	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/packages/lock"
 	"github.com/rivuletfs/rivulet/packages/sandbox"
 )
@@ -47,5 +51,69 @@ func TestUVSettings(t *testing.T) {
 	u.configure([]string{"UV_INDEX=https://b", "UV_CACHE_DIR=/x", "HOME=/y"})
 	if got := strings.Join(u.env, " "); got != "UV_DEFAULT_INDEX=https://a/simple UV_PRERELEASE=allow https_proxy=p UV_INDEX=https://b" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestUVLogin looks for logins in uv's own variables.
+func TestUVLogin(t *testing.T) {
+	u := &UV{Resolver: &Resolver{}}
+	u.configure([]string{"UV_DEFAULT_INDEX=https://a:b@one/simple", "UV_INDEX=https://two/x ours=https://c:d@three/simple?x=y"})
+	for host, want := range map[string]string{"one": "a:b", "two": "", "three": "c:d", "four": ""} {
+		got := ""
+		if l := u.Login(host); l != nil {
+			got = l.String()
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", host, got, want)
+		}
+	}
+}
+
+// TestNewUV takes a script for uv, which is run in a folder that has nobody's environment.
+func TestNewUV(t *testing.T) {
+	if _, err := NewResolver(context.Background()); err != nil {
+		t.Skip("needs pip:", err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "uv"), []byte("#!/bin/sh\npwd\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	t.Chdir(dir)
+	u, err := NewUV(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u.program != "/" {
+		t.Errorf("it runs in %s", u.program)
+	}
+}
+
+// TestRequirementsAreHidden has a file of requirements, which may have a password in it, copied.
+func TestRequirementsAreHidden(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "r.txt")
+	if err := os.WriteFile(file, []byte("--index-url https://a:b@host/simple\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	temp, err := scratch.Make(t.TempDir(), "requirements")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = temp.Remove() }()
+	c, err := newCollector(temp.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.arguments(Request{Files: []string{file}}, ""); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]os.FileMode{temp.Path: 0, c.dir: 0o055, filepath.Join(c.dir, "0.txt"): 0o044} {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode() & 0o077; got != want {
+			t.Errorf("%s: others may %o, want %o", path, got, want)
+		}
 	}
 }

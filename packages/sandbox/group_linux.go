@@ -106,9 +106,12 @@ func lockGroup(dir string, v1 bool) *group {
 
 // sweepGroups ends groups whose owners were killed.
 func sweepGroups(parent string, v1 bool) {
-	left, _ := filepath.Glob(filepath.Join(parent, groupPrefix+"*"))
-	for _, dir := range left {
-		if g := lockGroup(dir, v1); g != nil {
+	all, _ := os.ReadDir(parent) // by no pattern: systemd has backslashes in names
+	for _, e := range all {
+		if !strings.HasPrefix(e.Name(), groupPrefix) {
+			continue
+		}
+		if g := lockGroup(filepath.Join(parent, e.Name()), v1); g != nil {
 			g.end()
 		}
 	}
@@ -190,7 +193,9 @@ func (g *group) end() {
 }
 
 // join is a program for sh that enters a group and runs the rest.
-const join = `echo $$ >"$1/cgroup.procs" && shift && exec "$@"`
+const join = `{ echo $$ >"$1/cgroup.procs"; } 2>/dev/null || { echo "bwrap: cannot enter the control group $1" >&2; exit 1; }
+shift
+exec "$@"`
 
 // enter returns a command line that runs line in the group.
 func (g *group) enter(line []string) []string {

@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,6 +84,41 @@ func TestGroupSwept(t *testing.T) {
 	}
 	if _, err := os.Stat(mine.dir.Name()); err != nil {
 		t.Errorf("a group that has an owner is gone: %v", err)
+	}
+}
+
+// TestGroupSweptAnywhere leaves a group below one whose name is as systemd writes it.
+func TestGroupSweptAnywhere(t *testing.T) {
+	g := makeGroup(t, 64<<20)
+	defer g.end()
+	parent := filepath.Join(filepath.Dir(g.dir.Name()), fmt.Sprintf(`rivulet\x2dtest-%d`, os.Getpid()))
+	left := filepath.Join(parent, groupPrefix+"left")
+	for _, dir := range []string{parent, left} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = os.Remove(dir) }()
+	}
+	sweepGroups(parent, g.v1)
+	if _, err := os.Stat(left); err == nil {
+		t.Errorf("%s is left", left)
+	}
+}
+
+// TestGroupGone enters a group that is not there any more: that is no failure of the program's.
+func TestGroupGone(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &group{dir: dir}
+	if err := errors.Join(os.Remove(dir.Name()), dir.Close()); err != nil {
+		t.Fatal(err)
+	}
+	line := g.enter([]string{"echo", "it runs"})
+	out, err := exec.Command(line[0], line[1:]...).CombinedOutput()
+	if err == nil || !strings.HasPrefix(string(out), "bwrap: cannot enter") {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

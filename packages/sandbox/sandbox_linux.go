@@ -60,16 +60,22 @@ func Run(ctx context.Context, s Spec) (err error) {
 		}
 	}
 	root := os.Geteuid() == 0
-	args, err := s.arguments(root)
+	args := s.arguments(root)
+	variables, err := s.variables()
 	if err != nil {
 		return err
 	}
-	filter, err := filterFile()
+	filter, err := memoryFile("filter", filter())
 	if err != nil {
 		return fmt.Errorf("%w: filter of system calls: %w", ErrUnavailable, err)
 	}
 	defer func() { _ = filter.Close() }()
-	args = append(args, "--seccomp", "3", "--")
+	env, err := memoryFile("variables", variables)
+	if err != nil {
+		return fmt.Errorf("%w: variables: %w", ErrUnavailable, err)
+	}
+	defer func() { _ = env.Close() }()
+	args = append(args, "--seccomp", "3", "--args", "4", "--")
 	args = append(args, s.Args...)
 
 	ctx, cancel := context.WithTimeoutCause(ctx, s.Limits.Time, errTime)
@@ -98,7 +104,7 @@ func Run(ctx context.Context, s Spec) (err error) {
 	}
 	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	cmd.ExtraFiles, cmd.Stdin = []*os.File{filter}, s.Stdin
+	cmd.ExtraFiles, cmd.Stdin = []*os.File{filter, env}, s.Stdin
 	var complaint tail
 	cmd.Stderr = &complaint
 	out := &bounded{to: s.Stdout, left: s.Limits.Output}
@@ -235,7 +241,7 @@ func (s *Spec) asNobody(line []string) []string {
 }
 
 // arguments are those of bubblewrap up to the filter. Root's are as prepare leaves things.
-func (s *Spec) arguments(root bool) ([]string, error) {
+func (s *Spec) arguments(root bool) []string {
 	at := func(n int, path string) string {
 		if root {
 			return "/mnt/" + strconv.Itoa(n)
@@ -246,7 +252,7 @@ func (s *Spec) arguments(root bool) ([]string, error) {
 	small := strconv.Itoa(smallDisk)
 	args := []string{
 		"--unshare-all", "--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox",
-		"--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv",
+		"--die-with-parent", "--new-session", "--cap-drop", "ALL",
 		"--ro-bind", at(0, s.Root), "/", "--proc", "/proc", "--dev", "/dev",
 		"--size", small, "--tmpfs", "/dev/shm", "--remount-ro", "/dev",
 		"--size", disk, "--tmpfs", "/tmp", "--size", small, "--tmpfs", "/run",
@@ -258,18 +264,26 @@ func (s *Spec) arguments(root bool) ([]string, error) {
 		args = append(args, "--ro-bind", at(i+1, b.Source), b.Dest)
 	}
 	args = append(args, "--remount-ro", "/run")
-	for _, v := range s.Env {
-		name, value, ok := strings.Cut(v, "=")
-		if !ok {
-			return nil, fmt.Errorf("sandbox: variable %q: want NAME=VALUE", v)
-		}
-		args = append(args, "--setenv", name, value)
-	}
 	dir := s.Dir
 	if dir == "" {
 		dir = "/tmp"
 	}
-	return append(args, "--chdir", dir), nil
+	return append(args, "--chdir", dir)
+}
+
+// variables are the arguments of bubblewrap that set the program's variables. It reads them from a
+// file, as all users of the machine see a command line, and an index's address may have a
+// password in it.
+func (s *Spec) variables() ([]byte, error) {
+	args := []string{"--clearenv"}
+	for _, v := range s.Env {
+		name, value, ok := strings.Cut(v, "=")
+		if !ok || strings.Contains(v, "\x00") {
+			return nil, fmt.Errorf("sandbox: variable %q: want NAME=VALUE", name)
+		}
+		args = append(args, "--setenv", name, value)
+	}
+	return []byte(strings.Join(args, "\x00") + "\x00"), nil
 }
 
 // anonymous returns the memory of a process and of all below it that is in no file, in
@@ -306,14 +320,14 @@ func anonymous(pid int) int64 {
 	return total
 }
 
-// filterFile returns a file with the filter of system calls.
-func filterFile() (*os.File, error) {
-	fd, err := unix.MemfdCreate("filter", unix.MFD_CLOEXEC)
+// memoryFile returns a file that is nowhere but in memory, to be read from its beginning.
+func memoryFile(name string, data []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "filter")
-	if _, err = f.Write(filter()); err == nil {
+	f := os.NewFile(uintptr(fd), name)
+	if _, err = f.Write(data); err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err != nil {

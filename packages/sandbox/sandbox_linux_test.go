@@ -266,3 +266,46 @@ func alive(t *testing.T, mark string) bool {
 	}
 	return false
 }
+
+// TestVariablesAreHidden looks for a password among the command lines of all processes.
+func TestVariablesAreHidden(t *testing.T) {
+	const secret = "the-password-of-an-index"
+	dir := root(t)
+	in, hold := io.Pipe()
+	out, heard := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := Run(context.Background(), Spec{
+			Root: dir, Args: []string{"/bin/sh", "-c", "echo $S; read x"}, Env: []string{"S=" + secret}, Stdin: in, Stdout: heard,
+		})
+		_ = heard.CloseWithError(err)
+		done <- err
+	}()
+	told := make([]byte, len(secret))
+	if _, err := io.ReadFull(out, told); err != nil || string(told) != secret {
+		t.Fatalf("it has %q: %v", told, err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, out) }()
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil || len(all) == 0 {
+		t.Fatal("no processes:", err)
+	}
+	for _, file := range all {
+		if line, err := os.ReadFile(file); err == nil && bytes.Contains(line, []byte(secret)) {
+			t.Errorf("everybody sees it: %.60q", line)
+		}
+	}
+	_, _ = io.WriteString(hold, "\n")
+	_ = hold.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestVariables(t *testing.T) {
+	for _, v := range []string{"none", "A=b\x00--ro-bind\x00/\x00/"} {
+		if b, err := (&Spec{Env: []string{v}}).variables(); err == nil {
+			t.Errorf("%q: %q", v, b)
+		}
+	}
+}

@@ -57,6 +57,9 @@ func ofReads(ctx context.Context, d Disk, reads []Read) (*profile.Profile, error
 		for _, x := range f.extents {
 			begin, end := int64(x.Logical)*block, (int64(x.Logical)+int64(x.Count))*block
 			for _, part := range ranges {
+				if err := ctx.Err(); err != nil { // each may be all of the disk
+					return nil, context.Cause(ctx)
+				}
 				from, to := max(begin, part[0]/block*block), end
 				if part[1] < end-part[0] {
 					to = min(end, (part[0]+part[1]+block-1)/block*block)

@@ -48,8 +48,8 @@ const (
 const staleTemp = 24 * time.Hour
 
 // fresh is the age below which a file's directory entry may not be durable yet,
-// because another process has named it and not come to Flush, or was killed before. Who
-// lives flushes in half that time, and the kernel writes by itself what is older. It
+// because another process has named it and not come to Flush, or was killed before.
+// What is older the kernel has written by itself, and who goes on putting has flushed. It
 // counts from when the file last got a name: a link to an old file is new.
 const fresh = time.Minute
 
