@@ -101,7 +101,7 @@ func TestFillRefused(t *testing.T) {
 func TestFillOfManyMisses(t *testing.T) {
 	s := newSite(t)
 	content := make([]byte, 60*chunk.Size/1000)
-	rand.NewChaCha8([32]byte{1}).Read(content)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(content) // never fails
 	s.publish("large", string(content))
 	s.cache = &warmCache{chunks: make(map[chunk.ID]map[int64][]byte)}
 	c := s.config()
@@ -139,10 +139,11 @@ func TestFillOfManyMisses(t *testing.T) {
 		t.Errorf("after few misses: %+v", f)
 	}
 	read(fillMisses-1, fillMisses+8)
-	eventually(t, "filled", func() bool { return h.List()[0].Fill.State == FillDone })
+	eventually(t, "begun", func() bool { return h.List()[0].Fill.State != FillWaits })
 	if i := h.List()[0]; i.Start.Over || i.Reads.Touched*fillShare >= int64(m.Len())*chunk.Size/chunk.FrameSize {
 		t.Errorf("the start is over, or has read much: %+v", i.Start)
 	}
+	eventually(t, "filled", func() bool { return h.List()[0].Fill.State == FillDone })
 	s.close(h)
 }
 

@@ -48,8 +48,8 @@ type FillProgress struct {
 // A Fill reads all of a disk's chunks once, through a cache that keeps them, as nobody
 // waits for (chunk.Fill). Of what the cache has it reads no more than the header. It has
 // as much under way as fills the way to the store, and hardly more, so that reads which
-// somebody waits for find that way free. Its methods may be called by any number of goroutines; Run is
-// called once.
+// somebody waits for find that way free. Its methods may be called by any number of
+// goroutines; Run is called once.
 type Fill struct {
 	m   *blockmap.Map
 	r   chunk.Reader
@@ -158,7 +158,7 @@ func (f *Fill) await(ctx context.Context) (pos int, ok bool) {
 		c := f.m.Chunk(pos)
 		away := f.opt.Away != nil && f.opt.Away(c.ID)
 		resume, wait := f.resume, time.Duration(0)
-		room := f.under < fillsAtOnce && f.pipe.room(int64(c.Stored)) && (!(waits && f.beside) || f.pipe.lane(int64(c.Stored)))
+		room := f.under < fillsAtOnce && f.pipe.room(int64(c.Stored)) && (!waits || !f.beside || f.pipe.lane(int64(c.Stored)))
 		if resume == nil && !away && room && f.opt.Rate > 0 {
 			// What is larger than the bucket is owed.
 			if wait = f.bucket.Wait(time.Now(), min(float64(c.Stored), f.bucket.Burst)); wait == 0 {
