@@ -102,7 +102,8 @@ func subtrees(n int) (order []int) {
 }
 
 // TestFillAhead wants who reads all of a disk that is far to have it hardly later than
-// its bytes take, and who reads some of it to be held up by hardly more than without.
+// its bytes take, and who reads some of it to take at most a twentieth longer than without:
+// which of two fetches comes first at one moment is left to the scheduler.
 func TestFillAhead(t *testing.T) {
 	const (
 		n, after = 1000, 32
@@ -121,7 +122,7 @@ func TestFillAhead(t *testing.T) {
 	}{
 		{"walk", subtrees(n), ofBytes},
 		{"walk of large directories", rng.Perm(n), ofBytes},
-		{"start", rng.Perm(n)[:150], func(without time.Duration) time.Duration { return without }},
+		{"start", rng.Perm(n)[:150], func(without time.Duration) time.Duration { return without + without/20 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var took [2]time.Duration
