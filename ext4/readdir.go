@@ -1,8 +1,8 @@
 package ext4
 
 import (
+	"bytes"
 	"io"
-	"strings"
 )
 
 // minDirent is the space of the shortest entry.
@@ -47,19 +47,27 @@ func (fsys *FS) scanDir(v *inodeView) (*dirScan, error) {
 
 // entry gives the next one but "." and "..", and io.EOF at the end.
 func (d *dirScan) entry() (direntView, error) {
+	e, name, err := d.unnamed()
+	e.name = string(name)
+	return e, err
+}
+
+// unnamed is entry with the name beside it, which is shared and must not be changed: who
+// looks for one name need not copy all.
+func (d *dirScan) unnamed() (direntView, []byte, error) {
 	for {
 		for len(d.p) == 0 {
 			if err := d.load(); err != nil {
-				return direntView{}, err
+				return direntView{}, nil, err
 			}
 		}
-		e, size, err := d.fsys.super.decodeDirent(d.v, d.p)
+		e, name, size, err := d.fsys.super.decodeDirent(d.v, d.p)
 		if err != nil {
-			return direntView{}, err
+			return direntView{}, nil, err
 		}
 		d.p = d.p[size:]
 		if e.number != 0 {
-			return e, nil
+			return e, name, nil
 		}
 	}
 }
@@ -110,10 +118,10 @@ func (d *dirScan) loadInline() error {
 }
 
 // decodeDirent reads the entry at the start of p. Its number is 0 if it is
-// unused, "." or "..".
-func (s *superView) decodeDirent(v *inodeView, p []byte) (e direntView, size int, err error) {
+// unused, "." or "..". Its name is left beside it, a part of p.
+func (s *superView) decodeDirent(v *inodeView, p []byte) (e direntView, name []byte, size int, err error) {
 	if len(p) < minDirent {
-		return e, 0, v.damaged("%d bytes behind the last directory entry", len(p))
+		return e, nil, 0, v.damaged("%d bytes behind the last directory entry", len(p))
 	}
 	size = direntLength(p)
 	length, kind := int(p[6]), p[7]
@@ -121,27 +129,27 @@ func (s *superView) decodeDirent(v *inodeView, p []byte) (e direntView, size int
 		kind = 0
 	}
 	if size < minDirent || size%4 != 0 || size > len(p) || direntSize(length) > size {
-		return e, 0, v.damaged("directory entry of %d bytes with a name of %d, %d bytes before the end of the block", size, length, len(p))
+		return e, nil, 0, v.damaged("directory entry of %d bytes with a name of %d, %d bytes before the end of the block", size, length, len(p))
 	}
 	e.number = le.Uint32(p)
 	if e.number == 0 {
-		return e, size, nil
+		return e, nil, size, nil
 	}
-	e.name = string(p[direntHeader : direntHeader+length])
-	if e.name == "." || e.name == ".." {
+	name = p[direntHeader : direntHeader+length]
+	if string(name) == "." || string(name) == ".." {
 		e.number = 0
-		return e, size, nil
+		return e, nil, size, nil
 	}
-	if e.name == "" || strings.ContainsAny(e.name, "/\x00") {
-		return e, 0, v.damaged("name %q in a directory", e.name)
+	if length == 0 || bytes.IndexByte(name, '/') >= 0 || bytes.IndexByte(name, 0) >= 0 {
+		return e, nil, 0, v.damaged("name %q in a directory", name)
 	}
 	if e.number < s.firstInode || e.number > s.inodes {
-		return e, 0, v.damaged("directory entry %q for inode %d of %d", e.name, e.number, s.inodes)
+		return e, nil, 0, v.damaged("directory entry %q for inode %d of %d", name, e.number, s.inodes)
 	}
 	if int(kind) < len(direntModes) {
 		e.mode = direntModes[kind]
 	}
-	return e, size, nil
+	return e, name, size, nil
 }
 
 // direntLength is how far it is to the next entry. Numbers that are no
@@ -199,14 +207,14 @@ func (fsys *FS) lookup(v *inodeView, name string) (uint32, error) {
 		return 0, err
 	}
 	for {
-		e, err := d.entry()
+		e, found, err := d.unnamed()
 		if err == io.EOF {
 			return 0, nil
 		}
 		if err != nil {
 			return 0, err
 		}
-		if e.name == name {
+		if string(found) == name {
 			return e.number, nil
 		}
 	}

@@ -136,11 +136,11 @@ func (l *indexLookup) searchLeaf(p []byte) (uint32, error) {
 	}
 	l.leaves--
 	for len(p) > 0 {
-		e, size, err := l.fsys.super.decodeDirent(l.v, p)
+		e, name, size, err := l.fsys.super.decodeDirent(l.v, p)
 		if err != nil {
 			return 0, err
 		}
-		if e.number != 0 && e.name == l.name {
+		if e.number != 0 && string(name) == l.name {
 			return e.number, nil
 		}
 		p = p[size:]

@@ -111,7 +111,7 @@ const (
 // at a time.
 type readAhead struct {
 	io.ReaderAt
-	device blockdev.Prefetcher
+	device blockdev.Prefetcher // nil: nothing is fetched before it is read
 	ctx    context.Context
 
 	mu   sync.Mutex
@@ -138,7 +138,7 @@ func (r *readAhead) ReadAt(p []byte, off int64) (int, error) {
 		r.next = 0
 	}
 	r.mu.Unlock()
-	if from < to {
+	if from < to && r.device != nil {
 		_ = r.device.Prefetch(r.ctx, from*aheadUnit, (to-from)*aheadUnit) // reading tells what fails
 	}
 	return r.ReaderAt.ReadAt(p, off)

@@ -26,6 +26,10 @@ import (
 // predictTime bounds what publish spends on a prediction: nobody waits for more.
 const predictTime = 30 * time.Second
 
+// predictMemory is what a prediction keeps of a disk that is near, in bytes: what is looked
+// through lies together as a rule, and more would add to the most that publishing takes.
+const predictMemory = 16 << 20
+
 // A predicted tells of a profile that was predicted.
 type predicted struct {
 	Image    string           `json:"image"` // digest of its block map
@@ -138,17 +142,22 @@ func (a *app) foresee(ctx context.Context, view *generation.View, ref string) (*
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
-	d, err := a.openDisk(ctx, image, ref)
+	near, memory := a.near(), int64(oneShotMemory)
+	if near {
+		memory = predictMemory
+	}
+	d, err := a.openDiskIn(ctx, image, ref, memory)
 	if err != nil {
 		return nil, err
 	}
 	f := &foresight{image: image, disk: d}
-	f.files, err = ext4.Open(&readAhead{ReaderAt: d, device: d, ctx: ctx}, d.Size())
+	reader := &readAhead{ReaderAt: d, ctx: ctx}
+	var device predict.Device
+	if !near { // else it would decode far more than is read
+		reader.device, device = d, d
+	}
+	f.files, err = ext4.Open(reader, d.Size())
 	if err == nil {
-		var device predict.Device
-		if !a.near() {
-			device = d
-		}
 		f.p, err = predict.Profile(ctx, image.Map, f.files, device, predict.Start{Args: process.Args, Env: process.Env, Dir: process.Dir}, "")
 	}
 	if err != nil {

@@ -158,12 +158,17 @@ const oneShotMemory = 64 << 20
 
 // openDisk opens the disk of an image for a command that reads it once.
 func (a *app) openDisk(ctx context.Context, image *host.Image, ref string) (*host.Disk, error) {
+	return a.openDiskIn(ctx, image, ref, oneShotMemory)
+}
+
+// openDiskIn is openDisk with a bound of what is kept of the disk, in bytes.
+func (a *app) openDiskIn(ctx context.Context, image *host.Image, ref string, memory int64) (*host.Disk, error) {
 	near := a.near()
 	bound, err := a.origin.share(near)
 	if err != nil {
 		return nil, err
 	}
-	stack := host.Stack{Memory: disk.NewMemory(oneShotMemory), Cache: a.diskCache(ctx), Logger: a.logger()}
+	stack := host.Stack{Memory: disk.NewMemory(memory), Cache: a.diskCache(ctx), Logger: a.logger()}
 	d, err := stack.Disk(image, near, bound)
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)

@@ -43,6 +43,7 @@
 package vhostuser
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,9 +97,10 @@ type Server struct {
 	// long it really is follows what pays. 0: no polling.
 	Poll time.Duration
 
-	ready sync.Once
-	log   *slog.Logger
-	stats counters
+	ready   sync.Once
+	log     *slog.Logger
+	silence time.Duration // 0: settleTime
+	stats   counters
 
 	mu       sync.Mutex
 	closed   bool
@@ -281,7 +283,7 @@ func (s *Server) settle(ctx context.Context) {
 		if se == nil {
 			return
 		}
-		left := settleTime - time.Since(se.lastHeard())
+		left := cmp.Or(s.silence, settleTime) - time.Since(se.lastHeard())
 		if left <= 0 {
 			return
 		}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // pythonStart are modules that the interpreter itself imports, whatever it runs, beside those
@@ -56,6 +58,9 @@ type pythonPlace struct {
 	dirs            []string
 	tag             string
 	modules         int
+	alone           map[string]bool         // folders of compiled modules for which sources are not read
+	known           map[string][]moduleFile // what names lead to in dirs
+	held            int                     // names and files in known
 }
 
 // pythonBegins follows what the interpreter f reads before it reads a program.
@@ -66,6 +71,7 @@ func (p *predictor) pythonBegins(f *file) {
 		return
 	}
 	p.python.version, p.python.prefix, p.python.frozen, p.python.dirs = version, path.Dir(path.Dir(f.path)), minor >= 11, nil
+	p.python.known, p.python.held = nil, 0
 	dirs, _ := p.pythonPlaces()
 	begins := pythonStart
 	if !p.python.frozen {
@@ -87,25 +93,25 @@ func (p *predictor) pythonBegins(f *file) {
 
 // pythonText follows the modules that a Python text imports while it is loaded.
 func (p *predictor) pythonText(b []byte, dir string, depth int) {
-	var found [][]moduleFile
+	var found []moduleFile
+	seen := make(map[string]bool)
 	p.pythonImports(b, func(name string) {
-		if files := p.pythonFind(name, dir); len(files) > 0 {
-			found = append(found, files)
+		for _, m := range p.pythonFind(name, dir) {
+			if !seen[m.path] && !p.told[m.path] && !p.linked[m.path] {
+				seen[m.path] = true
+				found = append(found, m)
+			}
 		}
 	})
-	for _, files := range found { // all at once, if they are far
-		for _, m := range files {
-			if !p.told[m.path] {
-				p.soon(m.file)
-			}
-			if c := p.compiled(m); c != nil {
+	for _, m := range found { // all at once, if they are far
+		p.soon(m.file)
+		if c := p.compiled(m); c != nil {
+			if _, known := p.python.alone[path.Dir(c.path)]; !known {
 				p.soon(c)
 			}
 		}
 	}
-	for _, files := range found {
-		p.pythonFiles(files, depth)
-	}
+	p.pythonFiles(found, depth)
 }
 
 // A moduleFile is a source or an extension module, and its path without suffix, which may
@@ -143,7 +149,14 @@ func (p *predictor) pythonImports(b []byte, fn func(name string)) {
 	var from string
 	open := false // a list of names in parentheses goes on
 	for line := range strings.Lines(string(b)) {
-		trimmed := strings.TrimSpace(line)
+		indent := 0
+		for indent < len(line) && (line[indent] == ' ' || line[indent] == '\t') {
+			indent++
+		}
+		if !open && deferred && indent > depth {
+			continue
+		}
+		trimmed := strings.TrimSpace(line[indent:])
 		if open {
 			names, _, closed := strings.Cut(trimmed, ")")
 			pythonNames(names, func(n string) { fn(join(from, n)) })
@@ -153,14 +166,13 @@ func (p *predictor) pythonImports(b []byte, fn func(name string)) {
 		if trimmed == "" || trimmed[0] == '#' {
 			continue
 		}
-		indent := len(line) - len(strings.TrimLeft(line, " \t"))
-		if deferred && indent > depth {
-			continue
-		}
 		deferred = false
 		if strings.HasPrefix(trimmed, "def ") || strings.HasPrefix(trimmed, "async def ") || strings.HasPrefix(trimmed, "if TYPE_CHECKING") || strings.HasPrefix(trimmed, "if __name__") {
 			deferred, depth = true, indent
 			continue
+		}
+		if c := trimmed[0]; c != 'i' && c != 'f' && strings.IndexByte(trimmed, ';') < 0 {
+			continue // it begins no import, as most do not
 		}
 		for statement := range strings.SplitSeq(trimmed, ";") {
 			statement = strings.TrimSpace(statement)
@@ -195,19 +207,24 @@ func join(from, name string) string {
 func pythonNames(list string, fn func(string)) {
 	list, _, _ = strings.Cut(list, "#")
 	for part := range strings.SplitSeq(list, ",") {
-		if f := strings.Fields(part); len(f) > 0 {
-			if n := strings.Trim(f[0], `"'();\`); pythonName(n) {
-				fn(n)
-			}
+		part = strings.TrimSpace(part)
+		if i := strings.IndexFunc(part, unicode.IsSpace); i >= 0 {
+			part = part[:i]
+		}
+		if n := strings.Trim(part, `"'();\`); pythonName(n) {
+			fn(n)
 		}
 	}
 }
 
 // pythonName reports whether s can be a module's name.
 func pythonName(s string) bool {
-	return s != "" && len(s) < 256 && !strings.ContainsFunc(s, func(r rune) bool {
-		return r != '.' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && r < 128
-	})
+	for i := range len(s) {
+		if c := s[i]; c != '.' && c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c < utf8.RuneSelf {
+			return false
+		}
+	}
+	return s != "" && len(s) < 256
 }
 
 // pythonFind returns the files of a module and of the packages that it is in, none if it is
@@ -223,16 +240,33 @@ func (p *predictor) pythonFind(name, dir string) []moduleFile {
 	if p.python.frozen && slices.Contains(pythonFrozen, name) {
 		return nil
 	}
-	dirs, _ := p.pythonPlaces()
-	for _, d := range append([]string{dir}, dirs...) {
-		if d == "" {
-			continue
-		}
-		if files, found := p.pythonIn(d, name); found {
+	if p.times++; p.times > maxTimes {
+		return nil
+	}
+	if dir != "" {
+		if files, found := p.pythonIn(dir, name); found {
 			return files
 		}
 	}
-	return nil
+	files, ok := p.python.known[name]
+	if ok {
+		return files
+	}
+	dirs, _ := p.pythonPlaces()
+	for _, d := range dirs {
+		var found bool
+		if files, found = p.pythonIn(d, name); found {
+			break
+		}
+	}
+	if p.python.known == nil {
+		p.python.known = make(map[string][]moduleFile)
+	}
+	if n := p.python.held + 1 + len(files); n <= maxLookups {
+		p.python.known[strings.Clone(name)] = files // not all of the text with it
+		p.python.held = n
+	}
+	return files
 }
 
 // pythonIn returns the files of a module below a folder, and whether its first part is
@@ -240,6 +274,9 @@ func (p *predictor) pythonFind(name, dir string) []moduleFile {
 func (p *predictor) pythonIn(dir, name string) (files []moduleFile, found bool) {
 	for part := range strings.SplitSeq(name, ".") {
 		if part == "" {
+			break
+		}
+		if real := p.dir(dir); real == "" || !p.begun(real, part) {
 			break
 		}
 		base := path.Join(dir, part)
@@ -297,6 +334,21 @@ func alone(compiled, source *file) bool {
 	return le.Uint32(head[8:]) == uint32(source.modified) && le.Uint32(head[12:]) == uint32(source.size)
 }
 
+// alone is [alone] of the first compiled module of a folder that is asked about: one tool
+// compiled the others as well, as a rule, and their heads are all that would be read of them.
+func (p *predictor) alone(compiled, source *file) bool {
+	dir := path.Dir(compiled.path)
+	is, ok := p.python.alone[dir]
+	if !ok {
+		if p.python.alone == nil {
+			p.python.alone = make(map[string]bool)
+		}
+		is = alone(compiled, source)
+		p.python.alone[dir] = is
+	}
+	return is
+}
+
 // compiled returns the compiled form of a source, which lies beside its name; nil: there is
 // none.
 func (p *predictor) compiled(m moduleFile) *file {
@@ -317,7 +369,7 @@ func (p *predictor) pythonSource(m moduleFile, depth int) {
 	if c != nil {
 		p.addWhole(c)
 	}
-	if c == nil || !alone(c, m.file) {
+	if c == nil || !p.alone(c, m.file) {
 		p.addWhole(m.file)
 	}
 	if b := m.text(); b != nil {

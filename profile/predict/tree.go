@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -33,11 +35,11 @@ type tree struct {
 	err     error // that ended it
 	lookups int
 	times   int   // that anything was looked up, or compared with a pattern
-	names   int   // in lists
+	names   int   // in folders
 	left    int64 // bytes to read
 	found   map[string]found
-	lists   map[string][]string
-	asked   map[string]bool // files that were said to be looked through soon
+	folders map[string]*folder // by paths without links
+	asked   map[string]bool    // files that were said to be looked through soon
 }
 
 // A found is what a path leads to; nil info: nothing.
@@ -57,7 +59,7 @@ type file struct {
 }
 
 func newTree(ctx context.Context, fsys fs.ReadLinkFS) *tree {
-	return &tree{ctx: ctx, fsys: fsys, left: maxRead, found: make(map[string]found), lists: make(map[string][]string), asked: make(map[string]bool)}
+	return &tree{ctx: ctx, fsys: fsys, left: maxRead, found: make(map[string]found), folders: make(map[string]*folder), asked: make(map[string]bool)}
 }
 
 // failed notes an error that is none of the image's: the store's, or that there is no
@@ -118,9 +120,10 @@ func (t *tree) step(name string, links *int) found {
 	if dir.info == nil || !dir.info.IsDir() {
 		return found{}
 	}
-	full := path.Join(dir.path, path.Base(name))
-	info, err := t.fsys.Lstat(full)
-	if t.failed(err) {
+	base := path.Base(name)
+	full := path.Join(dir.path, base)
+	info, err := t.lstat(dir.path, base, full)
+	if t.failed(err) || info == nil {
 		return found{}
 	}
 	if info.Mode()&fs.ModeSymlink == 0 {
@@ -162,22 +165,14 @@ func (t *tree) list(name string) []string {
 	if dir == "" {
 		return nil
 	}
-	if names, ok := t.lists[dir]; ok {
-		return names
-	}
-	if t.names > maxNames {
+	f := t.folder(dir)
+	if t.failed(f.err) {
 		return nil
 	}
-	var names []string
-	entries, err := fs.ReadDir(t.fsys, dir)
-	if !t.failed(err) && len(entries) <= maxListed {
-		for _, e := range entries {
-			names = append(names, e.Name())
-		}
+	if f.sorted == nil {
+		f.sorted = slices.Sorted(maps.Keys(f.entries))
 	}
-	t.names += len(entries) + 1
-	t.lists[dir] = names
-	return names
+	return f.sorted
 }
 
 // glob returns the paths that a pattern stands for, as a shell would.
