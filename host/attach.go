@@ -139,7 +139,7 @@ func (h *Host) prepare(ctx context.Context, spec *Spec) (*attachment, error) {
 	if h.cfg.Frontends[spec.Frontend] == nil {
 		return nil, SpecErrorf("attach %q: no frontend is called %q", spec.Image, spec.Frontend)
 	}
-	if spec.Fill != nil && h.cfg.Cache == nil {
+	if spec.Fill != nil && !spec.Fill.Optional && h.cfg.Cache == nil {
 		return nil, SpecErrorf("attach %q: a fill brings the disk to the host cache, and there is none: start 'rivulet cached'", spec.Image)
 	}
 	s, err := h.acquire(ctx, spec)

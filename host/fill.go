@@ -5,16 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
+	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/profile/start"
 )
 
 // A Fill says that all of a disk is to be brought to the host cache, so that a machine
-// which runs for long needs its origin no more. It begins when a quarter of the disk was
-// read, or when the start is over. Of attachments that share a disk, the first one's
-// counts.
+// which runs for long needs its origin no more, and one that reads all of it does not
+// wait for one chunk after the other. It begins when a quarter of the disk was read, when
+// the start has waited for many chunks that nothing reads ahead, or when it is over. Of
+// attachments that share a disk, the first one's counts.
 type Fill struct {
 	Rate int64 `json:"rate,omitempty"` // stored bytes a second; 0: no bound but the origin's
+	// Optional says to do without where there is no host cache; else that is an error.
+	Optional bool `json:"optional,omitempty"`
 }
 
 func (f *Fill) check() error {
@@ -27,6 +32,36 @@ func (f *Fill) check() error {
 // fillShare is of how many frames one has to be read for a fill to begin before the start
 // is over.
 const fillShare = 4
+
+const (
+	// fillMisses is for how many chunks a start has to wait, one after the other, for a
+	// fill to begin before it is over. Most starts wait for fewer; one that waits for more
+	// has a way to the store that is idle most of the time.
+	fillMisses = 32
+	// missTime is from when on a read has waited for more than this machine.
+	missTime = 5 * time.Millisecond
+)
+
+// misses count the chunks that reads have waited for.
+type misses struct {
+	mu    sync.Mutex
+	count int
+	last  int // position of the last one
+}
+
+// touch is told of a first read, and reports whether there were many.
+func (m *misses) touch(t disk.Touch) bool {
+	if t.Waited < missTime {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.count == 0 || t.Chunk != m.last {
+		m.count++
+		m.last = t.Chunk
+	}
+	return m.count >= fillMisses
+}
 
 // A FillState says how far a fill is.
 type FillState string
@@ -61,6 +96,12 @@ type filling struct {
 	err   error
 }
 
+// waits reports whether somebody waits for a read of the disk.
+func (s *sharedDisk) waits() bool {
+	pieces, _ := s.Waiting()
+	return pieces > 0
+}
+
 // beginFill has the disk of s filled as spec says, when the start is over or far enough;
 // nil: there is none.
 func (h *Host) beginFill(s *sharedDisk, spec *Fill) {
@@ -68,18 +109,22 @@ func (h *Host) beginFill(s *sharedDisk, spec *Fill) {
 		return
 	}
 	if h.cfg.Cache == nil {
+		if spec.Optional {
+			return
+		}
 		h.log.Warn("the disk is not filled: there is no host cache to fill", "image", s.key.image)
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &filling{
-		fill:   start.NewFill(s.Map(), s.reader, start.FillOptions{Rate: spec.Rate, Away: h.cfg.Cache.Away}),
+		fill:   start.NewFill(s.Map(), s.reader, start.FillOptions{Rate: spec.Rate, Away: h.cfg.Cache.Away, Packed: s.packed(), Waits: s.waits}),
 		cancel: cancel, ended: make(chan struct{}),
 	}
 	s.fill = f
 	var ready <-chan struct{}
 	if s.start != nil {
 		ready = s.start.far
+		s.start.fill.Store(f.fill)
 	}
 	go func() {
 		defer close(f.ended)

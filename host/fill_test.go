@@ -1,10 +1,15 @@
 package host
 
 import (
+	"context"
 	"errors"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/chunk/chunktest"
+	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/host/keep"
 )
 
 // TestFill wants all of a disk to be in the cache when its start is over, not before; and
@@ -88,5 +93,89 @@ func TestFillRefused(t *testing.T) {
 	if err := h.PauseFill("nosuch", true); !errors.Is(err, ErrNotFound) {
 		t.Errorf("pause of nothing: %v", err)
 	}
+	s.close(h)
+}
+
+// TestFillOfManyMisses wants a fill to begin when a start has waited for many chunks of a
+// store that takes its time, long before it is over or has read a quarter of the disk.
+func TestFillOfManyMisses(t *testing.T) {
+	s := newSite(t)
+	content := make([]byte, 60*chunk.Size/1000)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(content) // never fails
+	s.publish("large", string(content))
+	s.cache = &warmCache{chunks: make(map[chunk.ID]map[int64][]byte)}
+	c := s.config()
+	open := c.Open
+	c.Open = func(ctx context.Context, url string) (Source, error) {
+		src, err := open(ctx, url)
+		src.Bound = func(src chunk.Source, _ string) chunk.Source {
+			return &chunktest.Slow{Source: src, Latency: missTime}
+		}
+		return src, err
+	}
+	h, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Recover(t.Context(), &keep.Inherited{}); err != nil {
+		t.Fatal(err)
+	}
+	sp := spec("large", "a")
+	sp.Fill = &Fill{Optional: true}
+	i := s.attach(h, sp)[0]
+	o, _ := s.front.last("a")
+	m := h.attached[i.ID].dev.disk.Load().Map()
+	read := func(from, to int) {
+		t.Helper()
+		for pos := from; pos < to; pos++ {
+			if _, err := o.Device.ReadAt(make([]byte, 4096), int64(m.Chunk(pos).Index)*chunk.Size); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	read(0, fillMisses-1)
+	read(0, fillMisses-1) // out of memory
+	if f := h.List()[0].Fill; f.State != FillWaits || f.Done != 0 {
+		t.Errorf("after few misses: %+v", f)
+	}
+	read(fillMisses-1, fillMisses+8)
+	eventually(t, "begun", func() bool { return h.List()[0].Fill.State != FillWaits })
+	if i := h.List()[0]; i.Start.Over || i.Reads.Touched*fillShare >= int64(m.Len())*chunk.Size/chunk.FrameSize {
+		t.Errorf("the start is over, or has read much: %+v", i.Start)
+	}
+	eventually(t, "filled", func() bool { return h.List()[0].Fill.State == FillDone })
+	s.close(h)
+}
+
+// TestMisses wants chunks to be counted, and not frames, nor what was at hand.
+func TestMisses(t *testing.T) {
+	var m misses
+	for i := range 2 * fillMisses {
+		if m.touch(disk.Touch{Chunk: i, Waited: missTime - 1}) || m.touch(disk.Touch{Chunk: 7, Frame: i, Waited: missTime}) {
+			t.Fatalf("many, after %d frames of one chunk", i)
+		}
+	}
+	for i := range fillMisses - 2 {
+		if m.touch(disk.Touch{Chunk: 100 + i, Waited: missTime}) {
+			t.Fatalf("many, after %d chunks", i+2)
+		}
+	}
+	if !m.touch(disk.Touch{Chunk: 8, Waited: missTime}) {
+		t.Errorf("%d chunks are not many", fillMisses)
+	}
+}
+
+// TestFillOptional wants a fill that may be left out to be, where there is no cache.
+func TestFillOptional(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	sp := spec("tree", "a")
+	sp.Fill = &Fill{Optional: true}
+	if i := s.attach(h, sp)[0]; i.Fill != nil {
+		t.Errorf("%+v", i.Fill)
+	}
+	s.close(h)
+	h = s.start() // which brings it back
+	eventually(t, "attached", func() bool { l := h.List(); return len(l) == 1 && l[0].State == Ready && l[0].Fill == nil })
 	s.close(h)
 }

@@ -183,7 +183,9 @@ type starting struct {
 	opened   time.Time
 
 	replay  atomic.Pointer[start.Replay] // nil: none yet
-	far     chan struct{}                // closed when the start is over, or a quarter of the disk was read
+	misses  misses                       // that no replay goes before
+	fill    atomic.Pointer[start.Fill]   // of the disk, which follows where the start reads; nil: none
+	far     chan struct{}                // closed when the start is over, or has read or waited for much
 	quarter sync.Once                    // closes it
 	ended   chan struct{}                // closed when its goroutines have
 
@@ -228,9 +230,19 @@ func (s *starting) touch(t disk.Touch) {
 	} else if s.sequence != nil {
 		s.sequence.Touch(t)
 	}
-	if touched, all := s.disk.Touched(); touched*fillShare >= all {
+	if f := s.fill.Load(); f != nil {
+		f.Touch(t)
+	}
+	if touched, all := s.disk.Touched(); touched*fillShare >= all || !s.replaying() && s.misses.touch(t) {
 		s.getFar()
 	}
+}
+
+// replaying reports whether the start is read ahead of, which brings what it waits for.
+func (s *starting) replaying() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running
 }
 
 func (s *starting) getFar() { s.quarter.Do(func() { close(s.far) }) }

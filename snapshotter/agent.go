@@ -36,6 +36,9 @@ type Agent struct {
 	OwnRepository bool
 	// Identities and Required are those of host.Spec.
 	Identities, Required []string
+	// Fill has the host cache, where there is one, filled with disks that are mounted;
+	// nil: it gets what is read of them.
+	Fill *host.Fill
 }
 
 var (
@@ -199,7 +202,7 @@ func (a *Agent) AttachWritable(ctx context.Context, d Disk, link string, w Write
 	}
 	made, err := c.Attach(ctx, host.Spec{
 		Image: string(d.Digest), Store: d.Store, Frontend: blockFrontend, Where: link, Name: filepath.Base(filepath.Dir(link)),
-		Identities: a.Identities, Required: a.Required, Overlay: &host.Overlay{Dir: w.Dir, Quota: w.Room},
+		Identities: a.Identities, Required: a.Required, Overlay: &host.Overlay{Dir: w.Dir, Quota: w.Room}, Fill: a.Fill,
 	})
 	if err != nil {
 		return "", translate(err)
@@ -261,7 +264,7 @@ func (a *Agent) mount(ctx context.Context, d Disk, dir string, o *host.Overlay) 
 	}
 	_, err = c.Attach(ctx, host.Spec{
 		Image: string(d.Digest), Store: d.Store, Frontend: mountFrontend, Where: dir,
-		Name: filepath.Base(dir), Identities: a.Identities, Required: a.Required, Overlay: o,
+		Name: filepath.Base(dir), Identities: a.Identities, Required: a.Required, Overlay: o, Fill: a.Fill,
 	})
 	return translate(err)
 }

@@ -223,3 +223,19 @@ func TestAgentMounts(t *testing.T) {
 	}
 	mounted(false)
 }
+
+// TestAgentFills wants an agent to be told of the fill of what it mounts.
+func TestAgentFills(t *testing.T) {
+	s := newAgentSite(t)
+	s.agent.Fill = &host.Fill{Rate: 1 << 20, Optional: true}
+	dir := filepath.Join(t.TempDir(), "mnt")
+	check(t, os.Mkdir(dir, 0o700))
+	check(t, s.agent.Mount(t.Context(), Disk{Store: "memory", Digest: digest.Digest(s.result.BlockMap)}, dir))
+	c, err := control.Dial(t.Context(), s.agent.Socket)
+	check(t, err)
+	list, err := c.List(t.Context())
+	if err != nil || len(list) != 1 || list[0].Spec.Fill == nil || *list[0].Spec.Fill != *s.agent.Fill {
+		t.Errorf("%+v, %v", list, err)
+	}
+	check(t, s.agent.Unmount(t.Context(), dir))
+}

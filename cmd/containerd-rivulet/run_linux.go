@@ -24,6 +24,8 @@ import (
 
 	"github.com/rivuletfs/rivulet/credentials"
 	"github.com/rivuletfs/rivulet/flatten/source"
+	"github.com/rivuletfs/rivulet/host"
+	"github.com/rivuletfs/rivulet/internal/bytesize"
 	"github.com/rivuletfs/rivulet/internal/runtimedir"
 	"github.com/rivuletfs/rivulet/internal/systemd"
 	"github.com/rivuletfs/rivulet/sign"
@@ -72,6 +74,8 @@ type options struct {
 	remapIDs      bool
 	room          int64 // of quota
 	patience      time.Duration
+	fill          bool
+	fillRate      string
 	level         string
 	json          bool
 }
@@ -127,6 +131,8 @@ In containerd's configuration:
 	f.StringVar(&o.quota, "quota", "", "bytes that a container may write to its disk, such as 10G (default no bound)")
 	o.logins.addFlags(f)
 	f.DurationVar(&o.patience, "patience", snapshotter.DefaultPatience, "how long to look for an image's disk, and again to wait for its mount, before the image is unpacked")
+	f.BoolVar(&o.fill, "fill", true, "bring all of a disk to the host cache, where there is one, behind all else, when its start is over or has read or waited for much")
+	f.StringVar(&o.fillRate, "fill-rate", "", "bound of the stored bytes of a fill in a second, such as 20M (default none)")
 	f.StringVar(&o.level, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&o.json, "json", false, "log JSON objects")
 	_ = cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
@@ -264,6 +270,9 @@ func (o *options) complete() error {
 		*path = filepath.Join(run, name)
 	}
 	var err error
+	if o.agent.Fill, err = o.filling(); err != nil {
+		return err
+	}
 	for i, url := range o.agent.Stores {
 		if o.agent.Stores[i], err = absoluteStore(url); err != nil {
 			return err
@@ -285,6 +294,28 @@ func (o *options) complete() error {
 		o.agent.Required[i] = k.String()
 	}
 	return nil
+}
+
+// filling returns what is to be done about the fill of disks; nil: nothing.
+func (o *options) filling() (*host.Fill, error) {
+	if !o.fill {
+		if o.fillRate != "" {
+			return nil, usagef("--fill-rate needs --fill")
+		}
+		return nil, nil
+	}
+	f := &host.Fill{Optional: true}
+	if o.fillRate == "" {
+		return f, nil
+	}
+	var err error
+	if f.Rate, err = bytesize.Parse(o.fillRate); err != nil {
+		return nil, usagef("--fill-rate: %w", err)
+	}
+	if f.Rate == 0 {
+		return nil, usagef("--fill-rate 0: want at least a byte a second, or --fill=false")
+	}
+	return f, nil
 }
 
 // absoluteStore makes the path of a folder absolute.

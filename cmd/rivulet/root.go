@@ -19,6 +19,7 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/domain"
 	"github.com/rivuletfs/rivulet/host"
+	"github.com/rivuletfs/rivulet/internal/bytesize"
 	"github.com/rivuletfs/rivulet/seal"
 	"github.com/rivuletfs/rivulet/seal/agewrap"
 	"github.com/rivuletfs/rivulet/sign"
@@ -241,19 +242,11 @@ func percent(part, whole int64) string {
 // parseSize reads a size in bytes, with an optional unit (K, M, G, T; powers of
 // 1024).
 func parseSize(s string) (int64, error) {
-	num, shift := s, 0
-	for i, unit := range []string{"K", "M", "G", "T"} {
-		for _, suffix := range []string{unit + "iB", unit} {
-			if n, ok := strings.CutSuffix(s, suffix); ok && shift == 0 {
-				num, shift = n, 10*(i+1)
-			}
-		}
+	n, err := bytesize.Parse(s)
+	if err != nil {
+		return 0, usageError{err}
 	}
-	var n int64
-	if _, err := fmt.Sscanf(num+"\n", "%d\n", &n); err != nil || n < 0 || n > (1<<62)>>shift {
-		return 0, usagef("size %q: want a number of bytes, or one with K, M, G or T", s)
-	}
-	return n << shift, nil
+	return n, nil
 }
 
 // isTerminal reports whether w is a terminal that can be drawn on.

@@ -24,7 +24,7 @@ func (s *startFlags) add(cmd *cobra.Command, own string) {
 	f.StringVar(&s.workload, "workload", "", "what is started from the disk, a name of your choice: each has a profile of its own (default "+own+")")
 	f.StringVar(&s.use, "profile", string(host.ProfileOn), "what is done about the start: on (read ahead by the profile of earlier ones, and record this one), replay (read ahead alone), record (record alone, also a start that reads little) or off")
 	f.BoolVar(&s.neighbours, "neighbours", false, "read ahead of a start that there is no profile of: the next chunks of a file or directory that is read on through; of a far store alone")
-	f.BoolVar(&s.fill, "fill", false, "bring all of the disk to the host cache, behind all else, when its start is over or a quarter of it was read")
+	f.BoolVar(&s.fill, "fill", false, "bring all of the disk to the host cache, behind all else, when its start is over or has read or waited for much")
 	f.StringVar(&s.fillRate, "fill-rate", "", "with --fill, bound of the stored bytes in a second, such as 20M")
 	var uses []cobra.Completion
 	for _, u := range host.ProfileUses {

@@ -8,12 +8,14 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/internal/tokenbucket"
 )
 
 const (
-	// fillsAtOnce bounds the chunks that a Fill asks for at a time.
-	fillsAtOnce = 4
+	// fillsAtOnce bounds the chunks that a Fill asks for at a time, whatever their size:
+	// as many fills as a store's line lets go at once (tier.Limit).
+	fillsAtOnce = 16
 	// fillPasses is how often a chunk is tried, each time when all others were.
 	fillPasses = 3
 	// fillPause is how long a Fill waits after a failure, or while the cache is away.
@@ -26,6 +28,12 @@ type FillOptions struct {
 	// Away reports whether the cache is away, so that what is read would be kept
 	// nowhere; it does not block. nil: it never is.
 	Away func(id chunk.ID) bool
+	// Packed reports whether a chunk comes with others, in one object, so that its read
+	// tells nothing of the way to the store; nil: none does.
+	Packed func(id chunk.ID) bool
+	// Waits reports whether somebody waits for a read of the disk at present. It does not
+	// block. nil: nobody does.
+	Waits func() bool
 }
 
 // FillProgress is how far a Fill is.
@@ -38,8 +46,10 @@ type FillProgress struct {
 }
 
 // A Fill reads all of a disk's chunks once, through a cache that keeps them, as nobody
-// waits for (chunk.Fill). Its methods may be called by any number of goroutines; Run is
-// called once.
+// waits for (chunk.Fill). Of what the cache has it reads no more than the header. It has
+// as much under way as fills the way to the store, and hardly more, so that reads which
+// somebody waits for find that way free. Its methods may be called by any number of
+// goroutines; Run is called once.
 type Fill struct {
 	m   *blockmap.Map
 	r   chunk.Reader
@@ -47,13 +57,20 @@ type Fill struct {
 
 	mu     sync.Mutex // guards what follows
 	p      FillProgress
+	pipe   *pipe
+	under  int           // chunks
+	over   chan struct{} // holds one when a chunk is over that Run may wait for
+	order  *order        // of this pass; nil before the first
+	at     int           // behind where the disk was read last
+	beside bool          // who waited last did so for a chunk that was not asked for here
 	bucket tokenbucket.Bucket
 	resume chan struct{} // closed when it goes on; nil: it is not paused
 }
 
 // NewFill returns a Fill of the disk of m, by way of r.
 func NewFill(m *blockmap.Map, r chunk.Reader, opt FillOptions) *Fill {
-	f := &Fill{m: m, r: r, opt: opt, p: FillProgress{Chunks: m.Len()}}
+	f := &Fill{m: m, r: r, opt: opt, p: FillProgress{Chunks: m.Len()}, over: make(chan struct{}, 1)}
+	f.pipe = newPipe(time.Now(), fillGain, FirstWindow)
 	rate := float64(opt.Rate)
 	f.bucket = tokenbucket.Bucket{PerSecond: rate, Burst: max(rate, 1)}
 	return f
@@ -83,30 +100,28 @@ func (f *Fill) Run(ctx context.Context) error {
 // pass reads the chunks at those positions, and returns which failed, and why the last
 // of them did.
 func (f *Fill) pass(ctx context.Context, todo []int) (failed []int, err error) {
-	next := make(chan int)
+	f.mu.Lock()
+	f.order = newOrder(f.m.Len(), todo)
+	f.order.from = f.at
+	f.mu.Unlock()
 	var mu sync.Mutex
 	var running sync.WaitGroup
-	for range fillsAtOnce {
+	for {
+		pos, ok := f.await(ctx)
+		if !ok {
+			break
+		}
 		running.Go(func() {
-			for pos := range next {
-				readErr := f.read(ctx, pos)
-				if readErr == nil {
-					continue
-				}
+			readErr := f.read(ctx, pos)
+			if readErr != nil {
 				mu.Lock()
 				failed, err = append(failed, pos), readErr
 				mu.Unlock()
-				sleep(ctx, fillPause)
+				sleep(ctx, fillPause) // with its place, so that failures do not come faster
 			}
+			f.leave()
 		})
 	}
-	for _, pos := range todo {
-		if f.await(ctx, pos) != nil {
-			break
-		}
-		next <- pos
-	}
-	close(next)
 	running.Wait()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -114,18 +129,50 @@ func (f *Fill) pass(ctx context.Context, todo []int) (failed []int, err error) {
 	return failed, err
 }
 
-// await waits until the chunk at pos may be read.
-func (f *Fill) await(ctx context.Context, pos int) error {
-	c := f.m.Chunk(pos)
+// Touch is told of first reads; see disk.Disk.OnTouch. What lies behind them comes next. A
+// reader that waits for what the Fill brings is served best by more of that, any other one
+// by as little as possible in its way.
+func (f *Fill) Touch(t disk.Touch) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.at = t.Chunk + 1
+	if f.order == nil {
+		return
+	}
+	f.order.from = f.at
+	if t.Waited > 0 {
+		f.beside = f.order.has(t.Chunk)
+	}
+}
+
+// await waits until a chunk may be read, and enters it as under way. ok is false when
+// there is none left, or ctx has ended.
+func (f *Fill) await(ctx context.Context) (pos int, ok bool) {
 	for {
-		away := f.opt.Away != nil && f.opt.Away(c.ID)
+		waits := f.opt.Waits != nil && f.opt.Waits()
 		f.mu.Lock()
+		if pos, ok = f.order.peek(); !ok {
+			f.mu.Unlock()
+			return 0, false
+		}
+		c := f.m.Chunk(pos)
+		away := f.opt.Away != nil && f.opt.Away(c.ID)
 		resume, wait := f.resume, time.Duration(0)
-		if resume == nil && !away && f.opt.Rate > 0 {
+		room := f.under < fillsAtOnce && f.pipe.room(int64(c.Stored)) && (!waits || !f.beside || f.pipe.lane(int64(c.Stored)))
+		if resume == nil && !away && room && f.opt.Rate > 0 {
 			// What is larger than the bucket is owed.
 			if wait = f.bucket.Wait(time.Now(), min(float64(c.Stored), f.bucket.Burst)); wait == 0 {
 				f.bucket.Take(time.Now(), float64(c.Stored))
 			}
+		}
+		free := resume == nil && !away && room && wait == 0
+		switch {
+		case free:
+			f.order.take()
+			f.pipe.ask(int64(c.Stored))
+			f.under++
+		case resume != nil || away || wait > 0 || waits || f.under == fillsAtOnce:
+			f.pipe.starve()
 		}
 		f.mu.Unlock()
 		switch {
@@ -138,29 +185,79 @@ func (f *Fill) await(ctx context.Context, pos int) error {
 			sleep(ctx, wait)
 		case away:
 			sleep(ctx, fillPause)
+		case free:
+			return pos, ctx.Err() == nil
 		default:
-			return ctx.Err()
+			select {
+			case <-f.over:
+			case <-ctx.Done():
+			}
 		}
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return 0, false
 		}
 	}
 }
 
+// read has the chunk at pos brought, and enters what became of it.
 func (f *Fill) read(ctx context.Context, pos int) error {
 	c := f.m.Chunk(pos)
-	n, err := f.r.ReadChunk(ctx, c.ID, make([]byte, c.Stored), 0)
-	if err == nil && n != int(c.Stored) {
-		err = &chunk.CorruptError{ID: c.ID, Reason: fmt.Sprintf("%d bytes, want %d", n, c.Stored)}
-	}
-	if err != nil {
-		return err
+	packed := f.opt.Packed != nil && f.opt.Packed(c.ID) // as yet
+	begun := time.Now()
+	var trace chunk.Trace
+	err := f.bring(chunk.WithTrace(ctx, &trace), c)
+	brought := int64(0)
+	if err == nil && trace.Reached() > chunk.HostCache && !packed && !joined(&trace, begun) {
+		brought = int64(c.Stored)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.pipe.done(time.Now(), int64(c.Stored), brought, time.Since(begun), trace.Reached())
+	if err != nil {
+		return err
+	}
 	f.p.Done++
-	f.p.Bytes += int64(n)
+	f.p.Bytes += int64(c.Stored)
 	return nil
+}
+
+// joined reports whether what a read has waited for was begun by others, before it: then
+// how long it took tells nothing of the way.
+func joined(t *chunk.Trace, begun time.Time) (before bool) {
+	t.Each(func(s *chunk.Step) {
+		before = before || s.Tier > chunk.HostCache && s.Err == nil && s.Begun.Before(begun)
+	})
+	return before
+}
+
+// bring reads a chunk: its header, and unless a cache had that, which has the rest then or
+// is getting it, all of it.
+func (f *Fill) bring(ctx context.Context, c blockmap.Chunk) error {
+	frames := (int64(c.Size) + 1<<f.m.Info().FrameLog2 - 1) >> f.m.Info().FrameLog2
+	b := make([]byte, c.Stored)
+	head := b[:min(len(b), chunk.HeaderLen(int(frames)))]
+	if _, err := f.r.ReadChunk(ctx, c.ID, head, 0); err != nil {
+		return err
+	}
+	if chunk.TraceOf(ctx).Reached() == chunk.HostCache {
+		return nil
+	}
+	n, err := f.r.ReadChunk(ctx, c.ID, b, 0)
+	if err == nil && n != len(b) {
+		err = &chunk.CorruptError{ID: c.ID, Reason: fmt.Sprintf("%d bytes, want %d", n, c.Stored)}
+	}
+	return err
+}
+
+// leave says that a chunk is not under way any more.
+func (f *Fill) leave() {
+	f.mu.Lock()
+	f.under--
+	f.mu.Unlock()
+	select {
+	case f.over <- struct{}{}:
+	default:
+	}
 }
 
 // Pause holds the Fill up, or has it go on. What is under way then comes.

@@ -20,20 +20,23 @@ const (
 	// lateness is how much longer than in the quickest round fetches take on a way
 	// that is full.
 	lateness = 1.5
-	// gain is what is under way over what the way holds: the rest waits in its
-	// queues, so that it never runs empty, and a read waits at most as long as
-	// the way is.
-	gain = 2
+	// replayGain is what a Replay has under way over what the way holds: the rest waits
+	// in its queues, so that it never runs empty, and a read waits at most as long as
+	// the way is. fillGain is that of a Fill, for which nobody waits: half as long.
+	replayGain = 2
+	fillGain   = 1.5
 	// fading is what is left of the best rate after a round that was slower.
 	fading = 0.9
 )
 
 // A pipe finds out how much to have under way: as much as fills the way to the store,
-// which is its bandwidth times its delay, twice. Both are measured, round by round: the
+// which is its bandwidth times its delay, and a gain. Both are measured, round by round: the
 // highest rate, and the shortest time that fetches took on average. First the window
 // grows by what comes, so that it doubles with each delay, for as long as that makes
 // rounds faster and fetches not longer.
 type pipe struct {
+	gain   float64
+	floor  int64 // of the window
 	window int64
 	under  int64 // bytes asked for and not there
 
@@ -52,10 +55,18 @@ type pipe struct {
 	starved bool          // there was not enough under way in it to tell
 }
 
-func newPipe(now time.Time) *pipe { return &pipe{window: FirstWindow, size: FirstWindow, begun: now} }
+func newPipe(now time.Time, gain float64, floor int64) *pipe {
+	return &pipe{gain: gain, floor: floor, window: FirstWindow, size: FirstWindow, begun: now}
+}
 
 // room reports whether n bytes may be asked for.
 func (p *pipe) room(n int64) bool { return p.under == 0 || p.under+n <= p.window }
+
+// lane reports whether n bytes may be asked for with nothing waiting in the queues of a way
+// that is known: what is under way is what the way holds.
+func (p *pipe) lane(n int64) bool {
+	return p.under == 0 || !p.full || p.under+n <= max(MinWindow, int64(p.best*p.delay.Seconds()))
+}
 
 // ask says that n bytes are asked for.
 func (p *pipe) ask(n int64) { p.under += n }
@@ -72,7 +83,7 @@ func (p *pipe) done(now time.Time, n, bytes int64, took time.Duration, from chun
 		return
 	}
 	if from > p.from {
-		*p = pipe{window: p.window, under: p.under, from: from, begun: now.Add(-took), size: p.window}
+		*p = pipe{gain: p.gain, floor: p.floor, window: p.window, under: p.under, from: from, begun: now.Add(-took), size: p.window}
 	}
 	p.fetches++
 	p.took += took
@@ -101,6 +112,6 @@ func (p *pipe) round(rate float64, mean time.Duration) {
 	p.full = p.full || rate < growth*p.best || mean.Seconds() > lateness*p.delay.Seconds()
 	p.best = max(rate, fading*p.best)
 	if p.full {
-		p.window = min(max(int64(gain*p.best*p.delay.Seconds()), MinWindow), MaxWindow)
+		p.window = min(max(int64(p.gain*p.best*p.delay.Seconds()), p.floor), MaxWindow)
 	}
 }
