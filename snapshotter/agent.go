@@ -174,7 +174,7 @@ func (a *Agent) Mount(ctx context.Context, d Disk, dir string) error {
 
 // MountWritable implements [Mounter].
 func (a *Agent) MountWritable(ctx context.Context, d Disk, dir string, w Writes) error {
-	return a.mount(ctx, d, dir, &host.Overlay{Dir: w.Dir, Room: w.Room})
+	return a.mount(ctx, d, dir, &host.Overlay{Dir: w.Dir, Keep: true, Room: w.Room})
 }
 
 // AttachWritable implements [Mounter].
@@ -202,7 +202,7 @@ func (a *Agent) AttachWritable(ctx context.Context, d Disk, link string, w Write
 	}
 	made, err := c.Attach(ctx, host.Spec{
 		Image: string(d.Digest), Store: d.Store, Frontend: blockFrontend, Where: link, Name: filepath.Base(filepath.Dir(link)),
-		Identities: a.Identities, Required: a.Required, Overlay: &host.Overlay{Dir: w.Dir, Quota: w.Room}, Fill: a.Fill,
+		Identities: a.Identities, Required: a.Required, Overlay: &host.Overlay{Dir: w.Dir, Keep: true, Quota: w.Room}, Fill: a.Fill,
 	})
 	if err != nil {
 		return "", translate(err)

@@ -42,7 +42,7 @@ type Finder interface {
 
 // Writes are those of a container to a disk of its own.
 type Writes struct {
-	Dir  string // where they are kept; there only while they are
+	Dir  string // where they are kept, however the mount ends; the caller removes it
 	Room int64  // bytes that files may take, beside those of the image; 0: no bound
 }
 
@@ -54,13 +54,13 @@ type Mounter interface {
 	// in its store any more, the error is ErrNoDisk.
 	Mount(ctx context.Context, d Disk, dir string) error
 	// MountWritable is Mount of a disk that can be written, by one container, and whose
-	// writes are kept in w.Dir until Unmount, which removes them.
+	// writes are kept in w.Dir.
 	MountWritable(ctx context.Context, d Disk, dir string, w Writes) error
 	// AttachWritable is MountWritable without a mount: link, in place of a directory, becomes a
 	// symbolic link to the block device that is returned. Room is a bound of what the
 	// device takes: who writes more gets I/O errors.
 	AttachWritable(ctx context.Context, d Disk, link string, w Writes) (device string, err error)
-	// Detach takes down what AttachWritable has attached at link, and removes its writes.
+	// Detach takes down what AttachWritable has attached at link.
 	Detach(ctx context.Context, link string) error
 	// Unmount takes down what Mount or MountWritable has mounted at dir; nothing is no error. If
 	// it is in use, it stays as it is, which is an error.
