@@ -294,6 +294,7 @@ hello $PLAIN
 hello "$1"
 
 step "kill -9 under a container that reads and writes"
+snapshots() { ctr snapshots --snapshotter rivulet ls >/dev/null 2>&1; }
 ctr run -d --snapshotter rivulet "$(ref "$1")" worker sh -c "$WORKER"
 await 60 rounds >/dev/null || fail "the container does not begin"
 goes_on nothing
@@ -301,6 +302,7 @@ crash "$SNAPSHOTTER"
 goes_on "the end of the snapshotter"
 start_snapshotter
 goes_on "another snapshotter"
+await 30 snapshots # containerd tries again when it has waited for a while
 hello "$1"
 crash "$AGENT"
 start_agent
@@ -326,7 +328,10 @@ cmp "$WORK/exported" <(skopeo inspect --raw --tls-verify=false "docker://$(ref "
 rm "$WORK/export.tar"
 ctr images push --plain-http "$REGISTRY/pushed/$1:1" "$(ref "$1")" >"$WORK/push.log" 2>&1 || fail "push $1: $(tail -n 5 "$WORK/push.log")"
 own_snapshot() { ctr containers info "$1" | jq -r .SnapshotKey; }
+ctr tasks kill -s SIGSTOP worker # as it would be paused: files do not go away under who reads them
+sleep 1
 "$WORK/bin/commitimage" "$CONTAINERD_ADDRESS" "$CONTAINERD_NAMESPACE" rivulet "$(own_snapshot worker)" "$(ref "$1")" "$REGISTRY/committed/$1:1" || fail "commit of a container"
+ctr tasks kill -s SIGCONT worker
 ctr images push --plain-http "$REGISTRY/committed/$1:1" >"$WORK/push.log" 2>&1 || fail "push what was committed: $(tail -n 5 "$WORK/push.log")"
 ctr images rm --sync "$REGISTRY/committed/$1:1" >/dev/null
 ctr images pull --plain-http --snapshotter rivulet "$REGISTRY/committed/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was committed"
