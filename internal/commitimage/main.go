@@ -11,10 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	diffapi "github.com/containerd/containerd/api/services/diff/v1"
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
+	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/content"
@@ -22,6 +24,8 @@ import (
 	"github.com/containerd/containerd/v2/core/diff"
 	diffproxy "github.com/containerd/containerd/v2/core/diff/proxy"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	leaseproxy "github.com/containerd/containerd/v2/core/leases/proxy"
 	snapshotproxy "github.com/containerd/containerd/v2/core/snapshots/proxy"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/rootfs"
@@ -51,6 +55,14 @@ func commit(ctx context.Context, containerd, snapshotter, snapshot, image, made 
 		return err
 	}
 	defer func() { _ = conn.Close() }()
+	// Without a lease, what no image has yet may be collected meanwhile.
+	held := leaseproxy.NewLeaseManager(leasesapi.NewLeasesClient(conn))
+	lease, err := held.Create(ctx, leases.WithRandomID(), leases.WithExpiration(time.Hour))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = held.Delete(ctx, lease) }()
+	ctx = leases.WithLease(ctx, lease.ID)
 	store := contentproxy.NewContentStore(contentapi.NewContentClient(conn))
 	list := imagesapi.NewImagesClient(conn)
 	got, err := list.Get(ctx, &imagesapi.GetImageRequest{Name: image})
