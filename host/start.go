@@ -176,6 +176,7 @@ type starting struct {
 	disk     *disk.Disk
 	sequence *start.Sequence     // what lies behind what is read, if there is no profile; nil: it is not asked for
 	skip     func(chunk.ID) bool // what comes with the metadata object; nil: nothing does
+	near     bool                // the origin is
 	image    *Image
 	use      ProfileUse
 	recorder *start.Recorder
@@ -183,6 +184,7 @@ type starting struct {
 	opened   time.Time
 
 	replay  atomic.Pointer[start.Replay] // nil: none yet
+	running atomic.Bool                  // the replay
 	misses  misses                       // that no replay goes before
 	fill    atomic.Pointer[start.Fill]   // of the disk, which follows where the start reads; nil: none
 	far     chan struct{}                // closed when the start is over, or has read or waited for much
@@ -196,7 +198,6 @@ type starting struct {
 	starts  uint32
 	guessed bool // the profile is predicted
 	delay   time.Duration
-	running bool
 	ending  error
 	unused  int64 // once it is over
 	kept    string
@@ -207,7 +208,7 @@ type starting struct {
 // has read yet. near is its origin's; a is the profile, nil if none is wanted.
 func (h *Host) watchStart(d *Disk, image *Image, spec *Spec, near bool, a *asked) *starting {
 	s := &starting{
-		h: h, disk: d.Disk, skip: d.packed(), image: image, use: spec.Profile, workload: spec.Workload, opened: time.Now(),
+		h: h, disk: d.Disk, skip: d.packed(), near: near, image: image, use: spec.Profile, workload: spec.Workload, opened: time.Now(),
 		recorder: start.NewRecorder(image.Map.Digest(), spec.Workload, start.RecordOptions{}),
 		far:      make(chan struct{}),
 		ended:    make(chan struct{}),
@@ -233,16 +234,9 @@ func (s *starting) touch(t disk.Touch) {
 	if f := s.fill.Load(); f != nil {
 		f.Touch(t)
 	}
-	if touched, all := s.disk.Touched(); touched*fillShare >= all || !s.replaying() && s.misses.touch(t) {
+	if touched, all := s.disk.Touched(); touched*fillShare >= all || !s.running.Load() && s.misses.touch(t) {
 		s.getFar()
 	}
-}
-
-// replaying reports whether the start is read ahead of, which brings what it waits for.
-func (s *starting) replaying() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.running
 }
 
 func (s *starting) getFar() { s.quarter.Do(func() { close(s.far) }) }
@@ -283,6 +277,9 @@ func (s *starting) readAhead(ctx context.Context, a *asked) {
 		}
 		return
 	}
+	if a.p.Predicted && s.near {
+		return // a guess would gain next to nothing, and fill memory with what nobody may read
+	}
 	r, err := start.NewReplay(s.disk, a.p, start.ReplayOptions{Unread: s.h.unread(s.disk), Skip: s.skip})
 	if err != nil {
 		s.trouble("there is no profile to read ahead by", err)
@@ -298,13 +295,14 @@ func (s *starting) readAhead(ctx context.Context, a *asked) {
 		a.pack.Cover(ids)
 	}
 	s.mu.Lock()
-	s.starts, s.guessed, s.delay, s.running = a.p.Starts, a.p.Predicted, time.Since(s.opened), true
+	s.starts, s.guessed, s.delay = a.p.Starts, a.p.Predicted, time.Since(s.opened)
 	s.mu.Unlock()
+	s.running.Store(true)
 	s.h.starts.replayed.Add(1)
 	s.replay.Store(r)
 	err = r.Run(ctx)
+	s.running.Store(false)
 	s.mu.Lock()
-	s.running = false
 	if !errors.Is(err, context.Canceled) {
 		s.ending = err
 	}
@@ -435,7 +433,7 @@ func (s *starting) tell() *Start {
 		p := r.Progress()
 		t.Replay = &Replay{
 			Starts: s.starts, Predicted: s.guessed, Planned: p.Planned, Fetched: p.Fetched, Brought: p.Brought, Bytes: p.Bytes, Budget: p.Budget,
-			Read: p.Read, Named: p.Named, Running: s.running, Unused: stats.Ahead - stats.AheadUsed, Delay: s.delay,
+			Read: p.Read, Named: p.Named, Running: s.running.Load(), Unused: stats.Ahead - stats.AheadUsed, Delay: s.delay,
 		}
 		if s.over {
 			t.Replay.Unused = s.unused

@@ -82,17 +82,16 @@ settle() {
 takes() { awk -v field="$2:" '$1 == field { print $2 }' "/proc/$1/smaps_rollup"; }
 
 step "memory"
-# Idle disks: what a predicted start has brought ahead would stay in memory until it is pushed out.
-serving "$NAME" --agent none --profile off --nbd "unix:$WORK/one.sock"
+serving "$NAME" --agent none --nbd "unix:$WORK/one.sock"
 await 30 eval '[ "$(takes "$SERVER" Rss)" -le 20480 ]' || fail "one idle disk takes $(takes "$SERVER" Rss) KiB"
 # Of its own it has 4 to 5 MiB: what comes to that is in every process.
 [ "$(takes "$SERVER" Anonymous)" -le 8192 ] || fail "one idle disk has $(takes "$SERVER" Anonymous) KiB of its own"
 echo "one idle disk: $(takes "$SERVER" Rss) KiB, of it its own: $(takes "$SERVER" Anonymous)"
 stop "$SERVER"
 agent 0
-rivulet agent attach "$NAME" --nbd "unix:$WORK/many.sock" --profile off --name first >/dev/null
+rivulet agent attach "$NAME" --nbd "unix:$WORK/many.sock" --name first >/dev/null
 before=$(takes "$AGENT" Anonymous)
-for i in $(seq 20); do rivulet agent attach "$NAME" --nbd "unix:$WORK/many.sock" --profile off --name "disk$i" >/dev/null; done
+for i in $(seq 20); do rivulet agent attach "$NAME" --nbd "unix:$WORK/many.sock" --name "disk$i" >/dev/null; done
 each=$((($(takes "$AGENT" Anonymous) - before) / 20))
 echo "one of many: $each KiB"
 [ "$each" -le 1024 ] || fail "a disk in a shared process takes $each KiB"
