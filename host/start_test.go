@@ -54,11 +54,14 @@ func (s *profileStore) GetPointer(ctx context.Context, name string) ([]byte, err
 }
 
 // startWith returns a host of a site whose origin is o, that has recovered.
-func (s *site) startWith(o origin.Origin) *Host {
+func (s *site) startWith(o origin.Origin) *Host { return s.startAt(o, true) }
+
+// startAt is startWith of an origin that is near, or far.
+func (s *site) startAt(o origin.Origin, near bool) *Host {
 	s.t.Helper()
 	c := s.config()
 	c.Open = func(context.Context, string) (Source, error) {
-		return Source{View: generation.NewView(o, generation.Options{}), Near: true}, nil
+		return Source{View: generation.NewView(o, generation.Options{}), Near: near}, nil
 	}
 	h, err := New(c)
 	if err != nil {
@@ -164,6 +167,36 @@ func TestStart(t *testing.T) {
 		t.Errorf("counted %+v, want %+v", got, want)
 	}
 	s.close(second)
+}
+
+// TestStartPredicted wants a prediction to be followed from a far origin alone: from a near
+// one it would gain nothing, and an idle disk would hold what it brought.
+func TestStartPredicted(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	s.run(h, ProfileRecord, "work")
+	s.close(h)
+	p, err := s.profile("work")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Workload = "guess"
+	if _, err := generation.AddProfile(t.Context(), s.origin, profile.Predict(p)); err != nil {
+		t.Fatal(err)
+	}
+	for _, near := range []bool{true, false} {
+		s.state = t.TempDir()
+		h := s.startAt(s.origin, near)
+		run := s.replayed
+		if near {
+			run = s.run
+		}
+		i := run(h, ProfileReplay, "guess")
+		if r := i.Start.Replay; near && (r != nil || i.Reads.Ahead != 0) || !near && (!r.Predicted || i.Reads.AheadUsed == 0) {
+			t.Errorf("near %v: %+v, reads %+v", near, r, i.Reads)
+		}
+		s.close(h)
+	}
 }
 
 // mapOf is the block map that i is of.
