@@ -34,16 +34,10 @@ func (p *publisher) disk(ctx context.Context, segments []*segment) (*blockmap.Ma
 	if image.Tree, err = flatten.Merge(layers); err != nil {
 		return nil, err
 	}
-	meta, err := newSparse(p.opts.TempDir, p.opts.Params.Chunk)
-	if err != nil {
+	if p.meta, err = newSparse(p.opts.TempDir, p.opts.Params.Chunk); err != nil {
 		return nil, err
 	}
-	defer func() { _ = meta.Close() }()
-	disk, err := layout.Build(image, meta)
-	if err != nil {
-		return nil, err
-	}
-	places, sealed, object, err := p.storeMeta(ctx, meta)
+	disk, err := layout.Build(image, p.meta)
 	if err != nil {
 		return nil, err
 	}
@@ -55,10 +49,19 @@ func (p *publisher) disk(ctx context.Context, segments []*segment) (*blockmap.Ma
 			}
 		}
 	}
+	info := p.info(segments, disk)
+	if err := p.preview(ctx, info, t.chunks()); err != nil {
+		return nil, err
+	}
+	places, sealed, object, err := p.storeMeta(ctx, p.meta)
+	if err != nil {
+		return nil, err
+	}
 	for i, place := range places {
 		t.add(place, &sealed[i])
 	}
-	return p.blockMap(ctx, segments, disk, object, t)
+	info.Metadata = object
+	return p.blockMap(ctx, info, t)
 }
 
 // storeMeta stores what is written in meta, each chunk and the object that has them
@@ -99,13 +102,23 @@ func (t *table) Swap(i, j int) {
 	t.chunk[i], t.chunk[j] = t.chunk[j], t.chunk[i]
 }
 
-func (p *publisher) blockMap(ctx context.Context, segments []*segment, disk *layout.Disk, meta origin.Digest, t table) (*blockmap.Map, error) {
-	sort.Sort(&t)
+// chunks returns the chunks in the order of a block map.
+func (t *table) chunks() []blockmap.Chunk {
+	sort.Sort(t)
+	chunks := make([]blockmap.Chunk, t.Len())
+	for i, c := range t.chunk {
+		chunks[i] = blockmap.Chunk{Index: t.index[i], Stored: c.Stored, Size: c.Size, ID: c.ID, Key: c.Key}
+	}
+	return chunks
+}
+
+// info says of a disk what its block map will, but for what comes of its chunks.
+func (p *publisher) info(segments []*segment, disk *layout.Disk) *blockmap.Info {
 	info := &blockmap.Info{
 		Layout: layout.Version, Size: disk.Size,
 		ChunkLog2: log2(p.opts.Params.Chunk), FrameLog2: log2(p.opts.Frame),
 		Source: origin.Digest(hashBytes(p.img.Digest)), ChainID: p.chainID(), Config: p.img.Config,
-		Metadata: meta, SaltID: p.opts.SaltID,
+		SaltID: p.opts.SaltID,
 	}
 	for i, s := range segments {
 		src := p.img.Layers[i]
@@ -114,10 +127,14 @@ func (p *publisher) blockMap(ctx context.Context, segments []*segment, disk *lay
 			First: disk.Slots[i].First, Slot: disk.Slots[i].Chunks, Segment: uint32(len(s.Chunks)),
 		})
 	}
-	sum := blockmap.NewDiskHash(layout.Version, disk.Size)
-	chunks := make([]blockmap.Chunk, t.Len())
+	return info
+}
+
+// blockMap stores the block map of the disk with the chunks in t.
+func (p *publisher) blockMap(ctx context.Context, info *blockmap.Info, t table) (*blockmap.Map, error) {
+	chunks := t.chunks()
+	sum := blockmap.NewDiskHash(layout.Version, info.Size)
 	for i, c := range t.chunk {
-		chunks[i] = blockmap.Chunk{Index: t.index[i], Stored: c.Stored, Size: c.Size, ID: c.ID, Key: c.Key}
 		if err := sum.Add(int64(t.index[i])*int64(p.opts.Params.Chunk), c.Sum); err != nil {
 			return nil, err
 		}
@@ -139,6 +156,9 @@ func (p *publisher) storeMap(ctx context.Context, info *blockmap.Info, chunks []
 		m, err = seal.LockOpen(info, chunks)
 	} else {
 		m, key, err = seal.Lock(info, chunks)
+	}
+	if err == nil {
+		err = p.previewing.mapped(m, key)
 	}
 	if err != nil {
 		return nil, err

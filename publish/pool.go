@@ -26,6 +26,7 @@ type pool struct {
 	objects  chan []byte // buffers for sealed chunks under way
 	sink     chunk.Sink
 	counters *counters
+	kept     *kept // nil: nothing is
 }
 
 // buffersPerWorker is how many chunks of plaintext there are for each sealer.
@@ -123,6 +124,9 @@ func (p *pool) putShown(ctx context.Context, buf []byte, show func(object []byte
 		return stored{}, nil
 	}
 	defer func() { p.objects <- object }()
+	if p.kept != nil {
+		p.kept.add(st.ID, object)
+	}
 	added, err := p.sink.Put(ctx, st.ID, object)
 	if err != nil {
 		return stored{}, fmt.Errorf("store chunk %v: %w", st.ID, err)

@@ -77,6 +77,12 @@ type Options struct {
 	Puts     int            // sealed chunks under way to the origin; 0: DefaultPuts
 	Sample   int            // chunks of each known layer whose presence is asked for; 0: all of them
 	Progress func(Event)    // told of progress, from one goroutine at a time
+
+	// Preview is called once the files of a disk that is new to the origin are known, beside
+	// the rest of the work, again if that begins anew. Publishing ends after it has returned, though
+	// the image can be found before. Its context ends if publishing fails. nil: nobody looks.
+	Preview func(context.Context, *Preview)
+	Keep    bool // keep what is put in TempDir for Preview, up to 1 GiB: the origin answers late
 }
 
 // DefaultPuts is how many chunks are put at one time unless Options say otherwise.
@@ -177,6 +183,7 @@ func (d *Draft) Publish(ctx context.Context, place origin.Origin, o Options) (*R
 	p.progress = newProgress(o.Progress, len(d.img.Layers))
 	for range attempts {
 		m, err := p.publish(ctx)
+		p.release(err != nil)
 		if err == nil {
 			return p.result(m), nil
 		}
@@ -202,6 +209,9 @@ func (p *publisher) publish(ctx context.Context) (*blockmap.Map, error) {
 	err := g.Wait()
 	if err == nil {
 		p.pool, err = newPool(&p.opts, p.store, &p.counters)
+	}
+	if err == nil && p.opts.Keep && p.opts.Preview != nil {
+		p.pool.kept = newKept(p.opts.TempDir)
 	}
 	if err != nil {
 		return nil, err
@@ -368,8 +378,10 @@ type publisher struct {
 	store origin.Store          // the same
 	from  []origin.GenerationID // generations that work is taken over from: gen, and older ones, newest first
 	pool  *pool
+	meta  *sparse // the file system's own blocks; nil before they are made
 
-	layerRead []atomic.Int64 // bytes of each layer that its reader told of
+	previewing *previewing    // nil: nobody looks, or not yet
+	layerRead  []atomic.Int64 // bytes of each layer that its reader told of
 
 	previous origin.Digest // where the name led before any attempt; zeros: nowhere
 	profiled bool          // that image has profiles

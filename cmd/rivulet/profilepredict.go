@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/ext4"
@@ -19,7 +20,6 @@ import (
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/profile"
 	"github.com/rivuletfs/rivulet/profile/predict"
-	"github.com/rivuletfs/rivulet/publish"
 	"github.com/rivuletfs/rivulet/vm"
 )
 
@@ -179,16 +179,17 @@ func (a *app) predict(ctx context.Context, o origin.Origin, ref string) (*predic
 	if err != nil {
 		return nil, err
 	}
-	r := f.tell()
+	r := tell(f.image.Map, f.p)
 	r.Version = d.String()
 	return r, nil
 }
 
-func (f *foresight) tell() *predicted {
-	g := profile.GeometryOf(f.image.Map)
-	r := &predicted{Image: f.p.Image.String(), Frames: len(f.p.Entries)}
-	for i := range f.p.Entries {
-		r.Bytes += g.Coded(f.p.Entries[i].Frame)
+// tell tells of a prediction for the disk of a block map.
+func tell(m *blockmap.Map, p *profile.Profile) *predicted {
+	g := profile.GeometryOf(m)
+	r := &predicted{Image: p.Image.String(), Frames: len(p.Entries)}
+	for i := range p.Entries {
+		r.Bytes += g.Coded(p.Entries[i].Frame)
 	}
 	return r
 }
@@ -202,7 +203,7 @@ func (a *app) tryPrediction(ctx context.Context, o origin.Origin, ref string, fi
 		return nil, err
 	}
 	defer f.close()
-	r := f.tell()
+	r := tell(f.image.Map, f.p)
 	p, err := view.Profile(ctx, f.p.Image, "")
 	switch {
 	case errors.Is(err, chunk.ErrNotFound), errors.Is(err, catalog.ErrProfile):
@@ -283,22 +284,4 @@ func (f *foresight) compare(ctx context.Context, p *profile.Profile, files bool)
 	}
 	slices.SortFunc(c.Files, func(a, b comparedFile) int { return cmp.Compare(a.Path, b.Path) })
 	return c, nil
-}
-
-// predictAfter predicts the start of an image that was just published, if nothing was
-// inherited that is better. What fails is told, and no failure.
-func (a *app) predictAfter(ctx context.Context, o origin.Origin, r *publish.Result, got []inherited) *predicted {
-	if !r.Made || slices.ContainsFunc(got, func(i inherited) bool { return i.Workload == "" }) {
-		return nil
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, predictTime, fmt.Errorf("it took longer than %v", predictTime))
-	defer cancel()
-	a.hostCache(ctx) // before the copy: it is closed with a
-	as := *a
-	as.silent, as.required = true, nil // nobody waits for this, or trusts it
-	p, err := as.predict(ctx, o, r.BlockMap)
-	if err != nil && !errors.Is(err, predict.ErrNothing) && !errors.Is(err, vm.ErrNoCommand) {
-		a.note("rivulet: what the first start will read is not predicted: %v", err)
-	}
-	return p
 }

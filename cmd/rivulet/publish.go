@@ -173,6 +173,10 @@ func (a *app) publishShown(ctx context.Context, srcs []string, flags *publishFla
 	defer z.close()
 	bars := a.newProgress(flags.json)
 	opts.Progress = bars.event
+	soon := &expectation{app: a}
+	if flags.predict == predictOn {
+		opts.Preview, opts.Keep = soon.look, !a.near()
+	}
 	o, res, err := a.publish(ctx, srcs, flags, opts, a.openChosen)
 	bars.end()
 	if err != nil {
@@ -191,7 +195,7 @@ func (a *app) publishShown(ctx context.Context, srcs []string, flags *publishFla
 	}
 	p.Inherited = a.inheritAfter(ctx, o, res)
 	if flags.predict == predictOn {
-		p.Predicted = a.predictAfter(ctx, o, res, p.Inherited)
+		p.Predicted = a.predictAfter(ctx, o, res, p.Inherited, soon)
 	}
 	p.Imports = a.importsAfter(ctx, o, &p, flags.packages)
 	if err := a.published(&p, flags.json); err != nil {

@@ -23,6 +23,23 @@ const (
 // fits the disk's block map, which may be locked. device, if it is not nil, is the disk that
 // fsys is of, and far away: what will be read of it is asked for early.
 func Profile(ctx context.Context, m *blockmap.Map, fsys *ext4.FS, device Device, s Start, workload string) (*profile.Profile, error) {
+	f, err := Find(ctx, fsys, device, s)
+	if err != nil {
+		return nil, err
+	}
+	return f.Profile(m, workload)
+}
+
+// A Found is what a start will read, and where on the disk that lies.
+type Found struct {
+	start   Start
+	ranges  []Range
+	extents map[string][]ext4.Extent // of all files in ranges that can be read
+	block   int64                    // bytes
+}
+
+// Find does the part of [Profile] that reads files, for when there is no block map yet.
+func Find(ctx context.Context, fsys *ext4.FS, device Device, s Start) (*Found, error) {
 	files := fs.ReadLinkFS(fsys)
 	if device != nil {
 		files = &farFiles{FS: fsys, ctx: ctx, device: device}
@@ -31,20 +48,32 @@ func Profile(ctx context.Context, m *blockmap.Map, fsys *ext4.FS, device Device,
 	if err != nil {
 		return nil, err
 	}
-	b := newBuilder(m, fsys)
+	f := &Found{start: s, ranges: ranges, extents: make(map[string][]ext4.Extent), block: int64(fsys.BlockSize())}
 	for _, r := range ranges {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("predict a start: %w", context.Cause(ctx))
+		if _, ok := f.extents[r.Path]; ok {
+			continue
 		}
-		if err := b.add(r); err != nil {
+		err := context.Cause(ctx)
+		if err == nil {
+			f.extents[r.Path], err = fsys.Extents(r.Path)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
 			return nil, fmt.Errorf("predict a start: %w", err)
 		}
-		if b.left <= 0 || len(b.p.Entries) >= profile.MaxEntries {
+	}
+	return f, nil
+}
+
+// Profile returns the profile that fits the disk's block map, as [Profile] does.
+func (f *Found) Profile(m *blockmap.Map, workload string) (*profile.Profile, error) {
+	b := newBuilder(m, f)
+	for _, r := range f.ranges {
+		if b.add(r); b.left <= 0 || len(b.p.Entries) >= profile.MaxEntries {
 			break
 		}
 	}
 	if len(b.p.Entries) == 0 {
-		return nil, fmt.Errorf("predict the start of %.80q: %w", s.Args, ErrNothing)
+		return nil, fmt.Errorf("predict the start of %.80q: %w", f.start.Args, ErrNothing)
 	}
 	b.p.Workload = workload
 	return b.p, nil
@@ -81,17 +110,15 @@ func (f *farFiles) Prefetch(name string, off, length int64) {
 // A builder gathers the frames of ranges.
 type builder struct {
 	profile.Geometry
-	fsys    *ext4.FS
-	extents map[string][]ext4.Extent
-	seen    map[profile.Frame]bool
-	left    int64 // stored bytes
-	p       *profile.Profile
+	found *Found
+	seen  map[profile.Frame]bool
+	left  int64 // stored bytes
+	p     *profile.Profile
 }
 
-func newBuilder(m *blockmap.Map, fsys *ext4.FS) *builder {
+func newBuilder(m *blockmap.Map, found *Found) *builder {
 	b := &builder{
-		Geometry: profile.GeometryOf(m), fsys: fsys,
-		extents: make(map[string][]ext4.Extent), seen: make(map[profile.Frame]bool),
+		Geometry: profile.GeometryOf(m), found: found, seen: make(map[profile.Frame]bool),
 		p: &profile.Profile{Image: m.Digest(), Starts: 1, Predicted: true},
 	}
 	stored := int64(0)
@@ -103,19 +130,10 @@ func newBuilder(m *blockmap.Map, fsys *ext4.FS) *builder {
 }
 
 // add adds the frames that a range of a file lies in.
-func (b *builder) add(r Range) error {
-	extents, ok := b.extents[r.Path]
-	if !ok {
-		var err error
-		extents, err = b.fsys.Extents(r.Path)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
-			return err
-		}
-		b.extents[r.Path] = extents
-	}
-	size := int64(b.fsys.BlockSize())
+func (b *builder) add(r Range) {
+	size := b.found.block
 	end := b.Info().Size
-	for _, x := range extents {
+	for _, x := range b.found.extents[r.Path] {
 		from, to := max(r.Off, int64(x.Logical)*size), min(r.Off+r.Length, (int64(x.Logical)+int64(x.Count))*size)
 		if from >= to || x.Start > uint64(end/size) {
 			continue
@@ -130,5 +148,4 @@ func (b *builder) add(r Range) error {
 			}
 		}
 	}
-	return nil
 }

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/disk"
+	"github.com/rivuletfs/rivulet/ext4"
+	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/profile"
+	"github.com/rivuletfs/rivulet/profile/predict"
+	"github.com/rivuletfs/rivulet/publish"
+	"github.com/rivuletfs/rivulet/vm"
+)
+
+// An expectation is the prediction of an image's first start that is made while the image
+// is published: of its files as they are about to be, so that nothing which was just
+// stored has to be read back from afar, and beside what is left to do.
+type expectation struct {
+	app *app
+	m   *blockmap.Map
+	p   *profile.Profile // nil: err says why
+	err error
+}
+
+// look makes the prediction; it is publish.Options.Preview. What a host cache has is not
+// asked for.
+func (e *expectation) look(ctx context.Context, v *publish.Preview) {
+	ctx, cancel := context.WithTimeoutCause(ctx, predictTime, fmt.Errorf("it took longer than %v", predictTime))
+	defer cancel()
+	if e.p, e.err = e.predict(ctx, v); e.err != nil {
+		e.err = fmt.Errorf("predict the first start: %w", e.err)
+	}
+}
+
+func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*profile.Profile, error) {
+	process, err := vm.Process(v.Data.Info().Config, "", nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	near := e.app.near()
+	bound, err := e.app.origin.share(near)
+	if err != nil {
+		return nil, err
+	}
+	name := v.Data.Digest().String()
+	chunks := v.Chunks(func(src chunk.Source) chunk.Source { return bound(src, name) })
+	o := disk.Options{Memory: disk.NewMemory(predictMemory), Mode: disk.SingleFrames, Logger: e.app.logger()}
+	if !near {
+		o.Whole = func(id chunk.ID) bool { return !v.AtHand(id) }
+	}
+	d, err := disk.Open(v.Data, chunk.NewDoor(chunks), o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = d.Close() }()
+	files, err := ext4.Open(v.Over(d), d.Size())
+	if err != nil {
+		return nil, err
+	}
+	var device predict.Device
+	if !near {
+		device = farParts{d, v}
+	}
+	found, err := predict.Find(ctx, files, device, predict.Start{Args: process.Args, Env: process.Env, Dir: process.Dir})
+	if err != nil {
+		return nil, err
+	}
+	if e.m, err = v.Map(ctx); err != nil {
+		return nil, err
+	}
+	return found.Profile(e.m, "")
+}
+
+// farParts are the parts of a disk that are not at hand.
+type farParts struct {
+	*disk.Disk
+	v *publish.Preview
+}
+
+// Prefetch implements predict.Device.
+func (f farParts) Prefetch(ctx context.Context, off, length int64) error {
+	info := f.v.Data.Info()
+	size := info.ChunkSize()
+	for end := off + length; off < end; {
+		next := min(end, (off/size+1)*size)
+		if c, ok := f.v.Data.Lookup(uint32(off / size)); ok && !f.v.AtHand(c.ID) {
+			if err := f.Disk.Prefetch(ctx, off, next-off); err != nil {
+				return err
+			}
+		}
+		off = next
+	}
+	return nil
+}
+
+// predictAfter keeps what was predicted of an image that was just published, if nothing was
+// inherited that is better. What fails is told, and no failure.
+func (a *app) predictAfter(ctx context.Context, o origin.Origin, r *publish.Result, got []inherited, e *expectation) *predicted {
+	if !r.Made || slices.ContainsFunc(got, func(i inherited) bool { return i.Workload == "" }) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, predictTime, fmt.Errorf("it took longer than %v", predictTime))
+	defer cancel()
+	p, err := e.keep(ctx, o)
+	if errors.Is(err, chunk.ErrNotFound) { // the origin shows chunks late, and not all were at hand
+		a.hostCache(ctx) // before the copy: it is closed with a
+		as := *a
+		as.silent, as.required = true, nil // nobody waits for this, or trusts it
+		p, err = as.predict(ctx, o, r.BlockMap)
+	}
+	if err != nil && !errors.Is(err, predict.ErrNothing) && !errors.Is(err, vm.ErrNoCommand) {
+		a.note("rivulet: what the first start will read is not predicted: %v", err)
+	}
+	return p
+}
+
+// keep stores the prediction.
+func (e *expectation) keep(ctx context.Context, o origin.Origin) (*predicted, error) {
+	if e.p == nil {
+		return nil, e.err
+	}
+	d, err := generation.AddProfile(ctx, o, e.p)
+	if err != nil {
+		return nil, err
+	}
+	r := tell(e.m, e.p)
+	r.Version = d.String()
+	return r, nil
+}
