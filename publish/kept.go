@@ -17,6 +17,7 @@ const maxKept = 1 << 30
 // be called by any number of goroutines.
 type kept struct {
 	file *os.File
+	room int64 // bytes
 
 	mu   sync.Mutex // guards what follows
 	at   map[chunk.ID]keptAt
@@ -32,7 +33,7 @@ func newKept(dir string) *kept {
 	if err != nil {
 		return nil
 	}
-	return &kept{file: f, at: make(map[chunk.ID]keptAt)}
+	return &kept{file: f, room: maxKept, at: make(map[chunk.ID]keptAt)}
 }
 
 // add keeps what a chunk is stored as, if there is room.
@@ -40,7 +41,7 @@ func (k *kept) add(id chunk.ID, object []byte) {
 	k.mu.Lock()
 	at := keptAt{k.end, int64(len(object))}
 	_, known := k.at[id]
-	k.full = k.full || at.off+at.len > maxKept
+	k.full = k.full || at.off+at.len > k.room
 	if known || k.full {
 		k.mu.Unlock()
 		return

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	none "github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
+	"github.com/rivuletfs/rivulet/publish"
+	"github.com/rivuletfs/rivulet/store"
+	"github.com/rivuletfs/rivulet/store/memory"
+)
+
+// A fetched origin counts the chunks that it is asked for.
+type fetched struct {
+	origin.Origin
+	n atomic.Int64
+}
+
+func (f *fetched) Generation(id origin.GenerationID) origin.Store {
+	return fetchedStore{f.Origin.Generation(id), &f.n}
+}
+
+type fetchedStore struct {
+	origin.Store
+	n *atomic.Int64
+}
+
+func (s fetchedStore) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
+	s.n.Add(1)
+	return s.Store.Fetch(ctx, id, dst, off)
+}
+
+// tarLayer returns a layer of executable files, by name and text in turns.
+func tarLayer(t *testing.T, files ...string) v1.Layer {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for ; len(files) > 1; files = files[2:] {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: files[0], Mode: 0o755, Size: int64(len(files[1]))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, files[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// writeStarted writes an image with these layers that starts /start.sh.
+func writeStarted(t *testing.T, layers ...v1.Layer) string {
+	t.Helper()
+	img, err := mutate.AppendLayers(none.Image, layers...)
+	if err == nil {
+		img, err = mutate.Config(img, v1.Config{Cmd: []string{"/start.sh"}})
+	}
+	dir := t.TempDir()
+	index, ierr := layout.Write(dir, none.Index)
+	if err == nil {
+		err = ierr
+	}
+	if err == nil {
+		err = index.AppendImage(img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "oci:" + dir
+}
+
+// TestPredictedBesidePublishing: of a far origin no chunk is asked for that was just put, and
+// what is predicted is what is predicted of the published image.
+func TestPredictedBesidePublishing(t *testing.T) {
+	t.Setenv("RIVULET_KEYS", t.TempDir())
+	ctx := context.Background()
+	base := tarLayer(t, "sh", "no program", "lib/more", strings.Repeat("/etc/none\n", 9000))
+	top := tarLayer(t, "etc/app.conf", "include /lib/more", "start.sh", "#!/sh\n/etc/app.conf\n")
+	far := &fetched{Origin: memory.New()}
+	a := &app{out: io.Discard, err: os.Stderr, storeURL: "s3://bucket/far"}
+	once := func(src string) (*publish.Result, *expectation) {
+		e := &expectation{app: a}
+		opts := publish.Options{Name: "x", TempDir: t.TempDir(), Preview: e.look, Keep: true}
+		_, r, err := a.publish(ctx, []string{src}, &publishFlags{domain: "default"}, &opts, func(context.Context, store.Options) (origin.Origin, error) { return far, nil })
+		if err != nil || e.err != nil {
+			t.Fatal(err, e.err)
+		}
+		return r, e
+	}
+	r, e := once(writeStarted(t, base, top))
+	if n := far.n.Load(); n != 0 {
+		t.Errorf("%d chunks were read back", n)
+	}
+	said := a.predictAfter(ctx, far, r, nil, e)
+	f, err := a.foresee(ctx, a.view(far), r.BlockMap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	if said == nil || said.Frames != len(f.p.Entries) || said.Image != r.BlockMap || !slices.Equal(f.p.Entries, e.p.Entries) {
+		t.Errorf("predicted beside publishing %+v, %+v; of what was published %+v", said, e.p, f.p)
+	}
+
+	// What was there before is not at hand.
+	far.n.Store(0)
+	if r, e = once(writeStarted(t, base, tarLayer(t, "start.sh", "#!/sh\n/lib/more\n"))); r.LayersKnown != 1 || far.n.Load() == 0 || e.p == nil {
+		t.Errorf("on a known base: %+v, %d chunks were read, predicted %+v", r, far.n.Load(), e.p)
+	}
+	if got := a.predictAfter(ctx, far, r, []inherited{{}}, e); got != nil {
+		t.Errorf("in place of what was inherited: %+v", got)
+	}
+}
