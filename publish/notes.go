@@ -39,7 +39,7 @@ func OpenNotes(ctx context.Context, place origin.Origin, o Options) (*Notes, err
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	n := &Notes{publisher{place: place, opts: o}}
+	n := &Notes{publisher{place: place, opts: o, progress: newProgress(o.Progress, 0)}}
 	if err := n.p.enter(ctx); err != nil {
 		return nil, err
 	}
@@ -86,6 +86,9 @@ func (n *Notes) read(ctx context.Context, store origin.Store, name origin.Digest
 	}
 	b, err := store.GetObject(ctx, d, MaxNoteBytes)
 	if err != nil {
+		if ctx.Err() == nil {
+			n.p.progress.unread("what a publisher has noted", err)
+		}
 		return nil, context.Cause(ctx)
 	}
 	if b, err = verifyRecord(b, signer); err != nil {

@@ -1,7 +1,11 @@
 package publish
 
 import (
+	"errors"
+	"fmt"
 	"sync"
+
+	"github.com/rivuletfs/rivulet/chunk"
 )
 
 // A Stage is what happens to a layer.
@@ -19,13 +23,16 @@ const (
 // expected.
 const metadata = -1
 
-// An Event tells how far a layer is. Several come for each stage.
+// An Event tells how far a layer is, several for each stage; or has a Note, and nothing of a
+// layer.
 type Event struct {
 	Layer  int   `json:"layer"` // index, or -1 for the file system's metadata
 	Layers int   `json:"layers"`
 	Stage  Stage `json:"stage"`
 	Done   int64 `json:"done"`  // bytes
 	Total  int64 `json:"total"` // bytes
+
+	Note string `json:"note,omitempty"` // what somebody should know
 }
 
 // progress passes events on, one at a time.
@@ -33,6 +40,7 @@ type progress struct {
 	mu     sync.Mutex
 	tell   func(Event) // called with mu held
 	layers int
+	noted  bool // that something remembered was not read
 }
 
 func newProgress(tell func(Event), layers int) *progress {
@@ -47,6 +55,20 @@ func (p *progress) event(e Event) {
 	defer p.mu.Unlock()
 	e.Layers = p.layers
 	p.tell(e)
+}
+
+// unread tells, once, that what is remembered cannot be read, though it is there, so that the
+// work is done again. What is not there is no news.
+func (p *progress) unread(what string, err error) {
+	if err == nil || errors.Is(err, chunk.ErrNotFound) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.noted {
+		p.noted = true
+		p.tell(Event{Layer: metadata, Layers: p.layers, Note: fmt.Sprintf("%s cannot be read, and is done without: %v", what, err)})
+	}
 }
 
 func (p *progress) known(layer int) { p.event(Event{Layer: layer, Stage: Known}) }

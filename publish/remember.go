@@ -167,6 +167,9 @@ func (p *publisher) recall(ctx context.Context, h hint, diffID v1.Hash, salt *se
 	}
 	b, err := store.GetObject(ctx, d, maxRecordBytes)
 	if err != nil {
+		if ctx.Err() == nil {
+			p.progress.unread("the record of a layer", err)
+		}
 		return nil, context.Cause(ctx)
 	}
 	if b, err = verifyRecord(b, h.signer); err != nil {

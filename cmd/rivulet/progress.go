@@ -43,6 +43,10 @@ func (a *app) newProgress(asJSON bool) *progress {
 
 func (p *progress) event(e publish.Event) {
 	now := time.Now()
+	if e.Note != "" {
+		p.note(e)
+		return
+	}
 	r := p.rows[e.Layer]
 	fresh := r == nil || r.Stage != e.Stage
 	if fresh {
@@ -54,10 +58,7 @@ func (p *progress) event(e publish.Event) {
 	case p.json:
 		if fresh || now.Sub(r.said) >= drawEvery {
 			r.said = now
-			_ = json.NewEncoder(p.app.err).Encode(struct {
-				Kind string `json:"event"`
-				publish.Event
-			}{"progress", e})
+			p.encode("progress", e)
 		}
 	case p.terminal:
 		if fresh || now.Sub(p.drawn) >= drawEvery {
@@ -67,6 +68,23 @@ func (p *progress) event(e publish.Event) {
 		r.said = now
 		p.app.note("%s", r.text(now))
 	}
+}
+
+// note passes on what an event tells that is none of a layer.
+func (p *progress) note(e publish.Event) {
+	if p.json {
+		p.encode("note", e)
+		return
+	}
+	p.app.note("rivulet: %s", e.Note)
+	p.lines = 0 // the bars go on below it
+}
+
+func (p *progress) encode(kind string, e publish.Event) {
+	_ = json.NewEncoder(p.app.err).Encode(struct {
+		Kind string `json:"event"`
+		publish.Event
+	}{kind, e})
 }
 
 // end draws the last state, so that the lines that follow stand below it.
