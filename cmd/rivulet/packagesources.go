@@ -74,6 +74,7 @@ func (a *app) publishPackages(ctx context.Context, srcs []string, f *publishFlag
 		}
 		f.packages.cache.Records = notes
 	}
+	defer a.trimPackages(ctx, f.packages)
 	res, err := a.publishDraft(ctx, place, srcs, o)
 	if errors.Is(err, packages.ErrRecord) {
 		a.note("rivulet: %v: packages are installed here", err)
@@ -86,10 +87,18 @@ func (a *app) publishPackages(ctx context.Context, srcs []string, f *publishFlag
 	if err := f.packages.tellRecords(ctx, place, o); err != nil { // it is published all the same
 		a.note("rivulet: other hosts will install its packages again: %v", err)
 	}
-	if err := f.packages.cache.Trim(ctx); err != nil {
+	return place, res, nil
+}
+
+// trimPackages makes room in the packages' folder, whatever came of the publication that has
+// filled it, unless the user has given up.
+func (a *app) trimPackages(ctx context.Context, p *packageSources) {
+	if ctx.Err() != nil {
+		return
+	}
+	if err := p.cache.Trim(ctx); err != nil {
 		a.note("rivulet: %v", err)
 	}
-	return place, res, nil
 }
 
 // publishDraft opens the sources and publishes them. Installing may have taken long, so
