@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -28,7 +29,7 @@ const predictTime = 30 * time.Second
 
 // predictMemory is what a prediction keeps of a disk that is near, in bytes: what is looked
 // through lies together as a rule, and more would add to the most that publishing takes.
-const predictMemory = 16 << 20
+const predictMemory = 32 << 20
 
 // A predicted tells of a profile that was predicted.
 type predicted struct {
@@ -218,6 +219,24 @@ func (a *app) tryPrediction(ctx context.Context, o origin.Origin, ref string, fi
 	return r, err
 }
 
+// owners returns what frames hold.
+func (f *foresight) owners(ctx context.Context, g profile.Geometry, frames []profile.Frame) (all []ext4.Owner, err error) {
+	block := int64(f.files.BlockSize())
+	per := g.FrameBytes() / block
+	for some := range slices.Chunk(frames, int(ext4.MaxOwned/per)) {
+		ranges := make([]ext4.Range, len(some))
+		for i, at := range some {
+			ranges[i] = ext4.Range{Start: uint64(g.Offset(at) / block), Count: uint64(per)}
+		}
+		list, err := f.files.Owners(ctx, ranges)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	return all, nil
+}
+
 // compare compares with the profile of starts, file by file if that is wanted.
 func (f *foresight) compare(ctx context.Context, p *profile.Profile, files bool) (*comparedProfile, error) {
 	g := profile.GeometryOf(f.image.Map)
@@ -245,15 +264,11 @@ func (f *foresight) compare(ctx context.Context, p *profile.Profile, files bool)
 	if !files {
 		return c, nil
 	}
-	block := int64(f.files.BlockSize())
-	var ranges []ext4.Range
-	for at := range frames {
-		ranges = append(ranges, ext4.Range{Start: uint64(g.Offset(at) / block), Count: uint64(g.FrameBytes() / block)})
-	}
-	owners, err := f.files.Owners(ctx, ranges)
+	owners, err := f.owners(ctx, g, slices.SortedFunc(maps.Keys(frames), func(a, b profile.Frame) int { return cmp.Compare(g.Offset(a), g.Offset(b)) }))
 	if err != nil {
 		return nil, err
 	}
+	block := int64(f.files.BlockSize())
 	// A frame counts for the file that has most of it.
 	owner, most := make(map[profile.Frame]string), make(map[profile.Frame]int64)
 	for i := range owners {

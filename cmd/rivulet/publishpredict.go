@@ -63,11 +63,11 @@ func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*profile
 	if err != nil {
 		return nil, err
 	}
-	var device predict.Device
+	var device predict.Device = d
 	if !near {
 		device = farParts{d, v}
 	}
-	found, err := predict.Find(ctx, files, device, predict.Start{Args: process.Args, Env: process.Env, Dir: process.Dir})
+	found, err := predict.Find(ctx, files, device, near, predict.Start{Args: process.Args, Env: process.Env, Dir: process.Dir})
 	if err != nil {
 		return nil, err
 	}

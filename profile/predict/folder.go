@@ -40,8 +40,9 @@ func (t *tree) read(dir string) (map[string]fs.DirEntry, error) {
 	if !ok {
 		return nil, fs.ErrInvalid
 	}
-	list, err := d.ReadDir(maxListed + 1)
-	if err != nil && err != io.EOF || len(list) > maxListed {
+	most := min(maxListed, maxNames-t.names)
+	list, err := d.ReadDir(most + 1)
+	if err != nil && err != io.EOF || len(list) > most {
 		t.names += len(list) // they were read all the same
 		return nil, err
 	}

@@ -84,3 +84,35 @@ func TestFolders(t *testing.T) {
 		}
 	}
 }
+
+// TestNamesLeft: of a folder no more names are read than may still be looked at.
+func TestNamesLeft(t *testing.T) {
+	tr := newTree(context.Background(), spec{"d/a": "", "d/b": "", "d/c": ""}.fs())
+	tr.names = maxNames - 2
+	if names := tr.list("d"); names != nil || tr.names > maxNames+2 {
+		t.Errorf("%q of a folder, %d names in all", names, tr.names)
+	}
+	if tr.file("d/a") == nil {
+		t.Error("a file is not found by its name")
+	}
+}
+
+// TestLongWay: what is not found for the links that lead to it is found by a shorter way.
+func TestLongWay(t *testing.T) {
+	s := spec{"end": "x"}
+	to := "end"
+	for i := range maxLinks + 3 {
+		name := fmt.Sprintf("l%02d", i)
+		s[name], to = "-> "+to, name
+	}
+	tr := newTree(context.Background(), s.fs())
+	if tr.file(to) != nil {
+		t.Errorf("%d links were followed", maxLinks+3)
+	}
+	if tr.file("l00") == nil || tr.file(fmt.Sprintf("l%02d", maxLinks-1)) == nil {
+		t.Error("what fewer links lead to is not found")
+	}
+	if tr.file(to) != nil {
+		t.Error("parts of a long way make it shorter")
+	}
+}

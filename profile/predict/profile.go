@@ -23,7 +23,7 @@ const (
 // fits the disk's block map, which may be locked. device, if it is not nil, is the disk that
 // fsys is of, and far away: what will be read of it is asked for early.
 func Profile(ctx context.Context, m *blockmap.Map, fsys *ext4.FS, device Device, s Start, workload string) (*profile.Profile, error) {
-	f, err := Find(ctx, fsys, device, s)
+	f, err := Find(ctx, fsys, device, false, s)
 	if err != nil {
 		return nil, err
 	}
@@ -38,11 +38,13 @@ type Found struct {
 	block   int64                    // bytes
 }
 
-// Find does the part of [Profile] that reads files, for when there is no block map yet.
-func Find(ctx context.Context, fsys *ext4.FS, device Device, s Start) (*Found, error) {
+// Find does the part of [Profile] that reads files, for when there is no block map yet. If
+// device is near, it is only asked early for what is read in any case, so that one processor
+// decodes what another one looks through.
+func Find(ctx context.Context, fsys *ext4.FS, device Device, near bool, s Start) (*Found, error) {
 	files := fs.ReadLinkFS(fsys)
 	if device != nil {
-		files = &farFiles{FS: fsys, ctx: ctx, device: device}
+		files = &farFiles{FS: fsys, ctx: ctx, device: device, near: near}
 	}
 	ranges, err := Reads(ctx, files, s)
 	if err != nil {
@@ -89,10 +91,14 @@ type farFiles struct {
 	*ext4.FS
 	ctx    context.Context
 	device Device
+	near   bool
 }
 
 // Prefetch implements Prefetcher.
-func (f *farFiles) Prefetch(name string, off, length int64) {
+func (f *farFiles) Prefetch(name string, off, length int64, sure bool) {
+	if f.near && !sure {
+		return
+	}
 	extents, err := f.Extents(name)
 	if err != nil {
 		return // who reads it is told

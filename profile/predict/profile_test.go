@@ -133,9 +133,11 @@ func TestFarFiles(t *testing.T) {
 	_, fsys := diskOf(t, placed{"a", make([]byte, 100000), 0o644, 2048})
 	var d device
 	far := &farFiles{FS: fsys, ctx: context.Background(), device: &d}
-	far.Prefetch("a", 65536, 1000)
-	far.Prefetch("nosuch", 0, 1000)
-	far.Prefetch("a", 1<<40, 1000)
+	far.Prefetch("a", 65536, 1000, false)
+	far.Prefetch("nosuch", 0, 1000, true)
+	far.Prefetch("a", 1<<40, 1000, true)
+	far.near = true
+	far.Prefetch("a", 0, 1000, false)
 	if want := []int64{2048*ext4.BlockSize + 65536}; !slices.Equal(d.asked, want) {
 		t.Errorf("asked for %v, want %v", d.asked, want)
 	}

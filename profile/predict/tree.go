@@ -44,8 +44,9 @@ type tree struct {
 
 // A found is what a path leads to; nil info: nothing.
 type found struct {
-	path string
-	info fs.FileInfo
+	path  string
+	info  fs.FileInfo
+	links int // on the way
 }
 
 // A file is a regular file of the tree.
@@ -93,6 +94,9 @@ func (t *tree) resolve(name string) found {
 
 func (t *tree) follow(name string, links *int) found {
 	if r, ok := t.found[name]; ok {
+		if *links += r.links; *links > maxLinks {
+			return found{}
+		}
 		return r
 	}
 	t.lookups++
@@ -102,8 +106,12 @@ func (t *tree) follow(name string, links *int) found {
 	if t.err != nil || t.lookups > maxLookups || !fs.ValidPath(name) || len(name) > maxPath {
 		return found{}
 	}
+	before := *links
 	r := t.step(name, links)
-	t.found[name] = r
+	if *links <= maxLinks { // else the way here was too long: another may lead there
+		r.links = *links - before
+		t.found[name] = r
+	}
 	return r
 }
 
@@ -114,7 +122,7 @@ func (t *tree) step(name string, links *int) found {
 		if t.failed(err) {
 			return found{}
 		}
-		return found{name, info}
+		return found{path: name, info: info}
 	}
 	dir := t.follow(path.Dir(name), links)
 	if dir.info == nil || !dir.info.IsDir() {
@@ -127,7 +135,7 @@ func (t *tree) step(name string, links *int) found {
 		return found{}
 	}
 	if info.Mode()&fs.ModeSymlink == 0 {
-		return found{full, info}
+		return found{path: full, info: info}
 	}
 	if *links++; *links > maxLinks {
 		return found{}
@@ -231,18 +239,23 @@ func (f *file) bytes(off, n int64) []byte {
 
 // A Prefetcher is a file system that can bring parts of files closer.
 type Prefetcher interface {
-	// Prefetch says that bytes of a file will be read, and does not wait.
-	Prefetch(name string, off, length int64)
+	// Prefetch says that bytes of a file will be read, for sure or most likely, and does not
+	// wait.
+	Prefetch(name string, off, length int64, sure bool)
 }
 
-// soon says that f will be looked through: its beginning, and its end, where an object
-// says what it needs.
+// soon says that f will be looked through: all of a source, of others the beginning, and the
+// end, where an object says what it needs.
 func (t *tree) soon(f *file) {
 	if far, ok := t.fsys.(Prefetcher); ok && t.err == nil && !t.asked[f.path] {
 		t.asked[f.path] = true
-		far.Prefetch(f.path, 0, min(f.size, aheadBytes))
+		if languageOfSource(f.path) != "" && f.size <= maxText {
+			far.Prefetch(f.path, 0, f.size, true)
+			return
+		}
+		far.Prefetch(f.path, 0, min(f.size, aheadBytes), false)
 		if f.size > aheadBytes {
-			far.Prefetch(f.path, max(aheadBytes, f.size-aheadBytes), aheadBytes)
+			far.Prefetch(f.path, max(aheadBytes, f.size-aheadBytes), aheadBytes, false)
 		}
 	}
 }
