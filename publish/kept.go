@@ -10,7 +10,7 @@ import (
 )
 
 // maxKept bounds what is kept of sealed chunks, in bytes.
-const maxKept = 1 << 30
+const maxKept = 512 << 20
 
 // A kept has sealed chunks that were put just now in a temporary file, so that nobody has to
 // ask a far origin for them. It is a help: what does not fit is not kept. Its methods may

@@ -24,7 +24,7 @@ import (
 type expectation struct {
 	app *app
 	m   *blockmap.Map
-	p   *profile.Profile // nil: err says why
+	p   *profile.Profile // nil: err says why, or there was nothing to look at
 	err error
 }
 
@@ -108,7 +108,9 @@ func (a *app) predictAfter(ctx context.Context, o origin.Origin, r *publish.Resu
 	ctx, cancel := context.WithTimeoutCause(ctx, predictTime, fmt.Errorf("it took longer than %v", predictTime))
 	defer cancel()
 	p, err := e.keep(ctx, o)
-	if errors.Is(err, chunk.ErrNotFound) { // the origin shows chunks late, and not all were at hand
+	// Nothing was new but the configuration, so there was no preview; or the origin shows
+	// chunks late, and not all were at hand.
+	if p == nil && err == nil || errors.Is(err, chunk.ErrNotFound) {
 		a.hostCache(ctx) // before the copy: it is closed with a
 		as := *a
 		as.silent, as.required = true, nil // nobody waits for this, or trusts it
@@ -120,7 +122,7 @@ func (a *app) predictAfter(ctx context.Context, o origin.Origin, r *publish.Resu
 	return p
 }
 
-// keep stores the prediction.
+// keep stores the prediction, if there is one.
 func (e *expectation) keep(ctx context.Context, o origin.Origin) (*predicted, error) {
 	if e.p == nil {
 		return nil, e.err

@@ -67,12 +67,12 @@ func tarLayer(t *testing.T, files ...string) v1.Layer {
 	return l
 }
 
-// writeStarted writes an image with these layers that starts /start.sh.
-func writeStarted(t *testing.T, layers ...v1.Layer) string {
+// writeStarted writes an image with these layers that starts /start.sh with an argument.
+func writeStarted(t *testing.T, arg string, layers ...v1.Layer) string {
 	t.Helper()
 	img, err := mutate.AppendLayers(none.Image, layers...)
 	if err == nil {
-		img, err = mutate.Config(img, v1.Config{Cmd: []string{"/start.sh"}})
+		img, err = mutate.Config(img, v1.Config{Cmd: []string{"/start.sh", arg}})
 	}
 	dir := t.TempDir()
 	index, ierr := layout.Write(dir, none.Index)
@@ -106,7 +106,7 @@ func TestPredictedBesidePublishing(t *testing.T) {
 		}
 		return r, e
 	}
-	r, e := once(writeStarted(t, base, top))
+	r, e := once(writeStarted(t, "a", base, top))
 	if n := far.n.Load(); n != 0 {
 		t.Errorf("%d chunks were read back", n)
 	}
@@ -120,9 +120,17 @@ func TestPredictedBesidePublishing(t *testing.T) {
 		t.Errorf("predicted beside publishing %+v, %+v; of what was published %+v", said, e.p, f.p)
 	}
 
+	// The same files with another configuration are a new image, of which nothing is made.
+	if r, e = once(writeStarted(t, "b", base, top)); e.p != nil {
+		t.Errorf("what is there was looked at: %+v", e.p)
+	}
+	if again := a.predictAfter(ctx, far, r, nil, e); again == nil || again.Image == said.Image || again.Frames != said.Frames {
+		t.Errorf("with another configuration %+v, before %+v", again, said)
+	}
+
 	// What was there before is not at hand.
 	far.n.Store(0)
-	if r, e = once(writeStarted(t, base, tarLayer(t, "start.sh", "#!/sh\n/lib/more\n"))); r.LayersKnown != 1 || far.n.Load() == 0 || e.p == nil {
+	if r, e = once(writeStarted(t, "a", base, tarLayer(t, "start.sh", "#!/sh\n/lib/more\n"))); r.LayersKnown != 1 || far.n.Load() == 0 || e.p == nil {
 		t.Errorf("on a known base: %+v, %d chunks were read, predicted %+v", r, far.n.Load(), e.p)
 	}
 	if got := a.predictAfter(ctx, far, r, []inherited{{}}, e); got != nil {
