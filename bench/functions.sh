@@ -7,14 +7,16 @@
 #             from a host that has nothing but the store; and the import on a host that has
 #             nothing and on one that has read it before
 #   known     a disk of KNOWN packages that are stored, and a handler of 1 MiB
-#   zipf      FUNCTIONS disks, each with 1 to 4 packages and what they need, drawn by Zipf from DRAWN, of
-#             which the first are KNOWN and the others generated, as large as those: stored bytes
-#             beside the bytes of the trees
+#   zipf      FUNCTIONS disks, each with 1 to 4 packages and what they need, drawn by Zipf from the
+#             200 of functions-packages.txt, and a handler: stored bytes beside the bytes of the
+#             trees. Other load changes no byte
+#
+# With RUN=CMD, each publication is run by CMD.
 #
 # With PLOT=DIR, packages and zipf draw what they measured, as DIR/functions-packages.svg and
 # DIR/functions-zipf.svg.
 #
-# Needs root, pip, the index, bubblewrap, jq, zip, and an OCI layout with the image IMAGE
+# Needs root, pip, for zipf uv, the index, bubblewrap, jq, zip, and an OCI layout with the image IMAGE
 # (default python3) in IMAGES_DIR or RIVULET_E2E_IMAGES. A number from a machine that does
 # something else beside is invalid.
 source "$(dirname "${BASH_SOURCE[0]}")/../internal/e2e/harness.sh"
@@ -26,7 +28,7 @@ BASE=oci:$IMAGES:${IMAGE:-python3}
 PACKAGES=${PACKAGES:-numpy pandas scipy matplotlib requests flask django pillow jinja2 pyyaml sqlalchemy cryptography lxml boto3 pydantic click rich aiohttp httpx pytest}
 KNOWN=${KNOWN:-$PACKAGES}
 FUNCTIONS=${FUNCTIONS:-1000}
-DRAWN=${DRAWN:-200}
+RUN=${RUN:-}
 PLOT=${PLOT:-}
 need_root
 need jq python3 bwrap zip mountpoint
@@ -43,7 +45,8 @@ inside() {
 	# shellcheck disable=SC2016
 	unshare --fork --pid --mount --mount-proc="$1/proc" sh -c 'mount -t tmpfs tmpfs "$1/tmp" && exec chroot "$@"' sh "$1" env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/tmp "${@:2}"
 }
-publish() { rivulet publish "$BASE" "$@" --json 2>>"$WORK/publish.log"; }
+# shellcheck disable=SC2086
+publish() { $RUN "$WORK/bin/rivulet" publish "$BASE" "$@" --json 2>>"$WORK/publish.log"; }
 # mounted NAME DIR: mounts a disk by a process of its own, without a cache.
 mounted() {
 	mkdir -p "$2"
@@ -123,69 +126,61 @@ known() {
 	done
 }
 
-zipf() {
-	local p sources=()
-	for p in $KNOWN; do sources+=("pip:$p"); done
-	publish "${sources[@]}" --name known --lock "$WORK/known.toml" >/dev/null
-	mkdir "$WORK/functions"
-	rivulet packages ls --json >"$WORK/installed.json"
-	# The others: as large, and with as many files, as one of the real ones, up to 8 MiB.
-	python3 "$BENCH/functionswheels.py" "$WORK/installed.json" $((DRAWN - $(wc -w <<<"$KNOWN"))) "$WORK/functions"
-	sources=()
-	for p in "$WORK"/functions/*.whl; do sources+=("wheel:$p"); done
-	publish "${sources[@]}" --name generated --lock "$WORK/generated.toml" >/dev/null
-	rivulet packages ls --json >"$WORK/installed.json"
-	# Each function's lock, and the bytes of its tree beside the image's.
-	python3 - "$WORK" "$FUNCTIONS" <<'DRAW'
-import json, random, re, sys, tomllib
+# most_used: the packages to draw from, of a file that says how they were found.
+most_used() { grep -v '^#' "$BENCH/functions-packages.txt" | tr -s ' ' '\n'; }
 
-work, n = sys.argv[1], int(sys.argv[2])
-head, blocks, packages, requested = "", [], [], []
-for part in "known", "generated":
-    text = open(f"{work}/{part}.toml").read()
-    head, *more = re.split(r"(?m)^(?=\[\[packages\]\]$)", text)
-    more[-1], _, tail = more[-1].partition("\n[tool")
-    lock = tomllib.loads(text)
-    blocks, packages, requested = blocks + more, packages + lock["packages"], requested + lock["tool"]["rivulet"]["requested"]
-    target = lock["tool"]["rivulet"].get("target") or target
-canonical = lambda s: re.sub(r"[-_.]+", "-", s).lower()
-names = [canonical(p["name"]) for p in packages]
-needs = {canonical(p["name"]): [canonical(d["name"]) for d in p.get("dependencies", ())] for p in packages}
-sizes = {canonical(p["name"]): p["bytes"] for p in json.load(open(f"{work}/installed.json"))}
-requested = [canonical(r) for r in requested]
-draw = random.Random(7)
-weights = [1 / (i + 1) for i in range(len(requested))]
-target = "[tool]\n[tool.rivulet]\ntarget = " + json.dumps(target) + "\n"
-with open(f"{work}/trees", "w") as trees:
-    for i in range(n):
-        todo, have = draw.choices(requested, weights, k=draw.randint(1, 4)), set()
-        while todo:
-            p = todo.pop()
-            if p not in have:
-                have.add(p)
-                todo += needs[p]
-        with open(f"{work}/functions/{i}.toml", "w") as f:
-            f.write(head + "\n".join(b.rstrip() + "\n" for b, name in zip(blocks, names) if name in have) + "\n" + target)
-        print(i, sum(sizes[p] for p in have), file=trees)
-DRAW
-	local base trees=0 i bytes begin
+# function_of N: publishes what was drawn, with a handler of its own.
+function_of() {
+	local sources=("pylock:$WORK/functions/$1.toml")
+	echo "handler $1" >"$WORK/functions/$1.txt"
+	(cd "$WORK/functions" && zip -q "$1.zip" "$1.txt")
+	# Packages that need different versions of another are resolved together.
+	[ -f "$WORK/functions/$1.toml" ] || mapfile -t sources <"$WORK/functions/$1.specs"
+	publish "${sources[@]}" "zip:$WORK/functions/$1.zip@/var/task" --name "f$1" --lock "$WORK/functions/$1.lock" >/dev/null ||
+		printf 'left out: function %d, %s\n' "$1" "${sources[*]}" >&2
+}
+
+# fill stores each of the packages, and keeps its lock.
+fill() {
+	local p
+	mkdir "$WORK/locks"
+	# Each is resolved by itself, with what it needs: so some come in several versions.
+	for p in $(most_used); do
+		while [ "$(jobs -rp | wc -l)" -ge 4 ]; do wait -n || true; done # the index is far
+		publish "pip:$p" --name "p-$p" --lock "$WORK/locks/$p.toml" >/dev/null &
+	done
+	wait
+}
+
+zipf() {
+	local p i begin base trees known=() bytes
+	fill
+	mkdir "$WORK/functions"
+	for p in $(most_used); do
+		if [ -f "$WORK/locks/$p.toml" ]; then known+=("$p"); else printf 'left out: %s\n' "$p" >&2; fi
+	done
+	python3 "$BENCH/functionsdraw.py" draw "$WORK" "$FUNCTIONS" "${known[@]}"
 	declare -A tells
 	for i in 1 2 5 10 20 50 100 200 300 500 700 1000 "$FUNCTIONS"; do tells[$i]=yes; done
 	base=$(rivulet inspect base --json | jq .plaintext_bytes)
 	begin=$(du -sb "$WORK/store" | cut -f1)
+	rivulet packages ls --json >"$WORK/installed.json"
+	printf 'Of %d packages and what they need, %d in all, ' "${#known[@]}" "$(jq length "$WORK/installed.json")"
+	printf 'and the image, the store has %d MiB.\n\n' $((begin >> 20))
 	echo '| functions | bytes of the trees, MiB | stored, MiB | ratio |'
 	echo '| --- | --- | --- | --- |'
-	while read -r i bytes; do
-		echo "handler $i" >"$WORK/handler.txt"
-		(cd "$WORK" && rm -f f.zip && zip -q f.zip handler.txt)
-		publish "pylock:$WORK/functions/$i.toml" "zip:$WORK/f.zip@/var/task" --name "f$i" >/dev/null
-		trees=$((trees + base + bytes))
-		if [ -n "${tells[$((i + 1))]:-}" ]; then
-			bytes=$(du -sb "$WORK/store" | cut -f1)
-			awk -v n=$((i + 1)) -v t="$trees" -v s="$bytes" 'BEGIN { printf "| %d | %.0f | %.1f | %.1f |\n", n, t / 2^20, s / 2^20, t / s }' | tee -a "$WORK/zipf.rows"
-		fi
-	done <"$WORK/trees"
+	for ((i = 0; i < FUNCTIONS; i++)); do
+		while [ "$(jobs -rp | wc -l)" -ge 4 ]; do wait -n || true; done
+		function_of "$i" &
+		[ -n "${tells[$((i + 1))]:-}" ] || continue
+		wait
+		rivulet packages ls --json >"$WORK/installed.json"
+		trees=$(python3 "$BENCH/functionsdraw.py" bytes "$base" "$WORK/installed.json" "$WORK"/functions/*.lock)
+		bytes=$(du -sb "$WORK/store" | cut -f1)
+		awk -v n=$((i + 1)) -v t="$trees" -v s="$bytes" 'BEGIN { printf "| %d | %.0f | %.1f | %.1f |\n", n, t / 2^20, s / 2^20, t / s }' | tee -a "$WORK/zipf.rows"
+	done
 	echo
+	printf '%d of them were resolved together.\n' "$(find "$WORK/functions" -name '*.specs' | wc -l)"
 	awk -v a="$begin" -v b="$(du -sb "$WORK/store" | cut -f1)" -v n="$FUNCTIONS" 'BEGIN { printf "A function adds %.1f KiB on average to a store that has the packages.\n", (b - a) / n / 1024 }'
 	[ -z "$PLOT" ] || python3 "$BENCH/functionsplot.py" zipf "$WORK/zipf.rows" "$PLOT/functions-zipf.svg"
 }

@@ -25,6 +25,33 @@ type base struct {
 	name   string // hexadecimal digits of the chain ID
 	temp   string
 	target *python.Target
+	kept   []*os.File // what was read of the layers, for those who read them after
+}
+
+// keep has each layer be asked for once, though it is read here and, to be published, again.
+func (b *base) keep() error {
+	for _, l := range b.layers {
+		f, err := os.CreateTemp(b.temp, "rivulet-layer-*")
+		if err != nil {
+			return err
+		}
+		b.kept = append(b.kept, f)
+		if err := os.Remove(f.Name()); err != nil {
+			return err
+		}
+		l.Keep(f)
+	}
+	return nil
+}
+
+// close ends what keep has begun. The layers cannot be read any more.
+func (b *base) close() error {
+	var errs []error
+	for _, f := range b.kept {
+		errs = append(errs, f.Close())
+	}
+	b.kept = nil
+	return errors.Join(errs...)
 }
 
 // base finds out which Python the layers have: once, for it stays known.
@@ -44,7 +71,7 @@ func (c *Cache) base(ctx context.Context, layers []*source.Layer, temp string) (
 	}
 	if b.target == nil {
 		if _, err := b.root(ctx); err != nil {
-			return nil, err
+			return nil, errors.Join(err, b.close())
 		}
 	}
 	c.noted(targetKind, targetVersion+b.name, b.target, others)
@@ -93,6 +120,9 @@ func (b *base) root(ctx context.Context) (string, error) {
 func (b *base) make(ctx context.Context, dir string) error {
 	root := filepath.Join(dir, "root")
 	if err := os.MkdirAll(root, 0o755); err != nil {
+		return err
+	}
+	if err := b.keep(); err != nil {
 		return err
 	}
 	if err := rootfs.Write(ctx, b.layers, root, b.temp); err != nil {

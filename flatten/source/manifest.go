@@ -149,6 +149,7 @@ func layersOf(repo repository, descs []v1.Descriptor, config []byte) ([]*Layer, 
 	if len(ids) != len(descs) {
 		return nil, fmt.Errorf("manifest has %d layers, image configuration %d", len(descs), len(ids))
 	}
+	_, remote := repo.(*remoteRepository)
 	layers := make([]*Layer, len(descs))
 	for i, desc := range descs {
 		if err := checkLayer(desc); err != nil {
@@ -156,7 +157,8 @@ func layersOf(repo repository, descs []v1.Descriptor, config []byte) ([]*Layer, 
 		}
 		layers[i] = &Layer{
 			DiffID: ids[i], Digest: desc.Digest, Size: desc.Size, mediaType: string(desc.MediaType),
-			open: func(ctx context.Context) (io.ReadCloser, error) { return repo.blob(ctx, desc.Digest) },
+			open:   func(ctx context.Context) (io.ReadCloser, error) { return repo.blob(ctx, desc.Digest) },
+			remote: remote,
 		}
 	}
 	return layers, nil

@@ -108,6 +108,7 @@ type Layer struct {
 	Size int64
 
 	index     int // in the image
+	remote    bool
 	mediaType string
 	igzip     string // program that decompresses it; "": none
 	open      func(ctx context.Context) (io.ReadCloser, error)

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -216,6 +217,70 @@ func TestRegistry(t *testing.T) {
 	for _, missing := range []string{"/team/app:v2", "/none"} {
 		if _, _, err := read(t, Options{}, host+missing); err == nil {
 			t.Errorf("%s: no error", missing)
+		}
+	}
+}
+
+func spoolFile(t testing.TB) *os.File {
+	t.Helper()
+	f, err := os.CreateTemp(t.TempDir(), "file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f
+}
+
+// TestKeep reads layers of a registry twice, of which the first reading is kept: the registry is
+// asked once, and what is kept is checked.
+func TestKeep(t *testing.T) {
+	var blobs atomic.Int64
+	host := serve(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+				blobs.Add(1)
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	push(t, host+"/app", mixed(t, "amd64"))
+	ctx := context.Background()
+	img, err := Open(ctx, []string{host + "/app"}, Options{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, l := range img.Layers {
+		file := spoolFile(t)
+		l.Keep(file)
+		blobs.Store(0)
+		for range 3 {
+			if _, err := l.Read(ctx, spoolFile(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := blobs.Load(); n != 1 {
+			t.Errorf("layer %d was asked for %d times", i, n)
+		}
+		if _, err := file.WriteAt([]byte("damaged"), 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Read(ctx, spoolFile(t)); err == nil {
+			t.Errorf("layer %d: a copy that is damaged: no error", i)
+		}
+	}
+	// Without room for a copy, it is asked for again.
+	img, err = Open(ctx, []string{host + "/app"}, Options{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := spoolFile(t)
+	if err := full.Close(); err != nil {
+		t.Fatal(err)
+	}
+	img.Layers[0].Keep(full)
+	for range 2 {
+		if _, err := img.Layers[0].Read(ctx, spoolFile(t)); err != nil {
+			t.Error(err)
 		}
 	}
 }

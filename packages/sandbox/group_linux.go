@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,13 +39,15 @@ var errNoGroup = errors.New("no control group for memory can be made")
 // newGroup makes a group that holds at most so many bytes, and removes those whose owners
 // are gone, with what is left in them.
 func newGroup(bytes int64) (*group, error) {
+	making.Lock()
+	defer making.Unlock()
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoGroup, err)
 	}
-	parent, v1 := groupParent(string(own))
-	if parent == "" {
-		return nil, errNoGroup
+	parent, v1, err := groupParent(string(own), groupRoot)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoGroup, err)
 	}
 	sweepGroups(parent, v1)
 	for range groupTries {
@@ -65,26 +68,85 @@ func newGroup(bytes int64) (*group, error) {
 	return nil, errNoGroup
 }
 
-// groupParent returns the folder for groups of a process, by its /proc/self/cgroup. In
-// version 2, it is where the process's own group lies: one with processes in it cannot
-// have further ones below that bound memory.
-func groupParent(own string) (dir string, v1 bool) {
-	const top = "/sys/fs/cgroup"
+const (
+	groupRoot = "/sys/fs/cgroup"
+	groupLeaf = "rivulet-publisher" // where this process moves to, to have groups beside itself
+)
+
+// making is held by whoever makes a group, as that may move this process.
+var making sync.Mutex
+
+// groupParent returns the folder for groups of this process, below root, by its
+// /proc/self/cgroup: beneath its own group, so that what bounds that bounds them too. In version 2,
+// only a group without processes has some beneath it that bound memory, so this process, if it is
+// alone there, moves into a leaf. If it is not alone, groups are made beside its own.
+func groupParent(own, root string) (dir string, v1 bool, err error) {
+	dir, v1 = ownGroup(own, root)
+	switch {
+	case dir == "":
+		return "", false, errors.New("this process is in none")
+	case v1:
+		if _, err := os.Stat(dir); err != nil { // its name is as it is seen from elsewhere, in a container
+			dir = path.Join(root, "memory")
+		}
+		return dir, true, nil
+	case path.Base(dir) == groupLeaf:
+		return path.Dir(dir), false, nil
+	}
+	if err = enableMemory(dir); err == nil || makeRoom(dir) {
+		return dir, false, nil
+	}
+	if dir == root {
+		return "", false, err
+	}
+	return path.Dir(dir), false, nil
+}
+
+// ownGroup returns the folder of a process's group that bounds memory, by its /proc/self/cgroup.
+func ownGroup(own, root string) (dir string, v1 bool) {
 	unified := ""
 	for line := range strings.Lines(own) {
 		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		switch {
-		case len(f) != 3:
+		case len(f) != 3 || strings.Contains(f[2], ".."):
 		case f[1] == "":
 			unified = f[2]
 		case f[1] == "memory":
-			return top + "/memory", true
+			return path.Join(root, "memory", f[2]), true
 		}
 	}
-	if unified == "" || strings.Contains(unified, "..") {
+	if unified == "" {
 		return "", false
 	}
-	return path.Join(top, path.Dir(path.Clean(unified))), false
+	return path.Join(root, unified), false
+}
+
+// makeRoom has the group dir of this process bound the memory of groups beneath it, and reports
+// whether it does.
+func makeRoom(dir string) bool {
+	self := strconv.Itoa(os.Getpid())
+	procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil || strings.TrimSpace(string(procs)) != self {
+		return false
+	}
+	leaf := filepath.Join(dir, groupLeaf)
+	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return false
+	}
+	if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(self), 0); err != nil {
+		_ = os.Remove(leaf)
+		return false
+	}
+	if err := enableMemory(dir); err != nil { // nobody has given it to this group
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(self), 0)
+		_ = os.Remove(leaf)
+		return false
+	}
+	return true
+}
+
+func enableMemory(dir string) error {
+	return os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0)
 }
 
 // lockGroup returns the group in a folder, or nil if it is another's.

@@ -13,21 +13,84 @@ import (
 	"time"
 )
 
+// TestGroupParent looks where groups are made, in folders that stand for the kernel's.
 func TestGroupParent(t *testing.T) {
 	for own, want := range map[string]string{
-		"5:memory:/user/1\n4:cpu:/\n0::/x\n":       "/sys/fs/cgroup/memory v1",
-		"0::/user.slice/user-0.slice/1.scope\n":    "/sys/fs/cgroup/user.slice/user-0.slice",
-		"0::/\n":                                   "/sys/fs/cgroup",
-		"0::/../../other\n":                        "",
-		"1:name=systemd:/\n2:cpu,cpuacct:/\nx\n\n": "",
-		"": "",
+		"5:memory:/user/1\n4:cpu:/\n0::/x\n":       "/memory/user/1 v1",
+		"5:memory:/elsewhere\n":                    "/memory v1",
+		"0::/user.slice/user-0.slice/1.scope\n":    "/user.slice/user-0.slice/1.scope",
+		"0::/closed/1.scope\n":                     "/closed",
+		"0::/unit/" + groupLeaf + "\n":             "/unit",
+		"0::/\n":                                   "",
+		"0::/../../other\n":                        "none",
+		"1:name=systemd:/\n2:cpu,cpuacct:/\nx\n\n": "none",
+		"": "none",
 	} {
-		got, v1 := groupParent(own)
-		if v1 {
+		root := t.TempDir()
+		for _, dir := range []string{"memory/user/1", "user.slice/user-0.slice/1.scope", "unit"} {
+			if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, v1, err := groupParent(own, root)
+		if got = strings.TrimPrefix(got, root); v1 {
 			got += " v1"
+		}
+		if err != nil {
+			got = "none"
 		}
 		if got != want {
 			t.Errorf("%q: %q, want %q", own, got, want)
+		}
+	}
+}
+
+// TestGroupBeneath has a process of its own, in a group of its own, run things: alone there, and beside
+// another. It needs version 2, where the rules are.
+func TestGroupBeneath(t *testing.T) {
+	if dir := os.Getenv("SANDBOX_TEST_GROUP"); dir != "" { // the process
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			g := makeGroup(t, 32<<20)
+			fmt.Println("made", filepath.Dir(g.dir.Name()))
+			g.end()
+		}
+		return
+	}
+	makeGroup(t, 32<<20).end()
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent, v1, err := groupParent(string(own), groupRoot)
+	if err != nil || v1 {
+		t.Skip("needs control groups of version 2: ", err)
+	}
+	for _, alone := range []bool{true, false} {
+		unit, err := os.MkdirTemp(parent, "rivulet-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _, _ = os.Remove(filepath.Join(unit, groupLeaf)), os.Remove(unit) }()
+		want := unit
+		if !alone {
+			want = parent
+			other := exec.Command("sleep", "1000")
+			if err := other.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _, _ = other.Process.Kill(), other.Wait() }()
+			if err := os.WriteFile(filepath.Join(unit, "cgroup.procs"), []byte(fmt.Sprint(other.Process.Pid)), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command(os.Args[0], "-test.run=^TestGroupBeneath$")
+		cmd.Env = append(os.Environ(), "SANDBOX_TEST_GROUP="+unit)
+		out, err := cmd.CombinedOutput()
+		if err != nil || strings.Count(string(out), "made "+want+"\n") != 2 {
+			t.Errorf("alone: %t: %v: %s, want %s", alone, err, out, want)
 		}
 	}
 }
@@ -119,6 +182,31 @@ func TestGroupGone(t *testing.T) {
 	out, err := exec.Command(line[0], line[1:]...).CombinedOutput()
 	if err == nil || !strings.HasPrefix(string(out), "bwrap: cannot enter") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestGroupKills has a program take all the memory it can get, which nobody watches: the kernel ends
+// it at the group's bound, and the group tells.
+func TestGroupKills(t *testing.T) {
+	g := makeGroup(t, 32<<20)
+	defer g.end()
+	if g.killed() {
+		t.Error("it is said to be killed before it runs")
+	}
+	line := g.enter([]string{"tail", "/dev/zero"})
+	out, err := exec.Command(line[0], line[1:]...).CombinedOutput()
+	if err == nil || !g.killed() {
+		t.Errorf("killed: %t, %v: %s", g.killed(), err, out)
+	}
+}
+
+// TestGroupHoldsRun has processes of a sandbox take, each, what one may have.
+func TestGroupHoldsRun(t *testing.T) {
+	makeGroup(t, 64<<20).end()
+	dir := root(t)
+	_, err := shell(dir, `for i in 1 2 3 4; do b tail /dev/zero & done; wait; exit 0`, Limits{Memory: 64 << 20, Disk: 4 << 20, Time: time.Minute})
+	if err == nil || err.Error() != "took more than 64 MiB of memory" {
+		t.Errorf("%v, want took more than 64 MiB of memory", err)
 	}
 }
 
