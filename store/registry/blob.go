@@ -187,6 +187,15 @@ func (c *client) ensureEmpty(ctx context.Context) error {
 	return nil
 }
 
+// noteEmpty notes that a manifest of the repository lists that blob: it was put before it.
+func (c *client) noteEmpty(m *storedManifest) {
+	if m.Config.Digest == emptyHash {
+		c.hasEmpty.Store(true)
+	}
+}
+
+var emptyHash = hashOf(origin.Sum(noConfig))
+
 // ensureBlob writes a blob that is not there yet.
 func (c *client) ensureBlob(ctx context.Context, b []byte) error {
 	d := origin.Sum(b)
