@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -54,6 +55,30 @@ func (h *Host) findSoon(ctx context.Context, src *Source, spec *Spec) (Found, er
 	}
 	h.holdSoon(s)
 	return found(s.Map()), nil
+}
+
+// Reach opens origins ahead of need, all at once, and reads which generations they have, so that who looks
+// for an image there is spared that. The error tells of those that cannot be reached; they are tried
+// again when they are needed.
+func (h *Host) Reach(ctx context.Context, stores ...string) error {
+	if len(stores) > maxList {
+		return SpecErrorf("reach: more than %d stores", maxList)
+	}
+	errs := make([]error, len(stores))
+	var all sync.WaitGroup
+	for i, url := range stores {
+		all.Go(func() {
+			src, err := h.source(ctx, url)
+			if err == nil {
+				_, err = src.View.States(ctx)
+			}
+			if err != nil {
+				errs[i] = fmt.Errorf("reach %s: %w", url, err)
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // holdSoon holds a use of a disk that nobody has attached yet, for a while.

@@ -55,11 +55,7 @@ func TestPullRounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := s.farHost(t, lateOrigin{s.origin})
 		defer s.close(h)
-		src, err := h.source(t.Context(), "memory")
-		if err == nil {
-			_, err = src.View.States(t.Context()) // as somebody has asked before
-		}
-		if err != nil {
+		if err := h.Reach(t.Context(), "memory"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
@@ -168,6 +164,23 @@ func TestFindSoonRefuses(t *testing.T) {
 	}
 	if len(h.disks) != 0 {
 		t.Error("a disk is open")
+	}
+	s.close(h)
+}
+
+// TestReach opens several stores, of which one is away.
+func TestReach(t *testing.T) {
+	s := newSite(t)
+	s.broken.Store(1)
+	h := s.start()
+	if err := h.Reach(t.Context(), "memory"); !errors.Is(err, errBroken) {
+		t.Errorf("reached: %v", err)
+	}
+	if err := h.Reach(t.Context(), "memory", "other"); err != nil || s.opens.Load() != 3 {
+		t.Errorf("opened %d times, %v", s.opens.Load(), err)
+	}
+	if err := h.Reach(t.Context(), make([]string, maxList+1)...); !errors.As(err, new(SpecError)) {
+		t.Errorf("too many: %v", err)
 	}
 	s.close(h)
 }
