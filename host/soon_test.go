@@ -185,7 +185,7 @@ func TestReach(t *testing.T) {
 	s.close(h)
 }
 
-// A closedOrigin says once that all generations are closed, when a mark has been written.
+// A closedOrigin does not say which generations there are any more when a mark has been written.
 type closedOrigin struct {
 	origin.Origin
 	marked bool
