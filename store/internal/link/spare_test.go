@@ -24,10 +24,9 @@ func (c *countedConn) Close() error {
 // TestSpares: who wants several connections waits for the first alone, and what is left over is closed.
 func TestSpares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var open atomic.Int64
-		dials := 0
+		var open, dials atomic.Int64
 		s := &spares{n: 3, dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			dials++
+			dials.Add(1)
 			if addr == "away" {
 				return nil, errors.New("away")
 			}
@@ -54,8 +53,8 @@ func TestSpares(t *testing.T) {
 		take(time.Second)
 		take(time.Second)
 		synctest.Wait()
-		if dials != 4 || open.Load() != 2 {
-			t.Errorf("%d were opened, %d are open", dials, open.Load())
+		if dials.Load() != 4 || open.Load() != 2 {
+			t.Errorf("%d were opened, %d are open", dials.Load(), open.Load())
 		}
 		brief, cancel := context.WithCancel(t.Context())
 		cancel()
