@@ -62,7 +62,10 @@ func TestPatterns(t *testing.T) {
 		{"*.registry.io:8080/path", "a.registry.io:8081/path/x", false},
 		{"*.registry.io/path", "a.registry.io/other", false},
 		{"app*.k8s.io", "app1.k8s.io/x", true},
-		{"registry.io", "registry.io:5000/x", true},
+		{"registry.io", "registry.io:5000/x", false}, // somebody else's, perhaps
+		{"registry.io:5000", "registry.io/x", false},
+		{"[::1]", "[::1]/x", true},
+		{"[::1]", "[::1]:5000/x", false},
 		{"https://registry.io", "registry.io/x", true},
 		{"[::1]:5000", "[::1]:5000/x", true},
 	} {

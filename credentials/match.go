@@ -10,7 +10,8 @@ import (
 
 // A pattern says which repositories a plugin, or one of its logins, is for. Stars stand
 // for parts of names in the host, each within one label: "*.example.com" is not
-// "a.b.example.com". A port must be the same, and the path a prefix.
+// "a.b.example.com". The port must be the same, so that a pattern without one is of no other service of
+// that host; and the path a prefix: as the kubelet has it.
 type pattern struct {
 	labels []string
 	port   string
@@ -46,7 +47,9 @@ func matchable(label string) bool {
 // splitHost returns the labels of a host's name, and its port.
 func splitHost(host string) (labels []string, port string, err error) {
 	name := host
-	if strings.Contains(host, ":") {
+	if inside, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inside, "]") {
+		name = strings.TrimSuffix(inside, "]")
+	} else if strings.Contains(host, ":") {
 		if name, port, err = net.SplitHostPort(host); err != nil {
 			return nil, "", errors.New("the host cannot be read")
 		}
@@ -64,7 +67,7 @@ func splitHost(host string) (labels []string, port string, err error) {
 func (p pattern) matches(repository string) bool {
 	host, path, _ := strings.Cut(repository, "/")
 	labels, port, err := splitHost(host)
-	if err != nil || len(labels) != len(p.labels) || p.port != "" && p.port != port || !strings.HasPrefix(path, p.path) {
+	if err != nil || len(labels) != len(p.labels) || p.port != port || !strings.HasPrefix(path, p.path) {
 		return false
 	}
 	for i, label := range labels {

@@ -217,44 +217,11 @@ func (v *View) mark(ctx context.Context, d origin.Digest) error {
 	return ctx.Err()
 }
 
-// AttachMap is Attach for who has found the digest of a block map just now, and is in
-// a hurry: the image is marked, and its place settled, while the block map is read.
-// found is told of the image before its place is settled, and may be told of another
-// one if that fails.
-func (v *View) AttachMap(ctx context.Context, d origin.Digest, found func(*Image)) (*Image, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	for {
-		var l List // after the mark
-		var claim error
-		claimed := make(chan struct{})
-		go func() {
-			defer close(claimed)
-			if claim = v.mark(ctx, d); claim == nil {
-				l, claim = v.states(ctx)
-			}
-		}()
-		i, err := v.openMap(ctx, d)
-		if err == nil {
-			found(i)
-		} else {
-			cancel()
-		}
-		<-claimed
-		if err == nil {
-			err = claim
-		}
-		if err != nil {
-			return nil, fmt.Errorf("image %v: %w", d, err)
-		}
-		if l.State(i.Generation()).Readable() {
-			return i, nil
-		}
-	}
-}
-
-// openMap opens the block map of that digest in the newest generation that has it.
-func (v *View) openMap(ctx context.Context, d origin.Digest) (*Image, error) {
+// OpenMap opens the block map of that digest, out of the newest generation that has it,
+// for who has found the digest just now: the states may be five seconds old. Who
+// stays begins a Claim beside it, and then has Settle settle the image's place; the image may be read
+// before that.
+func (v *View) OpenMap(ctx context.Context, d origin.Digest) (*Image, error) {
 	var m *blockmap.Map
 	var g origin.GenerationID
 	l, err := v.retryFrom(ctx, v.States, func(l List) (err error) {
@@ -262,9 +229,44 @@ func (v *View) openMap(ctx context.Context, d origin.Digest) (*Image, error) {
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("image %v: %w", d, err)
 	}
 	return v.image(ctx, m, g, l), nil
+}
+
+// Claim marks the image with that block map as in use, as Attach does, and returns the states
+// as they are after that, for Settle.
+func (v *View) Claim(ctx context.Context, d origin.Digest) (List, error) {
+	err := v.mark(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	l, err := v.states(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("image %v: %w", d, err)
+	}
+	return l, nil
+}
+
+// Settle makes sure that the image is read from a generation that can be read when the states
+// are l, those of a Claim: one that had been closed before the image was claimed may not last.
+// An image that no other has is chunk.ErrNotFound.
+func (i *Image) Settle(ctx context.Context, l List) error {
+	g := i.Generation()
+	if l.State(g).Readable() {
+		return nil
+	}
+	at, err := i.look(ctx, g)
+	if err == nil && at == g { // looked for, and not found elsewhere
+		l, err = i.view.States(ctx)
+		if err == nil && !l.State(g).Readable() {
+			err = chunk.ErrNotFound
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("image %v: %w", i.Map.Digest(), err)
+	}
+	return nil
 }
 
 // Pin keeps the image that ref means until it is unpinned. A pin that is there

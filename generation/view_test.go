@@ -465,35 +465,3 @@ func TestKeepMarksUntilTold(t *testing.T) {
 	cancel()
 	<-done
 }
-
-// TestAttachMap: the image is marked and told of, and found where it is by then: not in a
-// generation that was closed before the mark.
-func TestAttachMap(t *testing.T) {
-	o := memory.New()
-	img := blockmaptest.Small(1, 2)
-	publish(t, o, 1, "x", img)
-	v := NewView(o, Options{})
-	wantName(t, v, "x", img) // so v knows the states, as they are before what follows
-	g2 := renew(t, o)
-	f := Forwarder{Origin: o}
-	_, err := f.Forward(ctx, img.Digest(), 1, g2)
-	check(t, err)
-	advance(t, o, 1, StateExpired, StateDeleted)
-	var told []origin.GenerationID
-	i, err := v.AttachMap(ctx, img.Digest(), func(i *Image) { told = append(told, i.Generation()) })
-	check(t, err)
-	if i.Generation() != g2 || !slices.Equal(told, []origin.GenerationID{1, g2}) {
-		t.Errorf("found in %v, told of %v", i.Generation(), told)
-	}
-	marked := false
-	check(t, Marks(ctx, o, t0, func(d origin.Digest, _ time.Time) error {
-		marked = marked || d == img.Digest()
-		return nil
-	}))
-	if !marked {
-		t.Error("it is not marked")
-	}
-	if _, err := v.AttachMap(ctx, origin.Sum(nil), func(*Image) {}); !errors.Is(err, chunk.ErrNotFound) {
-		t.Errorf("of an image that is not there: %v", err)
-	}
-}

@@ -53,7 +53,7 @@ func (s lateStore) ListAttachments(ctx context.Context, subject origin.Digest, k
 }
 
 // TestAttachRounds: who has found an image's name needs two round trips more until it is
-// open: the block map, what unlocks it, the mark and the states come beside one another.
+// open: the block map and what unlocks it come beside one another.
 func TestAttachRounds(t *testing.T) {
 	s := newSite(t)
 	d, err := generation.NewView(s.origin, generation.Options{}).Find(t.Context(), "tree")

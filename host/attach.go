@@ -117,6 +117,11 @@ func (h *Host) Attach(ctx context.Context, specs ...Spec) ([]Info, error) {
 	if err := h.begin(); err != nil {
 		return nil, undo(err)
 	}
+	for _, a := range made {
+		if err := h.settled(ctx, a.dev.disk.Load()); err != nil {
+			return nil, undo(fmt.Errorf("image %q: %w", a.spec.Image, err))
+		}
+	}
 	infos := make([]Info, len(made))
 	for i, a := range made {
 		h.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
@@ -23,6 +24,11 @@ type Query struct {
 	Chain      string   `json:"chain,omitempty"`
 	Identities []string `json:"identities,omitempty"`
 	Required   []string `json:"required,omitempty"`
+	// Soon says that what is found is going to be attached right after, with these Workload,
+	// Neighbours, Profile and Fill, and the Query's Store, Identities and Required: its disk is opened,
+	// and reading ahead of its start begins. Image must then be the digest of an image or a disk.
+	// nil: it is only looked for.
+	Soon *Spec `json:"soon,omitempty"`
 }
 
 func (q *Query) spec() (*Spec, error) {
@@ -30,6 +36,12 @@ func (q *Query) spec() (*Spec, error) {
 		return nil, SpecErrorf("find: either an image or a chain ID must be given")
 	}
 	s := &Spec{Image: q.Image + q.Chain, Store: q.Store, Where: "nowhere", Identities: q.Identities, Required: q.Required}
+	if q.Soon != nil {
+		s.Workload, s.Neighbours, s.Profile, s.Fill = q.Soon.Workload, q.Soon.Neighbours, q.Soon.Profile, q.Soon.Fill
+		if _, isDigest := catalog.ParseRef(q.Image); !isDigest {
+			return nil, SpecErrorf("find %q to attach it soon: want a digest", q.Image)
+		}
+	}
 	return s, s.check()
 }
 
@@ -44,7 +56,7 @@ type Found struct {
 }
 
 // Find looks for an image that is vouched for as q asks, and attaches nothing. None
-// is chunk.ErrNotFound.
+// is chunk.ErrNotFound. With q.Soon, one that cannot be opened is an error.
 func (h *Host) Find(ctx context.Context, q Query) (Found, error) {
 	spec, err := q.spec()
 	if err != nil {
@@ -57,6 +69,9 @@ func (h *Host) Find(ctx context.Context, q Query) (Found, error) {
 	src, err := h.source(ctx, q.Store)
 	if err != nil {
 		return Found{}, err
+	}
+	if q.Soon != nil {
+		return h.findSoon(ctx, src, spec)
 	}
 	var i *generation.Image
 	if q.Chain != "" {

@@ -78,6 +78,7 @@ type Host struct {
 	lull   lull
 	looks  rounds
 	recent recentlyFound
+	soon   soon
 
 	profiles *publishing
 
@@ -255,6 +256,7 @@ func (h *Host) Close() error {
 	for _, d := range list {
 		_ = d.File.Close()
 	}
+	h.letAllGo()
 	for _, a := range h.all() {
 		h.rest(a)
 		h.mu.Lock()

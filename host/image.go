@@ -72,19 +72,20 @@ func (r *Reader) opened(ctx context.Context, i *generation.Image, at origin.Atta
 	return &Image{i, m, t.found}, nil
 }
 
-// attach is Open for a reader that stays and has found the digest of the block map just
-// now. What unlocks the image is asked for beside it; found is told of it before it is
-// unlocked, see generation.View.AttachMap.
+// attach is Open for who has found the digest of the block map just now, and claims it
+// beside. What unlocks the image is asked for beside its block map; found is told of it before
+// it is unlocked.
 func (r *Reader) attach(ctx context.Context, v *generation.View, d origin.Digest, found func(*generation.Image)) (*Image, error) {
 	ahead, err := r.attachmentsAhead(ctx, v, d)
 	if err != nil {
 		return nil, err
 	}
 	defer ahead.close()
-	i, err := v.AttachMap(ctx, d, found)
+	i, err := v.OpenMap(ctx, d)
 	if err != nil {
 		return nil, err
 	}
+	found(i)
 	return r.opened(ctx, i, ahead.at(v, i.Generation()), d.String())
 }
 

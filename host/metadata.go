@@ -39,12 +39,13 @@ func newMetadata(image *generation.Image, log *slog.Logger) *pack.Fetch {
 }
 
 // openPacked opens an image, and has its metadata object fetched as soon as its block map
-// is there, beside what unlocks it; through a cache only when that lacks some of it. The
-// caller closes what is fetched, nil if nothing is.
-func (h *Host) openPacked(ctx context.Context, src *Source, r *Reader, d origin.Digest) (*Image, *pack.Fetch, error) {
+// is there, beside what unlocks it; through a cache only when that lacks some of it. claim is told
+// of the image. The caller closes what is fetched, nil if nothing is.
+func (h *Host) openPacked(ctx context.Context, src *Source, r *Reader, d origin.Digest, claim *claiming) (*Image, *pack.Fetch, error) {
 	var metadata *pack.Fetch
 	image, err := r.attach(ctx, src.View, d, func(i *generation.Image) {
-		if src.Near || metadata != nil {
+		claim.image <- i
+		if src.Near {
 			return
 		}
 		metadata = newMetadata(i, h.log)

@@ -51,6 +51,7 @@ type sharedDisk struct {
 	ready chan struct{} // closed when Disk or err is set
 	err   error
 	kept  *Kept     // of it, for the next process
+	claim *claiming // of its image; nil: it was opened without its origin
 	late  *late     // its image, if it was opened without its origin; else nil
 	start *starting // nil: it is not minded
 	fill  *filling  // nil: it is not filled
@@ -251,8 +252,10 @@ func (h *Host) openStarting(ctx context.Context, s *sharedDisk, src *Source, r *
 // openFound opens the disk of s, as it is found at its origin. It takes over ahead, the
 // image's start pack; nil: none is wanted.
 func (h *Host) openFound(ctx context.Context, s *sharedDisk, src *Source, r *Reader, ahead *pack.Ahead) (*Image, error) {
-	image, metadata, err := h.openPacked(ctx, src, r, s.key.image)
+	claim := claim(src.View, s.key.image)
+	image, metadata, err := h.openPacked(ctx, src, r, s.key.image, claim)
 	if err != nil {
+		claim.end()
 		if ahead != nil {
 			ahead.Close()
 		}
@@ -260,9 +263,14 @@ func (h *Host) openFound(ctx context.Context, s *sharedDisk, src *Source, r *Rea
 	}
 	s.kept = &Kept{Near: src.Near, Attachments: image.attachments}
 	if s.Disk, err = h.stack.disk(image.Unlocked, image, metadata, ahead, src.Near, src.Bound); err != nil {
+		claim.end()
 		return nil, err
 	}
-	s.keep(image.Keep)
+	s.claim = claim
+	s.keep(func(ctx context.Context) {
+		_ = claim.wait(ctx) // Attach is told
+		image.Keep(ctx)
+	})
 	return image, nil
 }
 
@@ -310,7 +318,7 @@ func (h *Host) release(s *sharedDisk) {
 	h.mu.Lock()
 	s.users--
 	last := s.users == 0
-	if last && h.disks[s.key] == s {
+	if last && h.disks[s.key] == s { // else settled saw to it
 		delete(h.disks, s.key)
 		h.gone.disks.Add(s.counted())
 	}
@@ -324,6 +332,7 @@ func (h *Host) release(s *sharedDisk) {
 	}
 	s.fill.end()
 	s.start.end()
+	s.claim.end()
 	s.stop()
 	if err := s.Close(); err != nil {
 		h.log.Warn("disk not closed well", "image", s.key.image, "err", err)

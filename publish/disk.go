@@ -9,6 +9,8 @@ import (
 	"os"
 	"sort"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/flatten"
 	"github.com/rivuletfs/rivulet/layout"
@@ -166,12 +168,15 @@ func (p *publisher) storeMap(ctx context.Context, info *blockmap.Info, chunks []
 	if err := p.previewing.mapped(m, key); err != nil {
 		return nil, err
 	}
+	g, gctx := errgroup.WithContext(ctx)
 	if !p.opts.Open {
-		if _, err := seal.Grant(ctx, m, key, p.opts.Recipients, p.store); err != nil {
-			return nil, err
-		}
+		g.Go(func() error {
+			_, err := seal.Grant(gctx, m, key, p.opts.Recipients, p.store)
+			return err
+		})
 	}
-	return m, p.sign(ctx, m, p.store)
+	g.Go(func() error { return p.sign(gctx, m, p.store) })
+	return m, g.Wait()
 }
 
 // sign attaches this publisher's signature to m. The same one again changes

@@ -8,6 +8,8 @@ import (
 	"io"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/origin"
 )
@@ -88,17 +90,19 @@ func (g *granting) has(ctx context.Context, r Recipient) (bool, error) {
 	}), nil
 }
 
-// grant attaches the wrapped key before the tag that says it is there.
+// grant attaches the wrapped key, and the tag that says it is there: of which one alone counts for
+// nothing.
 func (g *granting) grant(ctx context.Context, r Recipient) error {
 	wrapped, err := r.Wrap(ctx, g.key, AboutMap(g.m))
-	if err == nil {
-		err = g.store.Attach(ctx, g.m.Digest(), r.Kind(), wrapped)
+	if err != nil {
+		return err
 	}
 	d := origin.Sum(wrapped)
 	tag := recipientTag(g.key, r, d)
-	if err == nil {
-		err = g.store.Attach(ctx, g.m.Digest(), RecipientKind, tag)
-	}
+	both, bothCtx := errgroup.WithContext(ctx)
+	both.Go(func() error { return g.store.Attach(bothCtx, g.m.Digest(), r.Kind(), wrapped) })
+	both.Go(func() error { return g.store.Attach(bothCtx, g.m.Digest(), RecipientKind, tag) })
+	err = both.Wait()
 	g.tags[string(tag)] = true
 	g.wraps[r.Kind()] = append(g.wraps[r.Kind()], d)
 	return err

@@ -93,7 +93,7 @@ func (a *Agent) Find(ctx context.Context, q Query) (Found, error) {
 	for i, url := range stores {
 		answers[i] = make(chan answer, 1)
 		go func() {
-			f, err := c.Find(ctx, host.Query{Store: url, Image: string(q.Manifest), Chain: chainUnless(q), Identities: a.Identities, Required: a.Required})
+			f, err := a.find(ctx, c, url, q)
 			answers[i] <- answer{f, err}
 		}()
 	}
@@ -118,12 +118,34 @@ func (a *Agent) Find(ctx context.Context, q Query) (Found, error) {
 	return Found{}, join(errs)
 }
 
-// chainUnless returns the chain ID to look for, "" if the manifest is known.
-func chainUnless(q Query) string {
-	if q.Manifest != "" {
-		return ""
+// find asks for one store's disk. That of an image is going to be mounted if it is found, so the
+// agent opens it at once.
+func (a *Agent) find(ctx context.Context, c *control.Client, url string, q Query) (host.Found, error) {
+	ask := host.Query{Store: url, Identities: a.Identities, Required: a.Required}
+	if q.Manifest == "" {
+		ask.Chain = string(q.Chain)
+		return c.Find(ctx, ask)
 	}
-	return string(q.Chain)
+	ask.Image, ask.Soon = string(q.Manifest), &host.Spec{Fill: a.Fill}
+	f, err := c.Find(ctx, ask)
+	if errors.As(err, new(host.SpecError)) { // an agent of before that
+		ask.Soon = nil
+		f, err = c.Find(ctx, ask)
+	}
+	return f, err
+}
+
+// Reach has the agent reach the stores, so that the first who pulls an image does not wait for that. An agent
+// that cannot is no harm.
+func (a *Agent) Reach(ctx context.Context) error {
+	if len(a.Stores) == 0 {
+		return nil
+	}
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	return c.Reach(ctx, a.Stores...)
 }
 
 // stores returns where to look for an image.

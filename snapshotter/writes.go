@@ -115,15 +115,20 @@ func (n *writesNote) write(dir string) error {
 }
 
 // wishOf returns what the labels of a new snapshot, or else the configuration, say that it is
-// written to, and the quota.
+// written to, and the quota. Labels are a pod's, too: where the configuration has a quota, they can only
+// lower it.
 func (s *Snapshotter) wishOf(labels map[string]string) (w Writable, room int64) {
 	w, room = s.cfg.Writable, s.cfg.Room
+	bound := w.isDisk() && room > 0
 	if n, err := strconv.ParseInt(labels[snapshots.LabelSnapshotMaxSize], 10, 64); err == nil && n > 0 {
-		if room = n; !w.isDisk() { // anything else is to be ignored
+		if room == 0 || n < room {
+			room = n
+		}
+		if !w.isDisk() { // anything else is to be ignored
 			w = WritableDisk
 		}
 	}
-	if chosen := Writable(labels[LabelWritable]); chosen.known() {
+	if chosen := Writable(labels[LabelWritable]); chosen.known() && (chosen.isDisk() || !bound) {
 		w = chosen
 	}
 	return w, room

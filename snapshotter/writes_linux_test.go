@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -27,6 +28,39 @@ func (s *site) container(chain digest.Digest, labels map[string]string) (key str
 	}
 	mounts, err = sn.Prepare(ctx, key, string(chain), snapshots.WithLabels(all))
 	return key, mounts, err
+}
+
+// TestWish: labels choose what a container writes to, and lower the quota of the configuration, but
+// neither raise it nor get away from it.
+func TestWish(t *testing.T) {
+	const own, low, high = 1 << 20, 1 << 10, 1 << 30
+	size := func(n int) map[string]string {
+		return map[string]string{snapshots.LabelSnapshotMaxSize: strconv.Itoa(n)}
+	}
+	kind := func(w Writable) map[string]string { return map[string]string{LabelWritable: string(w)} }
+	for _, c := range []struct {
+		configured Writable
+		quota      int64
+		labels     map[string]string
+		want       Writable
+		room       int64
+	}{
+		{WritableDisk, own, nil, WritableDisk, own},
+		{WritableDisk, own, size(low), WritableDisk, low},
+		{WritableDisk, own, size(high), WritableDisk, own},
+		{WritableDisk, own, kind(WritableOverlay), WritableDisk, own},
+		{WritableDisk, own, kind(WritableBlock), WritableBlock, own},
+		{WritableDisk, 0, size(high), WritableDisk, high},
+		{WritableDisk, 0, kind(WritableOverlay), WritableOverlay, 0},
+		{WritableOverlay, own, size(high), WritableDisk, own},
+		{WritableOverlay, own, kind(WritableDisk), WritableDisk, own},
+		{WritableOverlay, 0, size(high), WritableDisk, high},
+	} {
+		s := &Snapshotter{cfg: Config{Writable: c.configured, Room: c.quota}}
+		if w, room := s.wishOf(c.labels); w != c.want || room != c.room {
+			t.Errorf("%s with %d and %v: %s with %d, want %s with %d", c.configured, c.quota, c.labels, w, room, c.want, c.room)
+		}
+	}
 }
 
 // TestOwnDisk has containers write to disks of their own, over a restart, until they are

@@ -34,6 +34,9 @@ type Options struct {
 	// generations; see origin.Ahead.
 	Ahead   []string
 	AheadIn map[origin.GenerationID][]string
+	// Spare is how many connections to a registry are opened beside the first, for who is going to ask for
+	// many things at once.
+	Spare int
 }
 
 // A kind is one way to keep an origin.
@@ -197,7 +200,7 @@ func openImage(ctx context.Context, address string, o Options) (origin.Origin, e
 	if o.Create {
 		return nil, &URLError{address, "an image at a tag can only be read: leave out the tag or digest to write into the repository"}
 	}
-	c.Log, c.Keychain = o.Logger, o.Keychain
+	c.Log, c.Keychain, c.Spare = o.Logger, o.Keychain, o.Spare
 	return notNil(registry.OpenImage(ctx, ref, c))
 }
 
@@ -211,7 +214,7 @@ func openRegistry(ctx context.Context, address string, o Options) (origin.Origin
 	if err != nil {
 		return nil, &URLError{address, err.Error()}
 	}
-	c.Log, c.Keychain, c.Ahead, c.AheadIn = o.Logger, o.Keychain, o.Ahead, o.AheadIn
+	c.Log, c.Keychain, c.Ahead, c.AheadIn, c.Spare = o.Logger, o.Keychain, o.Ahead, o.AheadIn, o.Spare
 	return notNil(registry.Open(ctx, repository, c))
 }
 

@@ -106,14 +106,14 @@ func endWith(ctx context.Context, server *grpc.Server) error {
 	return nil
 }
 
-// listenPrivately opens a socket for this user alone.
+// listenPrivately opens a socket for this user alone, from its first moment: so it is called while
+// nothing else of the process makes files.
 func listenPrivately(path string) (net.Listener, error) {
+	mask := syscall.Umask(0o177)
 	ln, err := nbd.Listen("unix:" + path)
+	syscall.Umask(mask)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, usedError(path)
-	}
-	if err == nil {
-		err = os.Chmod(path, 0o600)
 	}
 	return ln, err
 }

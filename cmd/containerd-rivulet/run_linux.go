@@ -217,6 +217,7 @@ func (o *options) serve(ctx context.Context, out, errOut io.Writer) (err error) 
 	server := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(s))
 	g.Go(func() error { return server.Serve(ln) })
+	g.Go(func() error { o.reach(ctx, log); return nil })
 	_, _ = fmt.Fprintf(out, "ready %s\n", o.address)
 	if err := systemd.Notify("READY=1"); err != nil {
 		log.Warn("the service manager was not told", "err", err)
@@ -224,6 +225,15 @@ func (o *options) serve(ctx context.Context, out, errOut io.Writer) (err error) 
 	<-ctx.Done()
 	_ = systemd.Notify("STOPPING=1")
 	return endWith(ctx, server)
+}
+
+// reach has the agent open the stores. Whatever comes of it, they are opened when an image is pulled.
+func (o *options) reach(ctx context.Context, log *slog.Logger) {
+	bounded, cancel := context.WithTimeout(ctx, o.patience)
+	defer cancel()
+	if err := o.agent.Reach(bounded); err != nil && ctx.Err() == nil {
+		log.Info("a store cannot be reached yet", "err", err)
+	}
 }
 
 func (o *options) logger(w io.Writer) (*slog.Logger, error) {

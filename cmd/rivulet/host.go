@@ -126,9 +126,13 @@ func (a *app) releasePages() {
 	}
 }
 
+// spareConnections is how many more than two an image is asked for by at once, when it is opened.
+const spareConnections = 8
+
 // openSource opens an origin for a host, and has it counted what that is asked.
 func (a *app) openSource(ctx context.Context, url string, count *telemetry.Origins) (host.Source, error) {
-	o, err := a.openURL(ctx, url, store.Options{Ahead: []string{generation.Pointer}}) // whoever opens it reads the states first
+	// Whoever opens it reads the states first, and then all of an image at once.
+	o, err := a.openURL(ctx, url, store.Options{Ahead: []string{generation.Pointer}, Spare: spareConnections})
 	if err != nil {
 		return host.Source{}, err
 	}

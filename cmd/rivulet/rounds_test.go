@@ -271,10 +271,15 @@ type farRegistry struct {
 	handler  http.Handler
 	late     time.Duration
 	requests atomic.Int64
+	log      func(...any) // told of each request; nil: nobody is
+	begun    time.Time    // what log is told the time since
 }
 
 func (f *farRegistry) RoundTrip(req *http.Request) (*http.Response, error) {
 	f.requests.Add(1)
+	if f.log != nil {
+		f.log(time.Since(f.begun), req.Method, req.URL.Path)
+	}
 	select {
 	case <-time.After(f.late):
 	case <-req.Context().Done():

@@ -78,6 +78,8 @@ type file struct {
 	path string
 	mode fs.FileMode
 	data []byte
+	// settings are what people change on the machine itself: then they stay as they are.
+	settings bool
 }
 
 // Install puts programs, units and settings onto the machine and starts the services, anew if
@@ -103,6 +105,10 @@ func (n *Node) Install(ctx context.Context, s Settings) error {
 		}
 	}
 	for _, f := range files {
+		if f.settings && r.changedThere(root, f) {
+			n.Log.Warn("settings were changed on the node, and stay so: remove the file to have those of the deployment", "file", "/"+f.path)
+			continue
+		}
 		if err := r.put(root, f); err != nil {
 			return fmt.Errorf("install on the node: %w", err)
 		}
@@ -155,7 +161,7 @@ func (n *Node) files(s Settings) ([]file, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, file{path.Join(programsDir, name), 0o755, b})
+		list = append(list, file{path: path.Join(programsDir, name), mode: 0o755, data: b})
 	}
 	for from, to := range map[string]string{
 		"rivulet-cached.service": unitsDir, "rivulet-agent.service": unitsDir,
@@ -170,13 +176,13 @@ func (n *Node) files(s Settings) ([]file, error) {
 			name = "rivulet.toml"
 			b = bytes.ReplaceAll(b, []byte("linux/amd64"), []byte("linux/"+runtime.GOARCH))
 		}
-		list = append(list, file{path.Join(to, name), 0o644, b})
+		list = append(list, file{path: path.Join(to, name), mode: 0o644, data: b})
 	}
 	for name, line := range map[string]string{"rivulet-cached": "OPTIONS=" + s.Cache, "containerd-rivulet": "OPTIONS=" + s.Snapshotter} {
 		if strings.ContainsAny(line, "\n\"'\\") {
 			return nil, fmt.Errorf("options %q: quotes, backslashes and line feeds cannot be passed on", line)
 		}
-		list = append(list, file{path.Join("etc/default", name), 0o644, []byte(line + "\n")})
+		list = append(list, file{path: path.Join("etc/default", name), mode: 0o600, data: []byte(line + "\n"), settings: true}) // there may be secrets in it
 	}
 	slices.SortFunc(list, func(a, b file) int { return strings.Compare(a.path, b.path) })
 	return list, nil
@@ -243,7 +249,7 @@ func (r *record) put(root *os.Root, f file) error {
 		there = sum(b)
 	}
 	if was == now && there == now {
-		return nil
+		return setMode(root, f)
 	}
 	if there != "" && (there == was || there == r.Before[f.path]) { // of one that was killed, too
 		if r.Before == nil {
@@ -262,6 +268,22 @@ func (r *record) put(root *os.Root, f file) error {
 	return writeWhole(root, f)
 }
 
+// changedThere reports whether a file of ours is not as it was written.
+func (r *record) changedThere(root *os.Root, f file) bool {
+	b, err := root.ReadFile(f.path)
+	there := sum(b)
+	return err == nil && r.Files[f.path] != "" && there != r.Files[f.path] && there != r.Before[f.path] && there != sum(f.data)
+}
+
+// setMode gives a file its mode: an earlier version may have given it another.
+func setMode(root *os.Root, f file) error {
+	info, err := root.Lstat(f.path)
+	if err != nil || info.Mode().Perm() == f.mode {
+		return err
+	}
+	return root.Chmod(f.path, f.mode)
+}
+
 func (r *record) write(root *os.Root) error {
 	if err := root.MkdirAll(path.Dir(recordPath), 0o700); err != nil {
 		return err
@@ -270,7 +292,7 @@ func (r *record) write(root *os.Root) error {
 	if err != nil {
 		return err
 	}
-	return writeWhole(root, file{recordPath, 0o600, b})
+	return writeWhole(root, file{path: recordPath, mode: 0o600, data: b})
 }
 
 // noteDirs notes which folders up to dir are not there yet.
@@ -287,7 +309,10 @@ const newSuffix = ".rivulet-new"
 
 func writeWhole(root *os.Root, f file) error {
 	temporary := f.path + newSuffix
-	out, err := root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, f.mode)
+	if err := root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) { // it may have another mode
+		return err
+	}
+	out, err := root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.mode)
 	if err != nil {
 		return err
 	}

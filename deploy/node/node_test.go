@@ -253,6 +253,39 @@ func TestOthersFiles(t *testing.T) {
 	}
 }
 
+// TestSettings: they may have secrets, so others cannot read them; and what somebody has changed on the
+// machine stays.
+func TestSettings(t *testing.T) {
+	ctx, m := t.Context(), newMachine(t)
+	const name = "etc/default/rivulet-cached"
+	install := func(options, want string) {
+		t.Helper()
+		if err := m.Install(ctx, Settings{Cache: options}); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(filepath.Join(m.Root, name))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("mode %v, %v", info.Mode(), err)
+		}
+		if got := m.read(name); got != want {
+			t.Errorf("settings are %q, want %q", got, want)
+		}
+	}
+	install("--size 1G", "OPTIONS=--size 1G\n")
+	install("--size 2G", "OPTIONS=--size 2G\n")
+	if err := os.Chmod(filepath.Join(m.Root, name), 0o644); err != nil { // as an earlier version had it
+		t.Fatal(err)
+	}
+	install("--size 2G", "OPTIONS=--size 2G\n")
+	m.write(m.Root, name, "OPTIONS=--size 5G\n")
+	install("--size 2G", "OPTIONS=--size 5G\n")
+	install("--size 3G", "OPTIONS=--size 5G\n")
+	if err := os.Remove(filepath.Join(m.Root, name)); err != nil {
+		t.Fatal(err)
+	}
+	install("--size 3G", "OPTIONS=--size 3G\n")
+}
+
 // FuzzRecord reads any record.
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"version": 1, "files": {"etc/a": "00"}, "dirs": ["etc"]}`))

@@ -68,6 +68,11 @@ func (c *Client) Find(ctx context.Context, q host.Query) (host.Found, error) {
 	return f, err
 }
 
+// Reach opens stores ahead of need, as Host.Reach does.
+func (c *Client) Reach(ctx context.Context, stores ...string) error {
+	return c.do(ctx, http.MethodPost, "/v1/reach", reachRequest{stores}, nil)
+}
+
 // List returns all attachments, the oldest first.
 func (c *Client) List(ctx context.Context) ([]host.Info, error) {
 	var got attachments

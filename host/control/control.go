@@ -44,6 +44,10 @@ type findRequest struct {
 	Find host.Query `json:"find"`
 }
 
+type reachRequest struct {
+	Reach []string `json:"reach"`
+}
+
 type fillRequest struct {
 	Pause bool `json:"pause"`
 }

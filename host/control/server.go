@@ -35,6 +35,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/attach", s.attach)
 	mux.HandleFunc("POST /v1/find", s.find)
+	mux.HandleFunc("POST /v1/reach", s.reach)
 	mux.HandleFunc("GET /v1/attachments", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, attachments{s.Host.List()})
 	})
@@ -90,6 +91,19 @@ func (s *Server) find(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, http.StatusOK, f)
+}
+
+func (s *Server) reach(w http.ResponseWriter, r *http.Request) {
+	var q reachRequest
+	if err := decode(w, r, &q); err != nil {
+		refuse(w, host.SpecErrorf("reach: %w", err))
+		return
+	}
+	if err := s.Host.Reach(r.Context(), q.Reach...); err != nil {
+		refuse(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // maxWait bounds how long a detach may wait for users to leave.

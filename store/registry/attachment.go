@@ -43,18 +43,20 @@ func (s *Store) attach(ctx context.Context, d origin.Digest, kind string, data [
 	_, desc := encodeManifest(m)
 	// Nothing would need the tag, but registries are told to throw away what has none.
 	tag := s.prefix + "t-" + desc.Digest.Hex
-	have, err := s.client.statManifest(ctx, tag)
-	if err == nil && have.Digest == desc.Digest {
-		return s.client.list(ctx, m, desc)
-	}
-	if err = unlessMissing(err); err != nil {
-		return err
-	}
+	there = false
 	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		have, err := s.client.statManifest(gctx, tag)
+		there = err == nil && have.Digest == desc.Digest
+		return unlessMissing(err)
+	})
 	g.Go(func() error { return s.client.ensureEmpty(gctx) })
-	g.Go(func() error { return s.client.ensureBlob(gctx, data) })
+	g.Go(func() error { return s.client.ensureBlob(gctx, data) }) // which most often is not there
 	if err := g.Wait(); err != nil {
 		return err
+	}
+	if there {
+		return s.client.list(ctx, m, desc)
 	}
 	_, err = s.client.writeReferrer(ctx, tag, m)
 	return err

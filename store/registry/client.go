@@ -37,6 +37,7 @@ type client struct {
 
 	api      atomic.Int32 // whether there is a referrers API
 	noRanges atomic.Bool  // that ranges are ignored was said
+	changes  listChanges  // of lists of referrers
 	hasEmpty atomic.Bool  // the blob that artifacts have for a configuration is there
 
 	mu     sync.Mutex        // guards what follows

@@ -186,6 +186,7 @@ func (c *client) readMatching(ctx context.Context, ref string, match func(m *sto
 	var m *storedManifest
 	accept := func(b []byte, media types.MediaType) (err error) {
 		if m, err = parseManifest(b, media, artifacts); err == nil {
+			c.noteEmpty(m)
 			err = match(m)
 		}
 		if err != nil {

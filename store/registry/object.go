@@ -23,9 +23,9 @@ func (s *Store) diskTag(d origin.Digest) string   { return s.prefix + "x-" + has
 // presence is what there is of an object.
 type presence struct {
 	manifest *storedManifest // nil: none that is right
-	blob     bool
-	packs    v1.Hash        // of the manifest that lists its packs, if it is a block map
-	subject  *v1.Descriptor // the image that a block map was made from, if it is here
+	blob     bool            // of a large one
+	packs    v1.Hash         // of the manifest that lists its packs, if it is a block map
+	subject  *v1.Descriptor  // the image that a block map was made from, if it is here
 }
 
 // PutObject implements [origin.Objects]. A block map is recognised by its
@@ -48,17 +48,24 @@ func (s *Store) putObject(ctx context.Context, d origin.Digest, data []byte) err
 	m, err := blockmap.Parse(data)
 	if err != nil {
 		m = nil
-	} else if err := s.Flush(ctx); err != nil {
-		return err
 	}
-	is, err := s.present(ctx, d, m, int64(len(data)))
-	if err != nil {
+	var is *presence
+	var x *builder // of m
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		is, err = s.putBytes(gctx, d, m, data)
 		return err
-	}
-	if !is.blob {
-		if err := s.client.writeBlob(ctx, d, bytes.NewReader(data), int64(len(data))); err != nil {
+	})
+	if m != nil {
+		g.Go(func() (err error) {
+			if err = s.Flush(gctx); err == nil {
+				x, err = s.putIndex(gctx, m)
+			}
 			return err
-		}
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	fresh := s.objectManifest(d, m, data, is.subject)
 	_, desc := encodeManifest(fresh)
@@ -66,7 +73,7 @@ func (s *Store) putObject(ctx context.Context, d origin.Digest, data []byte) err
 		desc = is.manifest.desc
 	}
 	if m != nil {
-		if err := s.putPacks(ctx, d, m, desc, is.packs); err != nil {
+		if err := s.putPacks(ctx, d, x, desc, is.packs); err != nil {
 			return err
 		}
 	}
@@ -81,12 +88,34 @@ func (s *Store) putObject(ctx context.Context, d origin.Digest, data []byte) err
 	return nil
 }
 
+// putBytes asks what there is of an object already, and writes its bytes unless they are; small ones
+// meanwhile.
+func (s *Store) putBytes(ctx context.Context, d origin.Digest, m *blockmap.Map, data []byte) (*presence, error) {
+	var is *presence
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		is, err = s.present(gctx, d, m, int64(len(data)))
+		return err
+	})
+	small := len(data) <= inlineBytes
+	if small {
+		g.Go(func() error { return s.client.ensureBlob(gctx, data) })
+	}
+	if err := g.Wait(); err != nil || small || is.blob {
+		return is, err
+	}
+	return is, s.client.writeBlob(ctx, d, bytes.NewReader(data), int64(len(data)))
+}
+
 // present asks what there is of an object already, all at once.
 func (s *Store) present(ctx context.Context, d origin.Digest, m *blockmap.Map, size int64) (*presence, error) {
 	var is presence
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.client.ensureEmpty(ctx) })
 	g.Go(func() error {
+		if size <= inlineBytes {
+			return nil // it is written in any case
+		}
 		have, err := s.client.statBlob(ctx, d)
 		is.blob = err == nil && have == size
 		return unlessMissing(err)
@@ -138,25 +167,26 @@ func (s *Store) objectManifest(d origin.Digest, m *blockmap.Map, data []byte, su
 	return out
 }
 
-// putPacks writes the manifest that lists the packs of a block map's chunks,
-// unless it is there as it should be. Chunks that the generation lacks are left
+// putIndex writes the index of a block map's chunks. Chunks that the generation lacks are left
 // out: that a block map comes after its chunks is for the publisher to see to.
-func (s *Store) putPacks(ctx context.Context, d origin.Digest, m *blockmap.Map, subject v1.Descriptor, have v1.Hash) error {
+func (s *Store) putIndex(ctx context.Context, m *blockmap.Map) (*builder, error) {
 	x, err := s.indexOf(ctx, m)
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.client.ensureBlob(ctx, x.encode())
 	}
-	encoded := x.encode()
-	fresh := packsManifest(typePacks, s.id, nil, encoded, &x.index)
+	return x, err
+}
+
+// putPacks writes the manifest that lists an index, which is there, and its packs, unless it is there
+// as it should be.
+func (s *Store) putPacks(ctx context.Context, d origin.Digest, x *builder, subject v1.Descriptor, have v1.Hash) error {
+	fresh := packsManifest(typePacks, s.id, nil, x.encode(), &x.index)
 	subject.ArtifactType = ""
 	fresh.Subject = &subject
 	if _, desc := encodeManifest(fresh); desc.Digest == have {
 		return nil
 	}
-	if err := s.client.ensureBlob(ctx, encoded); err != nil {
-		return err
-	}
-	_, err = s.client.writeReferrer(ctx, s.diskTag(d), fresh)
+	_, err := s.client.writeReferrer(ctx, s.diskTag(d), fresh)
 	if err == nil && have != (v1.Hash{}) {
 		// The old one would only keep packs that are not needed. It does no harm.
 		_ = s.client.deleteRef(ctx, have.String())

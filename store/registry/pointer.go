@@ -48,7 +48,8 @@ const maxLongNames = 1 << 16
 // What is left: a process that takes longer than settle from its last look to
 // its write, and that a loser's value can be seen for a moment. Other pointers
 // do not wait: they are set by publishers of one image at one time, or by its
-// readers, and any of their values is right.
+// readers, and any of their values is right. So who has just read one, and swaps it
+// at once, is spared a second reading.
 type pointers struct {
 	client     *client
 	prefix     string        // of its tags
@@ -76,11 +77,22 @@ func (p *pointers) GetPointer(ctx context.Context, name string) ([]byte, error) 
 	if err := origin.ValidName(name); err != nil {
 		return nil, err
 	}
-	value, _, err := p.read(ctx, name)
+	tag := p.lockName(name)
+	last := p.client.locks.read(tag)
+	changes := last.begin()
+	value, was, err := p.read(ctx, name)
+	if err == nil || errors.Is(err, chunk.ErrNotFound) {
+		last.add(tag, changes, reading{bytes.Clone(value), was, err, time.Now()})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("get pointer %s: %w", name, err)
 	}
 	return value, nil
+}
+
+// lockName names a pointer's tag among those of all repositories.
+func (p *pointers) lockName(name string) string {
+	return p.client.repo.Name() + ":" + pointerTag(p.prefix, name)
 }
 
 // read returns the value of a pointer and the digest of its manifest.
@@ -121,7 +133,7 @@ func (p *pointers) swap(ctx context.Context, name string, old, new []byte) error
 		}
 	}
 	tag := pointerTag(p.prefix, name)
-	unlock, err := p.client.locks.lock(ctx, p.client.repo.Name()+":"+tag)
+	unlock, err := p.client.locks.lock(ctx, p.lockName(name))
 	if err != nil {
 		return err
 	}
@@ -135,7 +147,11 @@ func (p *pointers) swap(ctx context.Context, name string, old, new []byte) error
 		return origin.ErrConflict
 	case new == nil && missing:
 		return nil
-	case new == nil:
+	}
+	last := p.client.locks.read(p.lockName(name))
+	last.change()
+	defer last.change()
+	if new == nil {
 		return p.remove(ctx, name, was)
 	}
 	b, desc := encodeManifest(p.manifest(name, new))
@@ -145,10 +161,17 @@ func (p *pointers) swap(ctx context.Context, name string, old, new []byte) error
 	return p.confirm(ctx, name, desc.Digest)
 }
 
-// readSettled is read, for a value that no writer may lose again.
+// readSettled is read, for a value that no writer may lose again. A pointer that nobody waits for is not read
+// again if it was just now.
 func (p *pointers) readSettled(ctx context.Context, name string) ([]byte, v1.Hash, error) {
-	value, was, err := p.read(ctx, name)
 	settle := p.settleTime(name)
+	if settle == 0 {
+		lock := p.lockName(name)
+		if r, ok := p.client.locks.read(lock).take(lock); ok {
+			return r.value, r.was, r.err
+		}
+	}
+	value, was, err := p.read(ctx, name)
 	if err != nil || settle == 0 {
 		return value, was, err
 	}

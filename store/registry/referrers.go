@@ -192,22 +192,46 @@ func (c *client) list(ctx context.Context, m *v1.Manifest, desc v1.Descriptor) e
 // changeReferrersTag changes what the tag of a subject lists, and reads back
 // until the change is there. Tags have no compare-and-swap: of two processes that
 // change one list at the very same time, one may still lose its change. Writing
-// the referrer again puts it back.
+// the referrer again puts it back. What several goroutines want changed at once
+// is changed together.
 func (c *client) changeReferrersTag(ctx context.Context, subject v1.Hash, change func([]v1.Descriptor) []v1.Descriptor) error {
 	tag := referrersTag(subject)
+	mine := c.changes.add(tag, change)
 	unlock, err := c.locks.lock(ctx, c.repo.Name()+":"+tag)
 	if err != nil {
+		c.changes.drop(tag, mine)
 		return err
 	}
 	defer unlock()
+	if mine.made {
+		return mine.err
+	}
+	all := c.changes.take(tag)
+	err = c.changeList(ctx, tag, subject, all)
+	if ctx.Err() != nil { // it is our affair alone
+		c.changes.giveBack(tag, all, mine)
+		return err
+	}
+	for _, m := range all {
+		m.made, m.err = true, err
+	}
+	return err
+}
+
+// changeList makes some changes to one list.
+func (c *client) changeList(ctx context.Context, tag string, subject v1.Hash, all []*listChange) error {
 	for range maxChanges {
 		list, _, err := c.readReferrersTag(ctx, subject)
 		if err != nil {
 			return err
 		}
-		n := len(list)
-		list = change(list)
-		if len(list) == n {
+		changed := false
+		for _, m := range all {
+			n := len(list)
+			list = m.change(list)
+			changed = changed || len(list) != n
+		}
+		if !changed {
 			return nil
 		}
 		b, err := json.Marshal(v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: list})
@@ -219,6 +243,52 @@ func (c *client) changeReferrersTag(ctx context.Context, subject v1.Hash, change
 		}
 	}
 	return fmt.Errorf("write %s: others change it all the time", tag)
+}
+
+// A listChange is what a goroutine wants changed of a list. Whoever has the list's lock makes it.
+type listChange struct {
+	change func([]v1.Descriptor) []v1.Descriptor
+	made   bool // and err is what came of it
+	err    error
+}
+
+// listChanges are those that nobody has begun to make, by tag. The zero value is ready.
+type listChanges struct {
+	mu   sync.Mutex
+	want map[string][]*listChange
+}
+
+func (l *listChanges) add(tag string, change func([]v1.Descriptor) []v1.Descriptor) *listChange {
+	m := &listChange{change: change}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.want == nil {
+		l.want = make(map[string][]*listChange)
+	}
+	l.want[tag] = append(l.want[tag], m)
+	return m
+}
+
+// take returns those of a list. The caller has its lock.
+func (l *listChanges) take(tag string) []*listChange {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := l.want[tag]
+	delete(l.want, tag)
+	return all
+}
+
+// drop takes back one that is not wanted any more.
+func (l *listChanges) drop(tag string, m *listChange) { l.giveBack(tag, l.take(tag), m) }
+
+// giveBack leaves all but one to others.
+func (l *listChanges) giveBack(tag string, all []*listChange, but *listChange) {
+	all = slices.DeleteFunc(all, func(m *listChange) bool { return m == but })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(all) > 0 {
+		l.want[tag] = append(all, l.want[tag]...)
+	}
 }
 
 // unlist takes a manifest, which is about to be deleted or is, off the list of

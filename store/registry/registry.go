@@ -64,6 +64,8 @@ type Options struct {
 	// Connections bounds the requests under way at one time; 0:
 	// link.Connections.
 	Connections int
+	// Spare is how many connections are opened beside the first; see link.Options.
+	Spare int
 	// Transport sends requests, instead of what the fields above say, and must
 	// not follow redirects; nil: one with connections of its own.
 	Transport http.RoundTripper
@@ -196,7 +198,7 @@ func (o *Options) complete() error {
 		o.Keychain = authn.DefaultKeychain
 	}
 	if o.Transport == nil {
-		t, err := link.New(link.Options{CAFile: o.CAFile, Connections: o.Connections})
+		t, err := link.New(link.Options{CAFile: o.CAFile, Connections: o.Connections, Spare: o.Spare})
 		if err != nil {
 			return err
 		}

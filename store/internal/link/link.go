@@ -41,6 +41,9 @@ type Options struct {
 	Connections int           // at most at once; 0: Connections
 	Stall       time.Duration // without a byte in either direction; 0: Stall
 	CAFile      string        // PEM certificates of authorities that are trusted besides the system's; "": none
+	// Spare is how many connections are opened beside the first one to a server, so that who goes on to ask
+	// for several things at once need not wait for them. Those that nobody takes are closed soon.
+	Spare int
 }
 
 // New returns a transport. Close its idle connections when done.
@@ -60,15 +63,19 @@ func New(o Options) (*http.Transport, error) {
 		config.RootCAs = pool
 	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dialer.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &movingConn{c, o.Stall}, nil
+	}
+	if o.Spare > 0 {
+		dial = (&spares{dial: dial, n: o.Spare}).take
+	}
 	t := &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return &movingConn{c, o.Stall}, nil
-		},
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dial,
 		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxConnsPerHost:        o.Connections,
