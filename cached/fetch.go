@@ -65,6 +65,10 @@ func (c *conn) get(m *wire.Message) error {
 func (s *Server) lookUp(c *conn, request uint64, want *wire.Want) (answer, bool) {
 	h, err := s.cache.Acquire(want.ID)
 	switch {
+	case err == nil && !suffices(h, want.Extract):
+		h.Release()
+		s.join(c, request, want)
+		return answer{}, false
 	case err == nil:
 		s.stats.hits.Add(1)
 		return hit(request, h, nil), true
@@ -116,10 +120,13 @@ func (s *Server) look(f *flight) {
 	go func() {
 		defer s.running.Done()
 		h, err := s.cache.Acquire(f.id)
-		if err == nil {
+		if err == nil && (s.zone == nil || h.Extract() == 0) {
 			s.land(f)
 			h.Release()
 			return
+		} else if err == nil {
+			h.Release() // the zone may have the rest
+			err = chunk.ErrNotFound
 		}
 		if errors.Is(err, chunk.ErrNotFound) && s.zone != nil && s.fromZone(f) {
 			return
@@ -231,34 +238,39 @@ func (s *Server) startDownload(f *flight, r origin.Request, flow string) bool {
 		return false
 	}
 	f.stage = fetching
+	e := errand{server: s, flight: f, request: r}
+	if !f.whole && s.zone == nil { // which keeps whole chunks, for the next host
+		e.want, e.head = f.want, f.head
+	}
 	s.running.Add(1)
 	go func() {
 		defer s.running.Done()
 		defer place.Release(0)
-		s.bring(f, r, flow)
+		s.bring(&e, flow)
 	}()
 	return true
 }
 
-// bring downloads a chunk, in turn with those of other flows.
-func (s *Server) bring(f *flight, r origin.Request, flow string) {
+// An errand is the download of a flight's chunk, or of some of its frames.
+type errand struct {
+	server  *Server
+	flight  *flight
+	request origin.Request
+	want    chunk.Extract // 0: the chunk
+	head    int64         // bytes of its header, probably; 0: not known
+}
+
+// bring downloads a chunk, or frames of it, in turn with those of other flows.
+func (s *Server) bring(e *errand, flow string) {
+	f := e.flight
 	ctx, cancel := context.WithTimeout(tier.WithFlow(chunk.WithUrgency(s.done, f.priority), flow), downloadTime)
 	defer cancel()
 	in := &inflow{server: s, flight: f, stage: fetching}
-	bytes := int(r.Length)
-	if bytes == 0 {
-		bytes = chunk.Size
-	}
-	grant, err := s.limit.Acquire(ctx, bytes)
-	if err == nil {
-		s.asks(f, chunk.Origin)
-		begun := time.Now()
-		s.stats.downloads.Add(1)
-		err = s.download.Get(ctx, r, in.begin)
-		s.stats.download.Add(time.Since(begun), 1)
-		s.stats.downloadEnds[tier.Classify(err)].Add(1)
-		grant.Release(int(in.written))
-		s.stats.downloadedBytes.Add(in.written)
+	var err error
+	if e.want != 0 {
+		err = e.bringExtract(ctx, in)
+	} else {
+		err = e.get(ctx, e.request, in.begin)
 	}
 	if err = in.end(ctx, err); err == nil {
 		return
@@ -270,6 +282,45 @@ func (s *Server) bring(f *flight, r origin.Request, flow string) {
 	if f.stage == fetching {
 		s.failed(f, err)
 	}
+}
+
+// get sends r, which is the errand's or for a part of what that brings.
+func (e *errand) get(ctx context.Context, r origin.Request, begin func(size int64) (io.Writer, error)) error {
+	s, bytes := e.server, int(r.Length)
+	if bytes == 0 {
+		bytes = chunk.Size
+	}
+	grant, err := s.limit.Acquire(ctx, bytes)
+	if err != nil {
+		return err
+	}
+	s.asks(e.flight, chunk.Origin)
+	var came meter
+	begun := time.Now()
+	s.stats.downloads.Add(1)
+	err = s.download.Get(ctx, r, func(size int64) (io.Writer, error) {
+		w, err := begin(size)
+		came.Writer = w
+		return &came, err
+	})
+	s.stats.download.Add(time.Since(begun), 1)
+	s.stats.downloadEnds[tier.Classify(err)].Add(1)
+	grant.Release(int(came.written))
+	s.stats.downloadedBytes.Add(came.written)
+	return err
+}
+
+// A meter counts what is written.
+type meter struct {
+	io.Writer
+	written int64
+}
+
+// Write implements io.Writer.
+func (m *meter) Write(p []byte) (int, error) {
+	n, err := m.Writer.Write(p)
+	m.written += int64(n)
+	return n, err
 }
 
 // failed goes on after an attempt that failed of err. mu is held.
@@ -291,6 +342,7 @@ type inflow struct {
 	flight  *flight
 	stage   stage // in which the flight must be
 	lease   uint64
+	extract chunk.Extract // what it brings; 0: the chunk
 	deposit *cache.Deposit
 	written int64
 	checked int64
@@ -304,7 +356,7 @@ func (in *inflow) begin(size int64) (io.Writer, error) {
 	s, f := in.server, in.flight
 	var err error
 	for range beginTries {
-		in.deposit, err = s.cache.Begin(f.id, size)
+		in.deposit, err = s.cache.BeginExtract(f.id, in.extract, size)
 		if !errors.Is(err, cache.ErrExists) {
 			break
 		}
@@ -374,7 +426,7 @@ func (in *inflow) end(ctx context.Context, err error) error {
 	}
 	defer h.Release()
 	s.land(f)
-	if s.zone != nil && in.stage != looking {
+	if s.zone != nil && in.stage != looking && in.extract == 0 {
 		s.fill(h, f.id)
 	}
 	return nil

@@ -117,6 +117,9 @@ func (d *Deposit) Checked() int64 { return d.checked.Load() }
 // Size returns the bytes of the object, as told to Begin.
 func (d *Deposit) Size() int64 { return d.size }
 
+// Extract returns which frames of the chunk the object has, 0 if all.
+func (d *Deposit) Extract() chunk.Extract { return d.extract }
+
 // File returns a read-only descriptor onto the file that grows, whose byte 0 is
 // the object's. It may be read below Checked. It is good until Abort, or
 // Release of the handle that Commit gave; a duplicate stays good.
