@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/bits"
 	"sync"
 	"time"
 
@@ -35,14 +34,14 @@ func (f *Fill) check() error {
 const fillShare = 4
 
 const (
-	// Of the last walkMisses chunks that reads have waited for, walkShare have to lie right
-	// behind the one before, by walkStep at most, for a fill to begin before the start is over:
-	// who reads all files finds them in the order in which they lie, and has the way to the store
-	// idle most of the time. A start goes from file to file, and what a fill would bring
-	// of others' is in its way.
-	walkMisses = 32
-	walkShare  = 24
-	walkStep   = 2
+	// Of the last walkMisses chunks that reads have waited for, walkShare have to lie among the
+	// same walkRegion chunks of the disk for a fill to begin before the start is over. Who reads
+	// all files finds those of a folder near one another, and has the way to the store idle most
+	// of the time. A start goes from here to there (of the last 24, 16 at most lie so: nodejs),
+	// and what a fill brings of others is in its way.
+	walkMisses = 24
+	walkShare  = 20
+	walkRegion = 64
 	// missTime is from when on a read has waited for more than this machine.
 	missTime = 5 * time.Millisecond
 )
@@ -50,8 +49,8 @@ const (
 // misses tell a walk by the chunks that reads have waited for.
 type misses struct {
 	mu    sync.Mutex
-	last  int    // position of the last one
-	steps uint32 // of the last walkMisses, the last one lowest: 1 if it lay right behind the one before
+	count int
+	last  [walkMisses]int // their positions; the next one comes at count
 }
 
 // touch is told of a first read, and reports whether it is one of a walk.
@@ -61,14 +60,18 @@ func (m *misses) touch(t disk.Touch) bool {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if t.Chunk != m.last {
-		m.steps <<= 1
-		if t.Chunk > m.last && t.Chunk <= m.last+walkStep {
-			m.steps |= 1
-		}
-		m.last = t.Chunk
+	if m.count > 0 && t.Chunk == m.last[(m.count-1)%walkMisses] {
+		return false
 	}
-	return bits.OnesCount32(m.steps) >= walkShare
+	m.last[m.count%walkMisses] = t.Chunk
+	m.count++
+	near := 0
+	for _, pos := range m.last[:min(m.count, walkMisses)] {
+		if pos/walkRegion == t.Chunk/walkRegion {
+			near++
+		}
+	}
+	return near >= walkShare
 }
 
 // A FillState says how far a fill is.

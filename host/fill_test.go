@@ -96,9 +96,9 @@ func TestFillRefused(t *testing.T) {
 	s.close(h)
 }
 
-// TestFillOfAWalk wants a fill to begin when reads go on from chunk to chunk of a store that
-// takes its time, long before the start is over or has read a quarter of the disk; and not
-// because many chunks were waited for.
+// TestFillOfAWalk wants a fill to begin when reads wait for chunk after chunk of one part of a
+// disk, long before the start is over or has read a quarter of that; and not because as many
+// were waited for here and there.
 func TestFillOfAWalk(t *testing.T) {
 	s := newSite(t)
 	content := make([]byte, 60*chunk.Size/1000)
@@ -134,13 +134,13 @@ func TestFillOfAWalk(t *testing.T) {
 			}
 		}
 	}
-	read(walkMisses, m.Len(), walkStep+1)
-	read(0, walkShare/2, 1)
-	read(0, walkShare/2, 1) // out of memory
+	read(walkRegion, m.Len(), walkRegion)
+	read(0, walkShare-1, 1)
+	read(0, walkShare-1, 1) // out of memory
 	if f := h.List()[0].Fill; f.State != FillWaits || f.Done != 0 {
 		t.Errorf("after misses here and there: %+v", f)
 	}
-	read(walkShare/2, walkMisses, 1)
+	read(walkShare-1, walkMisses+8, 1)
 	eventually(t, "begun", func() bool { return h.List()[0].Fill.State != FillWaits })
 	if i := h.List()[0]; i.Start.Over || i.Reads.Touched*fillShare >= int64(m.Len())*chunk.Size/chunk.FrameSize {
 		t.Errorf("the start is over, or has read much: %+v", i.Start)
@@ -149,8 +149,8 @@ func TestFillOfAWalk(t *testing.T) {
 	s.close(h)
 }
 
-// TestMisses wants a walk to be told by chunks that lie behind one another, and not by frames,
-// nor by what was at hand, nor by chunks here and there.
+// TestMisses wants a walk to be told by chunks of one part of a disk, and not by frames, nor by
+// what was at hand, nor by chunks here and there.
 func TestMisses(t *testing.T) {
 	var m misses
 	for i := range 2 * walkMisses {
@@ -158,18 +158,18 @@ func TestMisses(t *testing.T) {
 			t.Fatalf("a walk, after %d frames of one chunk", i)
 		}
 	}
-	at := 100
-	for i := range 4 * walkMisses { // a file of some chunks, and another one far away
-		if at++; i%3 == 0 {
-			at = 1000 * i
+	for i := range 4 * walkMisses { // half of them of one file
+		at := 1000 + i
+		if i%2 == 0 {
+			at *= walkRegion
 		}
 		if m.touch(disk.Touch{Chunk: at, Waited: missTime}) {
 			t.Fatalf("a walk, after %d chunks here and there", i)
 		}
 	}
-	for i := 0; !m.touch(disk.Touch{Chunk: 50 + i, Waited: missTime}); i++ {
+	for i := 0; !m.touch(disk.Touch{Chunk: 7 * i % walkRegion, Waited: missTime}); i++ {
 		if i > walkMisses {
-			t.Fatalf("none, after %d chunks in a row", i)
+			t.Fatalf("none, after %d chunks of one part", i)
 		}
 	}
 }
