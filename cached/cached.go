@@ -15,6 +15,10 @@
 //	  wait here ────┘  └────────┴───────────────┴───────┘
 //	                     lease lost, request failed: the next waiter's turn
 //
+// Who wants some frames of a chunk says so, and if nobody wants more, these are fetched alone
+// and kept, with those that the cache had, as an extract. A flight that has landed so goes on
+// for those who wait for other frames.
+//
 // Waiters are answered as soon as the bytes that they want are checked, before
 // the chunk is whole (Part). A waiter that has waited as long as it said, and
 // all of them when a flight is given up, get a Miss and read elsewhere.

@@ -12,6 +12,9 @@
 // itself (origin.Requester); without one, or if that came to nothing, the client
 // reads the chunk from its own origin and deposits it.
 //
+// Of a chunk the cache may have an extract, some frames. A read beyond these asks for the rest,
+// so that the chunk is whole then, or for those that its context names.
+//
 // Nobody waits for a daemon that is dead, stopped or overloaded for longer than
 // Config.Wait in all, nor longer than Config.Silence for a sign of life. A read
 // that gets nothing from it reads from its own origin; what is held goes on being
