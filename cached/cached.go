@@ -131,6 +131,7 @@ type Server struct {
 	logger   *slog.Logger
 	stats    counters
 	looks    tier.Limit  // into the zone; each has a buffer for a chunk
+	excerpts tier.Limit  // that are put together, in memory
 	places   tier.Limit  // goroutines of downloads, those that wait in line included
 	scrub    atomic.Bool // one runs
 
@@ -177,6 +178,7 @@ func New(c Config) (*Server, error) {
 		flights: make(map[chunk.ID]*flight), leases: make(map[uint64]*flight),
 		conns: make(map[*conn]struct{}), listeners: make(map[net.Listener]struct{}),
 		looks:      tier.Limit{Concurrent: zoneLooks},
+		excerpts:   tier.Limit{Concurrent: DefaultDownloads},
 		complaints: complaints{users: make(map[int]*tokenbucket.Bucket)},
 	}
 	s.done, s.stop = context.WithCancel(context.Background())

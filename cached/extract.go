@@ -27,6 +27,11 @@ type excerpt struct {
 // chunk's header, unless the cache has an extract of it, and then each run of frames by a
 // request, all at once. It deposits them with those that the cache has.
 func (e *errand) bringExtract(ctx context.Context, in *inflow) error {
+	grant, err := e.server.excerpts.Acquire(ctx, 0)
+	if err != nil {
+		return err
+	}
+	defer grant.Release(0)
 	x, err := e.outline(ctx)
 	if err != nil {
 		return err
