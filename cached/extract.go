@@ -63,6 +63,9 @@ func (e *errand) outline(ctx context.Context) (*excerpt, error) {
 		return nil, err
 	}
 	all := have | e.want
+	if n := len(x.header.Frames); n > chunk.MaxExtract {
+		return nil, fmt.Errorf("asked for frames of a chunk of %d, want %d at most", n, chunk.MaxExtract)
+	}
 	if x.extract, err = all.Of(&x.header); err != nil {
 		return nil, fmt.Errorf("asked for %w", err)
 	}
@@ -91,7 +94,8 @@ func (x *excerpt) place(i int) int64 {
 	return at
 }
 
-// kept returns which frames of the chunk the cache has, and their object; nil: none.
+// kept returns which frames of the chunk the cache has, and their object; nil: none, or none
+// that are good.
 func (e *errand) kept() (chunk.Extract, []byte, error) {
 	h, err := e.server.cache.Acquire(e.flight.id)
 	if errors.Is(err, chunk.ErrNotFound) {
@@ -105,6 +109,10 @@ func (e *errand) kept() (chunk.Extract, []byte, error) {
 		return 0, nil, errOvertaken
 	}
 	object, err := h.AppendObject(nil)
+	var corrupt *chunk.CorruptError
+	if errors.As(err, &corrupt) { // and so it is dropped
+		return 0, nil, nil
+	}
 	return h.Extract(), object, err
 }
 

@@ -2,7 +2,10 @@ package cached_test
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"net/http"
+	"os"
 	"testing"
 
 	"github.com/rivuletfs/rivulet/cached"
@@ -143,6 +146,13 @@ func TestExtractWrong(t *testing.T) {
 	k.some(&o, 0x80)
 	checkExtract(t, k.wait(wire.Hit), &o, 0)
 
+	fine := chunktest.Random(4, (chunk.MaxExtract+1)*chunk.MinFrameSize, chunk.MinFrameSize)
+	k.some(&fine, 0x100)
+	k.bring(cachedtest.NewOrigin(t, fine), fine.ID)
+	k.some(&fine, 0x100)
+	r, _ = wire.ParseRight(k.wait(wire.Lease).Payload)
+	k.depositAll(r.Lease, fine.Bytes)
+
 	small := chunktest.Random(3, 2*chunk.FrameSize, chunk.FrameSize)
 	origin = cachedtest.NewOrigin(t, small)
 	k.some(&small, 0x100)
@@ -179,4 +189,37 @@ func TestExtractBesideZone(t *testing.T) {
 	if id := <-z.filled; id != o.ID {
 		t.Errorf("the zone got %v", id)
 	}
+}
+
+// TestExtractDamaged: an extract that rots is no obstacle to the rest of the chunk.
+func TestExtractDamaged(t *testing.T) {
+	o := full(1)
+	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o)
+	k := talk(t, d.Socket)
+	k.some(&o, 0x01)
+	k.bring(origin, o.ID)
+	k.some(&o, 0x01)
+	m := k.wait(wire.Hit)
+	f := m.File()
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		t.Skip(err)
+	}
+	if err := errors.Join(f.Close(), flipLast(path, len(extractOf(&o, 0x01)))); err != nil {
+		t.Fatal(err)
+	}
+	k.some(&o, 0x02)
+	k.bring(origin, o.ID)
+	k.some(&o, 0x02)
+	checkExtract(t, k.wait(wire.Hit), &o, 0x02)
+}
+
+// flipLast changes the last of a file's first n bytes.
+func flipLast(path string, n int) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	b[n-1] ^= 1
+	return os.WriteFile(path, b, 0o600)
 }
