@@ -15,6 +15,10 @@
 //	  wait here ────┘  └────────┴───────────────┴───────┘
 //	                     lease lost, request failed: the next waiter's turn
 //
+// Who wants some frames of a chunk says so, and if nobody wants more, these are fetched alone
+// and kept, with those that the cache had, as an extract. A flight that has landed so goes on
+// for those who wait for other frames.
+//
 // Waiters are answered as soon as the bytes that they want are checked, before
 // the chunk is whole (Part). A waiter that has waited as long as it said, and
 // all of them when a flight is given up, get a Miss and read elsewhere.
@@ -127,6 +131,7 @@ type Server struct {
 	logger   *slog.Logger
 	stats    counters
 	looks    tier.Limit  // into the zone; each has a buffer for a chunk
+	excerpts tier.Limit  // that are put together, in memory
 	places   tier.Limit  // goroutines of downloads, those that wait in line included
 	scrub    atomic.Bool // one runs
 
@@ -173,6 +178,7 @@ func New(c Config) (*Server, error) {
 		flights: make(map[chunk.ID]*flight), leases: make(map[uint64]*flight),
 		conns: make(map[*conn]struct{}), listeners: make(map[net.Listener]struct{}),
 		looks:      tier.Limit{Concurrent: zoneLooks},
+		excerpts:   tier.Limit{Concurrent: DefaultDownloads},
 		complaints: complaints{users: make(map[int]*tokenbucket.Bucket)},
 	}
 	s.done, s.stop = context.WithCancel(context.Background())

@@ -23,7 +23,7 @@ func TestViolations(t *testing.T) {
 	}
 	for name, do := range map[string]func(k *talker){
 		"no hello":        func(k *talker) { k.send(wire.Ping, nil) },
-		"another version": func(k *talker) { k.send(wire.Hello, wire.Greeting{Version: 2}.Append) },
+		"another version": func(k *talker) { k.send(wire.Hello, wire.Greeting{Version: 3}.Append) },
 		"two hellos":      func(k *talker) { hello(k); k.send(wire.Hello, wire.Greeting{Version: wire.Version}.Append) },
 		"nonsense":        func(k *talker) { _, _ = k.wire.Socket().Write([]byte("GET / HTTP/1.1\r\n\r\n")) },
 		"an answer":       func(k *talker) { hello(k); _, _ = k.wire.Socket().Write(wire.Header{Type: wire.Done}.Append(nil)) },

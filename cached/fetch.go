@@ -13,7 +13,6 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/store/cache"
-	"github.com/rivuletfs/rivulet/tier"
 )
 
 const (
@@ -65,6 +64,10 @@ func (c *conn) get(m *wire.Message) error {
 func (s *Server) lookUp(c *conn, request uint64, want *wire.Want) (answer, bool) {
 	h, err := s.cache.Acquire(want.ID)
 	switch {
+	case err == nil && !suffices(h, want.Extract):
+		h.Release()
+		s.join(c, request, want)
+		return answer{}, false
 	case err == nil:
 		s.stats.hits.Add(1)
 		return hit(request, h, nil), true
@@ -116,10 +119,13 @@ func (s *Server) look(f *flight) {
 	go func() {
 		defer s.running.Done()
 		h, err := s.cache.Acquire(f.id)
-		if err == nil {
+		if err == nil && (s.zone == nil || h.Extract() == 0) {
 			s.land(f)
 			h.Release()
 			return
+		} else if err == nil {
+			h.Release() // the zone may have the rest
+			err = chunk.ErrNotFound
 		}
 		if errors.Is(err, chunk.ErrNotFound) && s.zone != nil && s.fromZone(f) {
 			return
@@ -223,55 +229,6 @@ func (c *conn) fetch(m *wire.Message) error {
 	return c.done(m.Request)
 }
 
-// startDownload has f's chunk downloaded, and reports whether there is a place
-// for it. mu is held.
-func (s *Server) startDownload(f *flight, r origin.Request, flow string) bool {
-	place, ok := s.places.TryAcquire(f.priority.Priority(), 0)
-	if !ok {
-		return false
-	}
-	f.stage = fetching
-	s.running.Add(1)
-	go func() {
-		defer s.running.Done()
-		defer place.Release(0)
-		s.bring(f, r, flow)
-	}()
-	return true
-}
-
-// bring downloads a chunk, in turn with those of other flows.
-func (s *Server) bring(f *flight, r origin.Request, flow string) {
-	ctx, cancel := context.WithTimeout(tier.WithFlow(chunk.WithUrgency(s.done, f.priority), flow), downloadTime)
-	defer cancel()
-	in := &inflow{server: s, flight: f, stage: fetching}
-	bytes := int(r.Length)
-	if bytes == 0 {
-		bytes = chunk.Size
-	}
-	grant, err := s.limit.Acquire(ctx, bytes)
-	if err == nil {
-		s.asks(f, chunk.Origin)
-		begun := time.Now()
-		s.stats.downloads.Add(1)
-		err = s.download.Get(ctx, r, in.begin)
-		s.stats.download.Add(time.Since(begun), 1)
-		s.stats.downloadEnds[tier.Classify(err)].Add(1)
-		grant.Release(int(in.written))
-		s.stats.downloadedBytes.Add(in.written)
-	}
-	if err = in.end(ctx, err); err == nil {
-		return
-	}
-	s.stats.failedDownloads.Add(1)
-	s.logger.Warn("host cache: download failed", "chunk", f.id, "err", err)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if f.stage == fetching {
-		s.failed(f, err)
-	}
-}
-
 // failed goes on after an attempt that failed of err. mu is held.
 func (s *Server) failed(f *flight, err error) {
 	switch {
@@ -291,6 +248,7 @@ type inflow struct {
 	flight  *flight
 	stage   stage // in which the flight must be
 	lease   uint64
+	extract chunk.Extract // what it brings; 0: the chunk
 	deposit *cache.Deposit
 	written int64
 	checked int64
@@ -304,7 +262,7 @@ func (in *inflow) begin(size int64) (io.Writer, error) {
 	s, f := in.server, in.flight
 	var err error
 	for range beginTries {
-		in.deposit, err = s.cache.Begin(f.id, size)
+		in.deposit, err = s.cache.BeginExtract(f.id, in.extract, size)
 		if !errors.Is(err, cache.ErrExists) {
 			break
 		}
@@ -374,7 +332,7 @@ func (in *inflow) end(ctx context.Context, err error) error {
 	}
 	defer h.Release()
 	s.land(f)
-	if s.zone != nil && in.stage != looking {
+	if s.zone != nil && in.stage != looking && in.extract == 0 {
 		s.fill(h, f.id)
 	}
 	return nil

@@ -35,6 +35,10 @@ type flight struct {
 	priority *chunk.Urgency
 	way      way // that the chunk takes
 
+	want  chunk.Extract // frames that those want who want no more
+	whole bool          // somebody wants the chunk
+	head  int64         // bytes of its header, as those say who want that; 0: nobody did
+
 	lease  uint64 // 0: none
 	holder *conn
 	timer  *time.Timer // ends the lease
@@ -49,7 +53,8 @@ type waiter struct {
 	conn    *conn
 	request uint64
 	flight  *flight
-	end     int64 // bytes from the object's begin on that must be checked; 0: all
+	end     int64         // bytes from the object's begin on that must be checked; 0: all
+	extract chunk.Extract // frames that must be there; 0: end says it
 	timer   *time.Timer
 }
 
@@ -66,8 +71,8 @@ func refusal(err error) wire.Refusal { return wire.Refusal{Reason: wire.Internal
 
 // join has a Get wait for the flight of its chunk, begun if there is none.
 func (s *Server) join(c *conn, request uint64, want *wire.Want) {
-	w := &waiter{conn: c, request: request}
-	if want.Len > 0 {
+	w := &waiter{conn: c, request: request, extract: want.Extract}
+	if want.Len > 0 && want.Extract == 0 {
 		w.end = int64(want.Off) + int64(want.Len)
 	}
 	wait := min(time.Duration(want.WaitMillis)*time.Millisecond, s.wait)
@@ -100,11 +105,21 @@ func (s *Server) join(c *conn, request uint64, want *wire.Want) {
 	}
 	w.flight = f
 	f.waiters = append(f.waiters, w)
+	f.wants(w)
+	if want.Extract != 0 && want.Off == 0 {
+		f.head = int64(want.Len)
+	}
 	c.waiters[w] = struct{}{}
 	w.timer = time.AfterFunc(wait, func() { s.timeOut(w) })
 	if begins {
 		s.look(f)
 	}
+}
+
+// wants notes what w waits for. mu is held.
+func (f *flight) wants(w *waiter) {
+	f.want |= w.extract
+	f.whole = f.whole || w.extract == 0
 }
 
 // refuse answers with a Miss.
@@ -249,7 +264,7 @@ func (s *Server) giveUp(f *flight, why wire.Refusal) {
 // serve answers w if what it wants is checked already. mu is held.
 func (s *Server) serve(f *flight, w *waiter) bool {
 	d := f.deposit
-	if d == nil {
+	if d == nil || d.Extract() != 0 { // that is answered when it is there
 		return false
 	}
 	checked := d.Checked()
@@ -288,29 +303,49 @@ func (s *Server) advance(f *flight) (served bool) {
 	return served
 }
 
-// land ends a flight whose chunk is in the cache, and open: the caller has a
-// handle.
+// land ends a flight whose chunk, or an extract of it, is in the cache, and open: the
+// caller has a handle. If somebody waits for frames that are not there, it goes on.
 func (s *Server) land(f *flight) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.deposit, f.busy = nil, false
-	s.remove(f)
-	for len(f.waiters) > 0 {
-		w := f.waiters[0]
-		s.forget(w)
+	for i := 0; i < len(f.waiters); {
+		w := f.waiters[i]
 		own, err := s.cache.Acquire(f.id) // which therefore opens nothing
+		if err == nil && !suffices(own, w.extract) {
+			own.Release()
+			i++
+			continue
+		}
+		s.forget(w)
 		if err != nil {
 			w.refuse(refusal(err))
 			continue
 		}
 		w.conn.later(hit(w.request, own, f.way.steps(own.Size())))
 	}
+	if len(f.waiters) == 0 || s.closed {
+		s.giveUp(f, closing)
+		return
+	}
+	s.unlease(f)
+	f.want, f.whole, f.way = 0, false, way{}
+	for _, w := range f.waiters {
+		f.wants(w)
+	}
+	s.offer(f)
+}
+
+// suffices reports whether what h has answers a Get of those frames. One that names none
+// gets what there is: who gets it sees by the header what it lacks.
+func suffices(h *cache.Handle, wanted chunk.Extract) bool {
+	return wanted == 0 || h.Extract().Covers(wanted)
 }
 
 // hit is the answer with a handle, which it gives back, of a chunk that took these
 // steps to be had.
 func hit(request uint64, h *cache.Handle, steps []wire.Step) answer {
-	held := wire.Held{Size: uint32(h.Size()), Checked: uint32(h.Size()), Steps: steps}
+	held := wire.Held{Size: uint32(h.Size()), Checked: uint32(h.Size()), Extract: h.Extract(), Steps: steps}
 	return answer{request: request, kind: wire.Hit, payload: held.Append, file: h.File(), release: h.Release}
 }
 

@@ -15,9 +15,10 @@ type Checker struct {
 	head    []byte // the header's bytes so far; nil once it is checked
 	header  Header // good once head is nil
 	sum     hash.Hash
-	frame   int   // that sum is of
-	left    int   // its bytes to come
-	size    int64 // of the object; 0 until the header is checked
+	extract Extract // that it is of; 0: all
+	frame   int     // that sum is of
+	left    int     // its bytes to come
+	size    int64   // of the object; 0 until the header is checked
 	checked int64
 	err     error
 }
@@ -70,12 +71,23 @@ func (c *Checker) takeHeader(p []byte) int {
 		}
 		return n
 	}
-	if c.err = c.header.ParseAs(c.id, c.head); c.err != nil {
+	if c.err = c.extract.ParseAs(&c.header, c.id, c.head); c.err != nil {
 		return n
 	}
-	c.size, c.checked, c.head = c.header.StoredSize(), int64(len(c.head)), nil
-	c.left = int(c.header.Frames[0].Len)
+	c.size, c.checked, c.head = c.extract.Size(&c.header), int64(len(c.head)), nil
+	c.frame = -1
+	c.next()
 	return n
+}
+
+// next goes on to the next frame of the object.
+func (c *Checker) next() {
+	for c.frame++; c.frame < len(c.header.Frames); c.frame++ {
+		if c.extract.Has(c.frame) {
+			c.left = int(c.header.Frames[c.frame].Len)
+			return
+		}
+	}
 }
 
 // takeFrame takes what it can use of p for a frame, and returns how much.
@@ -97,8 +109,6 @@ func (c *Checker) takeFrame(p []byte) int {
 	}
 	c.checked += int64(f.Len)
 	c.sum.Reset()
-	if c.frame++; c.frame < len(c.header.Frames) {
-		c.left = int(c.header.Frames[c.frame].Len)
-	}
+	c.next()
 	return n
 }

@@ -160,6 +160,15 @@ func encodedLen(b []byte) (int, error) {
 	return HeaderLen(n), nil
 }
 
+// EncodedLen returns the length of the header that b begins with, of which it needs the
+// first 16 bytes alone.
+func EncodedLen(b []byte) (int, error) {
+	if len(b) < prefixLen {
+		return 0, fmt.Errorf("%w: %d bytes", ErrFormat, len(b))
+	}
+	return encodedLen(b)
+}
+
 // ParseHeader decodes the header that b begins with. What it accepts has this
 // one encoding; it does not look at what follows. The result keeps nothing of
 // b.

@@ -55,9 +55,13 @@ func (d *Disk) fetch(f *flight, deadline time.Time) error {
 	}
 }
 
-// context returns ctx with the trace and the priority of f's reads.
+// context returns ctx with the trace and the priority of f's reads, and which frames they
+// are for.
 func (f *flight) context(ctx context.Context) context.Context {
 	ctx = chunk.WithTrace(ctx, &f.trace)
+	if f.unit.frame == someFrames && len(f.slots) <= chunk.MaxExtract && f.wanted.Len() < len(f.slots) {
+		ctx = chunk.WithExtract(ctx, chunk.Extract(f.wanted[0]))
+	}
 	if f.urgency == nil {
 		return ctx
 	}

@@ -14,8 +14,8 @@ import (
 // A Fill says that all of a disk is to be brought to the host cache, so that a machine
 // which runs for long needs its origin no more, and one that reads all of it does not
 // wait for one chunk after the other. It begins when a quarter of the disk was read, when
-// the start has waited for many chunks that nothing reads ahead, or when it is over. Of
-// attachments that share a disk, the first one's counts.
+// reads turn out to be a walk over it that nothing reads ahead of, or when the start is over.
+// Of attachments that share a disk, the first one's counts.
 type Fill struct {
 	Rate int64 `json:"rate,omitempty"` // stored bytes a second; 0: no bound but the origin's
 	// Optional says to do without where there is no host cache; else that is an error.
@@ -34,33 +34,44 @@ func (f *Fill) check() error {
 const fillShare = 4
 
 const (
-	// fillMisses is for how many chunks a start has to wait, one after the other, for a
-	// fill to begin before it is over. Most starts wait for fewer; one that waits for more
-	// has a way to the store that is idle most of the time.
-	fillMisses = 32
+	// Of the last walkMisses chunks that reads have waited for, walkShare have to lie among the
+	// same walkRegion chunks of the disk for a fill to begin before the start is over. Who reads
+	// all files finds those of a folder near one another, and has the way to the store idle most
+	// of the time. A start goes from here to there (of the last 24, 16 at most lie so: nodejs),
+	// and what a fill brings of others is in its way.
+	walkMisses = 24
+	walkShare  = 20
+	walkRegion = 64
 	// missTime is from when on a read has waited for more than this machine.
 	missTime = 5 * time.Millisecond
 )
 
-// misses count the chunks that reads have waited for.
+// misses tell a walk by the chunks that reads have waited for.
 type misses struct {
 	mu    sync.Mutex
 	count int
-	last  int // position of the last one
+	last  [walkMisses]int // their positions; the next one comes at count
 }
 
-// touch is told of a first read, and reports whether there were many.
+// touch is told of a first read, and reports whether it is one of a walk.
 func (m *misses) touch(t disk.Touch) bool {
 	if t.Waited < missTime {
 		return false
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.count == 0 || t.Chunk != m.last {
-		m.count++
-		m.last = t.Chunk
+	if m.count > 0 && t.Chunk == m.last[(m.count-1)%walkMisses] {
+		return false
 	}
-	return m.count >= fillMisses
+	m.last[m.count%walkMisses] = t.Chunk
+	m.count++
+	near := 0
+	for _, pos := range m.last[:min(m.count, walkMisses)] {
+		if pos/walkRegion == t.Chunk/walkRegion {
+			near++
+		}
+	}
+	return near >= walkShare
 }
 
 // A FillState says how far a fill is.

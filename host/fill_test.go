@@ -96,9 +96,10 @@ func TestFillRefused(t *testing.T) {
 	s.close(h)
 }
 
-// TestFillOfManyMisses wants a fill to begin when a start has waited for many chunks of a
-// store that takes its time, long before it is over or has read a quarter of the disk.
-func TestFillOfManyMisses(t *testing.T) {
+// TestFillOfAWalk wants a fill to begin when reads wait for chunk after chunk of one part of a
+// disk, long before the start is over or has read a quarter of that; and not because as many
+// were waited for here and there.
+func TestFillOfAWalk(t *testing.T) {
 	s := newSite(t)
 	content := make([]byte, 60*chunk.Size/1000)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(content) // never fails
@@ -125,20 +126,21 @@ func TestFillOfManyMisses(t *testing.T) {
 	i := s.attach(h, sp)[0]
 	o, _ := s.front.last("a")
 	m := h.attached[i.ID].dev.disk.Load().Map()
-	read := func(from, to int) {
+	read := func(from, to, step int) {
 		t.Helper()
-		for pos := from; pos < to; pos++ {
+		for pos := from; pos < to; pos += step {
 			if _, err := o.Device.ReadAt(make([]byte, 4096), int64(m.Chunk(pos).Index)*chunk.Size); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	read(0, fillMisses-1)
-	read(0, fillMisses-1) // out of memory
+	read(walkRegion, m.Len(), walkRegion)
+	read(0, walkShare-1, 1)
+	read(0, walkShare-1, 1) // out of memory
 	if f := h.List()[0].Fill; f.State != FillWaits || f.Done != 0 {
-		t.Errorf("after few misses: %+v", f)
+		t.Errorf("after misses here and there: %+v", f)
 	}
-	read(fillMisses-1, fillMisses+8)
+	read(walkShare-1, walkMisses+8, 1)
 	eventually(t, "begun", func() bool { return h.List()[0].Fill.State != FillWaits })
 	if i := h.List()[0]; i.Start.Over || i.Reads.Touched*fillShare >= int64(m.Len())*chunk.Size/chunk.FrameSize {
 		t.Errorf("the start is over, or has read much: %+v", i.Start)
@@ -147,21 +149,28 @@ func TestFillOfManyMisses(t *testing.T) {
 	s.close(h)
 }
 
-// TestMisses wants chunks to be counted, and not frames, nor what was at hand.
+// TestMisses wants a walk to be told by chunks of one part of a disk, and not by frames, nor by
+// what was at hand, nor by chunks here and there.
 func TestMisses(t *testing.T) {
 	var m misses
-	for i := range 2 * fillMisses {
+	for i := range 2 * walkMisses {
 		if m.touch(disk.Touch{Chunk: i, Waited: missTime - 1}) || m.touch(disk.Touch{Chunk: 7, Frame: i, Waited: missTime}) {
-			t.Fatalf("many, after %d frames of one chunk", i)
+			t.Fatalf("a walk, after %d frames of one chunk", i)
 		}
 	}
-	for i := range fillMisses - 2 {
-		if m.touch(disk.Touch{Chunk: 100 + i, Waited: missTime}) {
-			t.Fatalf("many, after %d chunks", i+2)
+	for i := range 4 * walkMisses { // half of them of one file
+		at := 1000 + i
+		if i%2 == 0 {
+			at *= walkRegion
+		}
+		if m.touch(disk.Touch{Chunk: at, Waited: missTime}) {
+			t.Fatalf("a walk, after %d chunks here and there", i)
 		}
 	}
-	if !m.touch(disk.Touch{Chunk: 8, Waited: missTime}) {
-		t.Errorf("%d chunks are not many", fillMisses)
+	for i := 0; !m.touch(disk.Touch{Chunk: 7 * i % walkRegion, Waited: missTime}); i++ {
+		if i > walkMisses {
+			t.Fatalf("none, after %d chunks of one part", i)
+		}
 	}
 }
 

@@ -37,7 +37,7 @@ var (
 	daemonTouches     = daemonSet.counter("cached_touches_total", "Uses of chunks by descriptors that clients had, which ask for nothing.")
 	daemonCorrupt     = daemonSet.counter("cached_corrupt_chunks_total", "Chunks that the door refused: of downloads, the zone and clients.")
 
-	downloads       = daemonSet.counter("cached_downloads_total", "Downloads from origins, by how they ended.", "outcome")
+	downloads       = daemonSet.counter("cached_downloads_total", "Requests to origins, by how they ended: one for a chunk, or for its header and each run of the frames that are wanted.", "outcome")
 	downloadedBytes = daemonSet.counter("cached_downloaded_bytes_total", "Bytes downloaded.")
 	downloadTime    = daemonSet.histogram("cached_download_duration_seconds", "How long downloads took, without the wait in line.")
 	zoneLooks       = daemonSet.counter("cached_zone_lookups_total", "Looks into the zone, by outcome: hit or miss.", "outcome")

@@ -25,10 +25,11 @@ type quest struct {
 	id      chunk.ID
 	dst     []byte
 	off     int64
-	until   time.Time // for which the daemon is asked
-	leases  int       // that it got
-	handed  time.Time // when the daemon took a request; zero: it has none
-	corrupt int       // files that were damaged
+	frames  chunk.Extract // that are wanted, and no more; 0: dst, or the chunk where nothing of it is
+	until   time.Time     // for which the daemon is asked
+	leases  int           // that it got
+	handed  time.Time     // when the daemon took a request; zero: it has none
+	corrupt int           // files that were damaged
 }
 
 // errElsewhere is returned by steps of a quest when the daemon is of no help.
@@ -37,7 +38,11 @@ var errElsewhere = errors.New("to be read elsewhere")
 // ask reads from the daemon, and from the origin if that does not help.
 func (r *Reader) ask(ctx context.Context, t step, id chunk.ID, dst []byte, off int64) (int, error) {
 	c := r.client
-	q := quest{reader: r, trace: t.trace, id: id, dst: dst, off: off, until: time.Now().Add(c.config.Wait)}
+	q := quest{reader: r, trace: t.trace, id: id, dst: dst, off: off, frames: chunk.ExtractOf(ctx), until: time.Now().Add(c.config.Wait)}
+	if h := c.shelf.get(id); h != nil {
+		q.lacks(h)
+		c.shelf.put(h)
+	}
 	limited, cancel := context.WithDeadline(ctx, q.until)
 	defer cancel()
 	again := true // after a connection was lost, once
@@ -76,7 +81,7 @@ func (q *quest) step(ctx context.Context) (n int, done bool, err error) {
 	}
 	want := wire.Want{
 		ID: q.id, Off: uint32(min(q.off, chunk.MaxStoredSize)), Len: uint32(min(len(q.dst), chunk.MaxStoredSize)),
-		Priority: chunk.PriorityOf(ctx), WaitMillis: uint32(wait / time.Millisecond),
+		Priority: chunk.PriorityOf(ctx), WaitMillis: uint32(wait / time.Millisecond), Extract: q.frames,
 	}
 	c.stats.asks.Add(1)
 	stop := c.watchUrgency(ctx, q.id, want.Priority)
@@ -168,7 +173,7 @@ func (q *quest) take(a *reply) (n int, done bool, err error) {
 		return 0, true, errElsewhere
 	}
 	addSteps(q.trace, q.id, q.steps(&at))
-	h, err := newHeld(q.id, a.file, int64(at.Size), int64(at.Checked))
+	h, err := newHeld(q.id, a.file, int64(at.Size), int64(at.Checked), at.Extract)
 	if err != nil {
 		a.close()
 		return q.damaged(err)
@@ -179,11 +184,24 @@ func (q *quest) take(a *reply) (n int, done bool, err error) {
 	switch {
 	case err == nil:
 		return n, true, nil
-	case errors.Is(err, errMore): // the daemon has sent less than it was asked for
-		return 0, true, errElsewhere
+	case errors.Is(err, errMore):
+		if q.lacks(h) {
+			return 0, false, nil
+		}
+		return 0, true, errElsewhere // the daemon has sent less than it was asked for
 	}
 	c.shelf.drop(q.id, h)
 	return q.damaged(err)
+}
+
+// lacks has the quest ask for what an extract lacks, if it does not do so already, and the
+// read is for more than that has: for the frames that it was told of, and else for all.
+func (q *quest) lacks(h *held) bool {
+	if h.extract == 0 || q.frames != 0 && !h.extract.Covers(q.frames) {
+		return false
+	}
+	q.frames = h.rest()
+	return true
 }
 
 // steps returns what the daemon says it did to have the chunk. What it downloaded for

@@ -12,6 +12,9 @@
 // itself (origin.Requester); without one, or if that came to nothing, the client
 // reads the chunk from its own origin and deposits it.
 //
+// Of a chunk the cache may have an extract, some frames. A read beyond these asks for the rest,
+// so that the chunk is whole then, or for those that its context names.
+//
 // Nobody waits for a daemon that is dead, stopped or overloaded for longer than
 // Config.Wait in all, nor longer than Config.Silence for a sign of life. A read
 // that gets nothing from it reads from its own origin; what is held goes on being
@@ -152,7 +155,8 @@ var _ chunk.Reader = (*Reader)(nil)
 
 // Reader returns a reader for chunks that origin has, which is read when the
 // cache does not help. requests makes requests for them; nil if there are none.
-// All readers of a client share what it holds.
+// All readers of a client share what it holds. A read whose context tells of frames
+// (chunk.WithExtract) has the cache bring these and no more, if it lacks any of them.
 func (c *Client) Reader(origin chunk.Reader, requests origin.Requester) *Reader {
 	return &Reader{c, origin, requests}
 }
@@ -166,7 +170,7 @@ func (r *Reader) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int
 		return 0, err
 	}
 	t := newStep(ctx, id, dst, off)
-	n, err := r.client.readHeld(id, dst, off)
+	n, err := r.client.readHeld(id, dst, off, chunk.ExtractOf(ctx))
 	if err == nil {
 		t.end(nil)
 		return n, nil
@@ -193,17 +197,21 @@ func (r heldReader) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off 
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	return r.client.readHeld(id, dst, off)
+	return r.client.readHeld(id, dst, off, 0)
 }
 
-// readHeld reads a chunk that is on the shelf. One that is not, or not as far
-// as it is wanted, or that turns out damaged, is chunk.ErrNotFound.
-func (c *Client) readHeld(id chunk.ID, dst []byte, off int64) (int, error) {
+// readHeld reads a chunk that is on the shelf, if those frames of it are there, 0 being none.
+// One that is not, or not as far as it is wanted, or that turns out damaged, is
+// chunk.ErrNotFound.
+func (c *Client) readHeld(id chunk.ID, dst []byte, off int64, frames chunk.Extract) (int, error) {
 	h := c.shelf.get(id)
 	if h == nil {
 		return 0, chunk.ErrNotFound
 	}
 	defer c.shelf.put(h)
+	if frames != 0 && !h.extract.Covers(frames) {
+		return 0, chunk.ErrNotFound
+	}
 	n, err := c.read(h, dst, off)
 	if err != nil {
 		if !errors.Is(err, errMore) {

@@ -41,6 +41,9 @@ type held struct {
 	begins []int64      // where each frame begins in the object, and the last one ends
 	pages  []int        // where the sums of each frame's pages begin in sums
 	ready  atomic.Int64 // bytes of the object that may be read
+	// extract are the frames that are in the file, where those that it lacks take no room; it
+	// has all that ready says. 0: all.
+	extract chunk.Extract
 
 	mu   sync.Mutex // held while sums of a frame are written, before its bit is set
 	good [chunk.MaxFrames / 64]atomic.Uint64
@@ -53,8 +56,9 @@ type held struct {
 	prev, next *held
 }
 
-// newHeld reads and checks the header in file. It owns file once it succeeds.
-func newHeld(id chunk.ID, file *os.File, size, ready int64) (*held, error) {
+// newHeld reads and checks the header in file, whose object has size bytes, ready of them
+// to be read. It owns file once it succeeds.
+func newHeld(id chunk.ID, file *os.File, size, ready int64, extract chunk.Extract) (*held, error) {
 	info, err := file.Stat()
 	if err != nil {
 		return nil, err
@@ -62,7 +66,7 @@ func newHeld(id chunk.ID, file *os.File, size, ready int64) (*held, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("chunk %v: the daemon sent no file but a %v", id, info.Mode().Type())
 	}
-	h := &held{id: id, file: file, size: size}
+	h := &held{id: id, file: file, size: size, extract: extract}
 	h.head = make([]byte, min(ready, firstHeader))
 	if err := h.readHeader(ready); err != nil {
 		return nil, err
@@ -76,6 +80,7 @@ func newHeld(id chunk.ID, file *os.File, size, ready int64) (*held, error) {
 		page += (int(f.Len) + pageSize - 1) / pageSize
 	}
 	h.begins = append(h.begins, at)
+	h.size = at
 	h.sums = make([]uint64, page)
 	h.ready.Store(ready)
 	return h, nil
@@ -101,10 +106,10 @@ func (h *held) readHeader(ready int64) error {
 		return &chunk.CorruptError{ID: h.id, Reason: err.Error()}
 	}
 	h.head = append([]byte(nil), h.head[:h.header.Len()]...)
-	if sha256.Sum256(h.head) != h.id {
-		return &chunk.CorruptError{ID: h.id, Reason: "header has another SHA-256"}
+	if err := h.extract.ParseAs(&h.header, h.id, h.head); err != nil {
+		return err
 	}
-	if stored := h.header.StoredSize(); stored != h.size {
+	if stored := h.extract.Size(&h.header); stored != h.size {
 		return &chunk.CorruptError{ID: h.id, Reason: fmt.Sprintf("%d bytes, want %d", h.size, stored)}
 	}
 	return nil
@@ -144,14 +149,15 @@ func (h *held) read(dst []byte, off int64, buffer *buffer) (int, error) {
 	first := h.frameAt(off, 0)
 	last := h.frameAt(end-1, first)
 	begin, stop := h.cover(first, last, off, end)
-	if stop > h.ready.Load() {
+	gap, ok := h.gap(first, last)
+	if !ok || stop-gap > h.ready.Load() {
 		return 0, errMore
 	}
 	b := dst
 	if begin != off || stop != end {
 		b = buffer.bytes(int(stop - begin))
 	}
-	if n, err := h.file.ReadAt(b, begin); n < len(b) {
+	if n, err := h.file.ReadAt(b, begin-gap); n < len(b) {
 		return 0, &chunk.CorruptError{ID: h.id, Reason: fmt.Sprintf("its file ends, or cannot be read: %v", err)}
 	}
 	for i := first; i <= last; i++ {
@@ -164,6 +170,29 @@ func (h *held) read(dst []byte, off int64, buffer *buffer) (int, error) {
 		copy(dst, b[off-begin:])
 	}
 	return total, nil
+}
+
+// gap returns how many bytes of the object are not in the file before frame first; ok says
+// that it and all up to frame last are.
+func (h *held) gap(first, last int) (bytes int64, ok bool) {
+	if h.extract == 0 {
+		return 0, true
+	}
+	for i := range last + 1 {
+		switch {
+		case h.extract.Has(i):
+		case i >= first:
+			return 0, false
+		default:
+			bytes += h.begins[i+1] - h.begins[i]
+		}
+	}
+	return bytes, true
+}
+
+// rest returns the frames that are not in the file of an extract.
+func (h *held) rest() chunk.Extract {
+	return ^h.extract & (1<<len(h.header.Frames) - 1)
 }
 
 // frameAt returns the frame that has byte off of the object, which lies behind

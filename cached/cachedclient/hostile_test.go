@@ -103,6 +103,9 @@ func TestHostileDaemon(t *testing.T) {
 	held := func(size, checked int) func([]byte) []byte {
 		return wire.Held{Size: uint32(size), Checked: uint32(checked)}.Append
 	}
+	extract := func(size int, e chunk.Extract) func([]byte) []byte {
+		return wire.Held{Size: uint32(size), Checked: uint32(size), Extract: e}.Append
+	}
 	all := len(o.Bytes)
 	pipe, other, err := os.Pipe()
 	if err != nil {
@@ -138,6 +141,11 @@ func TestHostileDaemon(t *testing.T) {
 		"less than was asked for":     send(wire.Part, held(all, 100), fileWith(t, o.Bytes)),
 		"nothing checked":             send(wire.Part, held(all, 0), fileWith(t, o.Bytes)),
 		"more checked than there is":  send(wire.Part, held(all, all), fileWith(t, o.Bytes[:1000])),
+		"an extract that is whole":    send(wire.Hit, extract(all, 0b1111), fileWith(t, o.Bytes)),
+		"an extract of other frames":  send(wire.Hit, extract(o.Header.Len()+int(o.Header.Frames[0].Len), 0b1), fileWith(t, wrong(o.Header.Len()))),
+		"an extract of too much":      send(wire.Hit, extract(all, 0b1), fileWith(t, o.Bytes)),
+		"an extract without frames":   send(wire.Hit, extract(o.Header.Len(), 1<<63), fileWith(t, o.Bytes)),
+		"the same extract each time":  send(wire.Hit, extract(o.Header.Len()+int(o.Header.Frames[0].Len), 0b1), fileWith(t, o.Bytes)),
 		"leases without end":          send(wire.Lease, wire.Right{Lease: 1, Millis: 1}.Append, nil),
 		"an answer to something else": send(wire.Listed, nil, nil),
 		"a miss of no known reason":   send(wire.Miss, wire.Refusal{Reason: 200}.Append, nil),
@@ -330,6 +338,7 @@ func FuzzDaemon(f *testing.F) {
 		f.Add(append(h.Append(nil), payload...), kind == wire.Hit)
 	}
 	add(wire.Hit, 1, wire.Held{Size: uint32(len(o.Bytes)), Checked: uint32(len(o.Bytes))}.Append(nil))
+	add(wire.Hit, 1, wire.Held{Size: uint32(len(o.Bytes)), Checked: uint32(len(o.Bytes)), Extract: 0b101}.Append(nil))
 	add(wire.Part, 1, wire.Held{Size: uint32(len(o.Bytes)), Checked: 60}.Append(nil))
 	add(wire.Lease, 1, wire.Right{Lease: 1, Millis: 5}.Append(nil))
 	add(wire.Miss, 1, wire.Refusal{Reason: wire.NoRoom}.Append(nil))

@@ -116,17 +116,20 @@ func (s *shelf) clear() {
 
 // sweep begins another time: it returns the chunks that were used since the last
 // sweep, and takes those off that were not for idle sweeps. The rest, which were
-// not used, it returns to be looked at, and put back.
+// not used, it returns to be looked at, and put back; and extracts, in whose place the
+// daemon may have more by now.
 func (s *shelf) sweep(idle uint64) (used []chunk.ID, rest []*held) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for h := s.ring.next; h != &s.ring; {
 		next := h.next
-		if h.seen == s.now {
+		recent := h.seen == s.now
+		if recent {
 			used = append(used, h.id)
 		} else if s.now-h.seen >= idle {
 			s.remove(h)
-		} else {
+		}
+		if !h.gone && (!recent || h.extract != 0) {
 			h.refs++
 			rest = append(rest, h)
 		}

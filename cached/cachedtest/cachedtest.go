@@ -124,6 +124,7 @@ type Origin struct {
 	mu      sync.Mutex // guards what follows
 	objects map[chunk.ID][]byte
 	asked   map[chunk.ID]int
+	sent    int64
 	answer  func(w http.ResponseWriter, r *http.Request, id chunk.ID, object []byte) bool
 	delay   time.Duration
 }
@@ -184,19 +185,31 @@ func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
-	from := 0
+	from, end := 0, len(object)
 	if rng := r.Header.Get("Range"); rng != "" {
-		if _, err := fmt.Sscanf(rng, "bytes=%d-", &from); err != nil || from >= len(object) {
+		last := end - 1
+		if n, _ := fmt.Sscanf(rng, "bytes=%d-%d", &from, &last); n == 0 || from >= end {
 			w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
 			return
 		}
-		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(object)-1, len(object)))
+		end = min(end, last+1)
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, end-1, len(object)))
 	}
-	w.Header().Set("Content-Length", strconv.Itoa(len(object)-from))
-	if from > 0 || r.Header.Get("Range") != "" {
+	w.Header().Set("Content-Length", strconv.Itoa(end-from))
+	if r.Header.Get("Range") != "" {
 		w.WriteHeader(http.StatusPartialContent)
 	}
-	_, _ = w.Write(object[from:])
+	n, _ := w.Write(object[from:end])
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sent += int64(n)
+}
+
+// Sent returns how many bytes of chunks were sent, but for those that an Answer sent.
+func (o *Origin) Sent() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sent
 }
 
 // Fetch implements [chunk.Source], by a look at what the origin has.

@@ -28,7 +28,10 @@ number() {
 
 check() {
 	file=$1 name=$(basename "$1") folder=$(basename "$(dirname "$1")")
-	id=${name%.*} size=${name##*.}
+	id=${name%%.*} rest=${name#*.}
+	size=${rest%%.*} frames=${rest#"$size"}
+	case $frames in '' | .[1-9a-f]*) ;; *) bad "$file: no frames in its name"; return ;; esac
+	case ${frames#.} in *[!0-9a-f]*) bad "$file: no frames in its name"; return ;; esac
 	case $size in '' | *[!0-9]* | 0*) bad "$file: no size in its name"; return ;; esac
 	case $id in "$folder"*) ;; *) bad "$file: in another chunk's folder"; return ;; esac
 	all=$(($(wc -c <"$file")))
@@ -37,11 +40,11 @@ check() {
 	[ "$(dd if="$file" bs=1 skip="$tail" count=4 2>/dev/null)" = rvp1 ] || { bad "$file: no trailer"; return; }
 	[ "$(number "$file" $((tail + 4)) 8)" = "$size" ] || { bad "$file: its trailer has another size"; return; }
 	head -c "$size" "$file" >"$object"
-	sh "$here/check-chunk.sh" "$object" "$id" >/dev/null || { bad "$file: damaged"; return; }
+	sh "$here/check-chunk.sh" "$object" "$id" ${frames:+"${frames#.}"} >/dev/null || { bad "$file: damaged"; return; }
 	chunks=$((chunks + 1)) bytes=$((bytes + (all + 4095) / 4096 * 4096))
 }
 
-[ "$(cat "$dir/version" 2>/dev/null)" = "rivulet cache 1" ] || { bad "$dir: no cache of version 1"; exit 1; }
+[ "$(cat "$dir/version" 2>/dev/null)" = "rivulet cache 2" ] || { bad "$dir: no cache of version 2"; exit 1; }
 for file in "$dir"/chunks/*/*; do
 	[ -e "$file" ] || continue # the pattern itself: nothing is held
 	check "$file"

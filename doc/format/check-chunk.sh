@@ -1,15 +1,17 @@
 #!/bin/sh
-# check-chunk.sh FILE [ID]: check a stored chunk (chunk.md) against its name with
-# sha256sum, dd and od alone. Without ID, the file's name is the chunk's.
+# check-chunk.sh FILE [ID [FRAMES]]: check a stored chunk (chunk.md) against its name with
+# sha256sum, dd and od alone. Without ID, the file's name is the chunk's. FRAMES, a hexadecimal
+# number, says that it is an extract (cache.md): frame i is there if bit i is set.
 # Prints the frames; exit status 0 if all is right, 1 if not, 2 if misused.
 set -u
 
-if [ $# -lt 1 ] || [ $# -gt 2 ]; then
-	echo "usage: $0 FILE [ID]" >&2
+if [ $# -lt 1 ] || [ $# -gt 3 ]; then
+	echo "usage: $0 FILE [ID [FRAMES]]" >&2
 	exit 2
 fi
 file=$1
 id=${2:-$(basename "$file")}
+set=${3:-}
 
 bad() { echo "$file: $1" >&2; exit 1; }
 bytes() { dd if="$file" bs=1 skip="$1" count="$2" 2>/dev/null; } # offset, length
@@ -42,7 +44,12 @@ head=$((16 + 36 * frames))
 [ "$size" -ge "$head" ] || bad "ends in the header"
 [ "$(bytes 0 "$head" | sum)" = "$id" ] || bad "the header's SHA-256 is not $id"
 
-at=$head i=0 left=$plain
+if [ -n "$set" ]; then
+	[ "$frames" -le 64 ] || bad "an extract of $frames frames"
+	[ "$frames" = 64 ] || [ $((0x$set >> frames)) = 0 ] || bad "an extract of frames beyond $frames"
+fi
+
+at=$head i=0 left=$plain lacks=0
 while [ "$i" -lt "$frames" ]; do
 	length=$(number $((16 + 36 * i)) 4)
 	want=$((left < full ? left : full))
@@ -51,10 +58,15 @@ while [ "$i" -lt "$frames" ]; do
 	else
 		[ "$length" -ge 1 ] && [ "$length" -le $((want + 64)) ] || bad "frame $i: $length bytes stored for $want"
 	fi
+	if [ -n "$set" ] && [ $((0x$set >> i & 1)) = 0 ]; then
+		left=$((left - want)) i=$((i + 1)) lacks=1
+		continue
+	fi
 	[ $((at + length)) -le "$size" ] || bad "ends in frame $i"
 	[ "$(bytes "$at" "$length" | sum)" = "$(hex $((20 + 36 * i)) 32)" ] || bad "frame $i has another SHA-256"
 	echo "frame $i: $length bytes at $at for $want"
 	at=$((at + length)) left=$((left - want)) i=$((i + 1))
 done
+[ -z "$set" ] || [ "$lacks" = 1 ] || bad "an extract with all frames"
 [ "$at" = "$size" ] || bad "$((size - at)) bytes behind the last frame"
 echo "$file: ok, codec $codec, $plain bytes of plaintext in $frames frames"

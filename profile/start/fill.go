@@ -46,7 +46,8 @@ type FillProgress struct {
 }
 
 // A Fill reads all of a disk's chunks once, through a cache that keeps them, as nobody
-// waits for (chunk.Fill). Of what the cache has it reads no more than the header. It has
+// waits for (chunk.Fill). Of what the cache has it reads no more than the header, and has it
+// get the rest of what it has an extract of. It has
 // as much under way as fills the way to the store, and hardly more, so that reads which
 // somebody waits for find that way free. Its methods may be called by any number of
 // goroutines; Run is called once.
@@ -205,9 +206,9 @@ func (f *Fill) read(ctx context.Context, pos int) error {
 	packed := f.opt.Packed != nil && f.opt.Packed(c.ID) // as yet
 	begun := time.Now()
 	var trace chunk.Trace
-	err := f.bring(chunk.WithTrace(ctx, &trace), c)
+	all, err := f.bring(chunk.WithTrace(ctx, &trace), c)
 	brought := int64(0)
-	if err == nil && trace.Reached() > chunk.HostCache && !packed && !joined(&trace, begun) {
+	if all && trace.Reached() > chunk.HostCache && !packed && !joined(&trace, begun) {
 		brought = int64(c.Stored)
 	}
 	f.mu.Lock()
@@ -231,22 +232,26 @@ func joined(t *chunk.Trace, begun time.Time) (before bool) {
 }
 
 // bring reads a chunk: its header, and unless a cache had that, which has the rest then or
-// is getting it, all of it.
-func (f *Fill) bring(ctx context.Context, c blockmap.Chunk) error {
+// is getting it, all of it. If what the cache had was an extract, it is told to get the rest.
+// all reports whether all of it came.
+func (f *Fill) bring(ctx context.Context, c blockmap.Chunk) (all bool, err error) {
 	frames := (int64(c.Size) + 1<<f.m.Info().FrameLog2 - 1) >> f.m.Info().FrameLog2
 	b := make([]byte, c.Stored)
 	head := b[:min(len(b), chunk.HeaderLen(int(frames)))]
 	if _, err := f.r.ReadChunk(ctx, c.ID, head, 0); err != nil {
-		return err
+		return false, err
 	}
 	if chunk.TraceOf(ctx).Reached() == chunk.HostCache {
-		return nil
+		if frames <= chunk.MaxExtract {
+			_, err = f.r.ReadChunk(chunk.WithExtract(ctx, 1<<frames-1), c.ID, head, 0)
+		}
+		return false, err
 	}
 	n, err := f.r.ReadChunk(ctx, c.ID, b, 0)
 	if err == nil && n != len(b) {
 		err = &chunk.CorruptError{ID: c.ID, Reason: fmt.Sprintf("%d bytes, want %d", n, c.Stored)}
 	}
-	return err
+	return err == nil, err
 }
 
 // leave says that a chunk is not under way any more.

@@ -75,6 +75,37 @@ func TestFill(t *testing.T) {
 	})
 }
 
+// A hoard is a cache that has an extract of each chunk, until it is asked for all frames.
+type hoard struct {
+	mu    sync.Mutex
+	asked map[chunk.ID]chunk.Extract
+}
+
+func (h *hoard) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, _ int64) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asked[id] |= chunk.ExtractOf(ctx)
+	chunk.TraceOf(ctx).Add(chunk.Step{Tier: chunk.HostCache, ID: id})
+	return len(dst), nil
+}
+
+// TestFillCompletes wants a cache that has a chunk's header to be asked for all of its frames:
+// it may have no more than some.
+func TestFillCompletes(t *testing.T) {
+	m := newMap(t, 5)
+	h := &hoard{asked: make(map[chunk.ID]chunk.Extract)}
+	if err := NewFill(m, h, FillOptions{}).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range m.Len() {
+		c := m.Chunk(i)
+		frames := (int(c.Size) + chunk.FrameSize - 1) / chunk.FrameSize
+		if want := chunk.Extract(1)<<frames - 1; h.asked[c.ID] != want {
+			t.Errorf("chunk %d: asked for frames %x, want %x", i, h.asked[c.ID], want)
+		}
+	}
+}
+
 // TestFillFails wants what fails to be tried again, and told of in the end.
 func TestFillFails(t *testing.T) {
 	broken := errors.New("broken")

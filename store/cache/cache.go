@@ -91,10 +91,16 @@ type Cache struct {
 	stop    context.CancelFunc // of the latter
 }
 
+// An object is what a file has of a chunk: all, or an extract.
+type object struct {
+	id      chunk.ID
+	size    int64         // bytes
+	extract chunk.Extract // 0: the whole chunk
+}
+
 // An entry is a chunk that is held. The cache's mu guards it.
 type entry struct {
-	id      chunk.ID
-	size    int64 // of the object
+	object
 	open    *opened
 	pinned  bool
 	checked bool // since the cache was opened
@@ -103,7 +109,7 @@ type entry struct {
 	known   bool // the index had it when the cache was opened
 }
 
-func (e *entry) cost() int64 { return Cost(e.size) }
+func (o *object) cost() int64 { return Cost(o.size) }
 
 // kept reports whether e must not be evicted.
 func (e *entry) kept() bool { return e.open != nil || e.pinned }
@@ -144,19 +150,23 @@ func damage(err error) bool {
 
 // remove unlinks the file of e and forgets e. mu is held, and is given up
 // while the file goes. If it does not go, e stays what it was. damaged says
-// that e must not be served again, even then.
+// that e must not be served again, even then. Meanwhile another entry may have taken the
+// place of an extract.
 func (c *Cache) remove(e *entry, evicted, damaged bool) error {
 	e.going, e.stuck = true, false
 	c.mu.Unlock()
-	err := c.files.remove(c.place(e.id, e.size))
+	err := c.files.remove(c.place(e.object))
 	c.mu.Lock()
 	defer c.gone.Broadcast()
 	if err != nil {
 		e.going, e.stuck = damaged, damaged
 		return fmt.Errorf("remove chunk %v: %w", e.id, err)
 	}
-	delete(c.entries, e.id)
 	c.used -= e.cost()
+	if c.entries[e.id] != e {
+		return nil // supersede did the rest
+	}
+	delete(c.entries, e.id)
 	if e.kept() {
 		c.kept -= e.cost()
 	}

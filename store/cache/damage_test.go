@@ -58,7 +58,7 @@ func TestDamageIsHealed(t *testing.T) {
 	c := open(t, Config{Dir: dir})
 	o := chunktest.Random(1, 30_000, chunk.MinFrameSize)
 	put(t, c, &o)
-	path := c.place(o.ID, int64(len(o.Bytes)))
+	path := c.place(object{id: o.ID, size: int64(len(o.Bytes))})
 	good, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func TestScrubFinds(t *testing.T) {
 // rot flips a bit of the file of o.
 func rot(t testing.TB, c *Cache, o *chunktest.Object, at int) {
 	t.Helper()
-	f, err := os.OpenFile(c.place(o.ID, int64(len(o.Bytes))), os.O_RDWR, 0)
+	f, err := os.OpenFile(c.place(object{id: o.ID, size: int64(len(o.Bytes))}), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestDamagedFrame(t *testing.T) {
 	sums.write(forged)
 	sums.flush()
 	size := int64(len(forged))
-	if err := os.WriteFile(c.place(o.ID, size), append(forged, appendTrailer(sums.table, size)...), 0o600); err != nil {
+	if err := os.WriteFile(c.place(object{id: o.ID, size: size}), append(forged, appendTrailer(sums.table, size)...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := c.Scrub(ctx, 0); err != nil || s.Damaged != 0 {

@@ -15,9 +15,8 @@ import (
 // A Deposit is a chunk on its way into the cache. One goroutine calls Write,
 // Commit and Abort; any may call the rest.
 type Deposit struct {
+	object
 	cache   *Cache
-	id      chunk.ID
-	size    int64
 	checker *chunk.Checker
 	sums    pageSummer
 	at      int64    // bytes written
@@ -31,9 +30,15 @@ type Deposit struct {
 // Begin reserves room for chunk id, an object of size bytes, and evicts what it
 // takes. It fails with ErrExists if the chunk is held or being deposited, and
 // ErrFull if there is no room. The caller ends what it returns by Commit or
-// Abort.
+// Abort. A chunk of which an extract is held may be deposited whole.
 func (c *Cache) Begin(id chunk.ID, size int64) (*Deposit, error) {
-	d := &Deposit{cache: c, id: id, size: size, checker: chunk.NewChecker(id)}
+	return c.BeginExtract(id, 0, size)
+}
+
+// BeginExtract is Begin for an extract of a chunk, whose object has size bytes. It may be
+// deposited if what is held has fewer frames, all of which it has, and then takes its place.
+func (c *Cache) BeginExtract(id chunk.ID, extract chunk.Extract, size int64) (*Deposit, error) {
+	d := &Deposit{object: object{id, size, extract}, cache: c, checker: extract.NewChecker(id)}
 	if err := c.begin(d); err != nil {
 		return nil, fmt.Errorf("deposit chunk %v: %w", id, err)
 	}
@@ -75,7 +80,7 @@ func (c *Cache) claim(d *Deposit) error {
 		}
 		e := c.entries[d.id]
 		switch {
-		case e == nil && c.deposits[d.id] == nil:
+		case c.deposits[d.id] == nil && (e == nil || !e.going && d.supersedes(e)):
 			c.deposits[d.id] = d
 			return c.enter()
 		case e == nil || !e.going:
@@ -111,6 +116,9 @@ func (d *Deposit) Checked() int64 { return d.checked.Load() }
 
 // Size returns the bytes of the object, as told to Begin.
 func (d *Deposit) Size() int64 { return d.size }
+
+// Extract returns which frames of the chunk the object has, 0 if all.
+func (d *Deposit) Extract() chunk.Extract { return d.extract }
 
 // File returns a read-only descriptor onto the file that grows, whose byte 0 is
 // the object's. It may be read below Checked. It is good until Abort, or
@@ -202,20 +210,50 @@ func (d *Deposit) publish() error {
 		return c.noSpace(d, err)
 	}
 	d.out = nil
-	if err := c.rename(d.temp(), c.place(d.id, d.size)); err != nil {
-		_ = c.files.remove(c.place(d.id, d.size)) // should it be there after all
+	if err := c.rename(d.temp(), c.place(d.object)); err != nil {
+		_ = c.files.remove(c.place(d.object)) // should it be there after all
 		return c.noSpace(d, err)
 	}
 	return nil
 }
 
+// supersedes reports whether d has all that the file of e has, and more.
+func (d *Deposit) supersedes(e *entry) bool {
+	return d.extract != e.extract && d.extract.Covers(e.extract)
+}
+
+// supersede takes the entry of an extract out of the table, for one that has more. Its users
+// keep a descriptor of a file without a name. mu is held.
+func (c *Cache) supersede(old *entry) {
+	if old.kept() {
+		c.kept -= old.cost()
+	}
+	c.policy.Remove(old.id, false)
+	delete(c.entries, old.id)
+}
+
+// removeSuperseded removes the file of an entry that supersede has taken out. mu is held, and
+// is given up meanwhile.
+func (c *Cache) removeSuperseded(old *entry) {
+	if old.going {
+		return // somebody is at it
+	}
+	if err := c.remove(old, false, false); err != nil { // the next start does it
+		c.logger.Error("cache: extract of a chunk cannot be removed", "chunk", old.id, "error", err)
+	}
+}
+
 // admit makes an entry of a deposit whose file has its name, in use once.
 func (c *Cache) admit(d *Deposit) *Handle {
-	e := &entry{id: d.id, size: d.size, checked: true}
+	e := &entry{object: d.object, checked: true}
 	o := &opened{entry: e, refs: 1, file: d.in}
 	o.once.Do(func() {}) // it is open
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if old := c.entries[d.id]; old != nil {
+		c.supersede(old)
+		defer c.removeSuperseded(old)
+	}
 	d.ended.Do(func() {})
 	delete(c.deposits, d.id)
 	c.reserved -= e.cost()

@@ -10,6 +10,9 @@
 // cache does, and a hit costs the cache no copy. A [Handle] is the use of a
 // chunk, which keeps it from being evicted.
 //
+// Of a chunk there may be an extract, some of its frames ([chunk.Extract]): a file like any
+// other. What has more of the chunk takes its place, by a file of its own.
+//
 // # What is trusted
 //
 // Nothing that was not checked since the cache was opened. Files of chunks are

@@ -40,7 +40,7 @@ func TestFileFormat(t *testing.T) {
 	if err != nil || !bytes.Equal(got, append(bytes.Clone(o.Bytes), tail...)) {
 		t.Errorf("%d bytes, %v; want %d", len(got), err, len(o.Bytes)+len(tail))
 	}
-	if text, err := os.ReadFile(filepath.Join(dir, "version")); string(text) != "rivulet cache 1\n" || err != nil {
+	if text, err := os.ReadFile(filepath.Join(dir, "version")); string(text) != "rivulet cache 2\n" || err != nil {
 		t.Errorf("version is %q, %v", text, err)
 	}
 	if Cost(4096-16-4) != 4096 || Cost(4096-16-4+1) != 8192 {
@@ -71,7 +71,7 @@ func TestCheckScript(t *testing.T) {
 	if err := check(); err != nil {
 		t.Errorf("a good directory: %v", err)
 	}
-	path := c.place(objects[0].ID, int64(len(objects[0].Bytes)))
+	path := c.place(object{id: objects[0].ID, size: int64(len(objects[0].Bytes))})
 	good, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +143,7 @@ func TestHandleOutlivesAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(c.place(small(1).ID, h.Size())); err != nil {
+	if err := os.Remove(c.place(object{id: small(1).ID, size: h.Size()})); err != nil {
 		t.Fatal(err)
 	}
 	if dropped, err := c.Damaged(ctx, small(1).ID); !dropped || err != nil {

@@ -103,11 +103,11 @@ type bench struct {
 
 var benches = sync.Pool{New: func() any { return new(bench) }}
 
-// verify checks the whole file of an object of size bytes against its page
-// checksums, and its header against id; if frames is set, each frame against
-// the header, too. A *chunk.CorruptError says that the file is damaged; any
+// verify checks the whole file of o against its page checksums, and its header
+// against the chunk's name; if frames is set, each frame against the header, too. A *chunk.CorruptError says that the file is damaged; any
 // other error, that it could not be read.
-func (s *files) verify(f *os.File, id chunk.ID, size int64, frames bool) error {
+func (s *files) verify(f *os.File, o object, frames bool) error {
+	id, size := o.id, o.size
 	corrupt := func(reason string) error { return &chunk.CorruptError{ID: id, Reason: reason} }
 	info, err := f.Stat()
 	if err != nil {
@@ -126,7 +126,7 @@ func (s *files) verify(f *os.File, id chunk.ID, size int64, frames bool) error {
 	}
 	var checker *chunk.Checker
 	if frames {
-		checker = chunk.NewChecker(id)
+		checker = o.extract.NewChecker(id)
 	}
 	for off := int64(0); off < size; off += verifyStep {
 		b := k.step[:min(verifyStep, size-off)]
@@ -137,10 +137,10 @@ func (s *files) verify(f *os.File, id chunk.ID, size int64, frames bool) error {
 			return corrupt(fmt.Sprintf("page %d has another checksum", off/PageSize+int64(i)))
 		}
 		if off == 0 {
-			if err := k.header.ParseAs(id, b); err != nil {
+			if err := o.extract.ParseAs(&k.header, id, b); err != nil {
 				return err
 			}
-			if n := k.header.StoredSize(); n != size {
+			if n := o.extract.Size(&k.header); n != size {
 				return corrupt(fmt.Sprintf("%d bytes, want %d", size, n))
 			}
 		}
@@ -153,10 +153,10 @@ func (s *files) verify(f *os.File, id chunk.ID, size int64, frames bool) error {
 	return nil
 }
 
-// appendObject appends the object of size bytes in f to b, checked against the
-// page checksums. Its errors are those of verify.
-func (s *files) appendObject(b []byte, f *os.File, id chunk.ID, size int64) ([]byte, error) {
-	at := len(b)
+// appendObject appends o, which is in f, to b, checked against the page checksums. Its
+// errors are those of verify.
+func (s *files) appendObject(b []byte, f *os.File, o object) ([]byte, error) {
+	id, size, at := o.id, o.size, len(b)
 	b = slices.Grow(b, int(fileSize(size)))[:at+int(fileSize(size))]
 	if err := s.readFull(f, b[at:], 0); err != nil {
 		return nil, err

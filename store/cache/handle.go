@@ -37,12 +37,15 @@ func (h *Handle) File() *os.File { return h.opened.file }
 // Size returns the bytes of the object.
 func (h *Handle) Size() int64 { return h.opened.entry.size }
 
+// Extract returns which frames of the chunk the object has, 0 if all.
+func (h *Handle) Extract() chunk.Extract { return h.opened.entry.extract }
+
 // AppendObject appends the object to b, checked against the page checksums. If
 // it is damaged the chunk is dropped, and the error is a *chunk.CorruptError or
 // that of reading.
 func (h *Handle) AppendObject(b []byte) ([]byte, error) {
 	e := h.opened.entry
-	b, err := h.cache.appendObject(b, h.File(), e.id, e.size)
+	b, err := h.cache.appendObject(b, h.File(), e.object)
 	if err != nil {
 		if damage(err) {
 			h.cache.drop(e, err)
@@ -59,7 +62,7 @@ func (h *Handle) Release() {
 	}
 }
 
-// Acquire returns a handle of a chunk, which counts as a reference for the
+// Acquire returns a handle of a chunk, or of an extract of it, which counts as a reference for the
 // policy. A chunk that is not held is ErrNotFound; so is one whose file turns
 // out to be damaged, which happens once, since it is dropped. Files are checked
 // (page checksums, header against id) at the first Acquire after Open. An error
@@ -136,7 +139,7 @@ func (c *Cache) release(o *opened) {
 
 // openEntry opens the file of e, and checks it if nobody did yet.
 func (c *Cache) openEntry(e *entry) (*os.File, error) {
-	f, err := c.open(c.place(e.id, e.size))
+	f, err := c.open(c.place(e.object))
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +149,7 @@ func (c *Cache) openEntry(e *entry) (*os.File, error) {
 	if checked {
 		return f, nil
 	}
-	if err := c.verify(f, e.id, e.size, false); err != nil {
+	if err := c.verify(f, e.object, false); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	c.mu.Lock()

@@ -25,7 +25,7 @@ func makeFiles(t testing.TB, c *Cache, n int) {
 	t.Helper()
 	for i := range n {
 		o := chunk.ID(bytes.Repeat(fmt.Appendf(nil, "%08x", uint32(i)*2654435761), 4))
-		path := c.place(o, 1000)
+		path := c.place(object{id: o, size: 1000})
 		if err := errors.Join(c.mkdir(filepath.Dir(path)), os.WriteFile(path, nil, 0o600)); err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +95,7 @@ func TestOpenRefuses(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "thesis.tex")); err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"rivulet cache 2\n", "rivulet store 2\n", strings.Repeat("x", 1000)} {
+	for _, text := range []string{"rivulet cache 3\n", "rivulet store 2\n", strings.Repeat("x", 1000)} {
 		write(versionFile, text)
 		if _, err := Open(ctx, Config{Dir: dir, MaxBytes: 1}); !errors.Is(err, ErrNoCache) {
 			t.Errorf("version %.20q: %v; want ErrNoCache", text, err)
@@ -132,7 +132,7 @@ func TestModes(t *testing.T) {
 			dirMode, fileMode = 0o750, 0o640
 		}
 		for path, want := range map[string]os.FileMode{
-			dir: dirMode, filepath.Dir(c.place(o.ID, 1)): dirMode, c.place(o.ID, int64(len(o.Bytes))): fileMode,
+			dir: dirMode, filepath.Dir(c.place(object{id: o.ID, size: 1})): dirMode, c.place(object{id: o.ID, size: int64(len(o.Bytes))}): fileMode,
 		} {
 			info, err := os.Stat(path)
 			if err != nil || info.Mode().Perm() != want {
@@ -152,13 +152,13 @@ func TestStrayFiles(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	good := c.place(o.ID, size)
+	good := c.place(object{id: o.ID, size: size})
 	folder := filepath.Dir(good)
 	stray := []string{
 		c.path(tempDir, o.ID.String()), c.path(tempDir, "index"),
 		good + "0000000", good + "x", filepath.Join(folder, "x"),
 		filepath.Join(folder, small(2).ID.String()+".5000"), filepath.Join(folder, strings.ToUpper(filepath.Base(good))),
-		c.place(o.ID, 0), c.place(o.ID, -5), c.place(o.ID, chunk.MaxStoredSize+1),
+		c.place(object{id: o.ID, size: 0}), c.place(object{id: o.ID, size: -5}), c.place(object{id: o.ID, size: chunk.MaxStoredSize + 1}),
 	}
 	for _, path := range stray {
 		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
@@ -189,7 +189,7 @@ func TestNotOurs(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	folder := filepath.Dir(c.place(o.ID, int64(len(o.Bytes))))
+	folder := filepath.Dir(c.place(object{id: o.ID, size: int64(len(o.Bytes))}))
 	hers := map[string]string{ // where it is, and where it is found after that
 		c.path(chunksDir, "thesis.tex"):                     "",
 		c.path(chunksDir, "ABC", "x"):                       "",
@@ -250,11 +250,11 @@ func TestTwoSizes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, size := range []int64{1, 700, 60_000} {
-		b, err := os.ReadFile(c.place(o.ID, int64(len(o.Bytes))))
+		b, err := os.ReadFile(c.place(object{id: o.ID, size: int64(len(o.Bytes))}))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(c.place(o.ID, size), b, 0o600); err != nil {
+		if err := os.WriteFile(c.place(object{id: o.ID, size: size}), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		c = open(t, Config{Dir: dir})
@@ -385,10 +385,11 @@ func FuzzPins(f *testing.F) {
 
 func FuzzName(f *testing.F) {
 	f.Add("ab", small(1).ID.String()+".5000")
+	f.Add(small(1).ID.String()[:2], small(1).ID.String()+".5000.a0")
 	f.Fuzz(func(t *testing.T, folder, name string) {
-		id, size, ok := parseName(folder, name)
-		if ok && (id.String()+"."+fmt.Sprint(size) != name || name[:2] != folder) {
-			t.Fatalf("%s in %s is taken for %v of %d bytes", name, folder, id, size)
+		o, ok := parseName(folder, name)
+		if ok && filepath.Join(chunksDir, folder, name) != new(Cache).place(o)[1:] {
+			t.Fatalf("%s in %s is taken for %v", name, folder, o)
 		}
 	})
 }

@@ -25,7 +25,7 @@ const maxPinLine = 64 + 1 + 20 + 1
 
 // Pin keeps chunks that are held from being evicted, over restarts too, until
 // Unpin. At most half of the cap can be pinned (ErrFull); a chunk that is not
-// held is ErrNotFound. Either all are pinned or none. A pinned chunk that is
+// held whole is ErrNotFound. Either all are pinned or none. A pinned chunk that is
 // lost to damage is pinned again when it comes back. Pin one image's chunks by
 // one call: each writes and syncs the list of all pins.
 func (c *Cache) Pin(ctx context.Context, ids ...chunk.ID) error {
@@ -38,6 +38,9 @@ func (c *Cache) Pin(ctx context.Context, ids ...chunk.ID) error {
 	return c.changePins(ctx, func(pins map[chunk.ID]int64) error {
 		for _, id := range ids {
 			e, err := c.find(id)
+			if err == nil && e.extract != 0 {
+				err = chunk.ErrNotFound
+			}
 			if err != nil {
 				return fmt.Errorf("pin chunk %v: %w", id, err)
 			}

@@ -150,7 +150,7 @@ func (c *Cache) inspect(id chunk.ID, frames bool) (n int64, dropped bool, err er
 	defer c.release(o)
 
 	n = fileSize(e.size)
-	f, err := c.open(c.place(e.id, e.size))
+	f, err := c.open(c.place(e.object))
 	if err == nil {
 		err = c.inspectFile(f, e, frames, idle)
 	}
@@ -174,5 +174,5 @@ func (c *Cache) inspectFile(f *os.File, e *entry, frames, idle bool) error {
 		uncache(f)
 		defer uncache(f)
 	}
-	return c.verify(f, e.id, e.size, frames)
+	return c.verify(f, e.object, frames)
 }

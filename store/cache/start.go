@@ -21,7 +21,8 @@ import (
 // Names in the directory.
 const (
 	versionFile = "version" // locked while the cache is open
-	version     = "rivulet cache 1\n"
+	version     = "rivulet cache 2\n"
+	lastVersion = "rivulet cache 1\n" // had no extracts, and is taken over
 	chunksDir   = "chunks"
 	tempDir     = "tmp"
 	indexFile   = "index"
@@ -128,7 +129,7 @@ func (c *Cache) claimDir() error {
 	if err := os.MkdirAll(c.dir, mode); err != nil {
 		return err
 	}
-	marked, err := c.recognise()
+	marked, current, err := c.recognise()
 	if err != nil {
 		return err
 	}
@@ -141,7 +142,7 @@ func (c *Cache) claimDir() error {
 		}
 		return os.NewSyscallError("flock", err)
 	}
-	if !marked { // before anything else is there to be taken for
+	if !marked || !current { // before anything else is there to be taken for
 		if err := c.writeAt(c.lock, []byte(version), 0); err != nil {
 			return err
 		}
@@ -161,21 +162,22 @@ func (c *Cache) claimDir() error {
 }
 
 // recognise fails unless the directory is empty or a cache's, and reports
-// whether it has the mark of one. The mark is there before anything else is, but
+// whether it has the mark of one, and of one of this version. The mark is there before anything else is, but
 // a crash may have cut it.
-func (c *Cache) recognise() (marked bool, err error) {
+func (c *Cache) recognise() (marked, current bool, err error) {
 	list, err := os.ReadDir(c.dir)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	text, err := c.readFile(c.path(versionFile), int64(len(version)))
 	switch {
-	case errors.Is(err, errTooLong), err == nil && !strings.HasPrefix(version, string(text)):
-		return false, fmt.Errorf("%w: its file %s is not %q", ErrNoCache, versionFile, version)
+	case errors.Is(err, errTooLong), err == nil && !strings.HasPrefix(version, string(text)) && string(text) != lastVersion:
+		return false, false, fmt.Errorf("%w: its file %s is not %q", ErrNoCache, versionFile, version)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return false, err
+		return false, false, err
 	}
-	marked = string(text) == version
+	current = string(text) == version
+	marked = current || string(text) == lastVersion
 	for _, e := range list {
 		switch e.Name() {
 		case versionFile, "lost+found":
@@ -185,9 +187,9 @@ func (c *Cache) recognise() (marked bool, err error) {
 				continue
 			}
 		}
-		return false, fmt.Errorf("%w: it has %s in it", ErrNoCache, e.Name())
+		return false, false, fmt.Errorf("%w: it has %s in it", ErrNoCache, e.Name())
 	}
-	return marked, nil
+	return marked, current, nil
 }
 
 // clearTemp removes what deposits left that a crash interrupted.
@@ -210,26 +212,38 @@ func (c *Cache) clearTemp() error {
 	return nil
 }
 
-// place returns the path of the file for an object of size bytes.
-func (c *Cache) place(id chunk.ID, size int64) string {
-	name := id.String()
-	return c.dir + "/" + chunksDir + "/" + name[:2] + "/" + name + "." + strconv.FormatInt(size, 10)
+// place returns the path of the file for an object.
+func (c *Cache) place(o object) string {
+	id := o.id.String()
+	name := c.dir + "/" + chunksDir + "/" + id[:2] + "/" + id + "." + strconv.FormatInt(o.size, 10)
+	if o.extract != 0 {
+		name += "." + strconv.FormatUint(uint64(o.extract), 16)
+	}
+	return name
 }
 
 // parseName is the inverse of place.
-func parseName(folder, name string) (id chunk.ID, size int64, ok bool) {
-	first, last, _ := strings.Cut(name, ".")
-	id, err := chunk.ParseID(first)
-	if err != nil || first[:2] != folder {
-		return id, 0, false
+func parseName(folder, name string) (o object, ok bool) {
+	id, last, _ := strings.Cut(name, ".")
+	size, frames, some := strings.Cut(last, ".")
+	var err error
+	if o.id, err = chunk.ParseID(id); err != nil || id[:2] != folder {
+		return o, false
 	}
-	size, err = strconv.ParseInt(last, 10, 64)
-	ok = err == nil && size >= 1 && size <= chunk.MaxStoredSize && strconv.FormatInt(size, 10) == last
-	return id, size, ok
+	o.size, err = strconv.ParseInt(size, 10, 64)
+	ok = err == nil && o.size >= 1 && o.size <= chunk.MaxStoredSize && strconv.FormatInt(o.size, 10) == size
+	if some && ok {
+		var set uint64
+		set, err = strconv.ParseUint(frames, 16, 64)
+		o.extract = chunk.Extract(set)
+		ok = err == nil && set != 0 && strconv.FormatUint(set, 16) == frames
+	}
+	return o, ok
 }
 
 // scan makes an entry for each file, by its name alone. A file in a folder of ours
-// that has no name of ours is damage, and removed; so is a second file of one chunk.
+// that has no name of ours is damage, and removed; so is a second file of one chunk. Of an
+// extract and what was to take its place a crash may have left both: the larger one stays.
 // What else somebody has put there is left alone, but out of our way.
 func (c *Cache) scan(ctx context.Context) error {
 	folders, err := readNames(c.path(chunksDir))
@@ -252,10 +266,17 @@ func (c *Cache) scan(ctx context.Context) error {
 			return err
 		}
 		for _, name := range names {
-			id, size, ok := parseName(folder, name)
-			if ok && c.entries[id] == nil {
-				c.entries[id] = &entry{id: id, size: size}
-				c.used += Cost(size)
+			o, ok := parseName(folder, name)
+			old := c.entries[o.id]
+			if ok && old == nil {
+				c.entries[o.id] = &entry{object: o}
+				c.used += o.cost()
+				continue
+			}
+			if ok && old.extract != o.extract {
+				if err := c.leaveLarger(old, o); err != nil {
+					return err
+				}
 				continue
 			}
 			err := c.files.remove(c.path(chunksDir, folder, name))
@@ -271,6 +292,16 @@ func (c *Cache) scan(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// leaveLarger has e be of the larger one of its object and o, and removes the other.
+func (c *Cache) leaveLarger(e *entry, o object) error {
+	if o.size > e.size {
+		c.used += o.cost() - e.cost()
+		o, e.object = e.object, o
+	}
+	c.stats.Orphans++
+	return c.files.remove(c.place(o))
 }
 
 // isFolder reports whether chunks lie in a folder of that name.

@@ -28,7 +28,7 @@ type Stats struct {
 	Evictions      int64
 	EvictedBytes   int64 // Cost of what was evicted
 	Damaged        int64 // files found damaged, and dropped
-	Orphans        int64 // temporary files found and removed by Open
+	Orphans        int64 // files found and removed by Open: temporary ones, and extracts that had been superseded
 	ScrubbedBytes  int64 // of files that were checked and are good
 	ScrubPasses    int64 // that the background scrub has ended
 }

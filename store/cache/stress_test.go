@@ -117,7 +117,7 @@ func stressUse(t *testing.T, c *Cache, o *chunktest.Object, rng *rand.Rand) erro
 	defer h.Release()
 	checkHandle(t, h, o)
 	runtime.Gosched()
-	if _, err := os.Stat(c.place(o.ID, h.Size())); err != nil {
+	if _, err := os.Stat(c.place(object{id: o.ID, size: h.Size()})); err != nil {
 		return fmt.Errorf("in use, and gone: %w", err)
 	}
 	return nil

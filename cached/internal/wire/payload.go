@@ -65,6 +65,9 @@ type Want struct {
 	Off, Len   uint32 // the part of the object that has to be there; Len 0: all from Off on
 	Priority   chunk.Priority
 	WaitMillis uint32 // how long the client waits at most
+	// Extract are frames that have to be there instead, of which Off and Len may be a part; the
+	// others are not brought for this. 0: Off and Len say it, and what is brought is the chunk.
+	Extract chunk.Extract
 }
 
 // Append appends the encoded payload to b.
@@ -73,17 +76,19 @@ func (w *Want) Append(b []byte) []byte {
 	b = le.AppendUint32(b, w.Off)
 	b = le.AppendUint32(b, w.Len)
 	b = append(b, byte(w.Priority), 0, 0, 0)
-	return le.AppendUint32(b, w.WaitMillis)
+	b = le.AppendUint32(b, w.WaitMillis)
+	return le.AppendUint64(b, uint64(w.Extract))
 }
 
 // ParseWant is the inverse of [Want.Append].
 func ParseWant(b []byte) (w Want, err error) {
-	if len(b) != idLen+16 {
+	if len(b) != idLen+24 {
 		return w, malformed("GET of %d bytes", len(b))
 	}
 	copy(w.ID[:], b)
 	b = b[idLen:]
 	w.Off, w.Len, w.Priority, w.WaitMillis = le.Uint32(b), le.Uint32(b[4:]), chunk.Priority(b[8]), le.Uint32(b[12:])
+	w.Extract = chunk.Extract(le.Uint64(b[16:]))
 	switch {
 	case w.Off > chunk.MaxStoredSize || w.Len > chunk.MaxStoredSize:
 		return w, malformed("GET of %d bytes at %d", w.Len, w.Off)
@@ -115,9 +120,10 @@ func ParseUrgent(b []byte) (u Urgent, err error) {
 // A Held is the payload of Hit and Part: what the descriptor leads to, and how it came
 // there if somebody had to get it.
 type Held struct {
-	Size    uint32 // bytes of the object
-	Checked uint32 // of them, from byte 0 on, that may be read; Size in a Hit
-	Steps   []Step // at most MaxSteps; none: it was there
+	Size    uint32        // bytes of the object
+	Checked uint32        // of them, from byte 0 on, that may be read; Size in a Hit
+	Extract chunk.Extract // of which the object is; 0, as in a Part: the whole chunk
+	Steps   []Step        // at most MaxSteps; none: it was there
 }
 
 // A Step is what the daemon asked another tier for.
@@ -142,13 +148,14 @@ const (
 const (
 	// MaxSteps is how many steps an answer tells of.
 	MaxSteps = 8
-	heldLen  = 8
+	heldLen  = 16
 	stepLen  = 16
 )
 
 // Append appends the encoded payload to b.
 func (h Held) Append(b []byte) []byte {
 	b = le.AppendUint32(le.AppendUint32(b, h.Size), h.Checked)
+	b = le.AppendUint64(b, uint64(h.Extract))
 	for _, s := range h.Steps[:min(len(h.Steps), MaxSteps)] {
 		b = append(b, byte(s.Tier), byte(s.End), 0, 0)
 		b = le.AppendUint32(le.AppendUint32(le.AppendUint32(b, s.Bytes), s.Ago), s.Took)
@@ -161,8 +168,8 @@ func ParseHeld(b []byte) (Held, error) {
 	if len(b) < heldLen || len(b) > heldLen+MaxSteps*stepLen || (len(b)-heldLen)%stepLen != 0 {
 		return Held{}, malformed("HIT or PART of %d bytes", len(b))
 	}
-	h := Held{Size: le.Uint32(b), Checked: le.Uint32(b[4:])}
-	if h.Size == 0 || h.Size > chunk.MaxStoredSize || h.Checked > h.Size {
+	h := Held{Size: le.Uint32(b), Checked: le.Uint32(b[4:]), Extract: chunk.Extract(le.Uint64(b[8:]))}
+	if h.Size == 0 || h.Size > chunk.MaxStoredSize || h.Checked > h.Size || h.Extract != 0 && h.Checked < h.Size {
 		return Held{}, malformed("HIT or PART with %d bytes of %d", h.Checked, h.Size)
 	}
 	for b = b[heldLen:]; len(b) > 0; b = b[stepLen:] {

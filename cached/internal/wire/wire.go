@@ -18,7 +18,7 @@ import (
 )
 
 // Version is the version of the protocol. Both sides must speak the same.
-const Version = 1
+const Version = 2
 
 // Bounds of the protocol, in bytes unless they say otherwise.
 const (
@@ -89,7 +89,7 @@ type kind struct {
 
 var kinds = map[Type]kind{
 	Hello:   {"HELLO", len(magic) + 1 + 4, 0},
-	Get:     {"GET", idLen + 16, 0},
+	Get:     {"GET", idLen + 24, 0},
 	Fetch:   {"FETCH", MaxPayload, 0},
 	Deposit: {"DEPOSIT", MaxPayload, 0},
 	Abandon: {"ABANDON", 8, 0},

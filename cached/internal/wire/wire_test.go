@@ -33,6 +33,7 @@ var payloads = []struct {
 	{Welcome, Terms{1, 2, 3}, Terms{1, 2, 3}.Append(nil), func(b []byte) (any, error) { return ParseTerms(b) }},
 	{Get, want, want.Append(nil), func(b []byte) (any, error) { return ParseWant(b) }},
 	{Hit, Held{Size: 9, Checked: 9}, Held{Size: 9, Checked: 9}.Append(nil), func(b []byte) (any, error) { return ParseHeld(b) }},
+	{Hit, Held{Size: 9, Checked: 9, Extract: 5}, Held{Size: 9, Checked: 9, Extract: 5}.Append(nil), func(b []byte) (any, error) { return ParseHeld(b) }},
 	{Part, got, got.Append(nil), func(b []byte) (any, error) { return ParseHeld(b) }},
 	{Self, Daemon{7, 1 << 40, ""}, Daemon{7, 1 << 40, ""}.Append(nil), func(b []byte) (any, error) { return ParseDaemon(b) }},
 	{Lease, Right{1 << 40, 5}, Right{1 << 40, 5}.Append(nil), func(b []byte) (any, error) { return ParseRight(b) }},
@@ -48,7 +49,7 @@ var payloads = []struct {
 }
 
 var (
-	want    = Want{ID: id, Off: 5, Len: 6, Priority: chunk.Fill, WaitMillis: 8000}
+	want    = Want{ID: id, Off: 5, Len: 6, Priority: chunk.Fill, WaitMillis: 8000, Extract: 1<<63 | 5}
 	got     = Held{Size: 9, Checked: 8, Steps: []Step{{Tier: chunk.Zone, Ago: 1 << 31, Took: 5}, {Tier: chunk.Origin, End: Had, Bytes: 8, Ago: 1<<32 - 1, Took: 1<<32 - 1}}}
 	errand  = Errand{Lease: 3, Offset: 1 << 40, Length: 12, URL: "https://host/path?signed", Fields: []Field{{"Authorization", "Bearer x"}, {"A", ""}}}
 	piece   = Piece{Lease: 4, Size: 100, Off: 90, Data: []byte("0123456789")}
@@ -108,6 +109,7 @@ func TestPayloadLimits(t *testing.T) {
 		"HIT out of the future": Held{Size: 5, Checked: 5, Steps: []Step{{Tier: chunk.Zone, Ago: 1, Took: 2}}}.Append(nil),
 		"HIT with no such end":  append(Held{Size: 5, Checked: 5}.Append(nil), 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
 		"HIT with more bytes":   Held{Size: 5, Checked: 5, Steps: []Step{{Tier: chunk.Zone, Bytes: chunk.MaxStoredSize + 1}}}.Append(nil),
+		"PART of some frames":   Held{Size: 6, Checked: 5, Extract: 1}.Append(nil),
 		"PART of more than all": Held{Size: 5, Checked: 6}.Append(nil),
 		"DEPOSIT past its end":  (&Piece{Size: 5, Off: 4, Data: []byte("12")}).Append(nil),
 		"DEPOSIT of nothing":    (&Piece{Size: 5}).Append(nil),
@@ -299,7 +301,7 @@ func TestConnHostile(t *testing.T) {
 	for i := range many {
 		many[i] = int(file.Fd())
 	}
-	hit := append(Header{Type: Hit, Files: 1, Len: 8}.Append(nil), Held{Size: 5, Checked: 5}.Append(nil)...)
+	hit := append(Header{Type: Hit, Files: 1, Len: heldLen}.Append(nil), Held{Size: 5, Checked: 5}.Append(nil)...)
 	done := Header{Type: Done}.Append(nil)
 	for name, c := range map[string]struct {
 		b     []byte
