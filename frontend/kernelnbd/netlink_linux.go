@@ -60,7 +60,10 @@ func dial() (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("generic netlink: %w", err)
 	}
-	c, err := newClient(conn)
+	var c *client
+	if err = conn.SetDeadline(time.Now().Add(answerWait)); err == nil {
+		c, err = newClient(conn)
+	}
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -68,9 +71,6 @@ func dial() (*client, error) {
 }
 
 func newClient(conn *genetlink.Conn) (*client, error) {
-	if err := conn.SetDeadline(time.Now().Add(answerWait)); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		return nil, fmt.Errorf("generic netlink: %w", err)
-	}
 	f, err := conn.GetFamily(family)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrUnsupported

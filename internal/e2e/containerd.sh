@@ -18,6 +18,9 @@
 #
 # Needs root, /dev/fuse, a loop device, containerd, ctr, crictl, its shim, runc, umoci, busybox, skopeo, the
 # distribution registry, curl, jq, python3.
+#
+# CONTAINERD=DIR tries the containerd, ctr and shim that are in a folder (1.7 and later). Before 2.1 only the CRI
+# plugin tells a snapshotter of the image that it unpacks, so that all images are pulled by that.
 
 # In mounts of its own, as agent.sh has it.
 if [ "$(id -u)" = 0 ] && [ "${OWN_MOUNTS:-}" != 1 ]; then
@@ -29,7 +32,7 @@ if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$
 [ $# -gt 0 ] || set -- python3 nginx nodejs
 PLAIN=base # on the same lowest layer, and published by nobody
 need_root
-PATH=$(go env GOPATH 2>/dev/null || true)/bin:$PATH
+PATH=${CONTAINERD:+$(cd "$CONTAINERD" && pwd):}$(go env GOPATH 2>/dev/null || true)/bin:$PATH
 need mount losetup containerd ctr crictl containerd-shim-runc-v2 runc skopeo umoci busybox registry curl jq python3
 [ -c /dev/fuse ] || skip "/dev/fuse"
 build
@@ -47,7 +50,11 @@ PRIVATE=127.0.0.1:$(free_port) # wants a login
 SECRET=e2e-password
 mkdir "$WORK/docker"
 jq -n --arg host "$PRIVATE" --arg auth "$(printf 'e2e:%s' $SECRET | base64)" '{auths: {($host): {auth: $auth}}}' >"$WORK/docker/config.json"
+VERSION=$(containerd --version | sed 's/.* v\([0-9]*\.[0-9]*\)\..*/\1/')
+# since VERSION: whether containerd is of that one or a later one.
+since() { printf '%s\n' "$1" "$VERSION" | sort -CV; }
 export CONTAINERD_ADDRESS=$WORK/containerd.sock CONTAINERD_NAMESPACE=e2e
+since 2.1 || CONTAINERD_NAMESPACE=k8s.io # the CRI plugin's
 cat >"$WORK/registry.yml" <<-CONFIG
 	version: 0.1
 	log: {level: error}
@@ -63,7 +70,7 @@ cat >"$WORK/private.yml" <<-CONFIG
 CONFIG
 echo 'e2e:$2a$05$v39FzOCK2UxRrhAzf5qL8.rxaM.8KqZTkPNCnfqsI4wB.Qvhp.hXy' >"$WORK/htpasswd" # of $SECRET, by bcrypt
 cat >"$WORK/containerd.toml" <<-CONFIG
-	version = 3
+	version = $(since 2.0 && echo 3 || echo 2)
 	root = "$WORK/containerd/root"
 	state = "$WORK/containerd/state"
 	disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
@@ -77,21 +84,40 @@ cat >"$WORK/containerd.toml" <<-CONFIG
 	  [proxy_plugins.rivulet.exports]
 	    root = "$WORK/snapshotter"
 	    enable_remote_snapshot_annotations = "true"
+CONFIG
+since 2.1 && cat >>"$WORK/containerd.toml" <<-CONFIG
 	[plugins."io.containerd.transfer.v1.local"]
 	  [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 	    platform = "linux/$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')"
 	    snapshotter = "rivulet"
-	[plugins."io.containerd.cri.v1.images"]
-	  snapshotter = "rivulet"
-	  disable_snapshot_annotations = false
-	  [plugins."io.containerd.cri.v1.images".pinned_images]
-	    sandbox = "$(ref pause)"
-	[plugins."io.containerd.cri.v1.runtime"]
-	  restrict_oom_score_adj = true # a host may allow no lower one
-	  [plugins."io.containerd.cri.v1.runtime".cni]
-	    bin_dirs = ["$WORK/cni"]
-	    conf_dir = "$WORK/cni"
 CONFIG
+# A host may allow no lower OOM score, so none is asked for.
+if since 2.0; then
+	cat >>"$WORK/containerd.toml" <<-CONFIG
+		[plugins."io.containerd.cri.v1.images"]
+		  snapshotter = "rivulet"
+		  disable_snapshot_annotations = false
+		  [plugins."io.containerd.cri.v1.images".pinned_images]
+		    sandbox = "$(ref pause)"
+		[plugins."io.containerd.cri.v1.runtime"]
+		  restrict_oom_score_adj = true
+		  [plugins."io.containerd.cri.v1.runtime".cni]
+		    $(since 2.1 && echo "bin_dirs = [\"$WORK/cni\"]" || echo "bin_dir = \"$WORK/cni\"")
+		    conf_dir = "$WORK/cni"
+	CONFIG
+else
+	cat >>"$WORK/containerd.toml" <<-CONFIG
+		[plugins."io.containerd.grpc.v1.cri"]
+		  sandbox_image = "$(ref pause)"
+		  restrict_oom_score_adj = true
+		  [plugins."io.containerd.grpc.v1.cri".containerd]
+		    snapshotter = "rivulet"
+		    disable_snapshot_annotations = false
+		  [plugins."io.containerd.grpc.v1.cri".cni]
+		    bin_dir = "$WORK/cni"
+		    conf_dir = "$WORK/cni"
+	CONFIG
+fi
 
 # The processes, and how to tell that they are there.
 start_registry() {
@@ -146,7 +172,11 @@ ctr() { timeout 120 ctr "$@" 2> >(grep -v 'level=warning' >&2); }
 # crictl: what a kubelet says to containerd.
 crictl() { command crictl --config /dev/null --runtime-endpoint "unix://$CONTAINERD_ADDRESS" --image-endpoint "unix://$IMAGE_SERVICE" --timeout 60s "$@"; }
 push() { skopeo copy -q --dest-tls-verify=false "oci:$IMAGES:$1" "docker://$(ref "$1")"; }
-pull() { ctr images pull --plain-http --snapshotter rivulet "$(ref "$1")" >"$WORK/pull.log" 2>&1 || { tail -n 5 "$WORK/pull.log" >&2; fail "pull $1"; }; }
+pull() {
+	if since 2.1; then ctr images pull --plain-http --snapshotter rivulet "$(ref "$1")"; else crictl pull "$(ref "$1")"; fi >"$WORK/pull.log" 2>&1 ||
+		{ tail -n 5 "$WORK/pull.log" >&2; fail "pull $1"; }
+}
+remove() { if since 2.1; then ctr images rm --sync "$(ref "$1")"; else crictl rmi "$(ref "$1")"; fi >/dev/null; }
 # fetched NAME: how many of the image's layers the registry was asked for.
 fetched() {
 	local blob n=0
@@ -397,7 +427,7 @@ start_registry
 stop_worker
 ctr containers rm worker
 crictl rmi "$(ref "$1")" "$(ref pause)" >/dev/null
-for name in "$@" $PLAIN; do ctr images rm --sync "$(ref "$name")" >/dev/null; done
+for name in "$@" $PLAIN; do [ "$name" = "$1" ] && ! since 2.1 || remove "$name"; done
 await 60 eval '[ "$(attached)" = 0 ]' || fail "still attached: $(rivulet agent ls)"
 await 30 eval '! grep -qF "$WORK/snapshotter" /proc/self/mountinfo' || fail "still mounted: $(grep -F "$WORK/snapshotter" /proc/self/mountinfo)"
 left=$(find "$WORK/snapshotter" -mindepth 2)
