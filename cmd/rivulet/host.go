@@ -33,6 +33,8 @@ const (
 	frontendMount     = "mount"     // as the host is told
 	frontendNBDMount  = "mount-nbd" // in any case
 	frontendBlock     = "block"
+
+	frontendKataVolume = "kata-volume"
 )
 
 // hostOptions are how a process holds disks.
@@ -142,6 +144,8 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 			frontendMount:     &frontends.Mounts{Loop: &frontends.Mount{File: file(), Runtime: run}, NBD: kernel(), ByNBD: byNBD},
 			frontendNBDMount:  kernel(),
 			frontendBlock:     &frontends.Block{File: file(), Runtime: run},
+
+			frontendKataVolume: &frontends.KataVolume{Block: frontends.Block{File: file(), Runtime: run}, Volumes: frontends.KataVolumes},
 		},
 		State: o.state, Commit: o.commit, Quiet: a.releasePages, Memory: budget, Logger: log,
 		Cache: a.diskCache(ctx), OnSlow: o.seen.onSlow(), Slow: o.seen.opt.slow,
