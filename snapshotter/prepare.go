@@ -162,11 +162,17 @@ const (
 )
 
 func pullOf(labels map[string]string) pull {
-	return pull{
+	p := pull{
 		chain:     digest.Digest(labels[snapshots.LabelSnapshotRef]),
 		reference: labels[labelReference],
 		manifest:  digest.Digest(labels[labelManifest]),
 	}
+	if p.manifest == "" {
+		// BuildKit says it there, if the image has no index.
+		_, pinned, _ := strings.Cut(p.reference, "@")
+		p.manifest = digest.Digest(pinned)
+	}
+	return p
 }
 
 func labelsOf(opts []snapshots.Opt) (map[string]string, error) {

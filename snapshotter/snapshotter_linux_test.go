@@ -103,6 +103,22 @@ func TestLazy(t *testing.T) {
 	}
 }
 
+// TestPinned finds the disk by the manifest that a reference names, as who builds has it.
+func TestPinned(t *testing.T) {
+	s := newSite(t)
+	x := s.push("x", layerA, layerB, layerX)
+	s.disks.publish(x)
+	unpacked, err := s.pull("test", x, func(labels map[string]string) {
+		labels[labelReference] += "@" + labels[labelManifest]
+		delete(labels, labelManifest)
+	})
+	check(t, err)
+	if len(unpacked) > 0 || s.downloaded(x) > 0 {
+		t.Errorf("unpacked %v", unpacked)
+	}
+	s.run(x.top(), x.tree())
+}
+
 // TestSharedPrefix has two images with common layers, in both orders, each with a
 // disk or without: whatever came first, containers of both see their own files,
 // and nothing is downloaded that a disk has.
