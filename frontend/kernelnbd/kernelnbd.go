@@ -29,8 +29,8 @@ type Options struct {
 	ReadAhead int
 	// Identity is what Find finds the device by: printable, without blanks.
 	Identity string
-	// Patience is how long reads wait for another server when theirs has died. 0: they fail, those
-	// that it had been asked for after deadTimeout.
+	// Patience is how long reads wait for another server when theirs has died. Those that it had been asked for
+	// wait on, for another one or for Disconnect. 0: reads fail, those that it had been asked for after deadTimeout.
 	Patience time.Duration
 }
 

@@ -21,6 +21,8 @@
 #
 # CONTAINERD=DIR tries the containerd, ctr and shim that are in a folder (1.7 and later). Before 2.1 only the CRI
 # plugin tells a snapshotter of the image that it unpacks, so that all images are pulled by that.
+#
+# BUILDKIT=DIR also builds with the buildkitd and buildctl of a folder: FROM the first image, without downloading it.
 
 # In mounts of its own, as agent.sh has it.
 if [ "$(id -u)" = 0 ] && [ "${OWN_MOUNTS:-}" != 1 ]; then
@@ -84,6 +86,12 @@ cat >"$WORK/containerd.toml" <<-CONFIG
 	  [proxy_plugins.rivulet.exports]
 	    root = "$WORK/snapshotter"
 	    enable_remote_snapshot_annotations = "true"
+CONFIG
+# BuildKit asks snapshotters of some names alone.
+[ -z "${BUILDKIT:-}" ] || cat >>"$WORK/containerd.toml" <<-CONFIG
+	[proxy_plugins.stargz]
+	  type = "snapshot"
+	  address = "$WORK/run/rivulet/buildkit.sock"
 CONFIG
 since 2.1 && cat >>"$WORK/containerd.toml" <<-CONFIG
 	[plugins."io.containerd.transfer.v1.local"]
@@ -273,6 +281,34 @@ private() {
 	crictl rmi "$image" >/dev/null
 	await 30 eval '[ "$(attached)" = 0 ]' || fail "still attached: $(rivulet agent ls)"
 }
+# builds NAME: BuildKit's containerd worker builds on an image and pushes what comes of it. It reads the image's disk;
+# its layers are neither downloaded for the build nor, as they lie in the same registry, for the push.
+builds() {
+	local snapshotter daemon layer
+	start "$WORK/buildkit.snapshotter.log" "$WORK/bin/containerd-rivulet" --root "$WORK/buildkit.snapshots" --address "$WORK/run/rivulet/buildkit.sock" --store "$RIVULET_STORE" \
+		--containerd "$CONTAINERD_ADDRESS"
+	snapshotter=$!
+	printf '[registry."%s"]\n  http = true\n' "$REGISTRY" >"$WORK/buildkitd.toml"
+	start "$WORK/buildkitd.log" "$BUILDKIT/buildkitd" --config "$WORK/buildkitd.toml" --root "$WORK/buildkit" --addr "unix://$WORK/buildkit.sock" --oci-worker=false \
+		--containerd-worker=true --containerd-worker-addr "$CONTAINERD_ADDRESS" --containerd-worker-namespace buildkit --containerd-worker-snapshotter stargz --containerd-worker-net host
+	daemon=$!
+	await 60 "$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" debug workers || fail "buildkitd: not ready"
+	mkdir "$WORK/build"
+	printf 'FROM %s\nRUN /lab/hello >/said\nCOPY Dockerfile /built\n' "$(ref "$1")" >"$WORK/build/Dockerfile"
+	timeout 120 "$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" build --frontend dockerfile.v0 --local context="$WORK/build" --local dockerfile="$WORK/build" \
+		--output "type=image,name=$REGISTRY/built/$1:1,push=true" >"$WORK/build.log" 2>&1 || fail "build: $(tail -n 20 "$WORK/build.log")"
+	[ "$(fetched "$1")" = 0 ] || fail "$1: $(fetched "$1") layers were downloaded for a build"
+	layer=$(skopeo inspect --raw --tls-verify=false "docker://$REGISTRY/built/$1:1" | jq -r '.layers | length')
+	[ "$layer" = $(($(skopeo inspect --raw "oci:$IMAGES:$1" | jq '.layers | length') + 2)) ] || fail "what was built has $layer layers"
+	ctr images pull --plain-http --snapshotter overlayfs "$REGISTRY/built/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was built: $(tail -n 5 "$WORK/pull.log")"
+	ctr run --rm --snapshotter overlayfs "$REGISTRY/built/$1:1" built sh -c 'cat /said /built' | grep -q HELLO || fail "what was built does not run"
+	ctr images rm --sync "$REGISTRY/built/$1:1" >/dev/null
+	"$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" prune --all >/dev/null
+	stop "$daemon"
+	stop "$snapshotter"
+	rivulet agent ls --json | jq -r '.[] | .spec.where | select(contains("buildkit.snapshots"))' | while read -r dir; do rivulet agent detach "$dir"; done
+	ASKED=$(wc -l <"$WORK/registry.log") # what was built was pulled
+}
 attached() { rivulet agent ls --json | jq 'length'; }
 
 step "begin"
@@ -316,6 +352,12 @@ in_pod "$1"
 [ "$(fetched "$1")" = 0 ] || fail "$1 in a pod: $(fetched "$1") layers were downloaded"
 [ "$(attached)" = $# ] || fail "a disk of its own for a pod: $(rivulet agent ls)"
 crictl imagefsinfo -o json | jq -e --arg root "$WORK/snapshotter" '.. | .mountpoint? // empty | select(startswith($root))' >/dev/null || fail "the snapshotter is not in $(crictl imagefsinfo)"
+
+if [ -n "${BUILDKIT:-}" ]; then
+	step "a build on it"
+	builds "$1"
+	[ "$(attached)" = $# ] || fail "left by a build: $(rivulet agent ls)"
+fi
 
 step "an image without a disk on the same lowest layer"
 pull $PLAIN
