@@ -86,7 +86,7 @@ frontend/vhostuser/vhostuserclient any: blockdev frontend/vhostuser/internal/tra
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
 frontend/kernelnbd any
-host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram internal/tokenbucket origin overlay pack profile profile/start seal sign
+host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram internal/scratch internal/tokenbucket origin overlay pack profile profile/start seal sign
 host/keep          any: internal/fdpass internal/systemd
 host/frontends     any: blockdev frontend/fuse frontend/kernelnbd frontend/loopmount frontend/nbd frontend/vhostuser host host/keep internal/fdpass
 telemetry          any: cached cached/cachedclient chunk disk frontend/nbd generation host internal/histogram origin store/cache store/zone tier
@@ -113,7 +113,7 @@ credentials        any: internal/fdpass
 deploy             std
 deploy/node        std: deploy
 deploy/image       any
-vm                 any: vm/guest
+vm                 any: internal/scratch vm/guest
 vm/guest           std
 `
 
