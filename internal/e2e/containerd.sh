@@ -284,15 +284,12 @@ private() {
 # builds NAME: BuildKit's containerd worker builds on an image and pushes what comes of it. It reads the image's disk;
 # its layers are neither downloaded for the build nor, as they lie in the same registry, for the push.
 builds() {
-	local snapshotter daemon layer
-	start "$WORK/buildkit.snapshotter.log" "$WORK/bin/containerd-rivulet" --root "$WORK/buildkit.snapshots" --address "$WORK/run/rivulet/buildkit.sock" --store "$RIVULET_STORE" \
-		--containerd "$CONTAINERD_ADDRESS"
-	snapshotter=$!
+	local daemon layer
 	printf '[registry."%s"]\n  http = true\n' "$REGISTRY" >"$WORK/buildkitd.toml"
 	start "$WORK/buildkitd.log" "$BUILDKIT/buildkitd" --config "$WORK/buildkitd.toml" --root "$WORK/buildkit" --addr "unix://$WORK/buildkit.sock" --oci-worker=false \
 		--containerd-worker=true --containerd-worker-addr "$CONTAINERD_ADDRESS" --containerd-worker-namespace buildkit --containerd-worker-snapshotter stargz --containerd-worker-net host
 	daemon=$!
-	await 60 "$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" debug workers || fail "buildkitd: not ready"
+	await 60 "$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" debug workers >/dev/null || fail "buildkitd: not ready"
 	mkdir "$WORK/build"
 	printf 'FROM %s\nRUN /lab/hello >/said\nCOPY Dockerfile /built\n' "$(ref "$1")" >"$WORK/build/Dockerfile"
 	timeout 120 "$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" build --frontend dockerfile.v0 --local context="$WORK/build" --local dockerfile="$WORK/build" \
@@ -305,7 +302,7 @@ builds() {
 	ctr images rm --sync "$REGISTRY/built/$1:1" >/dev/null
 	"$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" prune --all >/dev/null
 	stop "$daemon"
-	stop "$snapshotter"
+	stop "$BUILDS"
 	rivulet agent ls --json | jq -r '.[] | .spec.where | select(contains("buildkit.snapshots"))' | while read -r dir; do rivulet agent detach "$dir"; done
 	ASKED=$(wc -l <"$WORK/registry.log") # what was built was pulled
 }
@@ -326,6 +323,12 @@ ASKED=$(wc -l <"$WORK/registry.log") # lines of what publishing fetched
 start_cached
 start_agent
 start_snapshotter
+if [ -n "${BUILDKIT:-}" ]; then # one of its own, before containerd looks for it
+	start "$WORK/buildkit.snapshotter.log" "$WORK/bin/containerd-rivulet" --root "$WORK/buildkit.snapshots" --address "$WORK/run/rivulet/buildkit.sock" --store "$RIVULET_STORE" \
+		--containerd "$CONTAINERD_ADDRESS"
+	BUILDS=$!
+	await 30 grep -q '^ready ' "$WORK/buildkit.snapshotter.log" || fail "snapshotter for builds: not ready"
+fi
 start_containerd
 ctr plugins ls >"$WORK/plugins"
 grep -q '^io.containerd.snapshotter.v1  *rivulet .*ok' "$WORK/plugins" || fail "$(cat "$WORK/plugins")"
