@@ -325,7 +325,7 @@ start_agent
 start_snapshotter
 if [ -n "${BUILDKIT:-}" ]; then # one of its own, before containerd looks for it
 	start "$WORK/buildkit.snapshotter.log" "$WORK/bin/containerd-rivulet" --root "$WORK/buildkit.snapshots" --address "$WORK/run/rivulet/buildkit.sock" --store "$RIVULET_STORE" \
-		--containerd "$CONTAINERD_ADDRESS"
+		--containerd "$CONTAINERD_ADDRESS" --logins "$WORK/run/builds.logins.sock"
 	BUILDS=$!
 	await 30 grep -q '^ready ' "$WORK/buildkit.snapshotter.log" || fail "snapshotter for builds: not ready"
 fi
@@ -473,6 +473,7 @@ stop_worker
 ctr containers rm worker
 crictl rmi "$(ref "$1")" "$(ref pause)" >/dev/null
 for name in "$@" $PLAIN; do [ "$name" = "$1" ] && ! since 2.1 || remove "$name"; done
+ctr leases delete --sync "$(ctr leases create)" >/dev/null # has garbage collected
 await 60 eval '[ "$(attached)" = 0 ]' || fail "still attached: $(rivulet agent ls)"
 await 30 eval '! grep -qF "$WORK/snapshotter" /proc/self/mountinfo' || fail "still mounted: $(grep -F "$WORK/snapshotter" /proc/self/mountinfo)"
 left=$(find "$WORK/snapshotter" -mindepth 2)
