@@ -302,8 +302,8 @@ builds() {
 	[ "$(fetched "$1")" = 0 ] || fail "$1: $(fetched "$1") layers were downloaded for a build"
 	printf 'FROM %s\nRUN /lab/hello >/said\n' "$(ref "$1")" >"$WORK/build/Dockerfile"
 	build "type=image,name=$REGISTRY/built/$1:1,push=true"
-	ctr images pull --plain-http --snapshotter overlayfs "$REGISTRY/built/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was built: $(tail -n 5 "$WORK/pull.log")"
-	ctr run --rm --snapshotter overlayfs "$REGISTRY/built/$1:1" built cat /said | grep -q HELLO || fail "what was built does not run"
+	ctr images pull --plain-http --snapshotter rivulet "$REGISTRY/built/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was built: $(tail -n 5 "$WORK/pull.log")"
+	ctr run --rm --snapshotter rivulet "$REGISTRY/built/$1:1" built cat /said | grep -q HELLO || fail "what was built does not run"
 	ctr images rm --sync "$REGISTRY/built/$1:1" >/dev/null
 	"$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" prune --all >/dev/null
 	stop "$daemon"
