@@ -86,9 +86,10 @@ frontend/vhostuser/internal/transport any: frontend/vhostuser/internal/wire
 frontend/vhostuser/vhostuserclient any: blockdev frontend/vhostuser/internal/transport frontend/vhostuser/internal/virtqueue frontend/vhostuser/internal/wire
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
+frontend/kernelnbd any
 host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram internal/scratch internal/tokenbucket origin overlay pack profile profile/start seal sign
 host/keep          any: internal/fdpass internal/systemd
-host/frontends     any: blockdev frontend/fuse frontend/loopmount frontend/nbd frontend/vhostuser host host/keep internal/fdpass
+host/frontends     any: blockdev frontend/fuse frontend/kernelnbd frontend/loopmount frontend/nbd frontend/vhostuser host host/keep internal/fdpass
 telemetry          any: cached cached/cachedclient chunk disk frontend/nbd generation host internal/histogram origin store/cache store/zone tier
 telemetry/slowread any: chunk disk internal/loglimit
 host/control       any: chunk host internal/fdpass

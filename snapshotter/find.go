@@ -42,22 +42,39 @@ func indexOf(layers []digest.Digest, chain digest.Digest) int {
 	return slices.Index(identity.ChainIDs(slices.Clone(layers)), chain)
 }
 
+// indexOfPull is indexOf, and where the name does not say the chain ID, the layer after those below; -1: none.
+func indexOfPull(layers []digest.Digest, p pull, below digest.Digest) int {
+	if p.chain != "" {
+		return indexOf(layers, p.chain)
+	}
+	index := 0
+	if below != "" {
+		if index = indexOf(layers, below) + 1; index == 0 {
+			return -1
+		}
+	}
+	if index == len(layers) {
+		return -1
+	}
+	return index
+}
+
 // look finds the disk of the image that is pulled, or, for the first of its layers,
-// one of just that layer; and which of its layers p is.
-func (s *Snapshotter) look(ctx context.Context, p pull, first bool) (f Found, index int, err error) {
+// one of just that layer; and which of its layers p is. below is the chain ID of those under it.
+func (s *Snapshotter) look(ctx context.Context, p pull, below digest.Digest) (f Found, index int, err error) {
 	err = errors.New("nobody says which image it is of")
 	if p.manifest != "" {
 		if err := checkDigest(p.manifest); err != nil {
 			return f, 0, err
 		}
 		if f, err = s.find(ctx, Query{Reference: p.reference, Manifest: p.manifest}); err == nil {
-			if index = indexOf(f.Layers, p.chain); index >= 0 {
+			if index = indexOfPull(f.Layers, p, below); index >= 0 {
 				return f, index, nil
 			}
 			err = fmt.Errorf("image %s on disk %s has no such layer: %w", p.manifest, f.Digest, ErrNoDisk)
 		}
 	}
-	if !first || ctx.Err() != nil || p.manifest != "" && !errors.Is(err, ErrNoDisk) {
+	if below != "" || p.chain == "" || ctx.Err() != nil || p.manifest != "" && !errors.Is(err, ErrNoDisk) {
 		return f, 0, err
 	}
 	// Of other layers it would be too late: those above one are downloaded with it.

@@ -147,7 +147,8 @@ func makeAs(dir string, mode fs.FileMode) error {
 // A pull is what the labels of a layer say of the image that is pulled. They come
 // from whoever pulls, and from the image.
 type pull struct {
-	chain     digest.Digest // ID of the layers up to this one
+	name      string        // by which it will look for the layer
+	chain     digest.Digest // ID of the layers up to this one; "": the name does not say
 	reference string
 	manifest  digest.Digest // "": nobody says
 }
@@ -162,11 +163,19 @@ const (
 )
 
 func pullOf(labels map[string]string) pull {
-	return pull{
-		chain:     digest.Digest(labels[snapshots.LabelSnapshotRef]),
-		reference: labels[labelReference],
-		manifest:  digest.Digest(labels[labelManifest]),
+	p := pull{name: labels[snapshots.LabelSnapshotRef], reference: labels[labelReference], manifest: digest.Digest(labels[labelManifest])}
+	_, pinned, _ := strings.Cut(p.reference, "@")
+	if checkDigest(digest.Digest(p.name)) == nil {
+		p.chain = digest.Digest(p.name)
+	} else {
+		// BuildKit's own name. Then no chain ID tells a wrong manifest, so that it is not taken from a label which
+		// BuildKit copies from the image: the reference is what somebody asked for.
+		p.manifest = ""
 	}
+	if p.manifest == "" {
+		p.manifest = digest.Digest(pinned) // "", or an index's, if nobody says it
+	}
+	return p
 }
 
 func labelsOf(opts []snapshots.Opt) (map[string]string, error) {
@@ -182,17 +191,15 @@ func labelsOf(opts []snapshots.Opt) (map[string]string, error) {
 // commitLazily commits a layer without its files. The error says why the layer is
 // to be unpacked instead.
 func (s *Snapshotter) commitLazily(ctx context.Context, key, parent string, p pull, opts []snapshots.Opt) error {
-	if err := checkDigest(p.chain); err != nil {
-		return err
-	}
-	known, below, err := s.lookBelow(ctx, p.chain, parent)
+	known, below, err := s.lookBelow(ctx, p.name, parent)
 	if err != nil || known {
 		return err
 	}
-	f, index, err := s.look(ctx, p, parent == "")
+	f, index, err := s.look(ctx, p, below)
 	if err != nil {
 		return err
 	}
+	p.chain = chainOf(f.Layers[:index+1])
 	if err := fits(f.Layers, index, below); err != nil {
 		return err
 	}
@@ -212,7 +219,7 @@ func (s *Snapshotter) commitLazily(ctx context.Context, key, parent string, p pu
 			s.keepFresh(whole)
 			return nil
 		}
-		err := s.commitRecord(ctx, key, parent, r, opts)
+		err := s.commitRecord(ctx, p.name, key, parent, r, opts)
 		if err == nil {
 			s.isNeeded(whole)
 		}
@@ -225,7 +232,7 @@ func (s *Snapshotter) commitLazily(ctx context.Context, key, parent string, p pu
 		s.log.Info("an image is read from its disk", "image", p.reference, "manifest", p.manifest, "disk", f.Digest, "store", f.Store)
 		return nil
 	}
-	return s.commitRecord(ctx, key, parent, r, opts)
+	return s.commitRecord(ctx, p.name, key, parent, r, opts)
 }
 
 // maxReference bounds an image's reference, in bytes: a label's.
@@ -233,16 +240,23 @@ const maxReference = 4096
 
 // lookBelow reports whether there is a layer already, committed by a pull into another
 // namespace, without its files; and the chain ID of its parent, "" without one.
-func (s *Snapshotter) lookBelow(ctx context.Context, chain digest.Digest, parent string) (known bool, below digest.Digest, err error) {
+func (s *Snapshotter) lookBelow(ctx context.Context, target, parent string) (known bool, below digest.Digest, err error) {
 	err = s.meta.WithTransaction(ctx, false, func(ctx context.Context) error {
 		if parent != "" {
-			_, info, _, err := storage.GetInfo(ctx, parent)
+			id, info, _, err := storage.GetInfo(ctx, parent)
 			if err != nil {
 				return err
 			}
 			below = digest.Digest(info.Labels[snapshots.LabelSnapshotRef])
+			if checkDigest(below) != nil { // a name that does not say it; the note does
+				r, err := readRecord(s.dir(id))
+				if err != nil {
+					return fmt.Errorf("its parent %q was unpacked: %w", parent, err)
+				}
+				below = r.Chain
+			}
 		}
-		name, err := twin(ctx, chain, parent)
+		name, err := twin(ctx, target, parent)
 		if err != nil || name == "" {
 			return err
 		}
@@ -260,10 +274,10 @@ func (s *Snapshotter) lookBelow(ctx context.Context, chain digest.Digest, parent
 	return known, below, err
 }
 
-// twin returns the committed snapshot with that chain ID and parent, "" if there is
+// twin returns the committed snapshot that pulls call target, with that parent, "" if there is
 // none. It is called in a transaction.
-func twin(ctx context.Context, chain digest.Digest, parent string) (name string, err error) {
-	filter := fmt.Sprintf("labels.%q==%q", snapshots.LabelSnapshotRef, string(chain))
+func twin(ctx context.Context, target, parent string) (name string, err error) {
+	filter := fmt.Sprintf("labels.%q==%q", snapshots.LabelSnapshotRef, target)
 	err = walk(ctx, func(_ context.Context, info snapshots.Info) error {
 		if info.Kind == snapshots.KindCommitted && info.Parent == parent {
 			name = info.Name
@@ -288,10 +302,10 @@ func fits(layers []digest.Digest, index int, below digest.Digest) error {
 }
 
 // commitRecord commits a layer that has nothing but its note.
-func (s *Snapshotter) commitRecord(ctx context.Context, key, parent string, r *record, opts []snapshots.Opt) error {
+func (s *Snapshotter) commitRecord(ctx context.Context, target, key, parent string, r *record, opts []snapshots.Opt) error {
 	return s.meta.WithTransaction(ctx, true, func(ctx context.Context) error {
 		// One of these at most, or containerd could not tell which was meant.
-		if name, err := twin(ctx, r.Chain, parent); err != nil || name != "" {
+		if name, err := twin(ctx, target, parent); err != nil || name != "" {
 			return err
 		}
 		made, err := storage.CreateSnapshot(ctx, snapshots.KindActive, key, parent, opts...)

@@ -298,6 +298,7 @@ func (s *site) pull(namespace string, i *image, change ...func(labels map[string
 		for _, fn := range change {
 			fn(labels)
 		}
+		chain = labels[snapshots.LabelSnapshotRef] // what the pull calls it
 		key := s.key("extract") + " " + chain
 		mounts, err := sn.Prepare(ctx, key, parent, snapshots.WithLabels(labels))
 		switch {

@@ -103,6 +103,42 @@ func TestLazy(t *testing.T) {
 	}
 }
 
+// TestPinned finds the disk by the manifest that a reference names, as BuildKit has it, which also has names of its
+// own for layers; and by nothing that the image says, as no chain ID tells then whose disk it is.
+func TestPinned(t *testing.T) {
+	own := func(labels map[string]string) {
+		labels[snapshots.LabelSnapshotRef] = "buildkit-" + strings.ReplaceAll(labels[snapshots.LabelSnapshotRef], ":", "-")
+	}
+	pinned := func(labels map[string]string) {
+		labels[labelReference] += "@" + labels[labelManifest]
+		delete(labels, labelManifest)
+	}
+	for what, change := range map[string][]func(map[string]string){"chain IDs": {pinned}, "names": {pinned, own}} {
+		t.Run(what, func(t *testing.T) {
+			s := newSite(t)
+			x := s.push("x", layerA, layerB, layerX)
+			s.disks.publish(x)
+			var names []string
+			unpacked, err := s.pull("test", x, append(change, func(labels map[string]string) {
+				names = append(names, labels[snapshots.LabelSnapshotRef])
+			})...)
+			check(t, err)
+			if len(unpacked) > 0 || s.downloaded(x) > 0 {
+				t.Errorf("unpacked %v", unpacked)
+			}
+			s.run(digest.Digest(names[len(names)-1]), x.tree())
+		})
+	}
+	s := newSite(t)
+	x, y := s.push("x", layerA, layerB, layerX), s.push("y", layerA, layerY)
+	s.disks.publish(x)
+	unpacked, err := s.pull("test", y, own, func(labels map[string]string) { labels[labelManifest] = string(x.manifest) })
+	check(t, err)
+	if len(unpacked) != 2 {
+		t.Errorf("by an image's own words, of %d layers %v were unpacked", len(y.layers), unpacked)
+	}
+}
+
 // TestSharedPrefix has two images with common layers, in both orders, each with a
 // disk or without: whatever came first, containers of both see their own files,
 // and nothing is downloaded that a disk has.

@@ -40,6 +40,7 @@ const checkEvery = 5 * time.Second
 
 type agentOptions struct {
 	state, memory, keep string
+	mounts              string
 	poll                time.Duration
 	hold                time.Duration
 	logins              string
@@ -62,7 +63,8 @@ and is started again brings it all back: readers of a mount wait meanwhile and
 get no error (Linux 6.9 or later), NBD clients find their socket again. That
 needs somebody who holds the mounts' descriptors: systemd, if the unit has
 FileDescriptorStoreMax=, else a small process that the agent starts. If no agent
-comes back within --hold, that lets go, and readers get errors.
+comes back within --hold, that lets go, and readers get errors. What is mounted
+by the kernel's NBD client (--mounts nbd) waits by itself.
 
 On SIGTERM or SIGINT an agent ends and leaves everything as it is for the next
 one; 'rivulet agent detach --all' takes it down. On SIGUSR2, or by 'rivulet agent
@@ -87,9 +89,11 @@ disk.`,
 	f.BoolVar(&o.ownProfiles, "own-profiles", false, "keep what starts have taught on this host, and publish it to no store")
 	f.IntVar(&o.profilesPerHour, "profiles-per-hour", host.ProfilesPerHour, "how many profiles of starts to publish at most, where the store can be written; more are kept, and go with later ones")
 	f.StringVar(&o.keep, "keep", keepAuto, "who keeps descriptors for the next agent: systemd, holder (a process of ours), none; auto is systemd if that says it does, else holder")
+	f.StringVar(&o.mounts, "mounts", mountsAuto, "how disks are mounted: fuse (by a file and a loop device) or nbd (by the kernel's client, where it has one); auto is nbd where FUSE or loop devices are missing")
 	pollFlag(f, &o.poll)
-	f.DurationVar(&o.hold, "hold", 5*time.Minute, "how long a holder waits for the next agent before readers get errors")
+	f.DurationVar(&o.hold, "hold", 5*time.Minute, "how long a holder, or the kernel's NBD client, waits for the next agent before readers get errors")
 	cmd.PersistentFlags().StringVar(&a.agent, "agent", "", "the agent's socket (default $"+agentEnvironment+", or one in the user's runtime folder)")
+	_ = cmd.RegisterFlagCompletionFunc("mounts", cobra.FixedCompletions([]string{mountsAuto, mountsFUSE, mountsNBD}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("keep", cobra.FixedCompletions([]string{keepAuto, keepSystemd, keepHolder, keepNone}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.AddCommand(a.agentAttachCommand(), a.agentDetachCommand(), a.agentListCommand(), a.agentFillCommand(), a.agentUpgradeCommand(), a.agentHoldCommand())
 	return cmd
@@ -156,7 +160,7 @@ func (a *app) runAgent(ctx context.Context, o *agentOptions) error {
 		return err
 	}
 	defer func() { _ = g.keeper.Close() }()
-	ho := hostOptions{memory: o.memory, keeper: g.keeper, state: o.state, agent: true, seen: g.seen, poll: o.poll, ownProfiles: o.ownProfiles, profilesPerHour: o.profilesPerHour}
+	ho := hostOptions{memory: o.memory, keeper: g.keeper, state: o.state, mounts: o.mounts, patience: o.hold, agent: true, seen: g.seen, poll: o.poll, ownProfiles: o.ownProfiles, profilesPerHour: o.profilesPerHour}
 	if old != nil {
 		ho.commit = func() error { return old.Send(upgradeMessage{Step: stepServing}) }
 	}

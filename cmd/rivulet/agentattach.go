@@ -42,7 +42,7 @@ func (a *app) agentAttachments(ctx context.Context) (*control.Client, []host.Inf
 }
 
 func (a *app) agentAttachCommand() *cobra.Command {
-	var nbdAddress, vhostUser, file, mount, name string
+	var nbdAddress, vhostUser, file, mount, volume, name string
 	var asJSON bool
 	var over overlayFlags
 	var start startFlags
@@ -65,6 +65,7 @@ the guest goes on as if it had been slow. See 'rivulet commit'.`,
   rivulet agent attach nginx --vhost-user /run/nginx.sock
   rivulet agent attach python3 --mount /mnt
   rivulet agent attach python3 --file /disks
+  rivulet agent attach models --kata-volume /volumes/models
   rivulet agent attach nginx --writable --nbd unix:/run/vm1.sock --name vm1`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeImages(1),
@@ -77,7 +78,7 @@ the guest goes on as if it had been slow. See 'rivulet commit'.`,
 			if name == "" {
 				spec.Name = args[0]
 			}
-			if err := chooseFrontend(&spec, nbdAddress, vhostUser, file, mount); err != nil {
+			if err := chooseFrontend(&spec, nbdAddress, vhostUser, file, mount, volume); err != nil {
 				return err
 			}
 			if spec.Overlay, err = over.overlay(); err != nil {
@@ -106,18 +107,19 @@ the guest goes on as if it had been slow. See 'rivulet commit'.`,
 	f.StringVar(&vhostUser, "vhost-user", "", "offer it to a virtual machine over vhost-user-blk, at this socket")
 	f.StringVar(&file, "file", "", "show it as a file in this directory")
 	f.StringVar(&mount, "mount", "", "mount its file system on this directory (root)")
+	f.StringVar(&volume, "kata-volume", "", "give it to Kata Containers as the direct volume of this path in pods' mounts (root)")
 	f.StringVar(&name, "name", "", "the export's or file's name (default: the image's)")
 	over.add(f)
 	start.add(cmd, "what the image starts by itself")
 	f.BoolVar(&asJSON, "json", false, "print the attachment as a JSON object")
-	cmd.MarkFlagsOneRequired("nbd", "vhost-user", "file", "mount")
-	cmd.MarkFlagsMutuallyExclusive("nbd", "vhost-user", "file", "mount")
+	cmd.MarkFlagsOneRequired("nbd", "vhost-user", "file", "mount", "kata-volume")
+	cmd.MarkFlagsMutuallyExclusive("nbd", "vhost-user", "file", "mount", "kata-volume")
 	return cmd
 }
 
 // chooseFrontend completes spec by what was asked for, as a process in any folder
 // understands it.
-func chooseFrontend(spec *host.Spec, nbdAddress, vhostUser, file, mount string) (err error) {
+func chooseFrontend(spec *host.Spec, nbdAddress, vhostUser, file, mount, volume string) (err error) {
 	switch {
 	case nbdAddress != "":
 		spec.Frontend = frontendNBD
@@ -128,6 +130,9 @@ func chooseFrontend(spec *host.Spec, nbdAddress, vhostUser, file, mount string) 
 	case file != "":
 		spec.Frontend, spec.Name = frontendFile, filepath.Base(spec.Name)
 		spec.Where, err = filepath.Abs(file)
+	case volume != "":
+		spec.Frontend = frontendKataVolume
+		spec.Where, err = filepath.Abs(volume)
 	default:
 		spec.Frontend = frontendMount
 		spec.Where, err = filepath.Abs(mount)

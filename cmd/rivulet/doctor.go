@@ -7,6 +7,8 @@ import (
 	"runtime"
 
 	"github.com/spf13/cobra"
+
+	"github.com/rivuletfs/rivulet/frontend/kernelnbd"
 )
 
 // A finding is what doctor says of one ability of this machine.
@@ -56,7 +58,7 @@ func (a *app) examine(ctx context.Context) []finding {
 		device("fuse", "/dev/fuse", "mount", "load the module: modprobe fuse"),
 		device("loop", "/dev/loop-control", "mount", "load the module: modprobe loop"),
 		program("fusermount", []string{"fusermount3", "fusermount"}, "mount --file without root", "install the package fuse3"),
-		device("nbd", "/dev/nbd0", "attaching a served disk with nbd-client", "load the module: modprobe nbd; QEMU and libnbd need none"),
+		kernelNBD(),
 		device("kvm", "/dev/kvm", "running virtual machines at full speed", "enable virtualisation in the firmware, or nested virtualisation; emulated machines need none"),
 		program("igzip", []string{"igzip"}, "publishing faster", "install the package isal"),
 		program("qemu", []string{"qemu-system-x86_64", "qemu-system-aarch64", "qemu-kvm"}, "virtual machines from a served disk", "install the package qemu-system"),
@@ -92,6 +94,15 @@ func device(what, path, needed, advice string) finding {
 	}
 	_ = file.Close()
 	f.OK = true
+	return f
+}
+
+// kernelNBD looks whether the kernel has an NBD client.
+func kernelNBD() finding {
+	f := finding{What: "nbd", Needed: "mount --nbd, nbd-client", Detail: "the kernel has a client", OK: true}
+	if err := kernelnbd.Supported(); err != nil {
+		f.OK, f.Detail, f.Advice = false, err.Error(), "load the module: modprobe nbd; QEMU and libnbd need none"
+	}
 	return f
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/rivuletfs/rivulet/frontend/kernelnbd"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/control"
@@ -29,8 +30,11 @@ const (
 	frontendNBD       = "nbd"
 	frontendVhostUser = "vhost-user"
 	frontendFile      = "file"
-	frontendMount     = "mount"
+	frontendMount     = "mount"     // as the host is told
+	frontendNBDMount  = "mount-nbd" // in any case
 	frontendBlock     = "block"
+
+	frontendKataVolume = "kata-volume"
 )
 
 // hostOptions are how a process holds disks.
@@ -40,11 +44,38 @@ type hostOptions struct {
 	state           string         // folder; "": likewise
 	listeners       []net.Listener // for NBD, opened by somebody else
 	commit          func() error   // as in host.Config
+	mounts          string         // how disks are mounted, one of those below; "": auto
+	patience        time.Duration  // of mounts by NBD, for the next process
 	agent           bool           // nobody is there to be asked for a passphrase
 	seen            *watch         // from outside
 	poll            time.Duration  // as in vhostuser.Server
 	ownProfiles     bool           // as host.Config has them
 	profilesPerHour int
+}
+
+// How disks are mounted: by FUSE and a loop device, or by the kernel's NBD client.
+const (
+	mountsAuto = "auto" // by NBD where the others are missing
+	mountsFUSE = "fuse"
+	mountsNBD  = "nbd"
+)
+
+// mountsByNBD tells which.
+func mountsByNBD(chosen string) (bool, error) {
+	switch chosen {
+	case mountsFUSE:
+		return false, nil
+	case mountsNBD:
+		return true, kernelnbd.Supported()
+	case mountsAuto, "":
+		for _, path := range []string{"/dev/fuse", "/dev/loop-control"} {
+			if _, err := os.Stat(path); err != nil {
+				return kernelnbd.Supported() == nil, nil
+			}
+		}
+		return false, nil
+	}
+	return false, usagef("--mounts %q: want auto, fuse or nbd", chosen)
 }
 
 // maxPoll bounds polling: what waits longer is not worth a processor.
@@ -74,6 +105,10 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 	if err := checkPoll(o.poll); err != nil {
 		return nil, err
 	}
+	byNBD, err := mountsByNBD(o.mounts)
+	if err != nil {
+		return nil, err
+	}
 	run, err := runtimedir.Make()
 	if err != nil {
 		return nil, err
@@ -83,7 +118,8 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 	}
 	log := a.logger()
 	file := func() frontends.File { return frontends.File{Keeper: o.keeper, Logger: log} }
-	shown, mounted := file(), &frontends.Mount{File: file(), Runtime: run}
+	shown := file()
+	kernel := func() *frontends.NBDMount { return &frontends.NBDMount{Patience: o.patience, Logger: log} }
 	exports := &frontends.NBD{Keeper: o.keeper, Listeners: o.listeners, Logger: log}
 	h, err := host.New(host.Config{
 		Open: func(ctx context.Context, url string) (host.Source, error) {
@@ -105,8 +141,11 @@ func (a *app) newHost(ctx context.Context, o hostOptions) (*host.Host, error) {
 			frontendNBD:       exports,
 			frontendVhostUser: &frontends.VhostUser{Keeper: o.keeper, Logger: log, Poll: o.poll},
 			frontendFile:      &shown,
-			frontendMount:     mounted,
+			frontendMount:     &frontends.Mounts{Loop: &frontends.Mount{File: file(), Runtime: run}, NBD: kernel(), ByNBD: byNBD},
+			frontendNBDMount:  kernel(),
 			frontendBlock:     &frontends.Block{File: file(), Runtime: run},
+
+			frontendKataVolume: &frontends.KataVolume{Block: frontends.Block{File: file(), Runtime: run}, Volumes: frontends.KataVolumes},
 		},
 		State: o.state, Commit: o.commit, Quiet: a.releasePages, Memory: budget, Logger: log,
 		Cache: a.diskCache(ctx), OnSlow: o.seen.onSlow(), Slow: o.seen.opt.slow,

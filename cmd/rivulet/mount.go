@@ -15,6 +15,7 @@ import (
 // mountOptions are the flags of mount, handed on to the process that serves.
 type mountOptions struct {
 	file       bool
+	nbd        bool
 	foreground bool
 	memory     string
 	telemetry  telemetryOptions
@@ -37,6 +38,9 @@ agent's end and its upgrades.
 With --writable it is mounted to be written. What is written is private to this
 mount, encrypted, and gone when it is unmounted; with --overlay DIR it is kept in
 that folder, for the next such mount of the image and for 'rivulet commit'.
+
+With --nbd, the kernel's own NBD client reads the disk, in place of FUSE and a
+loop device (needs the nbd module, and Linux 5.14).
 
 With --file, DIR shows the disk itself, as one file of the image's name. That
 needs no root.`,
@@ -86,6 +90,8 @@ needs no root.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.file, "file", false, "show the disk as a file instead of mounting it")
+	f.BoolVar(&o.nbd, "nbd", false, "mount by the kernel's NBD client instead of FUSE and a loop device")
+	cmd.MarkFlagsMutuallyExclusive("file", "nbd")
 	f.BoolVar(&o.foreground, "foreground", false, "serve in this process, and print \"ready DIR\" when mounted")
 	f.StringVar(&o.memory, "memory", "64M", "bound of what is kept decoded in memory; the kernel caches files beside it; an agent has its own")
 	a.origin.addFlags(f)
@@ -110,6 +116,9 @@ func (a *app) mountSpec(ref, dir string, o *mountOptions) (host.Spec, error) {
 		s.Overlay, err = o.over.overlay()
 	}
 	s.Frontend, s.Where = frontendMount, dir
+	if o.nbd {
+		s.Frontend = frontendNBDMount
+	}
 	if o.file {
 		s.Frontend, s.Name = frontendFile, filepath.Base(ref)
 	}

@@ -50,6 +50,9 @@ func (a *app) startMount(ctx context.Context, ref, dir string, o *mountOptions) 
 	if o.file {
 		args = append(args, "--file")
 	}
+	if o.nbd {
+		args = append(args, "--nbd")
+	}
 	if a.cache != "" && a.cache != cachedclient.None {
 		if a.cache, err = filepath.Abs(a.cache); err != nil {
 			return err

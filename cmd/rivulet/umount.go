@@ -1,19 +1,23 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/rivuletfs/rivulet/frontend/fuse"
+	"github.com/rivuletfs/rivulet/frontend/kernelnbd"
 	"github.com/rivuletfs/rivulet/frontend/loopmount"
+	"github.com/rivuletfs/rivulet/host/frontends"
 )
 
 func (a *app) umountCommand() *cobra.Command {
@@ -43,13 +47,30 @@ func umount(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	if d, err := kernelnbd.At(m.Device); err == nil && strings.HasPrefix(d.Identity, frontends.NBDIdentity) {
+		if err := m.Unmount(ctx); err != nil {
+			return explainUmount(dir, err)
+		}
+		return awaitDisconnect(ctx, d)
+	}
 	if m.HolderType != fuse.FSType {
-		return fmt.Errorf("%s: mounted from %s, not by rivulet", dir, m.File)
+		return fmt.Errorf("%s: mounted from %s, not by rivulet", dir, cmp.Or(m.File, m.Device))
 	}
 	if err := m.Unmount(ctx); err != nil {
 		return explainUmount(dir, err)
 	}
 	return clearHolder(ctx, m.HolderDir)
+}
+
+// awaitDisconnect waits until a device has gone with its last user.
+func awaitDisconnect(ctx context.Context, d *kernelnbd.Device) error {
+	for d.Connected() {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s is in use elsewhere: %w", d.Path(), ctx.Err())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil
 }
 
 // clearHolder waits until the server, which sees that the mount is gone, has

@@ -16,10 +16,7 @@ import (
 // unmounted it, or ctx's error. While it is bound to another place too, or the
 // mount point's path was changed by renaming, it is mounted.
 func (m *Mounted) AwaitUnmount(ctx context.Context) error {
-	number, ok := loopNumber(m.Device)
-	if !ok {
-		return nil
-	}
+	number, isLoop := loopNumber(m.Device)
 	w, err := watched.join(m.Device)
 	if err != nil {
 		return fmt.Errorf("watch the mount at %s: %w", m.Dir, err)
@@ -32,7 +29,7 @@ func (m *Mounted) AwaitUnmount(ctx context.Context) error {
 			return ctx.Err()
 		}
 		there, err := watched.mounted(w)
-		if there && err == nil {
+		if there && err == nil && isLoop {
 			var file string
 			file, err = backingFile(number)
 			there = file == m.File
@@ -159,7 +156,7 @@ func (t *watch) tell(w *watcher, table []byte, err error) bool {
 	now := make(map[string][]byte, len(t.waiters))
 	for line := range bytes.Lines(table) {
 		if _, after, ok := bytes.Cut(line, []byte(" - ")); ok {
-			if f := bytes.Fields(after); len(f) > 1 && bytes.HasPrefix(f[1], []byte("/dev/loop")) {
+			if f := bytes.Fields(after); len(f) > 1 && bytes.HasPrefix(f[1], []byte("/dev/")) {
 				device := string(f[1])
 				now[device] = append(now[device], line...)
 			}

@@ -43,12 +43,12 @@ func (o Options) check() (Options, error) {
 	return o, nil
 }
 
-// A Mounted is a file system that Mount mounted, in this process or another. Only
+// A Mounted is a file system that Mount or MountDevice mounted, in this process or another. Only
 // Find tells of the holder.
 type Mounted struct {
 	Dir        string // mount point, absolute
-	Device     string // /dev/loopN
-	File       string // what the device reads, absolute; "" if detached
+	Device     string // /dev/loopN, or what MountDevice was given
+	File       string // what a loop device reads, absolute; "" if detached
 	HolderDir  string // mount point of the file system that File lies on
 	HolderType string // type of that file system
 }

@@ -24,22 +24,34 @@ func Mount(ctx context.Context, file, dir string, o Options) (*Mounted, error) {
 	if err != nil {
 		return nil, err
 	}
-	flags, data := uintptr(unix.MS_RDONLY), "noload"
-	if o.Writable {
-		flags, data = 0, "discard" // what is deleted gives its space back
-	}
-	err = unix.Mount(l.Device, dir, "ext4", flags, data)
+	m, err := MountDevice(l.Device, dir, o.Writable)
 	// The mount keeps the device from here on; without one it detaches now.
 	closeErr := l.Close()
 	if err != nil {
-		return nil, fmt.Errorf("mount %s (%s) at %s: %w", l.Device, file, dir, errors.Join(err, closeErr))
+		return nil, fmt.Errorf("%s: %w", file, errors.Join(err, closeErr))
 	}
-	m := &Mounted{Dir: dir, Device: l.Device}
 	m.File, err = backingFile(l.number) // as the kernel spells it
 	if err := errors.Join(err, closeErr); err != nil {
 		return nil, errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH))
 	}
 	return m, nil
+}
+
+// MountDevice mounts the ext4 file system on a device that is there, as Mount does. What becomes of the
+// device when it is unmounted is not this package's.
+func MountDevice(device, dir string, writable bool) (*Mounted, error) {
+	dir, err := resolve(dir)
+	if err != nil {
+		return nil, err
+	}
+	flags, data := uintptr(unix.MS_RDONLY), "noload"
+	if writable {
+		flags, data = 0, "discard" // what is deleted gives its space back
+	}
+	if err := unix.Mount(device, dir, "ext4", flags, data); err != nil {
+		return nil, fmt.Errorf("mount %s at %s: %w", device, dir, err)
+	}
+	return &Mounted{Dir: dir, Device: device}, nil
 }
 
 func resolve(dir string) (string, error) {
@@ -53,9 +65,12 @@ func resolve(dir string) (string, error) {
 	return dir, nil
 }
 
-// Find tells what is loop-mounted at dir: from the kernel's tables, so that
+// nbdDevice begins the names of the other devices that Find knows.
+const nbdDevice = "/dev/nbd"
+
+// Find tells which ext4 file system on a loop or NBD device is mounted at dir: from the kernel's tables, so that
 // any process can take down what another has mounted. The error is
-// ErrNotMounted if nothing is.
+// ErrNotMounted if none is.
 func Find(dir string) (*Mounted, error) {
 	dir, err := resolve(dir)
 	if err != nil {
@@ -70,10 +85,13 @@ func Find(dir string) (*Mounted, error) {
 	}
 	e, ok := at(all, dir)
 	number, isLoop := loopNumber(e.source)
-	if !ok || !isLoop || e.fsType != "ext4" {
+	if !ok || !isLoop && !strings.HasPrefix(e.source, nbdDevice) || e.fsType != "ext4" {
 		return nil, fmt.Errorf("%s: %w", dir, ErrNotMounted)
 	}
 	m := &Mounted{Dir: dir, Device: e.source}
+	if !isLoop {
+		return m, nil
+	}
 	if m.File, err = backingFile(number); err != nil {
 		return nil, err
 	}
@@ -113,14 +131,10 @@ func loopNumber(device string) (int, bool) {
 	return int(n), ok && err == nil
 }
 
-// Unmount unmounts and waits until the loop device has let go of its file. It
+// Unmount unmounts and waits until the loop device, if it is on one, has let go of its file. It
 // returns ErrBusy, with nothing changed, if the file system is in use, and
 // ctx's error if something else keeps the device.
 func (m *Mounted) Unmount(ctx context.Context) error {
-	number, ok := loopNumber(m.Device)
-	if !ok {
-		return fmt.Errorf("unmount %s: %w", m.Dir, ErrNotMounted)
-	}
 	err := unix.Unmount(m.Dir, unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EBUSY) {
 		err = ErrBusy
@@ -128,7 +142,10 @@ func (m *Mounted) Unmount(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("unmount %s: %w", m.Dir, err)
 	}
-	return awaitDetach(ctx, number, m.File)
+	if number, isLoop := loopNumber(m.Device); isLoop {
+		return awaitDetach(ctx, number, m.File)
+	}
+	return nil
 }
 
 // Detach takes the file system out of the tree of mounts though it is in use.

@@ -19,6 +19,9 @@ func (*Loop) Close() error { return ErrNeedsLinux }
 // Mount needs Linux.
 func Mount(context.Context, string, string, Options) (*Mounted, error) { return nil, ErrNeedsLinux }
 
+// MountDevice needs Linux.
+func MountDevice(string, string, bool) (*Mounted, error) { return nil, ErrNeedsLinux }
+
 // Find needs Linux.
 func Find(string) (*Mounted, error) { return nil, ErrNeedsLinux }
 

@@ -144,6 +144,21 @@ func (s *Server) Resume(ctx context.Context, h Handed) error {
 	return nil
 }
 
+// Join serves a client that has had no handshake: one that is told by other means what it is to know of
+// the export, as the kernel's is by netlink. It speaks simple replies. Join owns the connected stream socket fd,
+// and ends as Resume does.
+func (s *Server) Join(ctx context.Context, name string, fd int) error {
+	e := s.find(name)
+	if e == nil {
+		_ = closeFD(fd)
+		return fmt.Errorf("export %q: %w", name, ErrUnknownExport)
+	}
+	return s.Resume(ctx, Handed{ConnState{Version: connVersion, Export: e.Name, Size: e.size, Writable: e.writer != nil}, fd})
+}
+
+// closeFD closes a descriptor that nobody has wrapped yet.
+func closeFD(fd int) error { return os.NewFile(uintptr(fd), "NBD connection").Close() }
+
 // check reports, by a nil error, whether s can go on with a connection.
 func (st *ConnState) check(s *Server) error {
 	e := s.find(st.Export)

@@ -123,8 +123,7 @@ func (m *Mount) onLoop(ctx context.Context, o *host.Offer, hidden string, resume
 // tables.
 const leastReserved = 4096
 
-// limit leaves o.Room of the file system's free space. What that was before anything was
-// written is remembered, so that a later mount of the same disk leaves no more.
+// limit leaves o.Room of the file system's free space.
 func (o *offeredMount) limit(offer *host.Offer) error {
 	if offer.Room == 0 {
 		return nil
@@ -135,14 +134,7 @@ func (o *offeredMount) limit(offer *host.Offer) error {
 			return fmt.Errorf("mount %s: state: %w", o.dir, err)
 		}
 	}
-	if st.Reserved == 0 {
-		free, size, err := o.loop.Free()
-		if err != nil {
-			return err
-		}
-		st.Reserved = max(free-offer.Room/size, min(free/50, leastReserved), 1)
-	}
-	if err := o.loop.Reserve(st.Reserved); err != nil {
+	if err := limit(o.loop, offer.Room, &st.Reserved); err != nil {
 		return err
 	}
 	state, err := json.Marshal(fileState{Session: o.session.State(), Reserved: st.Reserved})
@@ -150,6 +142,22 @@ func (o *offeredMount) limit(offer *host.Offer) error {
 		return err
 	}
 	return offer.Save(state)
+}
+
+// limit leaves room bytes of a file system's free space, unless room is 0. What that was before anything
+// was written is remembered in reserved, so that a later mount of the same disk leaves no more.
+func limit(m *loopmount.Mounted, room int64, reserved *int64) error {
+	if room == 0 {
+		return nil
+	}
+	if *reserved == 0 {
+		free, size, err := m.Free()
+		if err != nil {
+			return err
+		}
+		*reserved = max(free-room/size, min(free/50, leastReserved), 1)
+	}
+	return m.Reserve(*reserved)
 }
 
 // An offeredMount is a mount, its loop device's file and that file's session.

@@ -18,6 +18,11 @@
 #
 # Needs root, /dev/fuse, a loop device, containerd, ctr, crictl, its shim, runc, umoci, busybox, skopeo, the
 # distribution registry, curl, jq, python3.
+#
+# CONTAINERD=DIR tries the containerd, ctr and shim that are in a folder (1.7 and later). Before 2.1 only the CRI
+# plugin tells a snapshotter of the image that it unpacks, so that all images are pulled by that.
+#
+# BUILDKIT=DIR also builds with the buildkitd and buildctl of a folder: FROM the first image, without downloading it.
 
 # In mounts of its own, as agent.sh has it.
 if [ "$(id -u)" = 0 ] && [ "${OWN_MOUNTS:-}" != 1 ]; then
@@ -29,7 +34,7 @@ if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$
 [ $# -gt 0 ] || set -- python3 nginx nodejs
 PLAIN=base # on the same lowest layer, and published by nobody
 need_root
-PATH=$(go env GOPATH 2>/dev/null || true)/bin:$PATH
+PATH=${CONTAINERD:+$(cd "$CONTAINERD" && pwd):}$(go env GOPATH 2>/dev/null || true)/bin:$PATH
 need mount losetup containerd ctr crictl containerd-shim-runc-v2 runc skopeo umoci busybox registry curl jq python3
 [ -c /dev/fuse ] || skip "/dev/fuse"
 build
@@ -47,7 +52,11 @@ PRIVATE=127.0.0.1:$(free_port) # wants a login
 SECRET=e2e-password
 mkdir "$WORK/docker"
 jq -n --arg host "$PRIVATE" --arg auth "$(printf 'e2e:%s' $SECRET | base64)" '{auths: {($host): {auth: $auth}}}' >"$WORK/docker/config.json"
+VERSION=$(containerd --version | sed 's/.* v\([0-9]*\.[0-9]*\)\..*/\1/')
+# since VERSION: whether containerd is of that one or a later one.
+since() { printf '%s\n' "$1" "$VERSION" | sort -CV; }
 export CONTAINERD_ADDRESS=$WORK/containerd.sock CONTAINERD_NAMESPACE=e2e
+since 2.1 || CONTAINERD_NAMESPACE=k8s.io # the CRI plugin's
 cat >"$WORK/registry.yml" <<-CONFIG
 	version: 0.1
 	log: {level: error}
@@ -63,7 +72,7 @@ cat >"$WORK/private.yml" <<-CONFIG
 CONFIG
 echo 'e2e:$2a$05$v39FzOCK2UxRrhAzf5qL8.rxaM.8KqZTkPNCnfqsI4wB.Qvhp.hXy' >"$WORK/htpasswd" # of $SECRET, by bcrypt
 cat >"$WORK/containerd.toml" <<-CONFIG
-	version = 3
+	version = $(since 2.0 && echo 3 || echo 2)
 	root = "$WORK/containerd/root"
 	state = "$WORK/containerd/state"
 	disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
@@ -77,21 +86,46 @@ cat >"$WORK/containerd.toml" <<-CONFIG
 	  [proxy_plugins.rivulet.exports]
 	    root = "$WORK/snapshotter"
 	    enable_remote_snapshot_annotations = "true"
+CONFIG
+# BuildKit asks snapshotters of some names alone.
+[ -z "${BUILDKIT:-}" ] || cat >>"$WORK/containerd.toml" <<-CONFIG
+	[proxy_plugins.stargz]
+	  type = "snapshot"
+	  address = "$WORK/run/rivulet/buildkit.sock"
+CONFIG
+since 2.1 && cat >>"$WORK/containerd.toml" <<-CONFIG
 	[plugins."io.containerd.transfer.v1.local"]
 	  [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 	    platform = "linux/$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')"
 	    snapshotter = "rivulet"
-	[plugins."io.containerd.cri.v1.images"]
-	  snapshotter = "rivulet"
-	  disable_snapshot_annotations = false
-	  [plugins."io.containerd.cri.v1.images".pinned_images]
-	    sandbox = "$(ref pause)"
-	[plugins."io.containerd.cri.v1.runtime"]
-	  restrict_oom_score_adj = true # a host may allow no lower one
-	  [plugins."io.containerd.cri.v1.runtime".cni]
-	    bin_dirs = ["$WORK/cni"]
-	    conf_dir = "$WORK/cni"
 CONFIG
+# A host may allow no lower OOM score, so none is asked for.
+if since 2.0; then
+	cat >>"$WORK/containerd.toml" <<-CONFIG
+		[plugins."io.containerd.cri.v1.images"]
+		  snapshotter = "rivulet"
+		  disable_snapshot_annotations = false
+		  [plugins."io.containerd.cri.v1.images".pinned_images]
+		    sandbox = "$(ref pause)"
+		[plugins."io.containerd.cri.v1.runtime"]
+		  restrict_oom_score_adj = true
+		  [plugins."io.containerd.cri.v1.runtime".cni]
+		    $(since 2.1 && echo "bin_dirs = [\"$WORK/cni\"]" || echo "bin_dir = \"$WORK/cni\"")
+		    conf_dir = "$WORK/cni"
+	CONFIG
+else
+	cat >>"$WORK/containerd.toml" <<-CONFIG
+		[plugins."io.containerd.grpc.v1.cri"]
+		  sandbox_image = "$(ref pause)"
+		  restrict_oom_score_adj = true
+		  [plugins."io.containerd.grpc.v1.cri".containerd]
+		    snapshotter = "rivulet"
+		    disable_snapshot_annotations = false
+		  [plugins."io.containerd.grpc.v1.cri".cni]
+		    bin_dir = "$WORK/cni"
+		    conf_dir = "$WORK/cni"
+	CONFIG
+fi
 
 # The processes, and how to tell that they are there.
 start_registry() {
@@ -146,7 +180,11 @@ ctr() { timeout 120 ctr "$@" 2> >(grep -v 'level=warning' >&2); }
 # crictl: what a kubelet says to containerd.
 crictl() { command crictl --config /dev/null --runtime-endpoint "unix://$CONTAINERD_ADDRESS" --image-endpoint "unix://$IMAGE_SERVICE" --timeout 60s "$@"; }
 push() { skopeo copy -q --dest-tls-verify=false "oci:$IMAGES:$1" "docker://$(ref "$1")"; }
-pull() { ctr images pull --plain-http --snapshotter rivulet "$(ref "$1")" >"$WORK/pull.log" 2>&1 || { tail -n 5 "$WORK/pull.log" >&2; fail "pull $1"; }; }
+pull() {
+	if since 2.1; then ctr images pull --plain-http --snapshotter rivulet "$(ref "$1")"; else crictl pull "$(ref "$1")"; fi >"$WORK/pull.log" 2>&1 ||
+		{ tail -n 5 "$WORK/pull.log" >&2; fail "pull $1"; }
+}
+remove() { if since 2.1; then ctr images rm --sync "$(ref "$1")"; else crictl rmi "$(ref "$1")"; fi >/dev/null; }
 # fetched NAME: how many of the image's layers the registry was asked for.
 fetched() {
 	local blob n=0
@@ -243,6 +281,36 @@ private() {
 	crictl rmi "$image" >/dev/null
 	await 30 eval '[ "$(attached)" = 0 ]' || fail "still attached: $(rivulet agent ls)"
 }
+# build OUTPUT: what the Dockerfile says.
+build() {
+	timeout 120 "$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" build --frontend dockerfile.v0 --local context="$WORK/build" --local dockerfile="$WORK/build" \
+		--output "$1" >"$WORK/build.log" 2>&1 || fail "build: $(tail -n 20 "$WORK/build.log")"
+}
+# builds NAME: BuildKit's containerd worker builds on an image, which is read from its disk: no layer is downloaded. Only
+# to push what is built on it, BuildKit needs them.
+builds() {
+	local daemon
+	printf '[registry."%s"]\n  http = true\n' "$REGISTRY" >"$WORK/buildkitd.toml"
+	start "$WORK/buildkitd.log" "$BUILDKIT/buildkitd" --config "$WORK/buildkitd.toml" --root "$WORK/buildkit" --addr "unix://$WORK/buildkit.sock" --oci-worker=false \
+		--containerd-worker=true --containerd-worker-addr "$CONTAINERD_ADDRESS" --containerd-worker-namespace buildkit --containerd-worker-snapshotter stargz --containerd-worker-net host
+	daemon=$!
+	await 60 "$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" debug workers >/dev/null || fail "buildkitd: not ready"
+	mkdir "$WORK/build"
+	printf 'FROM %s AS base\nRUN /lab/hello >/said\nFROM scratch\nCOPY --from=base /said /said\n' "$(ref "$1")" >"$WORK/build/Dockerfile"
+	build "type=local,dest=$WORK/built"
+	grep -q HELLO "$WORK/built/said" || fail "built: $(cat "$WORK/built/said")"
+	[ "$(fetched "$1")" = 0 ] || fail "$1: $(fetched "$1") layers were downloaded for a build"
+	printf 'FROM %s\nRUN /lab/hello >/said\n' "$(ref "$1")" >"$WORK/build/Dockerfile"
+	build "type=image,name=$REGISTRY/built/$1:1,push=true"
+	ctr images pull --plain-http --snapshotter rivulet "$REGISTRY/built/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was built: $(tail -n 5 "$WORK/pull.log")"
+	ctr run --rm --snapshotter rivulet "$REGISTRY/built/$1:1" built cat /said | grep -q HELLO || fail "what was built does not run"
+	ctr images rm --sync "$REGISTRY/built/$1:1" >/dev/null
+	"$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" prune --all >/dev/null
+	stop "$daemon"
+	stop "$BUILDS"
+	rivulet agent ls --json | jq -r '.[] | .spec.where | select(contains("buildkit.snapshots"))' | while read -r dir; do rivulet agent detach "$dir"; done
+	ASKED=$(wc -l <"$WORK/registry.log") # what was built was pushed, and pulled
+}
 attached() { rivulet agent ls --json | jq 'length'; }
 
 step "begin"
@@ -260,6 +328,12 @@ ASKED=$(wc -l <"$WORK/registry.log") # lines of what publishing fetched
 start_cached
 start_agent
 start_snapshotter
+if [ -n "${BUILDKIT:-}" ]; then # one of its own, before containerd looks for it
+	start "$WORK/buildkit.snapshotter.log" "$WORK/bin/containerd-rivulet" --root "$WORK/buildkit.snapshots" --address "$WORK/run/rivulet/buildkit.sock" --store "$RIVULET_STORE" \
+		--containerd "$CONTAINERD_ADDRESS" --logins "$WORK/run/builds.logins.sock"
+	BUILDS=$!
+	await 30 grep -q '^ready ' "$WORK/buildkit.snapshotter.log" || fail "snapshotter for builds: not ready"
+fi
 start_containerd
 ctr plugins ls >"$WORK/plugins"
 grep -q '^io.containerd.snapshotter.v1  *rivulet .*ok' "$WORK/plugins" || fail "$(cat "$WORK/plugins")"
@@ -286,6 +360,12 @@ in_pod "$1"
 [ "$(fetched "$1")" = 0 ] || fail "$1 in a pod: $(fetched "$1") layers were downloaded"
 [ "$(attached)" = $# ] || fail "a disk of its own for a pod: $(rivulet agent ls)"
 crictl imagefsinfo -o json | jq -e --arg root "$WORK/snapshotter" '.. | .mountpoint? // empty | select(startswith($root))' >/dev/null || fail "the snapshotter is not in $(crictl imagefsinfo)"
+
+if [ -n "${BUILDKIT:-}" ]; then
+	step "a build on it"
+	builds "$1"
+	[ "$(attached)" = $# ] || fail "left by a build: $(rivulet agent ls)"
+fi
 
 step "an image without a disk on the same lowest layer"
 pull $PLAIN
@@ -397,7 +477,8 @@ start_registry
 stop_worker
 ctr containers rm worker
 crictl rmi "$(ref "$1")" "$(ref pause)" >/dev/null
-for name in "$@" $PLAIN; do ctr images rm --sync "$(ref "$name")" >/dev/null; done
+for name in "$@" $PLAIN; do [ "$name" = "$1" ] && ! since 2.1 || remove "$name"; done
+ctr leases delete --sync "$(ctr leases create)" >/dev/null # has garbage collected
 await 60 eval '[ "$(attached)" = 0 ]' || fail "still attached: $(rivulet agent ls)"
 await 30 eval '! grep -qF "$WORK/snapshotter" /proc/self/mountinfo' || fail "still mounted: $(grep -F "$WORK/snapshotter" /proc/self/mountinfo)"
 left=$(find "$WORK/snapshotter" -mindepth 2)

@@ -24,6 +24,19 @@ func NewFile(fd int) *File {
 	return f
 }
 
+// Streams returns the two ends of a stream, of a socket pair. The caller closes both.
+func Streams() (a, b *File, err error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socket pair: %w", err)
+	}
+	unix.CloseOnExec(fds[0])
+	unix.CloseOnExec(fds[1])
+	return NewFile(fds[0]), NewFile(fds[1]), nil
+}
+
 // FD returns the descriptor, which stays f's: -1 once it is closed.
 func (f *File) FD() int { return int(f.fd.Load()) }
 
