@@ -126,6 +126,32 @@ func (d *Disk) beginFetch(pos int, c *blockmap.Chunk, frames *Frames) (own *flig
 	return own, others, n, nil
 }
 
+// queueSome queues a flight of those frames of the chunk at pos that nobody has or brings, and
+// none if there are no such frames, or one like it is under way.
+func (d *Disk) queueSome(pos int, c *blockmap.Chunk, frames *Frames) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	u := unit{pos, someFrames}
+	if d.closed.Load() || d.flights[u] != nil || len(d.background) >= MaxBackground {
+		return
+	}
+	var lacking Frames
+	for i := range d.frames(c) {
+		key := d.key(c, uint32(i))
+		if frames.Has(i) && d.fetching(pos, uint32(i)) == nil && !d.memory.has(&key) {
+			lacking.Add(i)
+		}
+	}
+	if lacking.Len() == 0 {
+		return
+	}
+	f := d.newFlight(u, c, inBackground)
+	f.wanted, f.onward = lacking, true
+	d.stats.prefetches.Add(1)
+	d.background = append(d.background, f)
+	d.start()
+}
+
 // fetching returns the flight that brings a frame of the chunk at pos, nil if there is
 // none. The caller holds mu.
 func (d *Disk) fetching(pos int, frame uint32) *flight {

@@ -6,7 +6,8 @@
 // length is in the block map, so header and frames come in one round trip),
 // and decodes the frames that somebody waits for before the others. Where a
 // reader is near (a host cache whose files are at hand), frames that are stored
-// raw are read from there by the page, without a flight.
+// raw are read from there by the page, without a flight, and the frames behind reads that
+// go on from frame to frame are decoded before they come (sequence.go).
 //
 // # Concurrency
 //
@@ -119,6 +120,8 @@ type Disk struct {
 	desks  sync.Pool // of *desk
 	stats  counters
 	marks  marks
+
+	sequence sequence // of reads that missed memory
 
 	frameCount int64                       // of all chunks
 	onTouch    atomic.Pointer[func(Touch)] // nil: nobody is told

@@ -41,7 +41,8 @@ type flight struct {
 	chunk   blockmap.Chunk
 	urgency *chunk.Urgency // of what Prefetch or Fetch queued; nil: demand
 	trace   chunk.Trace
-	wanted  Frames       // by the Fetch that began it; none: no Fetch did
+	wanted  Frames       // by the Fetch or the reads that began it, if it is of some frames
+	onward  bool         // it was begun for reads that go on, and is of no start
 	bytes   atomic.Int64 // stored bytes that came
 
 	// Guarded by Disk.mu.
@@ -206,7 +207,7 @@ func (d *Disk) fly(f *flight, begun time.Time) {
 // frame's reference becomes the flight's.
 func (d *Disk) deliver(f *flight, i uint32, fr *frame) {
 	key := d.key(&f.chunk, i)
-	if f.wanted.Has(int(i)) && d.marks.set(f.unit.pos, i, aheadMark) == 0 {
+	if f.wanted.Has(int(i)) && !f.onward && d.marks.set(f.unit.pos, i, aheadMark) == 0 {
 		d.stats.ahead.Add(1) // before a read can find it
 	}
 	d.memory.add(&key, fr)

@@ -253,6 +253,9 @@ func (d *Disk) awaitAll(miss *missed, waits []wait, off int64, begun time.Time, 
 		}
 	}
 	d.waited(miss, waits, off, err != nil)
+	if err == nil {
+		d.goOn(waits)
+	}
 	return n, err
 }
 

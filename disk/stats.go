@@ -20,7 +20,7 @@ type Stats struct {
 	FromOrigin   int64 `json:"from_origin"`   // by the origin
 	FetchedBytes int64 `json:"fetched_bytes"` // stored bytes that the reader returned
 	Retries      int64 `json:"retries"`       // attempts after the first, of all fetches
-	Prefetches   int64 `json:"prefetches"`    // fetches queued by Prefetch
+	Prefetches   int64 `json:"prefetches"`    // fetches queued by Prefetch, and for reads that go on from frame to frame
 	Dropped      int64 `json:"dropped"`       // fetches that Prefetch wanted and found the queue full
 	Touched      int64 `json:"touched"`       // frames that were read at least once
 	Ahead        int64 `json:"ahead"`         // frames that Fetch brought before they were read

@@ -40,6 +40,26 @@ func replySize(req []byte) int {
 	return max(smallReplySize, outHeaderSize+int(min(order.Uint32(body[16:]), MaxRead)))
 }
 
+// isSlow reports whether others must not wait for this request: it changes a disk, or reads much
+// of one.
+func isSlow(req []byte) bool {
+	h, body, ok := parse(req)
+	if !ok {
+		return false
+	}
+	switch h.opcode {
+	case opRead:
+		return len(body) >= readInSize && order.Uint32(body[16:]) > ownBytes
+	case opWrite, opFsync, opFallocate:
+		return true
+	}
+	return false
+}
+
+// ownBytes is the most that the leader reads for others to wait: what the kernel reads ahead
+// of files. That takes some 60 µs if it is in memory.
+const ownBytes = 128 << 10
+
 // handle answers one request in reply, which has at least replySize(req)
 // bytes, and returns the answer's length: 0 if the request wants none.
 func (d *dispatcher) handle(req, reply []byte) int {

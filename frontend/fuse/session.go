@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rivuletfs/rivulet/frontend/internal/lead"
 )
 
 // Errors that callers branch on.
@@ -88,39 +89,30 @@ func (st State) check() error {
 
 // A Session serves one mount.
 //
-// Workers read requests from the descriptor one at a time, serve them side by
-// side and write replies without a lock. Waiting for one blocks a thread, one a
+// Its workers are a crew (package lead): the leader alone reads requests from the descriptor,
+// and serves them itself while they come one by one and the device is fast, so that nobody is
+// woken but by the kernel. Slow ones, and those that come together, are served by who has read them,
+// while another leads; up to Options.InFlight are.
+// Replies are written without a lock. Waiting for a request blocks a thread, one a
 // session, in poll(2) and not in the runtime's poller, which costs a switch of
-// goroutines more for each request. A worker that leaves nobody reading starts
-// another, up to Options.InFlight, so slow reads do not hold up others; one
-// that comes back to keepIdle waiting ones ends.
-// The last to end closes the descriptor.
+// goroutines more for each request. When the last worker has ended the descriptor is closed.
 type Session struct {
 	dispatch *dispatcher
 	state    State // Minor and Flags unset: those are the dispatcher's
-	max      int
-	requests *pool // buffers for them
+	crew     *lead.Crew
+	requests *pool // buffers for what the leader reads
 
 	file *os.File // notifications and close
 	fd   int      // the same descriptor; valid while a worker runs
-
-	reading sync.Mutex // held around a read of a request
 
 	releasing atomic.Bool
 	stop      *os.File // a pipe's end that Release closes
 	stopped   *os.File // the other, which then wakes the worker that waits
 	stoppedFD int      // of stopped
 
-	mu      sync.Mutex
-	total   int   // workers
-	idle    int   // workers that read, or are about to
-	failure error // why the session ended, if not by unmounting or Release
-
-	done chan struct{} // closed by the last worker, after the descriptor
+	failure error         // why the session ended, if not by unmounting or Release; set before done is closed
+	done    chan struct{} // closed when no worker is left, after the descriptor
 }
-
-// keepIdle is how many workers stay, waiting for requests.
-const keepIdle = 4
 
 // newSession takes ownership of fd, which is mounted already.
 func newSession(fd int, st State, o Options) (*Session, error) {
@@ -133,7 +125,7 @@ func newSession(fd int, st State, o Options) (*Session, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("fuse descriptor: %w", err)
 	}
-	return &Session{
+	s := &Session{
 		dispatch: &dispatcher{
 			tree:       newTree(),
 			uid:        st.UID,
@@ -146,7 +138,6 @@ func newSession(fd int, st State, o Options) (*Session, error) {
 			ready:      make(chan struct{}),
 		},
 		state:    st,
-		max:      o.InFlight,
 		requests: requestPools(st.Writable),
 		file:     os.NewFile(uintptr(fd), "/dev/fuse"),
 		fd:       fd,
@@ -155,7 +146,9 @@ func newSession(fd int, st State, o Options) (*Session, error) {
 		stop:      stop,
 		stopped:   stopped,
 		stoppedFD: int(stopped.Fd()),
-	}, nil
+	}
+	s.crew = lead.New(o.InFlight, func() func() { return s.lead })
+	return s, nil
 }
 
 // closeFiles ends the session's hold on the mount; no worker runs.
@@ -166,8 +159,11 @@ func (s *Session) closeFiles() {
 }
 
 func (s *Session) start() {
-	s.total, s.idle = 1, 1
-	go s.work()
+	go func() {
+		s.crew.Run()
+		s.closeFiles()
+		close(s.done)
+	}()
 }
 
 // AddDisk shows d at once. The device must stay open until RemoveDisk or the
@@ -247,8 +243,6 @@ func (s *Session) Done() <-chan struct{} { return s.done }
 // an unmount nor Release.
 func (s *Session) Wait() error {
 	<-s.done
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	return s.failure
 }
 

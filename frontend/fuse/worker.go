@@ -51,49 +51,54 @@ func replyPool(n int) *pool {
 	return replyPools[len(replyPools)-1]
 }
 
-// work serves requests until the session ends or enough others wait.
-func (s *Session) work() {
+// lead takes requests and serves them, until another worker has the lead or the session ends.
+func (s *Session) lead() {
 	req := s.requests.Get().(*buffer)
 	defer s.requests.Put(req)
 	for {
-		n, err := s.read(req.b)
+		n, more, err := s.read(req.b)
 		if err != nil {
 			if again(err) {
 				continue
 			}
-			s.leave(err)
+			s.end(err)
 			return
 		}
-		s.busy()
+		if s.crew.HandOver(more || isSlow(req.b[:n])) {
+			s.answer(req.b[:n])
+			return
+		}
+		turn := s.crew.Begin()
 		s.answer(req.b[:n])
-		if !s.rest() {
+		if !s.crew.End(turn) {
 			return
 		}
 	}
 }
 
-// errReleased ends a worker because of Release.
+// errReleased ends a session because of Release.
 var errReleased = errors.New("released")
 
-// read takes the next request. After a Release it returns errReleased to every
-// worker that comes in, and to the one that waits.
-func (s *Session) read(b []byte) (int, error) {
-	s.reading.Lock()
-	defer s.reading.Unlock()
+// read takes the next request, which the leader alone does. After a Release, or while it
+// waits and there is one, it returns errReleased. It tells whether the request was there
+// already: then there may be more, which are served side by side.
+func (s *Session) read(b []byte) (n int, more bool, err error) {
+	more = true
 	for !s.releasing.Load() {
 		n, err := unix.Read(s.fd, b)
 		if !errors.Is(err, unix.EAGAIN) {
-			return n, err
+			return n, more, err
 		}
+		more = false
 		watch := [...]unix.PollFd{
 			{Fd: int32(s.fd), Events: unix.POLLIN},
 			{Fd: int32(s.stoppedFD), Events: unix.POLLIN},
 		}
 		if _, err := unix.Poll(watch[:], -1); err != nil {
-			return 0, err
+			return 0, false, err
 		}
 	}
-	return 0, errReleased
+	return 0, false, errReleased
 }
 
 // again tells errors of one read from the session's end: a request was
@@ -118,46 +123,11 @@ func (s *Session) answer(req []byte) {
 	_, _ = unix.Write(s.fd, reply.b[:n])
 }
 
-// busy moves this worker from reading to serving, and starts another if none
-// is left to read.
-func (s *Session) busy() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.idle--
-	if s.idle == 0 && s.total < s.max {
-		s.idle++
-		s.total++
-		go s.work()
-	}
-}
-
-// rest moves this worker back to reading, or says false if it should end
-// because enough others read. Some are left, so it is not the last.
-func (s *Session) rest() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.idle >= keepIdle {
-		s.total--
-		return false
-	}
-	s.idle++
-	return true
-}
-
-// leave ends a reading worker at the session's end; the last closes the
-// descriptor.
-func (s *Session) leave(err error) {
-	s.mu.Lock()
-	s.idle--
-	s.total--
-	last := s.total == 0
+// end says that there will be no more requests: workers end with what they serve.
+func (s *Session) end(err error) {
 	// ENODEV: unmounted, or ended through fusectl.
-	if !errors.Is(err, syscall.ENODEV) && !errors.Is(err, errReleased) && s.failure == nil {
+	if !errors.Is(err, syscall.ENODEV) && !errors.Is(err, errReleased) {
 		s.failure = fmt.Errorf("read a request of %s: %w", s.state.Dir, err)
 	}
-	s.mu.Unlock()
-	if last {
-		s.closeFiles()
-		close(s.done)
-	}
+	s.crew.Over()
 }
