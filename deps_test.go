@@ -36,9 +36,10 @@ flatten/source     any: flatten flatten/zipfile
 flatten/zipfile    any: flatten
 packages/wheel     any: flatten flatten/zipfile internal/lateregexp
 packages/sandbox   any
-packages/rootfs    any: flatten flatten/source packages/sandbox
+packages/gate      any: internal/lateregexp
+packages/rootfs    any: flatten flatten/source
 packages/lock      any: internal/lateregexp
-packages/python    any: internal/lateregexp internal/scratch packages/lock packages/sandbox packages/wheel
+packages/python    any: internal/lateregexp internal/scratch packages/gate packages/lock packages/sandbox packages/wheel
 packages/npm       any: flatten internal/lateregexp
 packages           any: chunk flatten/source flatten/zipfile internal/scratch packages/lock packages/npm packages/python packages/rootfs packages/wheel store/cache/evict
 layout             std: ext4 flatten

@@ -134,7 +134,12 @@ zipf() {
 	mkdir "$WORK/locks" "$WORK/functions"
 	# Each is resolved by itself, with what it needs: so some come in several versions.
 	for p in $(most_used); do
-		if publish "pip:$p" --name "p-$p" --lock "$WORK/locks/$p.toml" >/dev/null; then known+=("$p"); else printf 'left out: %s\n' "$p" >&2; fi
+		while [ "$(jobs -rp | wc -l)" -ge 4 ]; do wait -n || true; done # the index is far
+		publish "pip:$p" --name "p-$p" --lock "$WORK/locks/$p.toml" >/dev/null &
+	done
+	wait
+	for p in $(most_used); do
+		if [ -f "$WORK/locks/$p.toml" ]; then known+=("$p"); else printf 'left out: %s\n' "$p" >&2; fi
 	done
 	python3 "$BENCH/functionsdraw.py" draw "$WORK" "$FUNCTIONS" "${known[@]}"
 	declare -A tells

@@ -60,6 +60,8 @@ type Python struct {
 	Apart bool
 	// Resolver is what chooses packages, one of Resolvers; "" is the first.
 	Resolver string
+	// Hosts are further ones, as HOST or HOST:PORT, that resolving may reach beside those of indexes.
+	Hosts []string
 	// Tell, if set, is told what a user should know of a publication that succeeds.
 	Tell func(line string)
 }
@@ -67,11 +69,16 @@ type Python struct {
 var _ source.Extension = (*Python)(nil)
 
 // Open implements source.Extension.
-func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer) (*source.Image, error) {
+func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer) (_ *source.Image, err error) {
 	b, err := p.Cache.base(ctx, below, p.TempDir)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.close())
+		}
+	}()
 	o := opening{Python: p, base: b, local: make(map[string]string), wheels: make(map[string]string)}
 	defer func() { _ = o.close() }()
 	all, err := o.locks(ctx, srcs)
@@ -106,6 +113,7 @@ func (p *Python) Open(ctx context.Context, srcs []string, below []*source.Layer)
 		return nil, err
 	}
 	img.Labels = map[string]string{Label: string(text)}
+	img.OnClose(b.close)
 	return img, nil
 }
 

@@ -32,6 +32,7 @@ func (o *opening) pip(ctx context.Context) (*python.Resolver, error) {
 		if err != nil {
 			return nil, err
 		}
+		r.Hosts = o.Hosts
 		o.usedPip, o.logins = r, append(o.logins, r.Login)
 	}
 	return o.usedPip, nil
@@ -46,6 +47,7 @@ func (o *opening) chosen(ctx context.Context) (resolver, error) {
 	if err != nil {
 		return nil, err
 	}
+	u.Hosts = o.Hosts
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.logins = append(o.logins, u.Login)
@@ -72,8 +74,15 @@ func (o *opening) resolve(ctx context.Context, q python.Request) (*lock.Lock, er
 		return o.withFiles(l, err)
 	}
 	pip, ok := r.(*python.Resolver)
-	if !ok {
-		return nil, fmt.Errorf("%w; pip (--resolver pip) builds it", err)
+	if !ok { // uv does not say which version it would have had built
+		o.tell("uv finds no wheel of %s: pip chooses, and what has none is built", missing.Requirement)
+		if pip, err = o.pip(ctx); err != nil {
+			return nil, err
+		}
+		r = pip
+		if l, err = r.Resolve(ctx, root, o.base.target, q, o.TempDir); !errors.As(err, &missing) {
+			return o.withFiles(l, err)
+		}
 	}
 	if o.built, err = scratch.Make(o.TempDir, "built"); err != nil {
 		return nil, err
@@ -102,7 +111,7 @@ func (o *opening) resolve(ctx context.Context, q python.Request) (*lock.Lock, er
 
 // buildMissing builds the source distribution of a requirement that no wheel satisfies.
 func (o *opening) buildMissing(ctx context.Context, r *python.Resolver, root string, missing *python.MissingError, q *python.Request) error {
-	source, err := r.Source(ctx, root, missing.Requirement)
+	source, err := r.Source(ctx, root, missing.Requirement, o.TempDir)
 	if err != nil {
 		return err
 	}

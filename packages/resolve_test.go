@@ -2,7 +2,11 @@ package packages
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,13 +51,7 @@ func TestSourceOfIndex(t *testing.T) {
 	x := newIndex(t)
 	var told []string
 	p.Tell = func(line string) { told = append(told, line) }
-	_, data := wheelOf(t, "ss", "1", []string{"cc"}, map[string]string{"ss.py": "import cc\n"})
-	code := "import sys, os\nDATA = bytes.fromhex('" + hexOf(data) + "')\ndef build_wheel(to, *_):\n open(os.path.join(to, 'ss-1-py3-none-any.whl'), 'wb').write(DATA)\n return 'ss-1-py3-none-any.whl'\n"
-	source, err := os.ReadFile(sourceOf(t, "ss", code))
-	if err != nil {
-		t.Fatal(err)
-	}
-	x.files["ss-1.tar.gz"] = source
+	x.files["ss-1.tar.gz"] = builtSource(t, "ss")
 	file, data := wheelOf(t, "tt", "1", []string{"ss>=1"}, map[string]string{"tt.py": "import ss\n"})
 	x.files[file] = data
 	img, err := p.Open(context.Background(), []string{"pip:tt"}, below)
@@ -84,6 +82,76 @@ func TestSourceOfIndex(t *testing.T) {
 	x.files["uu-1.tar.gz"] = []byte("no archive")
 	if _, err := p.Open(context.Background(), []string{"pip:uu"}, below); err == nil || !strings.Contains(err.Error(), "uu-1.tar.gz: read source distribution") {
 		t.Errorf("what is no archive: %v", err)
+	}
+}
+
+// builtSource returns a source distribution that needs cc, and imports it.
+func builtSource(t *testing.T, name string) []byte {
+	t.Helper()
+	file, data := wheelOf(t, name, "1", []string{"cc"}, map[string]string{name + ".py": "import cc\n"})
+	code := "import sys, os\nDATA = bytes.fromhex('" + hexOf(data) + "')\ndef build_wheel(to, *_):\n open(os.path.join(to, '" + file + "'), 'wb').write(DATA)\n return '" + file + "'\n"
+	source, err := os.ReadFile(sourceOf(t, name, code))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source
+}
+
+// TestResolvingRunsNothing asks in all ways for a package whose build tells of itself: none runs it
+// where there is a network.
+func TestResolvingRunsNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("pip and the image's Python do the work")
+	}
+	p := newPython(t, t.TempDir())
+	x := newIndex(t)
+	source, err := os.ReadFile(sourceOf(t, "ss", "raise SystemExit('the code has run')\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.files["ss-1.tar.gz"] = source
+	file := filepath.Join(t.TempDir(), "r.txt")
+	if err := os.WriteFile(file, []byte("--no-binary :all:\nss\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	resolvers := []string{"pip"}
+	if _, err := exec.LookPath("uv"); err == nil {
+		resolvers = append(resolvers, "uv")
+	}
+	for _, p.Resolver = range resolvers {
+		for _, src := range []string{"pip:ss @ " + x.url + "/files/ss-1.tar.gz", "requirements:" + file} {
+			if _, err := p.Open(context.Background(), []string{src}, below); err == nil || strings.Contains(err.Error(), "has run") || !strings.Contains(err.Error(), "ss") {
+				t.Errorf("%s, by %s: %v", src, p.Resolver, err)
+			}
+		}
+	}
+}
+
+// TestHostsOfIndex has an index lead to another host: that is not asked, and the user is told, until
+// it is named.
+func TestHostsOfIndex(t *testing.T) {
+	if testing.Short() {
+		t.Skip("pip and the image's Python do the work")
+	}
+	p := newPython(t, t.TempDir())
+	there := newIndex(t)
+	file, data := wheelOf(t, "far", "1", nil, map[string]string{"far.py": ""})
+	there.files[file] = data
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, "<a href='%s/files/%s#sha256=%x'>%s</a>\n", there.url, file, sha256.Sum256(data), file)
+	}))
+	defer s.Close()
+	t.Setenv("PIP_INDEX_URL", s.URL+"/simple")
+	t.Setenv("PIP_RETRIES", "0")
+	host := strings.TrimPrefix(there.url, "http://")
+	_, err := p.Open(context.Background(), []string{"pip:far"}, below)
+	if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "it was not let to "+host) {
+		t.Errorf("a host that is not named: %v", err)
+	}
+	p.Hosts = []string{host}
+	if _, err := p.Open(context.Background(), []string{"pip:far"}, below); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -178,9 +246,19 @@ func TestUV(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "cc>3") {
 		t.Errorf("what cannot be: %v", err)
 	}
-	x.files["ss-1.tar.gz"] = []byte("x")
-	if _, err := p.Open(ctx, []string{"pip:ss"}, below); err == nil || !strings.Contains(err.Error(), "ss") {
-		t.Errorf("a source distribution: %v", err)
+	// What has no wheel is built as pip would have it.
+	x.files["ss-1.tar.gz"] = builtSource(t, "ss")
+	var told []string
+	p.Tell = func(line string) { told = append(told, line) }
+	img, err := p.Open(ctx, []string{"pip:ss"}, below)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := versionsOf(t, img.Labels[Label]); got != "cc 3, ss 1" {
+		t.Errorf("chosen: %s", got)
+	}
+	if len(told) < 2 || !strings.HasPrefix(told[0], "uv finds no wheel of ss") {
+		t.Errorf("told %q", told)
 	}
 	t.Setenv("PATH", "/nowhere")
 	if _, err := python.NewUV(ctx); !errors.Is(err, python.ErrNoUV) {

@@ -30,6 +30,9 @@ const packagesEnvironment = "RIVULET_PACKAGES"
 // boundEnvironment names the variable that says how much is kept there.
 const boundEnvironment = "RIVULET_PACKAGES_SIZE"
 
+// hostsEnvironment names the variable that names hosts where files of indexes lie, by spaces.
+const hostsEnvironment = "RIVULET_PACKAGES_HOSTS"
+
 func packagesDir() (string, error) {
 	if dir := os.Getenv(packagesEnvironment); dir != "" {
 		return filepath.Abs(dir)

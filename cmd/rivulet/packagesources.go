@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -49,7 +50,7 @@ func (a *app) openPackageSources(srcs []string, f *publishFlags, o *publish.Opti
 		a.note("%s", line)
 	}
 	cache.Tell = tell
-	p := &packages.Python{Cache: cache, TempDir: o.TempDir, Apart: f.apart, Resolver: f.resolver, Tell: tell}
+	p := &packages.Python{Cache: cache, TempDir: o.TempDir, Apart: f.apart, Resolver: f.resolver, Hosts: strings.Fields(os.Getenv(hostsEnvironment)), Tell: tell}
 	o.Source.Extensions = map[string]source.Extension{packages.NodeScheme: &packages.Node{Cache: cache, TempDir: o.TempDir, Tell: tell}}
 	for _, scheme := range packages.Schemes {
 		o.Source.Extensions[scheme] = p

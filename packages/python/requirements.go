@@ -35,6 +35,7 @@ type collector struct {
 	dir   string
 	files map[string]string // path to name in dir
 	links []string          // folders of wheels that they name
+	texts []string          // of files, as they are
 }
 
 // newCollector makes a collector in a folder that nobody else looks into, as requirements may
@@ -69,6 +70,7 @@ func (c *collector) add(file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	c.texts = append(c.texts, string(data))
 	var out strings.Builder
 	for line := range strings.Lines(string(data)) {
 		if m := includeLine().FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil && !strings.Contains(m[2], "://") {

@@ -24,16 +24,24 @@ import (
 //go:embed resolve.py
 var resolveScript string
 
+//go:embed relay.py
+var relayScript string
+
 const maxAnswerBytes = 64 << 20
 
 // A Resolver has this machine's pip resolve for images: it runs under the image's own Python,
 // on the image's own tree, so that markers, tags, and what is there already are the
-// image's. It has this machine's network, its settings of pip, and no file of the machine
-// but pip, certificates and the requirements.
+// image's. It has this machine's settings of pip, of the network the hosts of indexes and of what is
+// asked for by address, and no file of the machine but pip, certificates and the requirements.
 type Resolver struct {
+	// Hosts are those that it may reach beside, as HOST or HOST:PORT: where the files lie
+	// of an index that does not have them itself.
+	Hosts []string
+
 	pip   string   // folder of the module
 	env   []string // settings
 	certs string   // file; "": none
+	proxy string   // by pip's settings; "": none
 
 	constraints string // file; "": none
 }
@@ -89,8 +97,7 @@ func (r *Resolver) configure(settings string, environ []string) {
 	}
 	for _, v := range environ {
 		name, value, _ := strings.Cut(v, "=")
-		lower := strings.ToLower(name)
-		if strings.HasPrefix(name, "PIP_") || lower == "http_proxy" || lower == "https_proxy" || lower == "no_proxy" || lower == "all_proxy" {
+		if strings.HasPrefix(name, "PIP_") {
 			put(name, value)
 		}
 	}
@@ -98,6 +105,9 @@ func (r *Resolver) configure(settings string, environ []string) {
 		switch name {
 		case "PIP_CERT":
 			r.certs = set[name]
+			continue
+		case "PIP_PROXY":
+			r.proxy = set[name]
 			continue
 		case "PIP_CONSTRAINT":
 			if !strings.Contains(set[name], "://") {
@@ -134,7 +144,7 @@ type MissingError struct {
 func (e *MissingError) Error() string { return e.Text }
 
 // run runs the script in the tree at root.
-func (r *Resolver) run(ctx context.Context, root string, args []string, input []byte, binds []sandbox.Bind, network bool) ([]byte, error) {
+func (r *Resolver) run(ctx context.Context, root string, args []string, input []byte, binds []sandbox.Bind, network *network) ([]byte, error) {
 	env := append(slices.Clone(environment), "PIP_NO_CACHE_DIR=1", "PIP_NO_INPUT=1", "PIP_DISABLE_PIP_VERSION_CHECK=1", "PIP_BREAK_SYSTEM_PACKAGES=1", "PIP_ROOT_USER_ACTION=ignore")
 	env = append(env, r.env...)
 	binds = append(binds, sandbox.Bind{Source: r.pip, Dest: "/run/rivulet/pip"})
@@ -143,9 +153,9 @@ func (r *Resolver) run(ctx context.Context, root string, args []string, input []
 		env = append(env, "PIP_CERT=/run/rivulet/certs.pem")
 	}
 	var out bytes.Buffer
-	err := sandbox.Run(ctx, sandbox.Spec{
-		Root: root, Args: append([]string{"python3", "-B", "-c", resolveScript}, args...), Env: env,
-		Binds: binds, Network: network, Stdin: bytes.NewReader(input), Stdout: &out,
+	err := network.run(ctx, sandbox.Spec{
+		Root: root, Args: append([]string{"python3", "-B", "-c", network.script(resolveScript)}, args...), Env: env,
+		Binds: binds, Stdin: bytes.NewReader(input), Stdout: &out,
 		Limits: sandbox.Limits{Memory: 1 << 30, Disk: 2 << 30, Output: maxAnswerBytes},
 	})
 	if errors.Is(err, sandbox.ErrNoProgram) {
@@ -193,9 +203,13 @@ func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Reques
 		args = append(args, "--find-links", builtAt)
 	}
 	args = append(append(args, "--"), q.Specs...)
-	out, err := r.run(ctx, root, args, nil, binds, true)
+	n, err := r.network(temp.Path, r.env, append(c.texts, q.Specs...)...)
 	if err != nil {
-		return nil, fmt.Errorf("pip: %w", explained(err))
+		return nil, err
+	}
+	out, err := r.run(ctx, root, args, nil, binds, n)
+	if err = errors.Join(n.told(explained(err)), n.close()); err != nil {
+		return nil, fmt.Errorf("pip: %w", err)
 	}
 	var items []item
 	if err := json.Unmarshal(out, &items); err != nil {
@@ -205,11 +219,20 @@ func (r *Resolver) Resolve(ctx context.Context, root string, t *Target, q Reques
 }
 
 // Source returns the source distribution that pip would build for a requirement, or nil if
-// there is none.
-func (r *Resolver) Source(ctx context.Context, root, requirement string) (*lock.Wheel, error) {
-	out, err := r.run(ctx, root, []string{"source", requirement}, nil, nil, true)
+// there is none. Temporary files go into tempDir.
+func (r *Resolver) Source(ctx context.Context, root, requirement, tempDir string) (*lock.Wheel, error) {
+	temp, err := scratch.Make(tempDir, "source")
 	if err != nil {
-		return nil, fmt.Errorf("pip: look for a source distribution of %s: %w", requirement, explained(err))
+		return nil, err
+	}
+	defer func() { _ = temp.Remove() }()
+	n, err := r.network(temp.Path, r.env)
+	if err != nil {
+		return nil, err
+	}
+	out, err := r.run(ctx, root, []string{"source", requirement}, nil, nil, n)
+	if err = errors.Join(n.told(explained(err)), n.close()); err != nil {
+		return nil, fmt.Errorf("pip: look for a source distribution of %s: %w", requirement, err)
 	}
 	var answer struct {
 		URL    string `json:"url"`
@@ -307,7 +330,7 @@ func (r *Resolver) Choose(ctx context.Context, root string, l *lock.Lock) (*lock
 	if err != nil {
 		return nil, err
 	}
-	out, err := r.run(ctx, root, []string{"choose"}, input, nil, false)
+	out, err := r.run(ctx, root, []string{"choose"}, input, nil, nil)
 	if err != nil {
 		return nil, fmt.Errorf("choose of the lock's wheels: %w", err)
 	}

@@ -19,7 +19,21 @@ def applies(marker, extras=("",)):
     return any(Marker(marker).evaluate(dict(environment(), extra=e)) for e in extras)
 
 
+def build_nothing():
+    """Has pip refuse to run code of packages, whatever files of requirements and addresses say."""
+    from pip._internal.distributions.sdist import SourceDistribution
+    from pip._internal.exceptions import InstallationError
+
+    def refuse(distribution, *_, **__):
+        raise InstallationError(f"{distribution.req} is to be built: give sources as sdist:FILE, or leave them to rivulet")
+
+    if not callable(SourceDistribution.prepare_distribution_metadata):
+        raise TypeError("this pip is not known")
+    SourceDistribution.prepare_distribution_metadata = refuse
+
+
 def resolve(arguments):
+    build_nothing()
     from pip._vendor.packaging.requirements import InvalidRequirement, Requirement
     from pip._vendor.packaging.utils import canonicalize_name
 

@@ -93,8 +93,6 @@ func (u *UV) configure(environ []string) {
 			u.env = append(u.env, to+"=allow")
 		} else if to != "" {
 			u.env = append(u.env, to+"="+value)
-		} else if !strings.HasPrefix(name, "PIP_") { // proxies
-			u.env = append(u.env, v)
 		}
 	}
 	for _, v := range environ {
@@ -135,8 +133,12 @@ func (u *UV) Resolve(ctx context.Context, root string, t *Target, q Request, tem
 		}
 		args = append(args, "-r", file)
 	}
-	out, err := u.run(ctx, root, args, c.binds(), q.Whole)
+	n, err := u.network(temp.Path, u.env, append(c.texts, q.Specs...)...)
 	if err != nil {
+		return nil, err
+	}
+	out, err := u.run(ctx, root, args, c.binds(), q.Whole, n)
+	if err = errors.Join(n.told(err), n.close()); err != nil {
 		return nil, fmt.Errorf("uv: %w", err)
 	}
 	l, err := lock.Parse([]byte(out.Lock))
@@ -172,8 +174,8 @@ type uvAnswer struct {
 	Via     string   `json:"via"`     // requirements, each with a comment that says what needs it
 }
 
-func (u *UV) run(ctx context.Context, root string, args []string, binds []sandbox.Bind, whole bool) (*uvAnswer, error) {
-	env := append(slices.Clone(environment), "UV_NO_CONFIG=1", "UV_CACHE_DIR=/tmp/uv", "UV_PYTHON_DOWNLOADS=never", "UV_NO_BUILD=1", "UV_NO_PROGRESS=1")
+func (u *UV) run(ctx context.Context, root string, args []string, binds []sandbox.Bind, whole bool, network *network) (*uvAnswer, error) {
+	env := append(slices.Clone(environment), "UV_NO_CONFIG=1", "UV_CACHE_DIR=/tmp/uv", "UV_PYTHON_DOWNLOADS=never", "UV_NO_PROGRESS=1")
 	env = append(env, u.env...)
 	binds = append(binds, sandbox.Bind{Source: u.program, Dest: "/run/rivulet/uv"})
 	if u.certs != "" {
@@ -185,9 +187,9 @@ func (u *UV) run(ctx context.Context, root string, args []string, binds []sandbo
 		which = "whole"
 	}
 	var out bytes.Buffer
-	err := sandbox.Run(ctx, sandbox.Spec{
-		Root: root, Args: append([]string{"python3", "-I", "-B", "-c", uvScript, which}, args...), Env: env,
-		Binds: binds, Network: true, Stdout: &out,
+	err := network.run(ctx, sandbox.Spec{
+		Root: root, Args: append([]string{"python3", "-I", "-B", "-c", network.script(uvScript), which}, args...), Env: env,
+		Binds: binds, Stdout: &out,
 		Limits: sandbox.Limits{Memory: 1 << 30, Disk: 2 << 30, Output: maxAnswerBytes},
 	})
 	if errors.Is(err, sandbox.ErrNoProgram) {
@@ -222,8 +224,15 @@ func explainedByUV(err error) error {
 	if len(words) == 0 {
 		return err
 	}
-	return errors.New(strings.TrimPrefix(strings.Join(words, " "), "error: "))
+	text := strings.TrimPrefix(strings.Join(words, " "), "error: ")
+	if m := wheelsRequired().FindStringSubmatch(text); m != nil {
+		return &MissingError{Requirement: m[1], Text: text}
+	}
+	return errors.New(text)
 }
+
+// wheelsRequired is how uv says that a package would have to be built.
+var wheelsRequired = lateregexp.New("Wheels are required for `([A-Za-z0-9._-]+)` because building from source is disabled")
 
 var viaLine = lateregexp.New(`^([A-Za-z0-9._-]+)==\S+\s+# via (.*)$`)
 

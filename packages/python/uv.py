@@ -7,7 +7,7 @@ UV, PINS, LOCK = "/run/rivulet/uv", "/tmp/pins.txt", "/tmp/pylock.toml"
 
 
 def uv(*arguments):
-    done = subprocess.run([UV, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([UV, *arguments[:2], "--no-build", *arguments[2:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         sys.stderr.write(done.stderr)
         sys.exit(1)

@@ -47,9 +47,9 @@ func TestExplainedByUV(t *testing.T) {
 }
 
 func TestUVSettings(t *testing.T) {
-	u := &UV{Resolver: &Resolver{env: []string{"PIP_INDEX_URL=https://a/simple", "PIP_PRE=1", "PIP_NO_DEPS=1", "https_proxy=p"}}}
+	u := &UV{Resolver: &Resolver{env: []string{"PIP_INDEX_URL=https://a/simple", "PIP_PRE=1", "PIP_NO_DEPS=1"}}}
 	u.configure([]string{"UV_INDEX=https://b", "UV_CACHE_DIR=/x", "HOME=/y"})
-	if got := strings.Join(u.env, " "); got != "UV_DEFAULT_INDEX=https://a/simple UV_PRERELEASE=allow https_proxy=p UV_INDEX=https://b" {
+	if got := strings.Join(u.env, " "); got != "UV_DEFAULT_INDEX=https://a/simple UV_PRERELEASE=allow UV_INDEX=https://b" {
 		t.Errorf("got %q", got)
 	}
 }

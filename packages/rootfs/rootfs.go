@@ -16,7 +16,6 @@ import (
 
 	"github.com/rivuletfs/rivulet/flatten"
 	"github.com/rivuletfs/rivulet/flatten/source"
-	"github.com/rivuletfs/rivulet/packages/sandbox"
 )
 
 // needed are the folders that a sandbox mounts something on.
@@ -66,28 +65,6 @@ func Write(ctx context.Context, layers []*source.Layer, dir, tempDir string) (er
 		}
 		if info, err := root.Lstat(name); err != nil || !info.IsDir() {
 			return errors.Join(err, fmt.Errorf("%s is no folder", name))
-		}
-	}
-	return addNameFiles(root)
-}
-
-// addNameFiles makes the files that a sandbox with a network mounts this machine's on,
-// whatever the image has in their place.
-func addNameFiles(root *os.Root) error {
-	if err := root.Mkdir("etc", 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	for _, name := range sandbox.NameFiles {
-		name = name[1:]
-		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-		if err != nil {
-			return err
-		}
-		if err := f.Close(); err != nil {
-			return err
 		}
 	}
 	return nil

@@ -18,7 +18,6 @@ func TestWrite(t *testing.T) {
 		os.Link(in("usr/bin/run"), in("usr/bin/also")), os.Symlink("usr/bin", in("bin")), os.Symlink("/nowhere", in("out")),
 		os.Mkdir(in("etc"), 0o500), os.Symlink("/run/systemd/resolve", in("tmp-link")),
 		os.WriteFile(filepath.Join(over, "new"), []byte("two"), 0o600), os.WriteFile(filepath.Join(over, ".wh.out"), nil, 0o600),
-		os.Mkdir(filepath.Join(over, "etc"), 0o755), os.Symlink("/etc/passwd", filepath.Join(over, "etc/resolv.conf")),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -53,12 +52,6 @@ func TestWrite(t *testing.T) {
 	for _, dir := range []string{"dev", "proc", "run", "tmp"} {
 		if info := at(dir); info != nil && !info.IsDir() {
 			t.Errorf("%s is no folder", dir)
-		}
-	}
-	// What the machine's own is mounted on is a file of the tree's, never a link out of it.
-	for _, file := range []string{"etc/resolv.conf", "etc/hosts"} {
-		if info := at(file); info != nil && (!info.Mode().IsRegular() || info.Size() != 0) {
-			t.Errorf("%s: %v", file, info.Mode())
 		}
 	}
 }

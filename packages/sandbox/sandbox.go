@@ -49,7 +49,8 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// A Bind is a file or folder of the host that the program can read.
+// A Bind is a file or folder of the host that the program can read. To a socket in it, it can
+// connect.
 type Bind struct {
 	Source string // on the host
 	Dest   string // in the sandbox, below /run or /tmp
@@ -57,20 +58,15 @@ type Bind struct {
 
 // A Spec says what to run. Args[0] is looked for in the root.
 type Spec struct {
-	Root    string   // folder that becomes the root; has the folders dev, proc, run and tmp
-	Args    []string // program and arguments
-	Env     []string // NAME=VALUE; nothing is inherited
-	Dir     string   // working folder; default /tmp
-	Binds   []Bind
-	Network bool // the host's network instead of none
-	Stdin   io.Reader
-	Stdout  io.Writer // nil: what the program writes is dropped
-	Limits  Limits
+	Root   string   // folder that becomes the root; has the folders dev, proc, run and tmp
+	Args   []string // program and arguments
+	Env    []string // NAME=VALUE; nothing is inherited
+	Dir    string   // working folder; default /tmp
+	Binds  []Bind
+	Stdin  io.Reader
+	Stdout io.Writer // nil: what the program writes is dropped
+	Limits Limits
 }
-
-// NameFiles are those that tell a program with the network how to find hosts: the root's,
-// where it has them, are this machine's then.
-var NameFiles = []string{"/etc/resolv.conf", "/etc/hosts"}
 
 // ErrUnavailable is returned (wrapped) where nothing can be run: bubblewrap is missing, the
 // kernel allows no user namespaces, or the machine is not one of those supported.

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -47,16 +46,6 @@ func Run(ctx context.Context, s Spec) (err error) {
 	for _, b := range s.Binds {
 		if !strings.HasPrefix(b.Dest, "/run/") && !strings.HasPrefix(b.Dest, "/tmp/") {
 			return fmt.Errorf("sandbox: %s is neither below /run nor /tmp", b.Dest)
-		}
-	}
-	s.Binds = slices.Clone(s.Binds)
-	if s.Network {
-		for _, name := range NameFiles {
-			ours, ourErr := os.Stat(name)
-			its, err := os.Lstat(s.Root + name)
-			if ourErr == nil && err == nil && ours.Mode().IsRegular() && its.Mode().IsRegular() {
-				s.Binds = append(s.Binds, Bind{Source: name, Dest: name})
-			}
 		}
 	}
 	root := os.Geteuid() == 0
@@ -102,9 +91,14 @@ func Run(ctx context.Context, s Spec) (err error) {
 		defer held.end()
 		line = held.enter(line)
 	}
+	alive, end, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	defer func() { _, _ = alive.Close(), end.Close() }()
 	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	cmd.ExtraFiles, cmd.Stdin = []*os.File{filter, env}, s.Stdin
+	cmd.ExtraFiles, cmd.Stdin = []*os.File{filter, env, alive}, s.Stdin
 	var complaint tail
 	cmd.Stderr = &complaint
 	out := &bounded{to: s.Stdout, left: s.Limits.Output}
@@ -217,8 +211,10 @@ func seconds(d time.Duration) int { return max(1, int((d+time.Second-1)/time.Sec
 
 // prepare binds what a sandbox is to have where another user can reach it, in namespaces of
 // its own, and runs the rest. It stays, as root and the first process there: when it is
-// killed, so is the rest, whatever that is about to do. It is a program for sh.
+// killed, so is the rest, whatever that is about to do. It is a program for sh. It is killed with
+// unshare, unless that was killed before it had said so: then the pipe tells that the caller is gone.
 const prepare = `fail() { echo "bwrap: cannot prepare the root at /mnt" >&2; exit 1; }
+{ read -r over <&5; kill -9 -1; } 3<&- 4<&- >/dev/null 2>&1 &
 mount -t tmpfs -o mode=755,size=1m tmpfs /mnt || fail
 n=0
 while [ "$1" != -- ]; do
@@ -228,7 +224,7 @@ while [ "$1" != -- ]; do
 	shift
 done
 shift
-"$@"`
+"$@" 5<&-`
 
 // asNobody returns a command line of root's that runs line as a user that nothing belongs to.
 func (s *Spec) asNobody(line []string) []string {
@@ -256,9 +252,6 @@ func (s *Spec) arguments(root bool) []string {
 		"--ro-bind", at(0, s.Root), "/", "--proc", "/proc", "--dev", "/dev",
 		"--size", small, "--tmpfs", "/dev/shm", "--remount-ro", "/dev",
 		"--size", disk, "--tmpfs", "/tmp", "--size", small, "--tmpfs", "/run",
-	}
-	if s.Network {
-		args = append(args, "--share-net")
 	}
 	for i, b := range s.Binds {
 		args = append(args, "--ro-bind", at(i+1, b.Source), b.Dest)
