@@ -129,8 +129,19 @@ known() {
 # most_used: the packages to draw from, of a file that says how they were found.
 most_used() { grep -v '^#' "$BENCH/functions-packages.txt" | tr -s ' ' '\n'; }
 
+# function_of N: publishes what was drawn, with a handler of its own.
+function_of() {
+	local sources=("pylock:$WORK/functions/$1.toml")
+	echo "handler $1" >"$WORK/functions/$1.txt"
+	(cd "$WORK/functions" && zip -q "$1.zip" "$1.txt")
+	# Packages that need different versions of another are resolved together.
+	[ -f "$WORK/functions/$1.toml" ] || mapfile -t sources <"$WORK/functions/$1.specs"
+	publish "${sources[@]}" "zip:$WORK/functions/$1.zip@/var/task" --name "f$1" --lock "$WORK/functions/$1.lock" >/dev/null ||
+		printf 'left out: function %d, %s\n' "$1" "${sources[*]}" >&2
+}
+
 zipf() {
-	local p i begin base trees=0 known=() sources bytes
+	local p i begin base trees known=() bytes
 	mkdir "$WORK/locks" "$WORK/functions"
 	# Each is resolved by itself, with what it needs: so some come in several versions.
 	for p in $(most_used); do
@@ -152,22 +163,14 @@ zipf() {
 	echo '| functions | bytes of the trees, MiB | stored, MiB | ratio |'
 	echo '| --- | --- | --- | --- |'
 	for ((i = 0; i < FUNCTIONS; i++)); do
-		echo "handler $i" >"$WORK/handler.txt"
-		(cd "$WORK" && rm -f f.zip && zip -q f.zip handler.txt)
-		sources=("pylock:$WORK/functions/$i.toml")
-		# Packages that need different versions of another are resolved together.
-		[ -f "$WORK/functions/$i.toml" ] || mapfile -t sources <"$WORK/functions/$i.specs"
-		if ! publish "${sources[@]}" "zip:$WORK/f.zip@/var/task" --name "f$i" --lock "$WORK/lock.toml" >/dev/null; then
-			printf 'left out: function %d, %s\n' "$i" "${sources[*]}" >&2
-			continue
-		fi
-		if [ -f "$WORK/functions/$i.specs" ]; then rivulet packages ls --json >"$WORK/installed.json"; fi
-		bytes=$(python3 "$BENCH/functionsdraw.py" bytes "$WORK/installed.json" "$WORK/lock.toml")
-		trees=$((trees + base + bytes))
-		if [ -n "${tells[$((i + 1))]:-}" ]; then
-			bytes=$(du -sb "$WORK/store" | cut -f1)
-			awk -v n=$((i + 1)) -v t="$trees" -v s="$bytes" 'BEGIN { printf "| %d | %.0f | %.1f | %.1f |\n", n, t / 2^20, s / 2^20, t / s }' | tee -a "$WORK/zipf.rows"
-		fi
+		while [ "$(jobs -rp | wc -l)" -ge 4 ]; do wait -n || true; done
+		function_of "$i" &
+		[ -n "${tells[$((i + 1))]:-}" ] || continue
+		wait
+		rivulet packages ls --json >"$WORK/installed.json"
+		trees=$(python3 "$BENCH/functionsdraw.py" bytes "$base" "$WORK/installed.json" "$WORK"/functions/*.lock)
+		bytes=$(du -sb "$WORK/store" | cut -f1)
+		awk -v n=$((i + 1)) -v t="$trees" -v s="$bytes" 'BEGIN { printf "| %d | %.0f | %.1f | %.1f |\n", n, t / 2^20, s / 2^20, t / s }' | tee -a "$WORK/zipf.rows"
 	done
 	echo
 	printf '%d of them were resolved together.\n' "$(find "$WORK/functions" -name '*.specs' | wc -l)"

@@ -2,8 +2,8 @@
 WORK/locks/PACKAGE.toml is a lock of each. WORK/functions/N.toml becomes that of a function, or, if
 its packages do not agree on a version, N.specs the sources to resolve.
 
-functionsdraw.py bytes INSTALLED LOCK: prints the bytes of a lock's packages, by a list of 'rivulet
-packages ls --json'."""
+functionsdraw.py bytes BASE INSTALLED LOCK...: prints the bytes of all trees, each of BASE bytes and of
+the packages of a lock, by a list of 'rivulet packages ls --json'."""
 import json, random, re, sys, tomllib
 
 
@@ -43,9 +43,9 @@ def draw(work, count, names):
                 f.write("".join(f"pip:{name}\n" for name in chosen))
 
 
-def size(installed, lock):
+def size(base, installed, *locks):
     sizes = {p["sha256"]: p["bytes"] for p in json.load(open(installed))}
-    return sum(sizes[digest(p)] for p in tomllib.load(open(lock, "rb"))["packages"])
+    return sum(int(base) + sum(sizes[digest(p)] for p in tomllib.load(open(lock, "rb"))["packages"]) for lock in locks)
 
 
 if sys.argv[1] == "draw":

@@ -12,16 +12,18 @@
 # leaves nothing behind.
 # With npm's packages, a disk has the tree that npm makes. Hostile zip files and wheels are
 # refused, and builds that fork, fill memory or disk, open sockets, or want the machine's
-# files are stopped, each in one line.
+# files are stopped, each in one line. In a virtual machine with control groups of version 2, a
+# sandbox's bounds are beneath its publisher's, and hold.
 #
-# Needs pip, uv, bubblewrap, jq, zip, root, the indexes, the image nodejs, and node-npm or npm.
+# Needs pip, uv, bubblewrap, busybox-static, jq, zip, QEMU, root, the indexes, the image nodejs, and
+# node-npm or npm.
 source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 
 if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$(images); fi
 NAME=${1:-python3}
 PACKAGES=(numpy pandas 'requests[socks]>=2.30,<3' flask)
 need_root
-need jq python3 bwrap prlimit setarch setpriv unshare mountpoint zip uv
+need jq python3 bwrap prlimit setarch setpriv unshare mountpoint zip uv busybox ldd qemu-system-x86_64
 python3 -m pip --version >/dev/null 2>&1 || skip "pip"
 mkdir "$WORK/probe"
 python3 -m pip download -q --no-deps -d "$WORK/probe" six >/dev/null 2>&1 || skip "a package index"
@@ -270,5 +272,24 @@ while IFS=$'\t' read -r file words; do refused "$words" "$file"; done <"$WORK/ho
 refused 'Could not find a version' 'pip:rivulet-there-is-no-such-package'
 refused "an option is none" 'pip:--index-url=http://127.0.0.1:1'
 rivulet ls --json | jq -e 'all(.name != "bad")' >/dev/null || fail "a hostile archive was published"
+
+step "control groups of version 2, in a virtual machine"
+kernel=$("$E2E/guest-kernel.sh")
+mkdir -p "$WORK/guest/usr/local/bin" "$WORK/guest/usr/local/lib/bwrap"
+(cd "$ROOT" && CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags '-s -w' -o "$WORK/bin/rivulet-init" ./cmd/rivulet-init)
+(cd "$ROOT" && CGO_ENABLED=0 go test -c -trimpath -o "$WORK/guest/usr/local/bin/sandbox.test" ./packages/sandbox)
+cp "$(command -v bwrap)" "$(command -v busybox)" "$WORK/guest/usr/local/bin"
+ldd "$(command -v bwrap)" | awk '$3 ~ /^\// && $1 !~ /^libc\.so/ { print $3 }' | xargs -I '{}' cp -L '{}' "$WORK/guest/usr/local/lib/bwrap"
+XDG_DATA_HOME=$WORK/data rivulet vm kernel --from-tree "$kernel"
+publish "dir:$WORK/guest" --name guest >/dev/null
+# shellcheck disable=SC2016
+XDG_DATA_HOME=$WORK/data RIVULET_AGENT=none rivulet vm run --accel tcg guest -- sh -c 'set -e
+	mount -t cgroup2 none /sys/fs/cgroup
+	export LD_LIBRARY_PATH=/usr/local/lib/bwrap RIVULET_E2E_STRICT=1
+	cd /tmp
+	sandbox.test -test.v -test.run "^TestGroup"' </dev/null >"$WORK/guest.log" 2>&1 || { cat "$WORK/guest.log"; fail "in the virtual machine"; }
+for t in TestGroupBeneath TestGroupSwept TestGroupKills TestGroupHoldsRun; do
+	grep -q -e "--- PASS: $t " "$WORK/guest.log" || { cat "$WORK/guest.log"; fail "$t did not run"; }
+done
 
 step "passed"

@@ -185,6 +185,31 @@ func TestGroupGone(t *testing.T) {
 	}
 }
 
+// TestGroupKills has a program take all the memory it can get, which nobody watches: the kernel ends
+// it at the group's bound, and the group tells.
+func TestGroupKills(t *testing.T) {
+	g := makeGroup(t, 32<<20)
+	defer g.end()
+	if g.killed() {
+		t.Error("it is said to be killed before it runs")
+	}
+	line := g.enter([]string{"tail", "/dev/zero"})
+	out, err := exec.Command(line[0], line[1:]...).CombinedOutput()
+	if err == nil || !g.killed() {
+		t.Errorf("killed: %t, %v: %s", g.killed(), err, out)
+	}
+}
+
+// TestGroupHoldsRun has processes of a sandbox take, each, what one may have.
+func TestGroupHoldsRun(t *testing.T) {
+	makeGroup(t, 64<<20).end()
+	dir := root(t)
+	_, err := shell(dir, `for i in 1 2 3 4; do b tail /dev/zero & done; wait; exit 0`, Limits{Memory: 64 << 20, Disk: 4 << 20, Time: time.Minute})
+	if err == nil || err.Error() != "took more than 64 MiB of memory" {
+		t.Errorf("%v, want took more than 64 MiB of memory", err)
+	}
+}
+
 // TestMemoryOfMany has many processes take memory at once, faster than anybody looks: the
 // kernel holds all of them together within the bound, and the run ends with one line.
 func TestMemoryOfMany(t *testing.T) {
