@@ -140,15 +140,22 @@ function_of() {
 		printf 'left out: function %d, %s\n' "$1" "${sources[*]}" >&2
 }
 
-zipf() {
-	local p i begin base trees known=() bytes
-	mkdir "$WORK/locks" "$WORK/functions"
+# fill stores each of the packages, and keeps its lock.
+fill() {
+	local p
+	mkdir "$WORK/locks"
 	# Each is resolved by itself, with what it needs: so some come in several versions.
 	for p in $(most_used); do
 		while [ "$(jobs -rp | wc -l)" -ge 4 ]; do wait -n || true; done # the index is far
 		publish "pip:$p" --name "p-$p" --lock "$WORK/locks/$p.toml" >/dev/null &
 	done
 	wait
+}
+
+zipf() {
+	local p i begin base trees known=() bytes
+	fill
+	mkdir "$WORK/functions"
 	for p in $(most_used); do
 		if [ -f "$WORK/locks/$p.toml" ]; then known+=("$p"); else printf 'left out: %s\n' "$p" >&2; fi
 	done

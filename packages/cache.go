@@ -7,12 +7,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -70,26 +72,63 @@ func (c *Cache) path(parts ...string) string {
 
 const lockPoll = 20 * time.Millisecond
 
+// How long another process is waited for that makes the same thing, until the user is told which, and
+// until that is given up: it may build for a quarter of an hour, or have been stopped.
+var (
+	lockTold  = 10 * time.Second
+	lockBound = 45 * time.Minute
+)
+
 // lock waits until this process may make the thing of that name, which no other does then.
 func (c *Cache) lock(ctx context.Context, name string) (unlock func(), err error) {
 	f, err := os.OpenFile(c.path("locks", name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	told := time.After(lockTold)
+	bound := time.NewTimer(lockBound)
+	defer bound.Stop()
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
+			holds(f)
 			return func() { _ = f.Close() }, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(&os.PathError{Op: "flock", Path: f.Name(), Err: err}, f.Close())
+			return nil, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errors.Join(context.Cause(ctx), f.Close())
+			return nil, context.Cause(ctx)
+		case <-told:
+			c.tell("waiting for process %s, which makes %s of %s", holder(f), name, c.dir)
+		case <-bound.C:
+			return nil, fmt.Errorf("process %s has been making %s of %s for more than %v: has it stopped?", holder(f), name, c.dir, lockBound)
 		case <-time.After(lockPoll):
 		}
 	}
+}
+
+// holds writes down in a lock whose it is, for those who wait. It holds without that.
+func holds(f *os.File) {
+	if f.Truncate(0) == nil {
+		_, _ = f.WriteAt(strconv.AppendInt(nil, int64(os.Getpid()), 10), 0)
+	}
+}
+
+// holder returns the ID of the process that has a lock, for people to read.
+func holder(f *os.File) string {
+	var b [20]byte
+	n, _ := f.ReadAt(b[:], 0)
+	if _, err := strconv.Atoi(string(b[:n])); err != nil {
+		return "another one"
+	}
+	return string(b[:n])
 }
 
 // fresh returns a name beside final for what is made, and removes what others left there.
