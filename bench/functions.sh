@@ -16,7 +16,7 @@
 # With PLOT=DIR, packages and zipf draw what they measured, as DIR/functions-packages.svg and
 # DIR/functions-zipf.svg.
 #
-# Needs root, pip, the index, bubblewrap, jq, zip, and an OCI layout with the image IMAGE
+# Needs root, pip, for zipf uv, the index, bubblewrap, jq, zip, and an OCI layout with the image IMAGE
 # (default python3) in IMAGES_DIR or RIVULET_E2E_IMAGES. A number from a machine that does
 # something else beside is invalid.
 source "$(dirname "${BASH_SOURCE[0]}")/../internal/e2e/harness.sh"

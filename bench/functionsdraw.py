@@ -1,6 +1,6 @@
 """functionsdraw.py draw WORK COUNT PACKAGE...: draws COUNT functions, of 1 to 4 of the packages each, by Zipf.
 WORK/locks/PACKAGE.toml is a lock of each. WORK/functions/N.toml becomes that of a function, or, if
-its packages do not agree on a version, N.specs the sources to resolve.
+its packages do not agree on a version, N.specs the arguments to resolve them, by uv.
 
 functionsdraw.py bytes BASE INSTALLED LOCK...: prints the bytes of all trees, each of BASE bytes and of
 the packages of a lock, by a list of 'rivulet packages ls --json'."""
@@ -40,7 +40,8 @@ def draw(work, count, names):
                 blocks = [block.rstrip() + "\n" for _, block in have.values()]
                 f.write(head + "\n".join(blocks) + f"\n[tool]\n[tool.rivulet]\ntarget = {target}\n")
             else:
-                f.write("".join(f"pip:{name}\n" for name in chosen))
+                # pip would go back through hundreds of versions of what disagrees.
+                f.write("".join(f"pip:{name}\n" for name in chosen) + "--resolver=uv\n")
 
 
 def size(base, installed, *locks):
