@@ -178,7 +178,9 @@ func TestExtractBesideZone(t *testing.T) {
 	d.Stop(t)
 
 	d = cachedtest.StartIn(t, dir, disk, func(c *cached.Config) { c.Zone = z })
+	z.mu.Lock()
 	z.objects[half.ID] = half.Bytes
+	z.mu.Unlock()
 	k = talk(t, d.Socket)
 	k.some(&half, 0x02)
 	checkExtract(t, k.wait(wire.Hit), &half, 0)
