@@ -134,8 +134,8 @@ func TestExtractJoined(t *testing.T) {
 // chunk comes by the next lease; nor are frames asked for that there are not.
 func TestExtractWrong(t *testing.T) {
 	o := full(1)
-	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o)
 	o.Bytes[len(o.Bytes)-1] ^= 1 // as the origin has it
+	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o)
 	k := talk(t, d.Socket)
 	k.some(&o, 0x80)
 	k.bring(origin, o.ID)
