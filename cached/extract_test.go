@@ -134,8 +134,8 @@ func TestExtractJoined(t *testing.T) {
 // chunk comes by the next lease; nor are frames asked for that there are not.
 func TestExtractWrong(t *testing.T) {
 	o := full(1)
-	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o)
 	o.Bytes[len(o.Bytes)-1] ^= 1 // as the origin has it
+	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o)
 	k := talk(t, d.Socket)
 	k.some(&o, 0x80)
 	k.bring(origin, o.ID)
@@ -178,7 +178,9 @@ func TestExtractBesideZone(t *testing.T) {
 	d.Stop(t)
 
 	d = cachedtest.StartIn(t, dir, disk, func(c *cached.Config) { c.Zone = z })
+	z.mu.Lock()
 	z.objects[half.ID] = half.Bytes
+	z.mu.Unlock()
 	k = talk(t, d.Socket)
 	k.some(&half, 0x02)
 	checkExtract(t, k.wait(wire.Hit), &half, 0)

@@ -199,13 +199,14 @@ func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Range") != "" {
 		w.WriteHeader(http.StatusPartialContent)
 	}
-	n, _ := w.Write(object[from:end])
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.sent += int64(n)
+	o.sent += int64(end - from) // before who gets them can look
+	o.mu.Unlock()
+	_, _ = w.Write(object[from:end])
 }
 
-// Sent returns how many bytes of chunks were sent, but for those that an Answer sent.
+// Sent returns how many bytes of chunks were sent, or are being sent, but for those that an
+// Answer sent.
 func (o *Origin) Sent() int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
