@@ -5,7 +5,7 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: help build containerd image deb demo test race lint cross check check-all check-containerd bench fuzz man clean
+.PHONY: help build containerd image deb demo test race lint cross check check-all check-containerd check-kernelnbd bench fuzz man clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -53,6 +53,9 @@ check-all: build containerd ## the end-to-end checks with every image of RIVULET
 
 check-containerd: build containerd ## containers by the containerd of CONTAINERD=DIR, and builds by the BuildKit of BUILDKIT=DIR
 	RIVULET=bin/rivulet CONTAINERD_RIVULET=bin/containerd-rivulet internal/e2e/containerd.sh
+
+check-kernelnbd: ## mounts by the kernel's NBD client, in an emulated guest
+	internal/e2e/kernelnbd.sh
 
 bench: build ## measure, beside other programs that do the same
 	bench/run.sh all

@@ -33,7 +33,7 @@ func TestMountsGoOn(t *testing.T) {
 }
 
 // TestNBDMountWithout leaves nothing behind on a host whose kernel has no client. What is on hosts that have
-// one is tried in a guest, by internal/e2e/nbd.sh.
+// one is tried in a guest, by internal/e2e/kernelnbd.sh.
 func TestNBDMountWithout(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: netlink")

@@ -5,8 +5,7 @@
 # over several connections and fio read from `rivulet serve` exactly what `rivulet
 # export` writes; hostile sequences (hostile.py) harm nobody; a Linux guest mounts
 # the disk read-only as its root over nbd:unix: and runs /bin/sh from it; in a guest,
-# the kernel's own client attaches it over TCP and mounts it; and an agent in a guest mounts a disk by that
-# client, which is read while the agent is killed, ended and upgraded.
+# the kernel's own client attaches it over TCP and mounts it.
 #
 # Needs umoci, qemu-img, libnbd's programs and Python module, fio with the nbd
 # engine, debugfs; for the guests what guest.sh and guest-kernel.sh need, nbd-client.
@@ -15,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$(images); fi
 NAME=${1:-python3}
 need_root
-need umoci jq qemu-img nbdinfo nbdcopy fio debugfs mke2fs cmp timeout qemu-system-x86_64 busybox cpio nbd-client
+need umoci jq qemu-img nbdinfo nbdcopy fio debugfs cmp timeout qemu-system-x86_64 busybox cpio nbd-client
 for PYTHON in python3 /usr/bin/python3 ''; do
 	[ -n "$PYTHON" ] || skip "python3 with libnbd's module (python3-libnbd)"
 	if "$PYTHON" -c 'import nbd' 2>/dev/null; then break; fi
@@ -104,21 +103,6 @@ guest_client() {
 	stop "$SERVER"
 }
 
-# guest_mount: a small image of its own, whose store is a disk of the guest.
-guest_mount() {
-	local i tree=$WORK/mounted.tree store=$WORK/mounted.store
-	mkdir "$tree"
-	for i in 1 2 3 4 5 6 7 8; do head -c 300000 /dev/urandom >"$tree/f$i"; done
-	(cd "$tree" && sha256sum -- *) >"$WORK/mounted.sums"
-	rivulet --store "dir:$store" publish "dir:$tree" --name disk --open >/dev/null
-	mke2fs -q -t ext4 -b 4096 -d "$store" "$WORK/mounted.disk" 16M
-	(cd "$ROOT" && CGO_ENABLED=0 go build -o "$WORK/bin/rivulet.guest" ./cmd/rivulet)
-	timeout 200 "$E2E/guest.sh" --kernel "$KERNEL" --init "$E2E/guest-nbdmount.init" --modules "ext4 nbd" --memory 1024 \
-		--add "$WORK/mounted.sums:sums" --add "$WORK/bin/rivulet.guest:bin/rivulet" --drive "$WORK/mounted.disk" \
-		--expect "guest: detached" >"$WORK/console" || { cat "$WORK/console"; fail "guest: mounts by NBD"; }
-	grep '^guest: ' "$WORK/console"
-}
-
 step "qemu-img info, convert, compare"; qemu_img
 step "nbdinfo --list, --map"; block_map
 step "nbdcopy"; copy
@@ -130,6 +114,5 @@ guest_root
 kill -0 "$SERVER" || fail "the server did not live through this"
 stop "$SERVER"
 step "nbd-client in a guest"; guest_client
-step "an agent that mounts by the kernel's client, in a guest"; guest_mount
 step "fio verify"; fio_verify
 echo "nbd: ok"
