@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap"
@@ -19,35 +21,41 @@ const (
 	leastBudget = 16 << 20
 )
 
+// maxBeside bounds the size of files, in bytes, of which the chunks beside those that are
+// predicted are told: of larger ones, starts read hardly more than is predicted.
+const maxBeside = wholeBody
+
 // Profile returns the profile that the files of an image's disk predict of a start. It
 // fits the disk's block map, which may be locked. device, if it is not nil, is the disk that
-// fsys is of, and far away: what will be read of it is asked for early.
-func Profile(ctx context.Context, m *blockmap.Map, fsys *ext4.FS, device Device, s Start, workload string) (*profile.Profile, error) {
+// fsys is of, and far away: what will be read of it is asked for early. chunks are the places
+// of the chunks that the profile names, and of all others of its files: a start that goes
+// another way than was predicted needs frames of these.
+func Profile(ctx context.Context, m *blockmap.Map, fsys *ext4.FS, device Device, s Start, workload string) (p *profile.Profile, chunks []uint32, err error) {
 	files := fs.ReadLinkFS(fsys)
 	if device != nil {
 		files = &farFiles{FS: fsys, ctx: ctx, device: device}
 	}
 	ranges, err := Reads(ctx, files, s)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	b := newBuilder(m, fsys)
 	for _, r := range ranges {
 		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("predict a start: %w", context.Cause(ctx))
+			return nil, nil, fmt.Errorf("predict a start: %w", context.Cause(ctx))
 		}
 		if err := b.add(r); err != nil {
-			return nil, fmt.Errorf("predict a start: %w", err)
+			return nil, nil, fmt.Errorf("predict a start: %w", err)
 		}
 		if b.left <= 0 || len(b.p.Entries) >= profile.MaxEntries {
 			break
 		}
 	}
 	if len(b.p.Entries) == 0 {
-		return nil, fmt.Errorf("predict the start of %.80q: %w", s.Args, ErrNothing)
+		return nil, nil, fmt.Errorf("predict the start of %.80q: %w", s.Args, ErrNothing)
 	}
 	b.p.Workload = workload
-	return b.p, nil
+	return b.p, slices.Sorted(maps.Keys(b.chunks)), nil
 }
 
 // A Device can bring a range of itself closer, as blockdev.Prefetcher says.
@@ -84,14 +92,15 @@ type builder struct {
 	fsys    *ext4.FS
 	extents map[string][]ext4.Extent
 	seen    map[profile.Frame]bool
-	left    int64 // stored bytes
+	chunks  map[uint32]bool // that frames were added of, and others of the same files
+	left    int64           // stored bytes
 	p       *profile.Profile
 }
 
 func newBuilder(m *blockmap.Map, fsys *ext4.FS) *builder {
 	b := &builder{
 		Geometry: profile.GeometryOf(m), fsys: fsys,
-		extents: make(map[string][]ext4.Extent), seen: make(map[profile.Frame]bool),
+		extents: make(map[string][]ext4.Extent), seen: make(map[profile.Frame]bool), chunks: make(map[uint32]bool),
 		p: &profile.Profile{Image: m.Digest(), Starts: 1, Predicted: true},
 	}
 	stored := int64(0)
@@ -112,6 +121,7 @@ func (b *builder) add(r Range) error {
 			return err
 		}
 		b.extents[r.Path] = extents
+		b.addChunks(extents)
 	}
 	size := int64(b.fsys.BlockSize())
 	end := b.Info().Size
@@ -124,6 +134,7 @@ func (b *builder) add(r Range) error {
 		for off := from + shift; off < min(to+shift, end); off += b.FrameBytes() - off%b.FrameBytes() {
 			if f, ok := b.At(off); ok && !b.seen[f] && b.left > 0 && len(b.p.Entries) < profile.MaxEntries {
 				b.seen[f] = true
+				b.chunks[f.Chunk] = true
 				b.left -= b.Coded(f)
 				// The order of entries is that of their times.
 				b.p.Entries = append(b.p.Entries, profile.Entry{Frame: f, Starts: 1, At: time.Duration(len(b.p.Entries)) * time.Microsecond})
@@ -131,4 +142,27 @@ func (b *builder) add(r Range) error {
 		}
 	}
 	return nil
+}
+
+// addChunks adds the chunks of a file, if it is not too large.
+func (b *builder) addChunks(extents []ext4.Extent) {
+	size, info := int64(b.fsys.BlockSize()), b.Info()
+	total := int64(0)
+	for _, x := range extents {
+		total += int64(x.Count) * size
+	}
+	if total > maxBeside {
+		return
+	}
+	for _, x := range extents {
+		if x.Start > uint64(info.Size/size) {
+			continue
+		}
+		start := int64(x.Start) * size
+		for off := start; off < min(start+int64(x.Count)*size, info.Size); off += info.ChunkSize() - off%info.ChunkSize() {
+			if f, ok := b.At(off); ok {
+				b.chunks[f.Chunk] = true
+			}
+		}
+	}
 }
