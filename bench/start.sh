@@ -51,7 +51,7 @@ cat >"$WORK/containerd.toml" <<-CONFIG
 	  address = "$CONTAINERD_ADDRESS.ttrpc"
 CONFIG
 start "$WORK/containerd.log" containerd --config "$WORK/containerd.toml"
-await 30 ctr version || fail "containerd: $(tail -n 5 "$WORK/containerd.log")"
+await 30 ctr version >"$WORK/log" || fail "containerd: $(tail -n 5 "$WORK/containerd.log")"
 
 # pull: the image from the registry, unpacked and mounted, as containerd has it.
 pull() {
