@@ -18,7 +18,8 @@ const (
 	fetchRounds = 4
 )
 
-// onwardFrom is how many frames before one were read, and were missed, when reads go on.
+// onwardFrom is how many frames right before one were read, and were missed, at least, when
+// reads go on.
 const onwardFrom = 2
 
 // Brought is what a Fetch did.
@@ -130,18 +131,20 @@ func (d *Disk) beginFetch(pos int, c *blockmap.Chunk, frames *Frames) (own *flig
 }
 
 // onward returns the frames to fetch for a read of p where a request takes long: p's and, if
-// the reads before went on through the chunk, all behind it that are lacking; none for p's
-// alone. The caller holds mu.
+// the reads before went on through the chunk, as many as these were, of those that are
+// lacking; none for p's alone. The caller holds mu.
 func (d *Disk) onward(p *piece) (on Frames) {
-	if !d.opt.Far || p.frame < onwardFrom || d.flights[unit{p.pos, someFrames}] != nil {
+	if !d.opt.Far || d.flights[unit{p.pos, someFrames}] != nil {
 		return on
 	}
-	for i := p.frame - onwardFrom; i < p.frame; i++ {
-		if d.marks.get(p.pos, i) != touchedMark {
-			return on
-		}
+	run := uint32(0)
+	for run < p.frame && d.marks.get(p.pos, p.frame-run-1) == touchedMark {
+		run++
 	}
-	for i := p.frame; i < uint32(d.frames(&p.chunk)); i++ {
+	if run < onwardFrom {
+		return on
+	}
+	for i := p.frame; i < min(p.frame+run, uint32(d.frames(&p.chunk))); i++ {
 		key := d.key(&p.chunk, i)
 		if d.fetching(p.pos, i) == nil && !d.memory.has(&key) {
 			on.Add(int(i))
