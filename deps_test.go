@@ -85,7 +85,7 @@ frontend/vhostuser/internal/transport any: frontend/vhostuser/internal/wire
 frontend/vhostuser/vhostuserclient any: blockdev frontend/vhostuser/internal/transport frontend/vhostuser/internal/virtqueue frontend/vhostuser/internal/wire
 frontend/fuse      any: blockdev
 frontend/loopmount any: blockdev
-host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram internal/tokenbucket origin overlay pack profile profile/start seal sign
+host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram internal/scratch internal/tokenbucket origin overlay pack profile profile/start seal sign
 host/keep          any: internal/fdpass internal/systemd
 host/frontends     any: blockdev frontend/fuse frontend/loopmount frontend/nbd frontend/vhostuser host host/keep internal/fdpass
 telemetry          any: cached cached/cachedclient chunk disk frontend/nbd generation host internal/histogram origin store/cache store/zone tier
@@ -112,7 +112,7 @@ credentials        any: internal/fdpass
 deploy             std
 deploy/node        std: deploy
 deploy/image       any
-vm                 any: vm/guest
+vm                 any: internal/scratch vm/guest
 vm/guest           std
 `
 

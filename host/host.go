@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/host/keep"
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/seal"
 )
 
@@ -91,6 +93,7 @@ type Host struct {
 	disks    map[shareKey]*sharedDisk
 	attached map[string]*attachment
 	gone     gone
+	scratch  *scratch.Folder // of what ends with this process; nil: nothing has
 }
 
 // New returns a host with nothing attached. Recover must be called first where
@@ -268,7 +271,24 @@ func (h *Host) Close() error {
 	enough.Stop()
 	h.saved()
 	h.stack.Opener.Close()
+	if h.scratch != nil {
+		err = errors.Join(err, h.scratch.Remove())
+	}
 	return errors.Join(err, h.folder.close())
+}
+
+// scratchFolder returns the path, for one to be made, of a folder that ends with this process, however that ends.
+func (h *Host) scratchFolder(name string) (string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.scratch == nil {
+		f, err := scratch.Make("", "host")
+		if err != nil {
+			return "", err
+		}
+		h.scratch = f
+	}
+	return filepath.Join(h.scratch.Path, name), nil
 }
 
 // all returns the attachments, in no order.

@@ -141,7 +141,7 @@ func (f *folder) adopt(all []*record, alone bool) error {
 	for _, r := range all {
 		f.maps.use(r.Image, r.ID)
 	}
-	left, err := filepath.Glob(filepath.Join(f.path, "*"+mapSuffix))
+	left, err := f.files("", mapSuffix)
 	for _, path := range left {
 		digest := "sha256:" + strings.TrimSuffix(filepath.Base(path), mapSuffix)
 		if alone && f.maps.files[digest] == nil {

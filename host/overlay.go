@@ -68,7 +68,7 @@ func (h *Host) openOverlay(r *record, base blockdev.Device, attach bool) (o *ove
 	case h.folder != nil:
 		spec.Dir = filepath.Join(h.folder.path, overlayPrefix+r.ID)
 	default:
-		if spec.Dir, err = os.MkdirTemp("", "rivulet-overlay-*"); err != nil {
+		if spec.Dir, err = h.scratchFolder(overlayPrefix + r.ID); err != nil {
 			return fail(err)
 		}
 		opts.Keys = new(memoryKey) // dies with the process, however that ends
@@ -125,7 +125,7 @@ func (f *folder) cleanOverlays() error {
 	if f == nil {
 		return nil
 	}
-	list, err := filepath.Glob(filepath.Join(f.path, overlayPrefix+"*"))
+	list, err := f.files(overlayPrefix, "")
 	for _, dir := range list {
 		id := strings.TrimPrefix(filepath.Base(dir), overlayPrefix)
 		if _, statErr := os.Lstat(filepath.Join(f.path, id+recordSuffix)); errors.Is(statErr, fs.ErrNotExist) {

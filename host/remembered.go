@@ -67,7 +67,7 @@ func (f *folder) writeProfile(p *profile.Profile) error {
 	if err != nil {
 		return fmt.Errorf("keep profile of %v: %w", p.Image, err)
 	}
-	list, err := filepath.Glob(filepath.Join(f.path, "*"+profileSuffix))
+	list, err := f.files("", profileSuffix)
 	for err == nil && len(list) > maxProfiles {
 		oldest, at := 0, time.Time{}
 		for i, path := range list {

@@ -147,11 +147,22 @@ func (f *folder) clean() error {
 	if f == nil {
 		return nil
 	}
-	left, err := filepath.Glob(filepath.Join(f.path, newPrefix+"*"))
+	left, err := f.files(newPrefix, "")
 	for _, path := range left {
 		err = errors.Join(err, os.Remove(path))
 	}
 	return err
+}
+
+// files returns the paths of what is in the folder whose names begin and end so.
+func (f *folder) files(prefix, suffix string) (paths []string, err error) {
+	entries, err := os.ReadDir(f.path)
+	for _, e := range entries {
+		if name := e.Name(); strings.HasPrefix(name, prefix) && strings.HasSuffix(name, suffix) {
+			paths = append(paths, filepath.Join(f.path, name))
+		}
+	}
+	return paths, err
 }
 
 // load reads all records. Those that cannot be read are left as they are; bad

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rivuletfs/rivulet/internal/scratch"
 	"github.com/rivuletfs/rivulet/vm/guest"
 )
 
@@ -77,10 +78,12 @@ func run(ctx context.Context, m *Machine, o *Options) (exit guest.Exit, err erro
 	if err := o.complete(m); err != nil {
 		return exit, err
 	}
-	if m.dir, err = os.MkdirTemp(o.TempDir, "rivulet-vm-"); err != nil {
+	folder, err := scratch.Make(o.TempDir, "vm")
+	if err != nil {
 		return exit, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(m.dir)) }()
+	defer func() { err = errors.Join(err, folder.Remove()) }()
+	m.dir = folder.Path
 	config := guest.Config{
 		Modules: m.Kernel.Modules, Device: o.VMM.device(m), Writable: m.Drive.Writable,
 		Transport: o.VMM.Transport(), End: o.VMM.End(), Hostname: o.Hostname, Process: o.Process,

@@ -37,7 +37,7 @@ func Make(dir, what string) (*Folder, error) {
 	}
 	sweep(dir)
 	for range tries {
-		path := filepath.Join(dir, prefix+what+"-"+rand.Text())
+		path := filepath.Join(dir, prefix+what+"-"+rand.Text()[:12]) // short, as sockets are put there
 		lock, err := os.OpenFile(path+suffix, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return nil, fmt.Errorf("make a temporary folder: %w", err)
