@@ -11,6 +11,7 @@ import (
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/ext4"
 	"github.com/rivuletfs/rivulet/generation"
+	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/profile"
 	"github.com/rivuletfs/rivulet/profile/predict"
@@ -54,7 +55,8 @@ func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*profile
 	if !near {
 		o.Whole = func(id chunk.ID) bool { return !v.AtHand(id) }
 	}
-	d, err := disk.Open(v.Data, chunk.NewDoor(chunks), o)
+	door := chunk.NewDoor(chunks)
+	d, err := disk.Open(v.Data, door, o)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +76,16 @@ func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*profile
 	if e.m, err = v.Map(ctx); err != nil {
 		return nil, err
 	}
-	return found.Profile(e.m, "")
+	p, places, err := found.Profile(e.m, "")
+	if err != nil {
+		return nil, err
+	}
+	headers, err := host.ReadHeaders(ctx, e.m, door, places)
+	if err != nil {
+		return nil, err
+	}
+	p.AddHeaders(headers)
+	return p, nil
 }
 
 // farParts are the parts of a disk that are not at hand.
