@@ -157,14 +157,14 @@ func (p *publisher) storeMap(ctx context.Context, info *blockmap.Info, chunks []
 	} else {
 		m, key, err = seal.Lock(info, chunks)
 	}
-	if err == nil {
-		err = p.previewing.mapped(m, key)
-	}
 	if err != nil {
 		return nil, err
 	}
 	if _, err := p.store.PutObject(ctx, m.Bytes()); err != nil {
 		return nil, fmt.Errorf("store block map: %w", err)
+	}
+	if err := p.previewing.mapped(m, key); err != nil {
+		return nil, err
 	}
 	if !p.opts.Open {
 		if _, err := seal.Grant(ctx, m, key, p.opts.Recipients, p.store); err != nil {

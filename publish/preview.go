@@ -6,6 +6,7 @@ import (
 
 	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
+	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/seal"
 )
 
@@ -16,7 +17,7 @@ import (
 type Preview struct {
 	Data *blockmap.Map // where the files' data lie, and no block of the file system; open, and stored nowhere
 
-	store chunk.Source
+	store origin.Store
 	kept  *kept // nil: nothing is
 	meta  *sparse
 	made  chan struct{} // closed when what follows is there
@@ -39,7 +40,11 @@ func (p *Preview) Chunks(bound func(chunk.Source) chunk.Source) chunk.Source {
 // of the file system.
 func (p *Preview) Over(data io.ReaderAt) io.ReaderAt { return &previewed{p.meta, data} }
 
-// Map waits for the disk's block map and returns it, unlocked. It may not be stored yet.
+// Store returns where the image is published.
+func (p *Preview) Store() origin.Store { return p.store }
+
+// Map waits for the disk's block map to be stored and returns it, unlocked. Nothing leads to
+// it yet.
 func (p *Preview) Map(ctx context.Context) (*blockmap.Map, error) {
 	select {
 	case <-p.made:

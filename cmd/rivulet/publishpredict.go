@@ -7,10 +7,10 @@ import (
 	"slices"
 
 	"github.com/rivuletfs/rivulet/blockmap"
+	"github.com/rivuletfs/rivulet/catalog"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/ext4"
-	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/profile"
@@ -19,35 +19,44 @@ import (
 	"github.com/rivuletfs/rivulet/vm"
 )
 
-// An expectation is the prediction of an image's first start that is made while the image
-// is published: of its files as they are about to be, so that nothing which was just
-// stored has to be read back from afar, and beside what is left to do.
+// An expectation is the prediction of an image's first start that is made and stored while
+// the image is published: of its files as they are about to be, so that nothing which was
+// just stored has to be read back from afar, and beside what is left to do.
 type expectation struct {
-	app *app
-	m   *blockmap.Map
-	p   *profile.Profile // nil: err says why, or there was nothing to look at
-	err error
+	app  *app
+	p    *profile.Profile // nil: err says why, or there was nothing to look at
+	said *predicted
+	err  error
 }
 
-// look makes the prediction; it is publish.Options.Preview. What a host cache has is not
-// asked for.
+// look makes the prediction and stores it; it is publish.Options.Preview. What is inherited
+// later takes its place. What a host cache has is not asked for.
 func (e *expectation) look(ctx context.Context, v *publish.Preview) {
 	ctx, cancel := context.WithTimeoutCause(ctx, predictTime, fmt.Errorf("it took longer than %v", predictTime))
 	defer cancel()
-	if e.p, e.err = e.predict(ctx, v); e.err != nil {
-		e.err = fmt.Errorf("predict the first start: %w", e.err)
+	var m *blockmap.Map
+	var version origin.Digest
+	m, e.p, e.err = e.predict(ctx, v)
+	if e.err == nil {
+		version, e.err = catalog.AddProfile(ctx, v.Store(), e.p)
 	}
+	if e.err != nil {
+		e.p, e.err = nil, fmt.Errorf("predict the first start: %w", e.err)
+		return
+	}
+	e.said = tell(m, e.p)
+	e.said.Version = version.String()
 }
 
-func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*profile.Profile, error) {
+func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*blockmap.Map, *profile.Profile, error) {
 	process, err := vm.Process(v.Data.Info().Config, "", nil, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	near := e.app.near()
 	bound, err := e.app.origin.share(near)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	name := v.Data.Digest().String()
 	chunks := v.Chunks(func(src chunk.Source) chunk.Source { return bound(src, name) })
@@ -58,12 +67,12 @@ func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*profile
 	door := chunk.NewDoor(chunks)
 	d, err := disk.Open(v.Data, door, o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { _ = d.Close() }()
 	files, err := ext4.Open(v.Over(d), d.Size())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var device predict.Device = d
 	if !near {
@@ -71,21 +80,22 @@ func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*profile
 	}
 	found, err := predict.Find(ctx, files, device, near, predict.Start{Args: process.Args, Env: process.Env, Dir: process.Dir})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if e.m, err = v.Map(ctx); err != nil {
-		return nil, err
-	}
-	p, places, err := found.Profile(e.m, "")
+	m, err := v.Map(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	headers, err := host.ReadHeaders(ctx, e.m, door, places)
+	p, places, err := found.Profile(m, "")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	headers, err := host.ReadHeaders(ctx, m, door, places)
+	if err != nil {
+		return nil, nil, err
 	}
 	p.AddHeaders(headers)
-	return p, nil
+	return m, p, nil
 }
 
 // farParts are the parts of a disk that are not at hand.
@@ -110,18 +120,18 @@ func (f farParts) Prefetch(ctx context.Context, off, length int64) error {
 	return nil
 }
 
-// predictAfter keeps what was predicted of an image that was just published, if nothing was
+// predictAfter tells what was predicted of an image that was just published, if nothing was
 // inherited that is better. What fails is told, and no failure.
 func (a *app) predictAfter(ctx context.Context, o origin.Origin, r *publish.Result, got []inherited, e *expectation) *predicted {
 	if !r.Made || slices.ContainsFunc(got, func(i inherited) bool { return i.Workload == "" }) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, predictTime, fmt.Errorf("it took longer than %v", predictTime))
-	defer cancel()
-	p, err := e.keep(ctx, o)
+	p, err := e.said, e.err
 	// Nothing was new but the configuration, so there was no preview; or the origin shows
 	// chunks late, and not all were at hand.
 	if p == nil && err == nil || errors.Is(err, chunk.ErrNotFound) {
+		ctx, cancel := context.WithTimeoutCause(ctx, predictTime, fmt.Errorf("it took longer than %v", predictTime))
+		defer cancel()
 		a.hostCache(ctx) // before the copy: it is closed with a
 		as := *a
 		as.silent, as.required = true, nil // nobody waits for this, or trusts it
@@ -131,18 +141,4 @@ func (a *app) predictAfter(ctx context.Context, o origin.Origin, r *publish.Resu
 		a.note("rivulet: what the first start will read is not predicted: %v", err)
 	}
 	return p
-}
-
-// keep stores the prediction, if there is one.
-func (e *expectation) keep(ctx context.Context, o origin.Origin) (*predicted, error) {
-	if e.p == nil {
-		return nil, e.err
-	}
-	d, err := generation.AddProfile(ctx, o, e.p)
-	if err != nil {
-		return nil, err
-	}
-	r := tell(e.m, e.p)
-	r.Version = d.String()
-	return r, nil
 }
