@@ -240,29 +240,6 @@ func (p *publisher) publish(ctx context.Context) (*blockmap.Map, error) {
 	return m, nil
 }
 
-// hasProfiles reports whether one of the generations that work is taken over from has
-// a profile of an image. Nothing depends on it.
-func (p *publisher) hasProfiles(ctx context.Context, image origin.Digest) bool {
-	if image == (origin.Digest{}) {
-		return false
-	}
-	var found atomic.Bool
-	var wg sync.WaitGroup
-	for _, g := range p.from {
-		wg.Go(func() {
-			_ = p.place.Generation(g).ListPointers(ctx, catalog.ProfilePrefix(image), func(string) error {
-				found.Store(true)
-				return errFound
-			})
-		})
-	}
-	wg.Wait()
-	return found.Load()
-}
-
-// errFound ends a listing at what was looked for.
-var errFound = errors.New("found")
-
 // enter chooses the generation to publish into.
 func (p *publisher) enter(ctx context.Context) (err error) {
 	l := p.opts.Generations
