@@ -43,7 +43,7 @@ packages/python    any: internal/lateregexp internal/scratch packages/gate packa
 packages/npm       any: flatten internal/lateregexp
 packages           any: chunk flatten/source flatten/zipfile internal/scratch packages/lock packages/npm packages/python packages/rootfs packages/wheel store/cache/evict
 layout             std: ext4 flatten
-profile            std: blockmap origin
+profile            std: blockmap chunk origin
 profile/start      any: blockmap chunk disk internal/tokenbucket origin profile
 pack               std: blockmap chunk
 profile/plot       std: profile

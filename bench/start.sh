@@ -8,7 +8,8 @@
 #   predicted  nobody has started it: what publishing predicted is followed
 #   lazy       the same without a profile
 #   neighbours the same, with the chunks brought that lie behind those that are read
-#   download   the whole disk first, then a loop device
+#   export     the whole disk first, by rivulet export, then a loop device
+#   pull       the image first, by containerd, from a registry over a way as far and wide
 #   local      the whole disk is here, in a file behind a loop device
 #
 # Then how what was predicted compares with what a start reads, and what the metadata object
@@ -16,7 +17,8 @@
 # published before there was one, without.
 #
 # A host is an agent with a state folder, a memory and a store's connections of its own.
-need jq curl losetup chroot
+PATH=$(go env GOPATH 2>/dev/null || true)/bin:$PATH
+need jq curl losetup chroot registry skopeo containerd ctr
 s3_server
 unset AWS_CA_BUNDLE
 STARTS=${STARTS:-python3 nodejs nginx redis postgres openjdk}
@@ -24,6 +26,45 @@ DELAY=${DELAY:-30ms} BANDWIDTH=${BANDWIDTH:-125000000}
 start "$WORK/slow.log" slowhttp -delay "$DELAY" -bandwidth "$BANDWIDTH" -to "http://$S3_ADDR"
 await 20 grep -q '^ready ' "$WORK/slow.log" || fail "slowhttp: $(cat "$WORK/slow.log")"
 FAR=$(sed -n 's/^ready //p' "$WORK/slow.log")
+# The registry, and another way of that kind to it: nothing of it is under way beside the rest.
+registry=127.0.0.1:$(free_port)
+cat >"$WORK/registry.yml" <<-CONFIG
+	version: 0.1
+	log: {level: error}
+	storage: {filesystem: {rootdirectory: $WORK/registry}}
+	http: {addr: $registry, secret: start}
+CONFIG
+OTEL_TRACES_EXPORTER=none start "$WORK/registry.log" registry serve "$WORK/registry.yml"
+await 30 curl -sf -o /dev/null "http://$registry/v2/" || fail "registry: not ready"
+start "$WORK/slowregistry.log" slowhttp -delay "$DELAY" -bandwidth "$BANDWIDTH" -to "http://$registry"
+await 20 grep -q '^ready ' "$WORK/slowregistry.log" || fail "slowhttp: $(cat "$WORK/slowregistry.log")"
+far_registry=$(sed -n 's,^ready http://,,p' "$WORK/slowregistry.log")
+export CONTAINERD_ADDRESS=$WORK/containerd.sock CONTAINERD_NAMESPACE=start
+cat >"$WORK/containerd.toml" <<-CONFIG
+	version = 3
+	root = "$WORK/containerd/root"
+	state = "$WORK/containerd/state"
+	disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]
+	[grpc]
+	  address = "$CONTAINERD_ADDRESS"
+	[ttrpc]
+	  address = "$CONTAINERD_ADDRESS.ttrpc"
+CONFIG
+start "$WORK/containerd.log" containerd --config "$WORK/containerd.toml"
+await 30 ctr version >"$WORK/log" || fail "containerd: $(tail -n 5 "$WORK/containerd.log")"
+
+# pull: the image from the registry, unpacked and mounted, as containerd has it.
+pull() {
+	local ref=$far_registry/start/$image:1
+	began=$EPOCHREALTIME
+	ctr images pull --local --plain-http --snapshotter overlayfs "$ref" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "pull $image"; }
+	pulled=$EPOCHREALTIME
+	ctr images mount --snapshotter overlayfs "$ref" "$WORK/local" >/dev/null
+	hello "$WORK/local"
+	ctr images unmount --snapshotter overlayfs --rm "$WORK/local" >/dev/null
+	ctr images rm --sync "$ref" >/dev/null
+}
+
 near_store="s3://bucket/start?endpoint=http://$S3_ADDR" far_store="s3://bucket/start?endpoint=$FAR"
 
 # hello DIR: runs the workload in DIR, read-only, with a place to write of its own.
@@ -84,6 +125,7 @@ mkdir -p "$WORK/mnt" "$WORK/local"
 : >"$WORK/times" >"$WORK/costs" >"$WORK/predictions"
 for image in $STARTS; do
 	rivulet --store "$near_store" publish "oci:$IMAGES:$image" --name "$image" >/dev/null 2>&1
+	skopeo copy -q --dest-tls-verify=false "oci:$IMAGES:$image" "docker://$registry/start/$image:1"
 	rivulet --store "$near_store" export "$image" "$WORK/disk"
 	rivulet --store "$near_store" profile export "$image" "$WORK/predicted"
 	rivulet --store "$near_store" profile import "$image" "$WORK/predicted" --workload new >/dev/null
@@ -117,9 +159,12 @@ for image in $STARTS; do
 		note "$image" neighbours "$(took)" >>"$WORK/times"
 		note "$image: MB fetched" neighbours "$(awk -v n="$BYTES" 'BEGIN { print n / 1e6 }')" >>"$WORK/costs"
 		note "$image: requests" neighbours "$REQUESTS" >>"$WORK/costs"
-		for subject in download local; do
+		pull
+		note "$image" pull "$(took)" >>"$WORK/times"
+		note "$image: of a pull, without the start, s" pull "$(awk -v from="$began" -v to="$pulled" 'BEGIN { print to - from }')" >>"$WORK/costs"
+		for subject in export local; do
 			began=$EPOCHREALTIME
-			if [ $subject = download ]; then
+			if [ $subject = export ]; then
 				rm -f "$WORK/disk"
 				rivulet --store "$far_store" export "$image" "$WORK/disk"
 			else
@@ -179,8 +224,9 @@ awk -F '\t' -v bandwidth="$BANDWIDTH" -v delay="${DELAY%ms}" '
 			print ""
 		}
 		modes = split("profile pack predicted lazy neighbours", mode, " ")
-		for (table = 0; table < 2; table++) {
-			print (table ? "\nBytes fetched ÷ coded frames that a start reads (at most 1.15):\n" : "\nWait added over all local, as a share of a download'"'"'s (at most 0.2):\n")
+		split("pull export", first, " ")
+		for (table = 0; table < 3; table++) {
+			print (table == 2 ? "\nBytes fetched ÷ coded frames that a start reads (at most 1.15):\n" : table ? "\nThe same of an export'"'"'s:\n" : "\nWait added over all local, as a share of a pull'"'"'s (at most 0.2):\n")
 			printf "| image |"; for (s = 1; s <= modes; s++) printf " %s |", mode[s]
 			printf "\n| --- |"; for (s = 1; s <= modes; s++) printf " ---: |"
 			print ""
@@ -189,7 +235,7 @@ awk -F '\t' -v bandwidth="$BANDWIDTH" -v delay="${DELAY%ms}" '
 				printf "| %s |", image
 				for (s = 1; s <= modes; s++) {
 					key = image SUBSEP mode[s]
-					printf " %.2f |", table ? median(key SUBSEP "MB") / touched[image] : (median(key) - here) / (median(image SUBSEP "download") - here)
+					printf " %.2f |", table == 2 ? median(key SUBSEP "MB") / touched[image] : (median(key) - here) / (median(image SUBSEP first[table + 1]) - here)
 				}
 				print ""
 			}

@@ -67,6 +67,19 @@ func (d *Door) ReadChunk(ctx context.Context, id ID, dst []byte, off int64) (int
 	return d.readKnown(ctx, id, k, dst, off)
 }
 
+// Knows reports whether the header of a chunk is remembered, so that a read of its frames
+// asks for nothing else.
+func (d *Door) Knows(id ID) bool { return d.headers.has(id) }
+
+// Header returns the header of a chunk, if it is remembered.
+func (d *Door) Header(id ID) (h Header, ok bool) {
+	ok = d.headers.get(id, &h)
+	return h, ok
+}
+
+// Learn has the door remember a header, of the chunk whose ID is its SHA-256.
+func (d *Door) Learn(h *Header) { d.headers.put(h.ID(), h) }
+
 // fetch is Source.Fetch from a source that may lie about n.
 func (d *Door) fetch(ctx context.Context, id ID, dst []byte, off int64) (int, error) {
 	n, err := d.src.Fetch(ctx, id, dst, off)

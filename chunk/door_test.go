@@ -248,3 +248,26 @@ func FuzzDoor(f *testing.F) {
 		}
 	})
 }
+
+// TestDoorLearns: a header that a door was told of is not asked for; a wrong one is another
+// chunk's.
+func TestDoorLearns(t *testing.T) {
+	o, other := chunktest.Random(1, chunk.Size, chunk.FrameSize), chunktest.Random(2, chunk.Size, chunk.FrameSize)
+	src := &chunktest.Counting{Source: holding(o, other)}
+	d := chunk.NewDoor(src)
+	if _, ok := d.Header(o.ID); ok || d.Knows(o.ID) {
+		t.Error("a new door knows a header")
+	}
+	d.Learn(&o.Header)
+	if h, ok := d.Header(o.ID); !ok || h.ID() != o.ID || !d.Knows(o.ID) || d.Knows(other.ID) {
+		t.Error("it does not know the header that it was told of, or knows another")
+	}
+	from := o.Header.FrameOffset(3)
+	b := make([]byte, o.Header.Frames[3].Len)
+	if n, err := d.ReadChunk(t.Context(), o.ID, b, from); err != nil || !bytes.Equal(b[:n], o.Bytes[from:][:len(b)]) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if n := src.Requests.Load(); n != 1 {
+		t.Errorf("%d requests, want one for the frame", n)
+	}
+}

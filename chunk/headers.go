@@ -53,6 +53,13 @@ func (c *headerCache) get(id ID, h *Header) bool {
 	return true
 }
 
+// has reports whether the header of id is known, and is no use of it.
+func (c *headerCache) has(id ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.entries[id] != nil
+}
+
 // put remembers a copy of h, which is the header of id.
 func (c *headerCache) put(id ID, h *Header) {
 	c.mu.Lock()

@@ -18,6 +18,10 @@ const (
 	fetchRounds = 4
 )
 
+// onwardFrom is how many frames right before one were read, and were missed, at least, when
+// reads go on.
+const onwardFrom = 2
+
 // Brought is what a Fetch did.
 type Brought struct {
 	Frames int   // that it had brought, or found under way
@@ -146,10 +150,48 @@ func (d *Disk) queueSome(pos int, c *blockmap.Chunk, frames *Frames) {
 		return
 	}
 	f := d.newFlight(u, c, inBackground)
-	f.wanted, f.onward = lacking, true
+	f.wanted, f.goesOn = lacking, true
 	d.stats.prefetches.Add(1)
 	d.background = append(d.background, f)
 	d.start()
+}
+
+// onward returns the frames to fetch for a read of p where a request takes long: p's and, if
+// the reads before went on through the chunk, as many as these were, of those that are
+// lacking; none for p's alone. The caller holds mu.
+func (d *Disk) onward(p *piece) (on Frames) {
+	if !d.opt.Far || d.flights[unit{p.pos, someFrames}] != nil {
+		return on
+	}
+	run := uint32(0)
+	for run < p.frame && d.marks.get(p.pos, p.frame-run-1) == touchedMark {
+		run++
+	}
+	if run < onwardFrom {
+		return on
+	}
+	for i := p.frame; i < min(p.frame+run, uint32(d.frames(&p.chunk))); i++ {
+		key := d.key(&p.chunk, i)
+		if d.fetching(p.pos, i) == nil && !d.memory.has(&key) {
+			on.Add(int(i))
+		}
+	}
+	return on
+}
+
+// LetGo drops from memory what Fetch has brought and nobody has read, and what it brings from
+// now on for nobody: a start is over.
+func (d *Disk) LetGo() {
+	d.ebb.Store(true)
+	for pos := range d.m.Len() {
+		c := d.m.Chunk(pos)
+		for i := range uint32(d.frames(&c)) {
+			if d.marks.get(pos, i) == aheadMark {
+				key := d.key(&c, i)
+				d.memory.drop(&key)
+			}
+		}
+	}
 }
 
 // fetching returns the flight that brings a frame of the chunk at pos, nil if there is

@@ -300,3 +300,77 @@ func TestFetchBehindReads(t *testing.T) {
 		done.Wait()
 	})
 }
+
+// TestOnward: where requests take long, a read that goes on through a chunk brings as many
+// frames as were read before it, and no other does.
+func TestOnward(t *testing.T) {
+	for name, c := range map[string]struct {
+		far    bool
+		before Frames // fetched ahead
+		read   []int
+		want   int64 // frames in memory
+	}{
+		"goes on":          {far: true, read: []int{0, 1, 2}, want: 4},
+		"goes on and on":   {far: true, read: []int{0, 1, 2, 3, 4}, want: 8},
+		"to the end":       {far: true, read: []int{3, 4, 5, 6, 7}, want: 5},
+		"backwards":        {far: true, read: []int{5, 4, 3}, want: 3},
+		"here and there":   {far: true, read: []int{0, 2, 4, 6}, want: 4},
+		"near":             {read: []int{0, 1, 2}, want: 3},
+		"what was brought": {far: true, before: only(0, 1), read: []int{0, 1, 2}, want: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				im := newImage(t, 3, 3)
+				memory := NewMemory(DefaultMemory)
+				d := im.open(t, im.reader(), Options{Mode: SingleFrames, Far: c.far, Memory: memory})
+				if _, err := d.Fetch(t.Context(), 0, c.before); err != nil {
+					t.Fatal(err)
+				}
+				for _, frame := range c.read {
+					im.check(t, d, frame*frameSize, 100)
+					synctest.Wait() // for what comes behind it
+				}
+				if got := memory.Used() / (frameSize + frameOverhead); got != c.want {
+					t.Errorf("%d frames in memory, want %d", got, c.want)
+				}
+				if s := d.Stats(); s.Ahead != int64(c.before.Len()) {
+					t.Errorf("%d frames count as fetched ahead, want %d", s.Ahead, c.before.Len())
+				}
+				im.check(t, d, 0, chunkSize)
+			})
+		})
+	}
+}
+
+// TestLetGo: what was brought ahead and not read goes, also what comes after that; all else
+// stays, and what went is read again.
+func TestLetGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		im := newImage(t, 3, 3)
+		memory := NewMemory(DefaultMemory)
+		r := im.reader()
+		d := im.open(t, r, Options{Mode: SingleFrames, Memory: memory})
+		if _, err := d.Fetch(t.Context(), 0, only(1, 2, 5)); err != nil {
+			t.Fatal(err)
+		}
+		im.check(t, d, frameSize, 100)
+		im.check(t, d, 7*frameSize, 100)
+		r.before = func(context.Context, int) error { time.Sleep(time.Second); return nil }
+		late, cut := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cut()
+		if _, err := d.Fetch(late, 1, only(3, 4)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		d.LetGo()
+		time.Sleep(time.Minute)
+		if used := memory.Used(); used != 2*(frameSize+frameOverhead) {
+			t.Errorf("%d bytes in memory, want the two frames that were read", used)
+		}
+		misses := d.Stats().Misses
+		im.check(t, d, frameSize, 100)
+		im.check(t, d, 2*frameSize, 100)
+		if got := d.Stats().Misses - misses; got != 1 {
+			t.Errorf("%d misses, want 1", got)
+		}
+	})
+}

@@ -94,6 +94,7 @@ type Options struct {
 	Opener  *seal.Opener           // opens sealed frames; shared, the caller's; nil: own
 	Mode    Mode                   // what one request fetches
 	Whole   func(id chunk.ID) bool // with SingleFrames: whether this chunk is to be fetched whole all the same, at present; must not block; nil: none is
+	Far     bool                   // a request takes long, so that frames that a read goes on to come with the first of them
 	Near    chunk.Reader           // reads at once what is near at hand, of other chunks chunk.ErrNotFound; nil: nothing is
 	Fetches int                    // fetches in flight; 0: DefaultFetches
 	Timeout time.Duration          // bound of a fetch with its retries; 0: DefaultTimeout
@@ -124,6 +125,7 @@ type Disk struct {
 	sequence sequence // of reads that missed memory
 
 	frameCount int64                       // of all chunks
+	ebb        atomic.Bool                 // what Fetch brings for nobody is not kept any more
 	onTouch    atomic.Pointer[func(Touch)] // nil: nobody is told
 
 	ctx     context.Context // ends at Close

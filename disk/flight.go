@@ -41,8 +41,8 @@ type flight struct {
 	chunk   blockmap.Chunk
 	urgency *chunk.Urgency // of what Prefetch or Fetch queued; nil: demand
 	trace   chunk.Trace
-	wanted  Frames       // by the Fetch or the reads that began it, if it is of some frames
-	onward  bool         // it was begun for reads that go on, and is of no start
+	wanted  Frames       // of a unit of some frames
+	goesOn  bool         // it was begun for reads that go on, and is of no start
 	bytes   atomic.Int64 // stored bytes that came
 
 	// Guarded by Disk.mu.
@@ -81,6 +81,9 @@ func (d *Disk) newFlight(u unit, c *blockmap.Chunk, s state) *flight {
 	return f
 }
 
+// ahead reports whether f was begun before anybody read what it brings.
+func (f *flight) ahead() bool { return f.urgency != nil }
+
 // frames returns how many frames c has.
 func (d *Disk) frames(c *blockmap.Chunk) int {
 	return int((int64(c.Size) + 1<<d.info.FrameLog2 - 1) >> d.info.FrameLog2)
@@ -106,7 +109,15 @@ func (d *Disk) join(p *piece) (*flight, *frame, error) {
 		f = d.fetching(p.pos, p.frame)
 	}
 	if f == nil {
+		var on Frames
+		if u.frame < someFrames {
+			on = d.onward(p)
+		}
+		if on.Len() > 0 {
+			u.frame = someFrames
+		}
 		f = d.newFlight(u, &p.chunk, inDemand)
+		f.wanted = on
 		d.demand = append(d.demand, f)
 	} else {
 		d.stats.waits.Add(1)
@@ -207,10 +218,13 @@ func (d *Disk) fly(f *flight, begun time.Time) {
 // frame's reference becomes the flight's.
 func (d *Disk) deliver(f *flight, i uint32, fr *frame) {
 	key := d.key(&f.chunk, i)
-	if f.wanted.Has(int(i)) && !f.onward && d.marks.set(f.unit.pos, i, aheadMark) == 0 {
+	ahead := f.ahead() && !f.goesOn && f.wanted.Has(int(i))
+	if ahead && d.marks.set(f.unit.pos, i, aheadMark) == 0 {
 		d.stats.ahead.Add(1) // before a read can find it
 	}
-	d.memory.add(&key, fr)
+	if !ahead || !d.ebb.Load() {
+		d.memory.add(&key, fr)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f.slots[i].frame = fr

@@ -166,6 +166,16 @@ func (m *Memory) add(key *frameKey, f *frame) {
 	s.newest = f
 }
 
+// drop drops a frame, unless it was hit.
+func (m *Memory) drop(key *frameKey) {
+	s := m.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.frames[*key]; f != nil && !f.seen {
+		s.remove(f)
+	}
+}
+
 // evict drops one frame: the first from the hand on that was not hit since the
 // hand's last round. The queue must not be empty.
 func (s *shard) evict() {
@@ -179,7 +189,15 @@ func (s *shard) evict() {
 			f = s.oldest
 		}
 	}
-	s.hand = f.newer
+	s.hand = f
+	s.remove(f)
+}
+
+// remove takes f out of the cache.
+func (s *shard) remove(f *frame) {
+	if s.hand == f {
+		s.hand = f.newer
+	}
 	if f.newer != nil {
 		f.newer.older = f.older
 	} else {

@@ -3,6 +3,7 @@ package disk
 import (
 	"sync"
 
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
 )
 
@@ -84,12 +85,12 @@ func (d *Disk) goOn(waits []wait) {
 			break
 		}
 		if !d.byPage(&c) { // else it is read from where it lies
-			if !d.inHand(c.ID) {
-				break
-			}
 			var frames Frames
 			for i := max(begin, start); i < min(end, start+int64(d.frames(&c))); i++ {
 				frames.Add(int(i - start))
+			}
+			if !d.inHand(&c, &frames) {
+				break
 			}
 			d.queueSome(pos, &c, &frames)
 		}
@@ -98,9 +99,13 @@ func (d *Disk) goOn(waits []wait) {
 	d.sequence.asked(stream, begin)
 }
 
-// inHand reports whether Options.Near has a chunk, or is getting it: its header comes first.
-func (d *Disk) inHand(id chunk.ID) bool {
+// inHand reports whether Options.Near has those frames of a chunk, or is getting them: its header comes first.
+func (d *Disk) inHand(c *blockmap.Chunk, frames *Frames) bool {
+	ctx := d.ctx
+	if d.frames(c) <= chunk.MaxExtract {
+		ctx = chunk.WithExtract(ctx, chunk.Extract(frames[0]))
+	}
 	var b [1]byte
-	n, err := d.opt.Near.ReadChunk(d.ctx, id, b[:], 0)
+	n, err := d.opt.Near.ReadChunk(ctx, c.ID, b[:], 0)
 	return err == nil && n == 1
 }

@@ -61,11 +61,14 @@ func (k *marks) at(pos int, frame uint32) (word *atomic.Uint64, shift uint) {
 	return &k.words[i/marksPerWord], i % marksPerWord * markBits
 }
 
-// touched reports whether the frame was read.
-func (k *marks) touched(pos int, frame uint32) bool {
+// get returns a frame's marks.
+func (k *marks) get(pos int, frame uint32) uint64 {
 	word, shift := k.at(pos, frame)
-	return word.Load()>>shift&touchedMark != 0
+	return word.Load() >> shift & (1<<markBits - 1)
 }
+
+// touched reports whether the frame was read.
+func (k *marks) touched(pos int, frame uint32) bool { return k.get(pos, frame)&touchedMark != 0 }
 
 // set sets a mark and returns the frame's marks from before.
 func (k *marks) set(pos int, frame uint32, mark uint64) uint64 {

@@ -50,6 +50,9 @@ const (
 	// that when the host is closed.
 	saveTime  = 30 * time.Second
 	closeTime = 5 * time.Second
+	// aheadTime is how long what was read ahead is kept for a start that has not begun, as of a
+	// disk that is mounted and lies idle.
+	aheadTime = 2 * time.Minute
 )
 
 // A Start tells of a disk's start.
@@ -173,7 +176,7 @@ func (h *Host) loadProfile(ctx context.Context, src *Source, image origin.Digest
 // A starting is the start of a shared disk, from when it is opened.
 type starting struct {
 	h        *Host
-	disk     *disk.Disk
+	disk     *Disk
 	sequence *start.Sequence     // what lies behind what is read, if there is no profile; nil: it is not asked for
 	skip     func(chunk.ID) bool // what comes with the metadata object; nil: nothing does
 	near     bool                // the origin is
@@ -208,7 +211,7 @@ type starting struct {
 // has read yet. near is its origin's; a is the profile, nil if none is wanted.
 func (h *Host) watchStart(d *Disk, image *Image, spec *Spec, near bool, a *asked) *starting {
 	s := &starting{
-		h: h, disk: d.Disk, skip: d.packed(), near: near, image: image, use: spec.Profile, workload: spec.Workload, opened: time.Now(),
+		h: h, disk: d, skip: d.packed(), near: near, image: image, use: spec.Profile, workload: spec.Workload, opened: time.Now(),
 		recorder: start.NewRecorder(image.Map.Digest(), spec.Workload, start.RecordOptions{}),
 		far:      make(chan struct{}),
 		ended:    make(chan struct{}),
@@ -247,8 +250,14 @@ func (s *starting) run(a *asked) {
 	reading := make(chan struct{})
 	go func() {
 		defer close(reading)
-		if a != nil {
-			s.readAhead(ctx, a)
+		if a == nil {
+			return
+		}
+		s.readAhead(ctx, a)
+		select {
+		case <-time.After(aheadTime):
+			s.disk.LetGo()
+		case <-ctx.Done():
 		}
 	}()
 	<-s.recorder.Over() // which end sees to
@@ -256,6 +265,7 @@ func (s *starting) run(a *asked) {
 	<-reading
 	a.end()
 	s.disk.OnTouch(nil)
+	s.disk.followed.Store(false)
 	s.getFar()
 	s.finish()
 }
@@ -280,11 +290,12 @@ func (s *starting) readAhead(ctx context.Context, a *asked) {
 	if a.p.Predicted && s.near {
 		return // a guess would gain next to nothing, and fill memory with what nobody may read
 	}
-	r, err := start.NewReplay(s.disk, a.p, start.ReplayOptions{Unread: s.h.unread(s.disk), Skip: s.skip})
+	r, err := start.NewReplay(s.disk, a.p, start.ReplayOptions{Unread: s.h.unread(s.disk.Disk), Skip: s.skip})
 	if err != nil {
 		s.trouble("there is no profile to read ahead by", err)
 		return
 	}
+	s.disk.follow(a.p.Headers)
 	if a.pack != nil {
 		var ids []chunk.ID
 		for _, step := range a.p.Plan() {
@@ -336,12 +347,15 @@ func (s *starting) finish() {
 	keep := ok && !s.drop && s.use.records() && (s.marked || s.use == ProfileRecord || len(rec.Touches) >= start.DefaultLeast)
 	s.mu.Unlock()
 	s.h.starts.wasted.Add(s.unused)
+	s.disk.LetGo()
 	if !keep {
 		return
 	}
 	s.h.starts.recorded.Add(1)
+	p := rec.Profile()
+	p.AddHeaders(s.disk.headers(p)) // while there is a disk
 	s.h.saving.Go(func() {
-		kept, err := s.h.saveProfile(s.image, rec.Profile())
+		kept, err := s.h.saveProfile(s.image, p)
 		s.mu.Lock()
 		s.kept = kept
 		s.mu.Unlock()

@@ -17,11 +17,14 @@ import (
 //	"rvprofl" ‖ version ‖ image ‖ workload ‖ starts ‖ length ‖ number of entries ‖ entries
 //
 // where an entry is what differs from the one before, and the version is 2 if it is
-// predicted, else 1. doc/format/profile.md has the bytes and vectors.
+// predicted, else 1; with headers, it is 4 or 3, and they follow. doc/format/profile.md has the bytes and vectors.
 const (
 	magicWord      = "rvprofl"
 	magic          = magicWord + "1"
 	predictedMagic = magicWord + "2"
+
+	withHeaders          = magicWord + "3"
+	predictedWithHeaders = magicWord + "4"
 
 	unit = time.Microsecond // of times as they are stored
 
@@ -38,7 +41,7 @@ const (
 	MaxWorkloadBytes = 128            // of the workload's name
 
 	// MaxBytes bounds the stored form.
-	MaxBytes = headBytes + MaxEntries*maxEntryBytes
+	MaxBytes = headBytes + MaxEntries*maxEntryBytes + MaxHeaderBytes
 )
 
 var (
@@ -92,7 +95,20 @@ func (p *Profile) check() error {
 		}
 		seen[e.Frame] = true
 	}
-	return nil
+	return p.checkHeaders()
+}
+
+// magic is what the stored form of p begins with.
+func (p *Profile) magic() string {
+	switch headers := len(p.Headers) > 0; {
+	case headers && p.Predicted:
+		return predictedWithHeaders
+	case headers:
+		return withHeaders
+	case p.Predicted:
+		return predictedMagic
+	}
+	return magic
 }
 
 // AppendBinary implements encoding.BinaryAppender: it appends the stored form of
@@ -102,11 +118,8 @@ func (p *Profile) AppendBinary(b []byte) ([]byte, error) {
 	if err := p.check(); err != nil {
 		return b, err
 	}
-	if p.Predicted {
-		b = append(b, predictedMagic...)
-	} else {
-		b = append(b, magic...)
-	}
+	before := b
+	b = append(b, p.magic()...)
 	b = append(b, p.Image[:]...)
 	b = append(b, byte(len(p.Workload)))
 	b = append(b, p.Workload...)
@@ -121,6 +134,13 @@ func (p *Profile) AppendBinary(b []byte) ([]byte, error) {
 		b = binary.AppendVarint(b, int64((e.At-last.At)/unit))
 		b = binary.AppendUvarint(b, uint64(e.Waited/unit))
 		last = e
+	}
+	if len(p.Headers) == 0 {
+		return b, nil
+	}
+	b, err := p.appendHeaders(b)
+	if err != nil {
+		return before, err
 	}
 	return b, nil
 }
@@ -146,9 +166,17 @@ func Parse(b []byte) (*Profile, error) {
 	if !ok || string(head[:len(magicWord)]) != magicWord {
 		return nil, malformed("it does not begin as one")
 	}
-	p := &Profile{Predicted: string(head) == predictedMagic}
-	if !p.Predicted && string(head) != magic {
-		return nil, fmt.Errorf("profile: version %.1q, want 1 or 2: %w", head[len(magicWord):], ErrVersion)
+	p, headers := &Profile{}, false
+	switch string(head) {
+	case magic:
+	case predictedMagic:
+		p.Predicted = true
+	case withHeaders:
+		headers = true
+	case predictedWithHeaders:
+		p.Predicted, headers = true, true
+	default:
+		return nil, fmt.Errorf("profile: version %.1q, want 1 to 4: %w", head[len(magicWord):], ErrVersion)
 	}
 	n, err := r.head(p)
 	if err != nil {
@@ -166,6 +194,11 @@ func Parse(b []byte) (*Profile, error) {
 			return nil, fmt.Errorf("entry %d: %w", i, err)
 		}
 		last = p.Entries[i]
+	}
+	if headers {
+		if p.Headers, err = r.headers(); err != nil {
+			return nil, err
+		}
 	}
 	if len(r.rest) > 0 {
 		return nil, malformed("%d bytes too many", len(r.rest))
@@ -254,8 +287,8 @@ func (r *reader) entry(e, last *Entry, starts uint32) error {
 	return nil
 }
 
-// Fits reports, by a nil error, whether p is of block map m and names frames that m
-// has; else the error is ErrMismatch.
+// Fits reports, by a nil error, whether p is of block map m, names frames that m has, and
+// has its chunks' headers; else the error is ErrMismatch.
 func (p *Profile) Fits(m *blockmap.Map) error {
 	if p.Image != m.Digest() {
 		return fmt.Errorf("profile of %v, and block map %v: %w", p.Image, m.Digest(), ErrMismatch)
@@ -265,6 +298,12 @@ func (p *Profile) Fits(m *blockmap.Map) error {
 		e := &p.Entries[i]
 		if int64(e.Chunk) >= int64(m.Len()) || int64(e.Number)<<log2 >= int64(m.Chunk(int(e.Chunk)).Size) {
 			return fmt.Errorf("profile of %v: entry %d: frame %d of chunk %d is not there: %w", p.Image, i, e.Number, e.Chunk, ErrMismatch)
+		}
+	}
+	for i := range p.Headers {
+		h := &p.Headers[i]
+		if int64(h.Chunk) >= int64(m.Len()) || h.ID() != m.Chunk(int(h.Chunk)).ID {
+			return fmt.Errorf("profile of %v: header %d is not that of chunk %d: %w", p.Image, i, h.Chunk, ErrMismatch)
 		}
 	}
 	return nil

@@ -73,7 +73,7 @@ func (p *Profile) Arrange() {
 // has it; and beyond MaxStarts all counts are halved. Other than by that, and by
 // rounding, it does not matter in which order starts are merged. The profiles
 // given stay as they are. A predicted one counts only if there are no others, and then the
-// newest of them alone.
+// newest of them alone. Headers of all are kept.
 func Merge(list ...*Profile) (*Profile, error) {
 	if len(list) == 0 {
 		return nil, fmt.Errorf("merge profiles: none: %w", ErrMismatch)
@@ -84,9 +84,14 @@ func Merge(list ...*Profile) (*Profile, error) {
 		case p.Image != m.Image || p.Workload != m.Workload:
 			return nil, fmt.Errorf("merge profiles: of %v, workload %q, with one of %v, workload %q: %w", m.Image, m.Workload, p.Image, p.Workload, ErrMismatch)
 		case m.Predicted:
+			headers := m.Headers
 			m = p.scaled(MaxStarts)
+			m.AddHeaders(headers)
 		case !p.Predicted:
 			m = merge(m, p.scaled(MaxStarts))
+			m.AddHeaders(p.Headers)
+		default:
+			m.AddHeaders(p.Headers)
 		}
 	}
 	m.Arrange()
@@ -156,6 +161,7 @@ func Predict(list ...*Profile) *Profile {
 	seen := make(map[Frame]bool)
 	for _, l := range list {
 		p.Image, p.Workload = l.Image, l.Workload
+		p.AddHeaders(l.Headers)
 		for _, e := range l.Entries {
 			if !seen[e.Frame] && len(p.Entries) < MaxEntries {
 				seen[e.Frame] = true

@@ -52,6 +52,11 @@ type Profile struct {
 	Length   time.Duration // of the longest of them
 	Entries  []Entry       // each frame once, in the order in which to fetch
 
+	// Headers are those of chunks that the start will need, by rising place, each once: of
+	// all or some that Entries name, and of others near them. Who has a chunk's header can
+	// ask for its frames at once.
+	Headers []Header
+
 	// Predicted says that nobody has started the image yet: this is what its files say that a
 	// start will read. It counts as one start until there is one, and then for nothing.
 	Predicted bool

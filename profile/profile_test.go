@@ -55,6 +55,18 @@ func encode(t testing.TB, p *profile.Profile) []byte {
 	return b
 }
 
+// headersVector is the third one of the page.
+func headersVector() *profile.Profile {
+	p := predictedVector()
+	p.Headers = []profile.Header{{Chunk: 3, Header: header(1)}, {Chunk: 5, Header: header(2)}}
+	return p
+}
+
+// header is that of a chunk which chunktest makes.
+func header(seed uint64) chunk.Header {
+	return chunktest.Random(seed, 20000, chunk.MinFrameSize).Header
+}
+
 var hexLine = regexp.MustCompile(`(?m)^    ((?:[0-9a-f]{2,} ?)+)$`)
 
 // TestVector compares with the bytes of the page.
@@ -68,11 +80,11 @@ func TestVector(t *testing.T) {
 		digits.WriteString(strings.ReplaceAll(line[1], " ", ""))
 	}
 	recorded := encode(t, vector())
-	both := append(slices.Clone(recorded), encode(t, predictedVector())...)
-	if want := hex.EncodeToString(both); digits.String() != want {
+	predicted, headers := encode(t, predictedVector()), encode(t, headersVector())
+	if want := hex.EncodeToString(slices.Concat(recorded, predicted, headers)); digits.String() != want {
 		t.Fatalf("the page has\n%s, the code makes\n%s", &digits, want)
 	}
-	for b, want := range map[string]*profile.Profile{string(recorded): vector(), string(both[len(recorded):]): predictedVector()} {
+	for b, want := range map[string]*profile.Profile{string(recorded): vector(), string(predicted): predictedVector(), string(headers): headersVector()} {
 		p, err := profile.Parse([]byte(b))
 		if err != nil || !reflect.DeepEqual(p, want) {
 			t.Errorf("parsed: %+v, %v", p, err)
@@ -143,6 +155,12 @@ func TestRefused(t *testing.T) {
 		"in none":            func(p *profile.Profile) { p.Entries[1].Starts = 0 },
 		"chunk out of range": func(p *profile.Profile) { p.Entries[1].Chunk = 1 << 23 },
 		"frame twice":        func(p *profile.Profile) { p.Entries[1].Frame = p.Entries[0].Frame },
+		"header twice": func(p *profile.Profile) {
+			p.Headers = []profile.Header{{Chunk: 1, Header: header(1)}, {Chunk: 1, Header: header(2)}}
+		},
+		"header of no chunk": func(p *profile.Profile) { p.Headers = []profile.Header{{Chunk: 1 << 23, Header: header(1)}} },
+		"no header":          func(p *profile.Profile) { p.Headers = []profile.Header{{Chunk: 1}} },
+		"too many headers":   func(p *profile.Profile) { p.Headers = make([]profile.Header, profile.MaxHeaders+1) },
 		"too many entries":   func(p *profile.Profile) { p.Entries = make([]profile.Entry, profile.MaxEntries+1) },
 	} {
 		p := vector()
@@ -170,9 +188,25 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	other := slices.Clone(good)
-	other[7] = '3'
+	other[7] = '5'
 	if _, err := profile.Parse(other); !errors.Is(err, profile.ErrVersion) {
+		t.Errorf("version 5: %v", err)
+	}
+	other[7] = '3' // with headers, of which there are none
+	if _, err := profile.Parse(other); !errors.Is(err, profile.ErrFormat) {
 		t.Errorf("version 3: %v", err)
+	}
+	if _, err := profile.Parse(append(other, 0)); !errors.Is(err, profile.ErrFormat) {
+		t.Errorf("no header in version 3: %v", err)
+	}
+	good = encode(t, headersVector())
+	for n := range good {
+		if _, err := profile.Parse(good[:n]); err == nil {
+			t.Errorf("with headers, cut to %d bytes: accepted", n)
+		}
+	}
+	if _, err := profile.Parse(append(slices.Clone(good), 0)); !errors.Is(err, profile.ErrFormat) {
+		t.Errorf("a byte behind the headers: %v", err)
 	}
 	other[7] = '2' // predicted, of 4 starts
 	if _, err := profile.Parse(other); !errors.Is(err, profile.ErrFormat) {
@@ -191,6 +225,8 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("rvprofl2"))
 	guess, _ := predictedVector().AppendBinary(nil)
 	f.Add(guess)
+	headers, _ := headersVector().AppendBinary(nil)
+	f.Add(headers)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := profile.Parse(b)
 		if err != nil {
@@ -401,6 +437,56 @@ func TestSize(t *testing.T) {
 	t.Logf("%d frames: %d bytes", len(rec.Profile().Entries), n)
 	if n > 60_000 {
 		t.Errorf("%d bytes", n)
+	}
+}
+
+// TestHeaders: profiles that are merged keep the headers of all, within bounds, and those of
+// another chunk fit no block map.
+func TestHeaders(t *testing.T) {
+	with := func(starts uint32, places ...uint32) *profile.Profile {
+		p := &profile.Profile{Image: image, Starts: starts, Predicted: starts == 0, Entries: []profile.Entry{{Starts: max(starts, 1)}}}
+		p.Starts = max(starts, 1)
+		for _, place := range places {
+			p.Headers = append(p.Headers, profile.Header{Chunk: place, Header: header(uint64(place))})
+		}
+		return p
+	}
+	for name, c := range map[string]struct {
+		list []*profile.Profile
+		want []uint32
+	}{
+		"starts":    {[]*profile.Profile{with(1, 2, 4), with(1, 1, 4, 7)}, []uint32{1, 2, 4, 7}},
+		"predicted": {[]*profile.Profile{with(0, 2), with(1, 3)}, []uint32{2, 3}},
+		"behind":    {[]*profile.Profile{with(1, 3), with(0, 2)}, []uint32{2, 3}},
+		"none":      {[]*profile.Profile{with(1, 3), with(1)}, []uint32{3}},
+	} {
+		var got []uint32
+		m := merge(t, c.list...)
+		for i := range m.Headers {
+			got = append(got, m.Headers[i].Chunk)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: headers of %v, want %v", name, got, c.want)
+		}
+		if back, err := profile.Parse(encode(t, m)); err != nil || !reflect.DeepEqual(back, m) {
+			t.Errorf("%s: %+v, %v", name, back, err)
+		}
+	}
+	many := make([]profile.Header, profile.MaxHeaders+10)
+	for i := range many {
+		many[i] = profile.Header{Chunk: uint32(i), Header: header(1)}
+	}
+	p := with(1)
+	p.AddHeaders(many)
+	if len(p.Headers) != profile.MaxHeaders {
+		t.Errorf("%d headers, want %d", len(p.Headers), profile.MaxHeaders)
+	}
+	encode(t, p)
+
+	img := blockmaptest.Small(7, 3)
+	q := &profile.Profile{Image: img.Digest(), Starts: 1, Headers: []profile.Header{{Chunk: 1, Header: header(1)}}}
+	if err := q.Fits(img.Map); !errors.Is(err, profile.ErrMismatch) {
+		t.Errorf("another chunk's header: %v", err)
 	}
 }
 

@@ -47,6 +47,14 @@ func TestDraw(t *testing.T) {
 	if err := xml.Unmarshal([]byte(svg), new(struct{})); err != nil {
 		t.Errorf("no well-formed picture: %v", err)
 	}
+	seen := make(map[string]bool)
+	for k := range 20 {
+		if c := colour(k); seen[c] {
+			t.Errorf("subject %d has the colour of another: %s", k, c)
+		} else {
+			seen[c] = true
+		}
+	}
 	for most, want := range map[float64]float64{0: 1, 30: 10, 0.9: 0.2, 5: 1, 26: 10, 24: 5} {
 		if got := tickStep(most); math.Abs(got-want) > 1e-9 {
 			t.Errorf("ticks to %v are %v apart, want %v", most, got, want)

@@ -19,6 +19,14 @@ const (
 
 var colours = []string{"#1b6ca8", "#e08e0b", "#7a7a7a", "#3c8d40", "#9c4f96", "#c0392b"}
 
+// colour returns the colour of the kth subject: no other's.
+func colour(k int) string {
+	if k < len(colours) {
+		return colours[k]
+	}
+	return fmt.Sprintf("hsl(%d,65%%,65%%)", k*137%360)
+}
+
 // draw returns the medians as bars, one group a case, with their ranges.
 func (t *table) draw(unit string) []byte {
 	most := 0.0
@@ -38,7 +46,7 @@ func (t *table) draw(unit string) []byte {
 	}
 	for k, s := range t.subjects {
 		fmt.Fprintf(&b, "<rect x=\"%d\" y=\"8\" width=\"12\" height=\"12\" fill=\"%s\"/><text x=\"%d\" y=\"18\">%s</text>\n",
-			leftEdge+k*legendWidth, colours[k%len(colours)], leftEdge+k*legendWidth+18, html.EscapeString(s))
+			leftEdge+k*legendWidth, colour(k), leftEdge+k*legendWidth+18, html.EscapeString(s))
 	}
 	for i, c := range t.cases {
 		left := leftEdge + i*group + barGap/2
@@ -50,7 +58,7 @@ func (t *table) draw(unit string) []byte {
 			}
 			x, m := left+k*barWidth, median(v)
 			fmt.Fprintf(&b, "<rect x=\"%d\" y=\"%.1f\" width=\"%d\" height=\"%.1f\" fill=\"%s\"/><path d=\"M%d %.1fV%.1f\" stroke=\"black\"/>\n",
-				x, y(m), barWidth-3, y(0)-y(m), colours[k%len(colours)], x+barWidth/2-1, y(slices.Min(v)), y(slices.Max(v)))
+				x, y(m), barWidth-3, y(0)-y(m), colour(k), x+barWidth/2-1, y(slices.Min(v)), y(slices.Max(v)))
 		}
 	}
 	b.WriteString("</svg>\n")

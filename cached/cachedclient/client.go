@@ -179,7 +179,8 @@ func (r *Reader) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off int
 }
 
 // Held returns a reader of what the client has in its hands: a chunk that it
-// would have to ask for is chunk.ErrNotFound. It is for those who can do better
+// would have to ask for, or of which it lacks a frame that the context tells of
+// (chunk.WithExtract), is chunk.ErrNotFound. It is for those who can do better
 // than wait.
 func (c *Client) Held() chunk.Reader { return heldReader{c} }
 
@@ -197,7 +198,7 @@ func (r heldReader) ReadChunk(ctx context.Context, id chunk.ID, dst []byte, off 
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	return r.client.readHeld(id, dst, off, 0)
+	return r.client.readHeld(id, dst, off, chunk.ExtractOf(ctx))
 }
 
 // readHeld reads a chunk that is on the shelf, if those frames of it are there, 0 being none.

@@ -53,6 +53,10 @@ func TestExtract(t *testing.T) {
 	if _, err := second.Held().ReadChunk(ctx, o.ID, make([]byte, 10), off-10); !errors.Is(err, chunk.ErrNotFound) {
 		t.Errorf("a frame that is nowhere near: %v", err)
 	}
+	readSome(t, second.Held(), &o, 0, 1, 0b110)
+	if _, err := second.Held().ReadChunk(chunk.WithExtract(ctx, 0b1000), o.ID, make([]byte, 1), 0); !errors.Is(err, chunk.ErrNotFound) {
+		t.Errorf("the header, for a frame that is nowhere near: %v", err)
+	}
 	off, n = frame(7)
 	readSome(t, r, &o, off, n, 0b10000000)
 	sent(1, 2, 7)

@@ -125,10 +125,11 @@ func (a *app) showPredicted(r *predicted) error {
 
 // A foresight is a prediction, and the open disk of its image.
 type foresight struct {
-	image *host.Image
-	disk  *host.Disk
-	files *ext4.FS
-	p     *profile.Profile
+	image  *host.Image
+	disk   *host.Disk
+	files  *ext4.FS
+	p      *profile.Profile
+	chunks []uint32 // that the start needs frames of, or may
 }
 
 func (f *foresight) close() { _ = f.disk.Close() }
@@ -159,7 +160,7 @@ func (a *app) foresee(ctx context.Context, view *generation.View, ref string) (*
 	}
 	f.files, err = ext4.Open(reader, d.Size())
 	if err == nil {
-		f.p, err = predict.Profile(ctx, image.Map, f.files, device, predict.Start{Args: process.Args, Env: process.Env, Dir: process.Dir}, "")
+		f.p, f.chunks, err = predict.Profile(ctx, image.Map, f.files, device, predict.Start{Args: process.Args, Env: process.Env, Dir: process.Dir}, "")
 	}
 	if err != nil {
 		f.close()
@@ -176,6 +177,11 @@ func (a *app) predict(ctx context.Context, o origin.Origin, ref string) (*predic
 		return nil, err
 	}
 	defer f.close()
+	headers, err := f.disk.Headers(ctx, f.chunks)
+	if err != nil {
+		return nil, fmt.Errorf("image %q: %w", ref, err)
+	}
+	f.p.AddHeaders(headers)
 	d, err := generation.AddProfile(ctx, o, f.p)
 	if err != nil {
 		return nil, err

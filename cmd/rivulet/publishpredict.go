@@ -11,6 +11,7 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/disk"
 	"github.com/rivuletfs/rivulet/ext4"
+	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/origin"
 	"github.com/rivuletfs/rivulet/profile"
 	"github.com/rivuletfs/rivulet/profile/predict"
@@ -63,7 +64,8 @@ func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*blockma
 	if !near {
 		o.Whole = func(id chunk.ID) bool { return !v.AtHand(id) }
 	}
-	d, err := disk.Open(v.Data, chunk.NewDoor(chunks), o)
+	door := chunk.NewDoor(chunks)
+	d, err := disk.Open(v.Data, door, o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -84,8 +86,16 @@ func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*blockma
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := found.Profile(m, "")
-	return m, p, err
+	p, places, err := found.Profile(m, "")
+	if err != nil {
+		return nil, nil, err
+	}
+	headers, err := host.ReadHeaders(ctx, m, door, places)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.AddHeaders(headers)
+	return m, p, nil
 }
 
 // farParts are the parts of a disk that are not at hand.

@@ -22,6 +22,9 @@ const (
 	maxRangeSectors = 1 << 22 // as guests are told; longer ones are done all the same
 )
 
+// statusLeft is of a request that is left to the next process: nobody is told of it.
+const statusLeft = 0xff
+
 // errMalformed is of a chain that is no request, not even one that can be answered.
 var errMalformed = errors.New("chain has no room for a request's header and status")
 
@@ -34,6 +37,7 @@ type disk struct {
 	stats    *counters
 	failed   func(op string, off int64, n int, err error) // told of what the device fails
 	writable bool
+	kept     bool        // requests that get no answer are done again by the next process; changes while no ring runs
 	through  atomic.Bool // every write is flushed before it is answered
 }
 
@@ -114,14 +118,19 @@ func (r *request) bytes() int64 { return r.inBytes + r.outBytes }
 func (r *request) slow() bool { return r.Type == wire.BlkFlush || r.bytes() > inlineBytes }
 
 // serve does what r asks for and writes its status. direct says that the device may
-// read into the guest's memory itself.
-func (d *disk) serve(r *request, direct bool) {
+// read into the guest's memory itself. It returns false for a request that gets no answer
+// from this process: it stays among those in flight.
+func (d *disk) serve(r *request, direct bool) (answered bool) {
 	d.stats.requests.Add(1)
 	status := d.do(r, direct)
+	if status == statusLeft {
+		return false
+	}
 	if status != wire.StatusOK {
 		d.stats.failed.Add(1)
 	}
 	*r.status = status
+	return true
 }
 
 func (d *disk) do(r *request, direct bool) byte {
@@ -263,6 +272,9 @@ func (d *disk) zero(r *request) byte {
 }
 
 func (d *disk) deviceError(op string, off int64, n int, err error) byte {
+	if d.kept && errors.Is(err, blockdev.ErrLeft) {
+		return statusLeft
+	}
 	d.stats.deviceErrors.Add(1)
 	d.failed(op, off, n, fmt.Errorf("%s %d bytes at %d: %w", op, n, off, err))
 	return wire.StatusIOError

@@ -157,15 +157,18 @@ func (w *worker) lead() {
 			return
 		}
 		if r.crew.HandOver(w.request.slow()) {
-			d.serve(&w.request, r.s.guest.direct)
-			r.queue.Complete(w.chain.Head, w.request.written)
+			if d.serve(&w.request, r.s.guest.direct) {
+				r.queue.Complete(w.chain.Head, w.request.written)
+			}
 			r.flush()
 			return
 		}
 		turn := r.crew.Begin()
 		held += w.request.bytes()
-		d.serve(&w.request, r.s.guest.direct)
-		waiting := r.queue.Complete(w.chain.Head, w.request.written)
+		waiting := 0
+		if d.serve(&w.request, r.s.guest.direct) {
+			waiting = r.queue.Complete(w.chain.Head, w.request.written)
+		}
 		if !r.crew.End(turn) {
 			r.flush()
 			return

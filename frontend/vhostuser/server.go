@@ -39,7 +39,9 @@
 // (INFLIGHT_SHMFD). The next process gets it back and does those requests again,
 // in their order. That is sound since a request that was not answered may be done
 // twice: a killed process's system calls are over before its socket closes, and no
-// front end connects anew before that. Guests see a pause.
+// front end connects anew before that. Guests see a pause. A request that a device
+// leaves to the next process ([blockdev.ErrLeft]) is treated alike; without that memory,
+// it fails.
 package vhostuser
 
 import (

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -202,6 +203,48 @@ func TestDeviceFails(t *testing.T) {
 	}
 	if st := s.Stats(); st.DeviceErrors != 1 || st.Failed != 1 || st.Requests != 2 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// TestLeft gives no answer to a request that the device leaves to the next process, which
+// does it again; and an error, where nobody keeps what is in flight.
+func TestLeft(t *testing.T) {
+	want := blockdevtest.Pattern(1<<20, 7)
+	left := &blockdevtest.Failing{Device: blockdevtest.NewMemory(want, nil), From: 4096, To: 8192, Err: fmt.Errorf("not open yet: %w", blockdev.ErrLeft)}
+	first := &Server{Export: Export{Device: left}}
+	path := filepath.Join(t.TempDir(), "s")
+	stop := serveAt(t, first, path)
+	c := dial(t, vhostuserclient.Dialer{Reconnect: true}, path)
+	read := make(chan error, 1)
+	p := make([]byte, 4096)
+	go func() {
+		_, err := c.ReadAt(p, 4096)
+		read <- err
+	}()
+	for first.Stats().Requests < 1 {
+		runtime.Gosched()
+	}
+	stop()
+	next := &Server{Export: Export{Device: left.Device}}
+	serveAt(t, next, path)
+	if err := <-read; err != nil || !bytes.Equal(p, want[4096:8192]) {
+		t.Errorf("read that was left: %v", err)
+	}
+	if st := first.Stats(); st.Failed != 0 || st.DeviceErrors != 0 {
+		t.Errorf("the process that left it: %+v", st)
+	}
+	if st := next.Stats(); st.Resubmitted != 1 {
+		t.Errorf("the next process: %+v, want 1 resubmitted", st)
+	}
+
+	stats := new(counters)
+	d := newDisk(&first.Export, stats)
+	d.failed = func(string, int64, int, error) {}
+	status := byte(0xaa)
+	r := request{in: [][]byte{p}, inBytes: int64(len(p)), status: &status}
+	r.Type, r.Sector = wire.BlkIn, 4096/wire.SectorSize
+	if !d.serve(&r, true) || status != wire.StatusIOError {
+		t.Errorf("without a record of what is in flight: status %d", status)
 	}
 }
 

@@ -538,6 +538,7 @@ func (s *session) setInflight(in *transport.Message) error {
 	}
 	s.record.close()
 	s.record, s.recordFor = m, i
+	s.disk.kept = true
 	return nil
 }
 

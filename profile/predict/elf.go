@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +17,7 @@ const (
 	maxDynamic  = 1 << 12 // entries
 	maxNeeded   = 512     // libraries of one object
 	maxName     = 1 << 10 // bytes of a name
+	maxAllNames = 1 << 20 // of all names
 )
 
 // An object is an ELF program or library.
@@ -28,7 +30,9 @@ type object struct {
 	needed   []string
 	runpath  []string // where it looks for them
 
-	exceptions int64 // where the tables for them begin; 0: there are none
+	begins     bool    // it runs code of its own when it is loaded
+	exceptions int64   // where the tables for them begin; 0: there are none
+	names      segment // of symbols and libraries, one behind the other
 }
 
 // A segment is what a loader maps.
@@ -112,7 +116,7 @@ func (o *object) dynamic(s segment) {
 	size := o.pick(8, 16)
 	table := o.bytes(s.off, min(s.size, int64(maxDynamic*size)))
 	var needed, paths []uint64
-	names := int64(-1)
+	names, length := int64(-1), int64(0)
 	for ; len(table) >= size; table = table[size:] {
 		var tag elf.DynTag
 		var value uint64
@@ -131,11 +135,16 @@ func (o *object) dynamic(s segment) {
 			paths = append(paths[:0], value)
 		case tag == elf.DT_STRTAB:
 			names = o.fileOffset(value)
+		case tag == elf.DT_INIT_ARRAYSZ:
+			o.begins = value > uint64(o.pick(4, 8)) // compilers put one function into all
+		case tag == elf.DT_STRSZ:
+			length = int64(min(value, maxAllNames))
 		}
 	}
 	if names < 0 {
 		return
 	}
+	o.names = segment{off: names, size: max(0, min(length, o.size-names))}
 	name := func(at uint64) string {
 		if at > uint64(o.size) {
 			return ""
@@ -156,6 +165,12 @@ func (o *object) dynamic(s segment) {
 			}
 		}
 	}
+}
+
+// imports reports whether an object has one of the symbols from a library, or for others.
+func (o *object) imports(symbols ...string) bool {
+	b := o.bytes(o.names.off, o.names.size)
+	return slices.ContainsFunc(symbols, func(name string) bool { return bytes.Contains(b, []byte("\x00"+name+"\x00")) })
 }
 
 // fileOffset returns where an address lies in the file; -1: nowhere.

@@ -18,6 +18,8 @@ type elfSpec struct {
 	needed  []string
 	runpath string
 	strings []string // constants
+	symbols []string // that it has from libraries
+	begins  bool     // it runs code when it is loaded
 	pad     int      // bytes of code
 }
 
@@ -54,7 +56,14 @@ func (e *elfSpec) bytes() []byte {
 		dynamic(elf.DT_RUNPATH, at(e.runpath))
 	}
 	interp := at(e.interp)
+	for _, n := range e.symbols {
+		at(n)
+	}
 	dynamic(elf.DT_STRTAB, base+tables)
+	if e.begins {
+		dynamic(elf.DT_INIT_ARRAYSZ, 16)
+	}
+	dynamic(elf.DT_STRSZ, len(names))
 	dynamic(elf.DT_NULL, 0)
 	dynAt := tables + len(names)
 	code := dynAt + len(dyn)

@@ -57,7 +57,7 @@ func Reads(ctx context.Context, fsys fs.ReadLinkFS, s Start) ([]Range, error) {
 		env:    make(map[string]string),
 		ran:    make(map[string]bool),
 		told:   make(map[string]bool),
-		linked: make(map[string]bool),
+		linked: make(map[string]linkage),
 		whole:  make(map[string]bool),
 		spoke:  make(map[string]bool),
 	}
@@ -94,16 +94,18 @@ type predictor struct {
 	plugins []string // folders that programs have named, where libraries may be
 	ranges  []Range
 
-	ran                map[string]bool // programs and scripts that were followed
-	told               map[string]bool // texts that were looked through
-	linked             map[string]bool // programs and libraries that are in ranges
-	whole              map[string]bool // files that are in ranges from end to end
-	spoke              map[string]bool // interpreters whose beginning was followed
+	ran                map[string]bool    // programs and scripts that were followed
+	told               map[string]bool    // texts that were looked through
+	linked             map[string]linkage // programs and libraries that are in ranges
+	whole              map[string]bool    // files that are in ranges from end to end
+	spoke              map[string]bool    // interpreters whose beginning was followed
 	scripts            int
 	followed           int // modules that were followed, but for those of Python
 	python             pythonPlace
 	perlDirs, rubyDirs []string
-	once               bool // what every process reads was added
+	once               bool // the locale was added
+	knowsUsers         bool // what tells who the users are was
+	knowsGroups        bool
 }
 
 // add adds a range of a file.

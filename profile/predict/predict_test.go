@@ -74,7 +74,7 @@ func paths(t *testing.T, s spec, start Start) []string {
 }
 
 // common is what any program of base reads.
-var common = []string{"usr/bin/dash", "lib64/ld.so", "etc/ld.so.cache", "usr/lib/x86_64-linux-gnu/libc.so.6", "etc/passwd"}
+var common = []string{"usr/bin/dash", "lib64/ld.so", "etc/ld.so.cache", "usr/lib/x86_64-linux-gnu/libc.so.6"}
 
 func TestReads(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -111,6 +111,13 @@ func TestReads(t *testing.T) {
 			}), Start{Args: []string{"/opt/db/bin/db"}},
 			[]string{"opt/db/bin/db", "etc/db/db.conf", "etc/db/more/a.conf", "opt/db/bin/helper", "usr/share/db/15/setup.sql"},
 			[]string{"opt/db/bin/other", "usr/share/db/15/other.sql"},
+		},
+		"users": {
+			base(spec{"usr/bin/db": string((&elfSpec{interp: "/lib64/ld.so", symbols: []string{"open", "getpwnam"}, pad: 10}).bytes())}), Start{Args: []string{"db"}}, []string{"usr/bin/db", "etc/passwd"}, nil,
+		},
+		"no users": {
+			base(spec{"usr/bin/dash": string((&elfSpec{interp: "/lib64/ld.so", needed: []string{"libc.so.6"}, symbols: []string{"getpwnam"}, strings: []string{"/etc/profile"}, pad: 10}).bytes()), "etc/profile": "x"}),
+			Start{Args: []string{"sh", "-c", "cat"}}, nil, []string{"etc/passwd", "etc/profile"},
 		},
 		"runpath": {
 			base(spec{"opt/x/bin/x": string((&elfSpec{needed: []string{"libx.so"}, runpath: "$ORIGIN/../lib"}).bytes()), "opt/x/lib/libx.so": library(), "usr/lib/libx.so": library()}),
@@ -182,6 +189,42 @@ func TestReads(t *testing.T) {
 				t.Errorf("another time %q, not %q", again, got)
 			}
 		})
+	}
+}
+
+// TestLibraries: of what only libraries need, what loaders read is predicted, unless it runs
+// code when it is loaded, or the program of a later command needs it; and of tables for
+// exceptions their ends.
+func TestLibraries(t *testing.T) {
+	const pad = 2 << 20
+	large := func(e elfSpec) string {
+		e.pad = pad
+		return string(e.bytes())
+	}
+	s := base(spec{
+		"usr/bin/a": program("libown.so"), "usr/bin/b": program("liblater.so"), "usr/lib/libown.so": large(elfSpec{needed: []string{"libdeep.so", "libbegins.so", "liblater.so"}}),
+		"usr/lib/libdeep.so": large(elfSpec{}), "usr/lib/libbegins.so": large(elfSpec{begins: true}), "usr/lib/liblater.so": large(elfSpec{}),
+	})
+	ranges, err := Reads(context.Background(), s.fs(), Start{Args: []string{"sh", "-c", "a; b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	most := make(map[string]int64)
+	for _, r := range ranges {
+		most[r.Path] = max(most[r.Path], r.Length)
+	}
+	for name, whole := range map[string]bool{"libown": true, "libdeep": false, "libbegins": true, "liblater": true} {
+		if got := most["usr/lib/"+name+".so"]; got == 0 || got >= pad != whole {
+			t.Errorf("%s: a range of %d bytes, want all %v", name, got, whole)
+		}
+	}
+
+	p := &predictor{tree: newTree(context.Background(), spec{"x": strings.Repeat("x", 4<<20)}.fs()), whole: make(map[string]bool)}
+	f := p.file("x")
+	p.rest(&object{file: f, exceptions: 1 << 20, segments: []segment{{off: 512 << 10, size: 1 << 20}}})
+	want := []Range{{"x", 1472 << 10, 64 << 10}, {"x", 512 << 10, 576 << 10}}
+	if !slices.Equal(p.ranges, want) {
+		t.Errorf("tables for exceptions: %v, want %v", p.ranges, want)
 	}
 }
 

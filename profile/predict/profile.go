@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/rivuletfs/rivulet/blockmap"
@@ -19,13 +21,19 @@ const (
 	leastBudget = 16 << 20
 )
 
+// maxBeside bounds the size of files, in bytes, of which the chunks beside those that are
+// predicted are told: of larger ones, starts read hardly more than is predicted.
+const maxBeside = wholeBody
+
 // Profile returns the profile that the files of an image's disk predict of a start. It
 // fits the disk's block map, which may be locked. device, if it is not nil, is the disk that
-// fsys is of, and far away: what will be read of it is asked for early.
-func Profile(ctx context.Context, m *blockmap.Map, fsys *ext4.FS, device Device, s Start, workload string) (*profile.Profile, error) {
+// fsys is of, and far away: what will be read of it is asked for early. chunks are the places
+// of the chunks that the profile names, and of all others of its files: a start that goes
+// another way than was predicted needs frames of these.
+func Profile(ctx context.Context, m *blockmap.Map, fsys *ext4.FS, device Device, s Start, workload string) (p *profile.Profile, chunks []uint32, err error) {
 	f, err := Find(ctx, fsys, device, false, s)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return f.Profile(m, workload)
 }
@@ -66,8 +74,9 @@ func Find(ctx context.Context, fsys *ext4.FS, device Device, near bool, s Start)
 	return f, nil
 }
 
-// Profile returns the profile that fits the disk's block map, as [Profile] does.
-func (f *Found) Profile(m *blockmap.Map, workload string) (*profile.Profile, error) {
+// Profile returns the profile that fits the disk's block map, and the chunks, as [Profile]
+// does.
+func (f *Found) Profile(m *blockmap.Map, workload string) (p *profile.Profile, chunks []uint32, err error) {
 	b := newBuilder(m, f)
 	for _, r := range f.ranges {
 		if b.add(r); b.left <= 0 || len(b.p.Entries) >= profile.MaxEntries {
@@ -75,10 +84,10 @@ func (f *Found) Profile(m *blockmap.Map, workload string) (*profile.Profile, err
 		}
 	}
 	if len(b.p.Entries) == 0 {
-		return nil, fmt.Errorf("predict the start of %.80q: %w", f.start.Args, ErrNothing)
+		return nil, nil, fmt.Errorf("predict the start of %.80q: %w", f.start.Args, ErrNothing)
 	}
 	b.p.Workload = workload
-	return b.p, nil
+	return b.p, slices.Sorted(maps.Keys(b.chunks)), nil
 }
 
 // A Device can bring a range of itself closer, as blockdev.Prefetcher says.
@@ -116,15 +125,17 @@ func (f *farFiles) Prefetch(name string, off, length int64, sure bool) {
 // A builder gathers the frames of ranges.
 type builder struct {
 	profile.Geometry
-	found *Found
-	seen  map[profile.Frame]bool
-	left  int64 // stored bytes
-	p     *profile.Profile
+	found  *Found
+	seen   map[profile.Frame]bool
+	beside map[string]bool // files whose chunks were added
+	chunks map[uint32]bool // that frames were added of, and others of the same files
+	left   int64           // stored bytes
+	p      *profile.Profile
 }
 
 func newBuilder(m *blockmap.Map, found *Found) *builder {
 	b := &builder{
-		Geometry: profile.GeometryOf(m), found: found, seen: make(map[profile.Frame]bool),
+		Geometry: profile.GeometryOf(m), found: found, seen: make(map[profile.Frame]bool), beside: make(map[string]bool), chunks: make(map[uint32]bool),
 		p: &profile.Profile{Image: m.Digest(), Starts: 1, Predicted: true},
 	}
 	stored := int64(0)
@@ -137,6 +148,10 @@ func newBuilder(m *blockmap.Map, found *Found) *builder {
 
 // add adds the frames that a range of a file lies in.
 func (b *builder) add(r Range) {
+	if !b.beside[r.Path] {
+		b.beside[r.Path] = true
+		b.addChunks(b.found.extents[r.Path])
+	}
 	size := b.found.block
 	end := b.Info().Size
 	for _, x := range b.found.extents[r.Path] {
@@ -148,9 +163,33 @@ func (b *builder) add(r Range) {
 		for off := from + shift; off < min(to+shift, end); off += b.FrameBytes() - off%b.FrameBytes() {
 			if f, ok := b.At(off); ok && !b.seen[f] && b.left > 0 && len(b.p.Entries) < profile.MaxEntries {
 				b.seen[f] = true
+				b.chunks[f.Chunk] = true
 				b.left -= b.Coded(f)
 				// The order of entries is that of their times.
 				b.p.Entries = append(b.p.Entries, profile.Entry{Frame: f, Starts: 1, At: time.Duration(len(b.p.Entries)) * time.Microsecond})
+			}
+		}
+	}
+}
+
+// addChunks adds the chunks of a file, if it is not too large.
+func (b *builder) addChunks(extents []ext4.Extent) {
+	size, info := b.found.block, b.Info()
+	total := int64(0)
+	for _, x := range extents {
+		total += int64(x.Count) * size
+	}
+	if total > maxBeside {
+		return
+	}
+	for _, x := range extents {
+		if x.Start > uint64(info.Size/size) {
+			continue
+		}
+		start := int64(x.Start) * size
+		for off := start; off < min(start+int64(x.Count)*size, info.Size); off += info.ChunkSize() - off%info.ChunkSize() {
+			if f, ok := b.At(off); ok {
+				b.chunks[f.Chunk] = true
 			}
 		}
 	}

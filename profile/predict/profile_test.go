@@ -94,7 +94,7 @@ func TestProfile(t *testing.T) {
 		placed{"unused", full("x", frameSize), 0o644, 2048 + 512},
 	)
 	var far device
-	p, err := Profile(context.Background(), m, fsys, &far, Start{Args: []string{"/run"}, Env: []string{"PATH=/"}}, "w")
+	p, chunks, err := Profile(context.Background(), m, fsys, &far, Start{Args: []string{"/run"}, Env: []string{"PATH=/"}}, "w")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,15 +116,18 @@ func TestProfile(t *testing.T) {
 	if want := []int64{128, 136, 144}; !slices.Equal(offsets, want) {
 		t.Errorf("frames %v, want %v", offsets, want)
 	}
+	if want := []uint32{p.Entries[0].Chunk, p.Entries[1].Chunk, p.Entries[2].Chunk}; !slices.Equal(chunks, want) {
+		t.Errorf("chunks %v, want %v", chunks, want)
+	}
 	merged, err := profile.Merge(p)
 	if err != nil || !slices.Equal(merged.Entries, p.Entries) {
 		t.Errorf("the order is not that of the times: %+v, %v", merged, err)
 	}
-	again, err := Profile(context.Background(), m, fsys, nil, Start{Args: []string{"/run"}, Env: []string{"PATH=/"}}, "w")
+	again, _, err := Profile(context.Background(), m, fsys, nil, Start{Args: []string{"/run"}, Env: []string{"PATH=/"}}, "w")
 	if err != nil || !slices.Equal(again.Entries, p.Entries) {
 		t.Errorf("another time %+v, %v", again, err)
 	}
-	if _, err := Profile(context.Background(), m, fsys, nil, Start{Args: []string{"/nosuch"}}, ""); !errors.Is(err, ErrNothing) {
+	if _, _, err := Profile(context.Background(), m, fsys, nil, Start{Args: []string{"/nosuch"}}, ""); !errors.Is(err, ErrNothing) {
 		t.Errorf("of nothing: %v", err)
 	}
 }

@@ -17,10 +17,19 @@ const (
 	bodyFrom     = 8         // times the program's size
 	wholeAnyway  = 256 << 10 // of any object
 	objectHead   = 64 << 10
-	maxCode      = 16 << 20  // of one object
-	maxTables    = 512 << 10 // for exceptions, that are read with the rest
+	maxCode      = 15 << 20  // of one object
+	beginOfCode  = 128 << 10 // which the kernel reads with what a loader starts there
 	maxLinked    = 1 << 12   // objects
 	maxStrings   = 8 << 20   // of a program that is looked through for names
+)
+
+// A linkage is how far a program or library was followed; it only rises.
+type linkage uint8
+
+const (
+	unlinked linkage = iota
+	loaded           // what a loader reads was added
+	used             // and what is read of code that is used
 )
 
 // program follows an ELF file that is executed.
@@ -48,21 +57,40 @@ func (p *predictor) program(f *file, depth int) {
 	}
 	if !p.once && o.interp != "" {
 		p.once = true
-		p.everybody()
+		p.locale()
 	}
-	p.beginning(languageOf(f.path), f)
+	language := languageOf(f.path)
+	if language == "" || strings.HasPrefix(path.Base(f.path), "bash") { // other interpreters ask if programs want to know
+		p.users(o)
+	}
+	p.beginning(language, f)
+	if language == shell { // what it names is for who types
+		return
+	}
 	for _, b := range append(bodies, o) {
 		p.strings(b, depth)
 	}
 }
 
-// everybody adds what any process may read: who the users are, and its locale.
-func (p *predictor) everybody() {
-	list := []string{"etc/nsswitch.conf", "etc/passwd", "etc/group"}
+// users adds what is read by a program that asks who the users are.
+func (p *predictor) users(o *object) {
+	if !p.knowsUsers && o.imports("getpwuid", "getpwnam", "getpwent", "getpwuid_r", "getpwnam_r") {
+		p.knowsUsers = true
+		p.wholes("etc/nsswitch.conf", "etc/passwd")
+	}
+	if !p.knowsGroups && o.imports("getgrgid", "getgrnam", "getgrent", "getgrgid_r", "getgrnam_r", "initgroups") {
+		p.knowsGroups = true
+		p.wholes("etc/nsswitch.conf", "etc/group")
+	}
+}
+
+// locale adds what any process reads of its locale.
+func (p *predictor) locale() {
 	locale := cmp.Or(p.env["LC_ALL"], p.env["LC_CTYPE"], p.env["LANG"])
 	if name, charset, _ := strings.Cut(locale, "."); name != "" && locale != "C" && locale != "POSIX" {
 		charset = strings.ReplaceAll(strings.ToLower(charset), "-", "")
 		dir := path.Join("usr/lib/locale", path.Base(name+"."+charset))
+		var list []string
 		for _, n := range p.list(dir) {
 			list = append(list, path.Join(dir, n))
 		}
@@ -70,7 +98,12 @@ func (p *predictor) everybody() {
 		for _, d := range p.libraryDirs() {
 			list = append(list, path.Join(d, "gconv/gconv-modules.cache"))
 		}
+		p.wholes(list...)
 	}
+}
+
+// wholes adds files that are there, unless they are large.
+func (p *predictor) wholes(list ...string) {
 	for _, name := range list {
 		if f := p.file(name); f != nil && f.size <= wholeObject {
 			p.addWhole(f)
@@ -80,7 +113,7 @@ func (p *predictor) everybody() {
 
 // library follows a library that is loaded into a process, with what it needs.
 func (p *predictor) library(f *file) {
-	if p.linked[f.path] {
+	if p.linked[f.path] == used {
 		return
 	}
 	if o := parseELF(f); o != nil {
@@ -89,30 +122,41 @@ func (p *predictor) library(f *file) {
 	}
 }
 
-// libraries follows what an object needs, breadth first, as loaders do. It returns the large
-// ones that a small program needs itself, of which only the beginning is added: they are
-// the program, in truth.
+// libraries follows what an object needs, breadth first, as loaders do. What only its libraries
+// need is loaded, and hardly used: of it what loaders read is added, unless it runs code of
+// its own when it is loaded. It returns
+// the large ones that a small program needs itself, of which only the beginning is added:
+// they are the program, in truth, and what they need it needs.
 func (p *predictor) libraries(root *object) (bodies []*object) {
-	queue := []*object{root}
+	queue, own := []*object{root}, map[*object]bool{root: true}
 	for len(queue) > 0 {
 		o := queue[0]
 		queue = queue[1:]
 		var found []*file
 		for _, name := range o.needed {
-			if f := p.findLibrary(name, o.runpath); f != nil && !p.linked[f.path] {
+			if f := p.findLibrary(name, o.runpath); f != nil && (p.linked[f.path] == unlinked || own[o] && p.linked[f.path] != used) {
 				found = append(found, f)
 				p.soon(f)
 			}
 		}
 		for _, f := range found {
-			if p.linked[f.path] {
+			before := p.linked[f.path]
+			if before == used || before == loaded && !own[o] { // twice in one list
 				continue
 			}
 			if l := parseELF(f); l != nil {
-				p.object(l, wholeObject)
+				if !own[o] && !l.begins {
+					p.object(l, 0)
+				} else {
+					p.object(l, wholeObject)
+				}
+				if before == loaded {
+					continue // and what it needs is
+				}
 				queue = append(queue, l)
 				if end := l.loaded(); o == root && end > wholeObject && end <= wholeBody && f.size >= bodyFrom*root.size {
 					bodies = append(bodies, l)
+					own[l] = true
 				}
 			}
 		}
@@ -137,10 +181,17 @@ func (p *predictor) findLibrary(name string, runpath []string) *file {
 // object adds what is read of a program or library that is loaded: what loaders read, and
 // the rest, if all is at most whole bytes.
 func (p *predictor) object(o *object, whole int64) {
-	if o == nil || p.linked[o.path] || len(p.linked) >= maxLinked {
+	if o == nil || len(p.linked) >= maxLinked {
 		return
 	}
-	p.linked[o.path] = true
+	how := used
+	if whole == 0 {
+		how = loaded
+	}
+	if p.linked[o.path] >= how {
+		return
+	}
+	p.linked[o.path] = how
 	end := o.loaded()
 	switch {
 	case end <= wholeAnyway:
@@ -150,8 +201,11 @@ func (p *predictor) object(o *object, whole int64) {
 		p.add(o.file, 0, objectHead)
 	}
 	for _, s := range o.segments {
-		if s.write || s.off == 0 && !s.exec {
+		switch {
+		case s.write || s.off == 0 && !s.exec:
 			p.add(o.file, s.off, s.size)
+		case s.exec && end > whole:
+			p.add(o.file, s.off, min(s.size, beginOfCode))
 		}
 	}
 	if end <= whole {
@@ -159,15 +213,16 @@ func (p *predictor) object(o *object, whole int64) {
 	}
 }
 
-// rest adds the code and the constants of an object: not what lies from the tables for
-// exceptions on, which are the end of them, nor the end of very much code.
+// rest adds the code and the constants of an object: not the tables for exceptions, which are
+// the end of them, nor the end of very much code.
 func (p *predictor) rest(o *object) {
 	for _, s := range o.segments {
 		switch {
 		case s.write:
 			continue
-		case o.exceptions > s.off && o.exceptions+maxTables < s.off+s.size:
-			s.size = o.exceptions - s.off + objectHead // the kernel reads on
+		case o.exceptions > s.off && o.exceptions+2*objectHead < s.off+s.size:
+			p.add(o.file, s.off+s.size-objectHead, objectHead) // the kernel reads it with what is written, behind it
+			s.size = o.exceptions - s.off + objectHead         // and reads on
 		case s.exec:
 			s.size = min(s.size, maxCode)
 		}

@@ -97,7 +97,7 @@ func (p *predictor) pythonText(b []byte, dir string, depth int) {
 	seen := make(map[string]bool)
 	p.pythonImports(b, func(name string) {
 		for _, m := range p.pythonFind(name, dir) {
-			if !seen[m.path] && !p.told[m.path] && !p.linked[m.path] {
+			if !seen[m.path] && !p.told[m.path] && p.linked[m.path] != used {
 				seen[m.path] = true
 				found = append(found, m)
 			}

@@ -16,6 +16,8 @@ const (
 	// fillsAtOnce bounds the chunks that a Fill asks for at a time, whatever their size:
 	// as many fills as a store's line lets go at once (tier.Limit).
 	fillsAtOnce = 16
+	// fillWindow is how much a Fill has under way at first, and at least, in stored bytes.
+	fillWindow = 1 << 20
 	// fillPasses is how often a chunk is tried, each time when all others were.
 	fillPasses = 3
 	// fillPause is how long a Fill waits after a failure, or while the cache is away.
@@ -71,7 +73,7 @@ type Fill struct {
 // NewFill returns a Fill of the disk of m, by way of r.
 func NewFill(m *blockmap.Map, r chunk.Reader, opt FillOptions) *Fill {
 	f := &Fill{m: m, r: r, opt: opt, p: FillProgress{Chunks: m.Len()}, over: make(chan struct{}, 1)}
-	f.pipe = newPipe(time.Now(), fillGain, FirstWindow)
+	f.pipe = newPipe(time.Now(), fillGain, fillWindow, fillWindow)
 	rate := float64(opt.Rate)
 	f.bucket = tokenbucket.Bucket{PerSecond: rate, Burst: max(rate, 1)}
 	return f

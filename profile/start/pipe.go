@@ -9,11 +9,13 @@ import (
 // Bounds of what a Replay has under way, in stored bytes.
 const (
 	MinWindow   = 256 << 10
-	FirstWindow = 1 << 20
+	FirstWindow = 2 << 20
 	MaxWindow   = 16 << 20 // 1 Gbit/s for 128 ms
 )
 
 const (
+	// widening is by how much the window grows for each byte that comes, at first.
+	widening = 2
 	// growth is by how much a round has to be faster than all before it for the
 	// window to grow on.
 	growth = 1.5
@@ -32,7 +34,7 @@ const (
 // A pipe finds out how much to have under way: as much as fills the way to the store,
 // which is its bandwidth times its delay, and a gain. Both are measured, round by round: the
 // highest rate, and the shortest time that fetches took on average. First the window
-// grows by what comes, so that it doubles with each delay, for as long as that makes
+// grows by twice what comes, so that it triples with each delay, for as long as that makes
 // rounds faster and fetches not longer.
 type pipe struct {
 	gain   float64
@@ -55,8 +57,8 @@ type pipe struct {
 	starved bool          // there was not enough under way in it to tell
 }
 
-func newPipe(now time.Time, gain float64, floor int64) *pipe {
-	return &pipe{gain: gain, floor: floor, window: FirstWindow, size: FirstWindow, begun: now}
+func newPipe(now time.Time, gain float64, floor, first int64) *pipe {
+	return &pipe{gain: gain, floor: floor, window: first, size: first, begun: now}
 }
 
 // room reports whether n bytes may be asked for.
@@ -91,7 +93,7 @@ func (p *pipe) done(now time.Time, n, bytes int64, took time.Duration, from chun
 		p.least = took
 	}
 	if !p.full && took.Seconds() <= lateness*p.least.Seconds() {
-		p.window = min(p.window+bytes, MaxWindow)
+		p.window = min(p.window+widening*bytes, MaxWindow)
 	}
 	if p.bytes += bytes; p.bytes < p.size {
 		return

@@ -116,7 +116,7 @@ func NewReplay(d Disk, p *profile.Profile, opt ReplayOptions) (*Replay, error) {
 	if err := p.Fits(m); err != nil {
 		return nil, fmt.Errorf("read ahead: %w", err)
 	}
-	r := &Replay{disk: d, opt: opt, ready: make(chan struct{}, 1), frames: make(map[profile.Frame]state), pipe: newPipe(time.Now(), replayGain, MinWindow)}
+	r := &Replay{disk: d, opt: opt, ready: make(chan struct{}, 1), frames: make(map[profile.Frame]state), pipe: newPipe(time.Now(), replayGain, MinWindow, FirstWindow)}
 	for i := range p.Entries {
 		r.frames[p.Entries[i].Frame] = planned
 	}
