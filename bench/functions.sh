@@ -11,7 +11,7 @@
 #             200 of functions-packages.txt, and a handler: stored bytes beside the bytes of the
 #             trees. Other load changes no byte
 #
-# With RUN=CMD, each publication is run by CMD.
+# With RUN=CMD, each publication is run by CMD. zipf publishes AT_ONCE disks at once, by default 4.
 #
 # With PLOT=DIR, packages and zipf draw what they measured, as DIR/functions-packages.svg and
 # DIR/functions-zipf.svg.
@@ -26,9 +26,10 @@ WHAT=${1:-packages}
 IMAGES=$(images "${2:-}")
 BASE=oci:$IMAGES:${IMAGE:-python3}
 PACKAGES=${PACKAGES:-numpy pandas scipy matplotlib requests flask django pillow jinja2 pyyaml sqlalchemy cryptography lxml boto3 pydantic click rich aiohttp httpx pytest}
-KNOWN=${KNOWN:-$PACKAGES}
+KNOWN=${KNOWN:-$PACKAGES tqdm psutil networkx openpyxl beautifulsoup4 jsonschema tenacity redis pyjwt websockets}
 FUNCTIONS=${FUNCTIONS:-1000}
 RUN=${RUN:-}
+AT_ONCE=${AT_ONCE:-4}
 PLOT=${PLOT:-}
 need_root
 need jq python3 bwrap zip mountpoint
@@ -129,6 +130,9 @@ known() {
 # most_used: the packages to draw from, of a file that says how they were found.
 most_used() { grep -v '^#' "$BENCH/functions-packages.txt" | tr -s ' ' '\n'; }
 
+# slot waits until one more may be published beside the others.
+slot() { while [ "$(jobs -rp | wc -l)" -ge "$AT_ONCE" ]; do wait -n || true; done; }
+
 # function_of N: publishes what was drawn, with a handler of its own.
 function_of() {
 	local sources=("pylock:$WORK/functions/$1.toml")
@@ -136,8 +140,10 @@ function_of() {
 	(cd "$WORK/functions" && zip -q "$1.zip" "$1.txt")
 	# Packages that need different versions of another are resolved together.
 	[ -f "$WORK/functions/$1.toml" ] || mapfile -t sources <"$WORK/functions/$1.specs"
-	publish "${sources[@]}" "zip:$WORK/functions/$1.zip@/var/task" --name "f$1" --lock "$WORK/functions/$1.lock" >/dev/null ||
+	publish "${sources[@]}" "zip:$WORK/functions/$1.zip@/var/task" --name "f$1" --lock "$WORK/functions/$1.lock" >/dev/null || {
 		printf 'left out: function %d, %s\n' "$1" "${sources[*]}" >&2
+		rm -f "$WORK/functions/$1.lock"
+	}
 }
 
 # fill stores each of the packages, and keeps its lock.
@@ -146,14 +152,14 @@ fill() {
 	mkdir "$WORK/locks"
 	# Each is resolved by itself, with what it needs: so some come in several versions.
 	for p in $(most_used); do
-		while [ "$(jobs -rp | wc -l)" -ge 4 ]; do wait -n || true; done # the index is far
+		slot
 		publish "pip:$p" --name "p-$p" --lock "$WORK/locks/$p.toml" >/dev/null &
 	done
 	wait
 }
 
 zipf() {
-	local p i begin base trees known=() bytes
+	local p i n begin base trees known=() bytes
 	fill
 	mkdir "$WORK/functions"
 	for p in $(most_used); do
@@ -170,18 +176,19 @@ zipf() {
 	echo '| functions | bytes of the trees, MiB | stored, MiB | ratio |'
 	echo '| --- | --- | --- | --- |'
 	for ((i = 0; i < FUNCTIONS; i++)); do
-		while [ "$(jobs -rp | wc -l)" -ge 4 ]; do wait -n || true; done
+		slot
 		function_of "$i" &
 		[ -n "${tells[$((i + 1))]:-}" ] || continue
 		wait
 		rivulet packages ls --json >"$WORK/installed.json"
 		trees=$(python3 "$BENCH/functionsdraw.py" bytes "$base" "$WORK/installed.json" "$WORK"/functions/*.lock)
 		bytes=$(du -sb "$WORK/store" | cut -f1)
-		awk -v n=$((i + 1)) -v t="$trees" -v s="$bytes" 'BEGIN { printf "| %d | %.0f | %.1f | %.1f |\n", n, t / 2^20, s / 2^20, t / s }' | tee -a "$WORK/zipf.rows"
+		n=$(find "$WORK/functions" -name '*.lock' | wc -l)
+		awk -v n="$n" -v t="$trees" -v s="$bytes" 'BEGIN { printf "| %d | %.0f | %.1f | %.1f |\n", n, t / 2^20, s / 2^20, t / s }' | tee -a "$WORK/zipf.rows"
 	done
 	echo
 	printf '%d of them were resolved together.\n' "$(find "$WORK/functions" -name '*.specs' | wc -l)"
-	awk -v a="$begin" -v b="$(du -sb "$WORK/store" | cut -f1)" -v n="$FUNCTIONS" 'BEGIN { printf "A function adds %.1f KiB on average to a store that has the packages.\n", (b - a) / n / 1024 }'
+	awk -v a="$begin" -v b="$(du -sb "$WORK/store" | cut -f1)" -v n="$n" 'BEGIN { printf "A function adds %.1f KiB on average to a store that has the packages.\n", (b - a) / n / 1024 }'
 	[ -z "$PLOT" ] || python3 "$BENCH/functionsplot.py" zipf "$WORK/zipf.rows" "$PLOT/functions-zipf.svg"
 }
 
