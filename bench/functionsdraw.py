@@ -40,7 +40,8 @@ def draw(work, count, names):
                 blocks = [block.rstrip() + "\n" for _, block in have.values()]
                 f.write(head + "\n".join(blocks) + f"\n[tool]\n[tool.rivulet]\ntarget = {target}\n")
             else:
-                # pip would go back through hundreds of versions of what disagrees.
+                # pip would go back through hundreds of versions of what disagrees; uv, of what comes last.
+                chosen.sort(key=names.index)
                 f.write("".join(f"pip:{name}\n" for name in chosen) + "--resolver=uv\n")
 
 
