@@ -46,8 +46,10 @@ func (k *KataVolume) Offer(ctx context.Context, o host.Offer) (host.Offered, err
 	path := o.Where
 	folder := filepath.Join(k.Volumes, base64.URLEncoding.EncodeToString([]byte(path)))
 	if !o.Again {
-		if _, err := os.Lstat(filepath.Join(folder, kataNote)); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(filepath.Join(folder, kataNote)); err == nil {
 			return nil, host.SpecErrorf("attach: %s is a direct volume already", path)
+		} else if !errors.Is(err, fs.ErrNotExist) { // a name may be too long for a folder, as it is encoded
+			return nil, host.SpecErrorf("attach: the direct volume %s cannot be: %w", path, err)
 		}
 	}
 	_, writable := o.Device.(blockdev.Writer)
