@@ -147,6 +147,8 @@ func TestExtractDoor(t *testing.T) {
 	check := func() error {
 		return exec.Command("sh", filepath.Join("..", "..", "doc", "format", "check-cache.sh"), c.dir).Run()
 	}
+	many := chunktest.Random(2, 64*chunk.MinFrameSize, chunk.MinFrameSize)
+	putExtract(t, c, &many, 1<<63|1<<4)
 	if err := check(); err != nil {
 		t.Errorf("check-cache.sh of a good directory: %v", err)
 	}
