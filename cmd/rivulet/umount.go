@@ -82,11 +82,11 @@ func clearHolder(ctx context.Context, dir string) error {
 			return nil
 		}
 		if errors.Is(err, syscall.ENOTCONN) || ctx.Err() != nil {
-			err := os.Remove(dir)
-			if errors.Is(err, fs.ErrNotExist) { // it has left just now
+			err := errors.Join(fuse.Unmount(dir), os.Remove(dir))
+			if _, gone := os.Lstat(dir); errors.Is(gone, fs.ErrNotExist) { // now, or it has left meanwhile
 				return nil
 			}
-			return errors.Join(fuse.Unmount(dir), os.Remove(dir))
+			return err
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
