@@ -1,6 +1,7 @@
 package frontends
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -80,6 +81,9 @@ func (o *offeredVolume) note(writable bool) error {
 	text, err := json.Marshal(m)
 	if err != nil {
 		return err
+	}
+	if there, err := os.ReadFile(filepath.Join(o.folder, kataNote)); err == nil && bytes.Equal(there, text) {
+		return nil // of before a restart: a full disk takes no machine's volume away
 	}
 	if err := os.MkdirAll(o.folder, 0o700); err != nil {
 		return err
