@@ -62,12 +62,17 @@ func (e *errand) outline(ctx context.Context) (*excerpt, error) {
 	if err := x.header.ParseAs(e.flight.id, kept); err != nil {
 		return nil, err
 	}
-	all := have | e.want
-	if n := len(x.header.Frames); n > chunk.MaxExtract {
+	n := len(x.header.Frames)
+	if n > chunk.MaxExtract {
 		return nil, fmt.Errorf("asked for frames of a chunk of %d, want %d at most", n, chunk.MaxExtract)
 	}
+	want := e.want & (1<<n - 1) // others must get what they asked for, whatever one of them asks for
+	if want == 0 {
+		return nil, fmt.Errorf("asked for frames %x of a chunk that has %d", uint64(e.want), n)
+	}
+	all := have | want
 	if x.extract, err = all.Of(&x.header); err != nil {
-		return nil, fmt.Errorf("asked for %w", err)
+		return nil, err
 	}
 	x.lacks = all &^ have
 	x.object = make([]byte, x.extract.Size(&x.header))
@@ -119,7 +124,11 @@ func (e *errand) kept() (chunk.Extract, []byte, error) {
 // bringHeader downloads the chunk's header, and what follows it by chance.
 func (e *errand) bringHeader(ctx context.Context) ([]byte, error) {
 	least := int64(chunk.HeaderLen(bits.Len64(uint64(e.want))))
-	b, err := e.bringPart(ctx, 0, make([]byte, min(max(e.head, least), maxHead)))
+	guess := min(max(e.head, least), maxHead)
+	if e.request.Length > 0 {
+		guess = min(guess, e.request.Length)
+	}
+	b, err := e.bringPart(ctx, 0, make([]byte, guess))
 	if err != nil {
 		return nil, err
 	}

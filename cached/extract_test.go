@@ -2,6 +2,7 @@ package cached_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
@@ -160,6 +161,50 @@ func TestExtractWrong(t *testing.T) {
 	k.some(&small, 0x100)
 	r, _ = wire.ParseRight(k.wait(wire.Lease).Payload)
 	k.depositAll(r.Lease, small.Bytes)
+}
+
+// TestExtractOfOthers: who asks for frames that a chunk does not have, or for a longer header than it has bytes, keeps
+// nobody else from what they ask for.
+func TestExtractOfOthers(t *testing.T) {
+	o := full(1)
+	small := tiny(t)
+	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o, small)
+	a, b := talk(t, d.Socket), talk(t, d.Socket)
+	for _, c := range []*chunktest.Object{&o, &small} {
+		a.some(c, 0x01)
+		r, _ := wire.ParseRight(a.wait(wire.Lease).Payload)
+		b.send(wire.Get, (&wire.Want{ID: c.ID, Len: chunk.Size, WaitMillis: 100, Extract: 1 << 60}).Append)
+		b.heard()
+		e := wire.Errand{
+			Lease: r.Lease, URL: origin.URL + "/" + c.ID.String(), Length: uint32(len(c.Bytes)),
+			Fields: []wire.Field{{Name: "Authorization", Value: "Bearer " + cachedtest.Secret}},
+		}
+		errand, err := e.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.send(wire.Fetch, func(b []byte) []byte { return append(b, errand...) })
+		a.wait(wire.Done)
+		a.some(c, 0x01)
+		checkExtract(t, a.wait(wire.Hit), c, 0x01)
+		_ = b.next()
+	}
+}
+
+// tiny returns a chunk of two frames that are stored in ten bytes each.
+func tiny(t *testing.T) chunktest.Object {
+	t.Helper()
+	frames := [2][]byte{[]byte("frame zero"), []byte("frame one.")}
+	o := chunktest.Object{Header: chunk.Header{Codec: chunk.Zstd, FrameLog2: 14, Size: 2 << 14}}
+	for _, f := range frames {
+		o.Header.Frames = append(o.Header.Frames, chunk.Frame{Len: uint32(len(f)), Sum: sha256.Sum256(f)})
+	}
+	b, err := o.Header.AppendBinary(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.ID, o.Bytes = o.Header.ID(), append(append(b, frames[0]...), frames[1]...)
+	return o
 }
 
 // TestExtractBesideZone: a zone keeps whole chunks, so they come whole where there is one, and

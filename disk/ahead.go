@@ -170,7 +170,8 @@ func (d *Disk) onward(p *piece) (on Frames) {
 	if run < onwardFrom {
 		return on
 	}
-	for i := p.frame; i < min(p.frame+run, uint32(d.frames(&p.chunk))); i++ {
+	on.Add(int(p.frame)) // though another disk may have brought it to memory just now
+	for i := p.frame + 1; i < min(p.frame+run, uint32(d.frames(&p.chunk))); i++ {
 		key := d.key(&p.chunk, i)
 		if d.fetching(p.pos, i) == nil && !d.memory.has(&key) {
 			on.Add(int(i))

@@ -342,6 +342,25 @@ func TestOnward(t *testing.T) {
 	}
 }
 
+// TestOnwardHasItsFrame: a flight for a read brings that read's frame, though another disk has brought it to
+// memory since the read looked there.
+func TestOnwardHasItsFrame(t *testing.T) {
+	im := newImage(t, 3, 3)
+	d := im.open(t, im.reader(), Options{Mode: SingleFrames, Far: true})
+	for i := range onwardFrom {
+		im.check(t, d, i*frameSize, 100)
+	}
+	if _, err := d.Fetch(t.Context(), 0, only(onwardFrom)); err != nil {
+		t.Fatal(err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	on := d.onward(&piece{pos: 0, frame: onwardFrom, chunk: d.m.Chunk(0)})
+	if !on.Has(onwardFrom) || on.Len() != onwardFrom {
+		t.Errorf("frames %b, want %d from %d on", on[0], onwardFrom, onwardFrom)
+	}
+}
+
 // TestLetGo: what was brought ahead and not read goes, also what comes after that; all else
 // stays, and what went is read again.
 func TestLetGo(t *testing.T) {

@@ -6,11 +6,19 @@ import (
 	"os"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rivuletfs/rivulet/chunk"
 )
 
 // maxKept bounds what is kept of sealed chunks, in bytes.
 const maxKept = 512 << 20
+
+// keptShare is the part of the free room that may be kept in: layers that are spooled beside need it more.
+const keptShare = 4
+
+// keptRoom is how much is kept where so much is free, in bytes.
+func keptRoom(free int64) int64 { return min(maxKept, free/keptShare) }
 
 // A kept has sealed chunks that were put just now in a temporary file, so that nobody has to
 // ask a far origin for them. It is a help: what does not fit is not kept. Its methods may
@@ -27,13 +35,18 @@ type kept struct {
 
 type keptAt struct{ off, len int64 }
 
-// newKept returns a kept with a file in dir; nil: there cannot be one.
+// newKept returns a kept with a file in dir, as large as keptRoom has it; nil: there cannot be one.
 func newKept(dir string) *kept {
 	f, err := temporary(dir, "rivulet-kept-*")
 	if err != nil {
 		return nil
 	}
-	return &kept{file: f, room: maxKept, at: make(map[chunk.ID]keptAt)}
+	k := &kept{file: f, at: make(map[chunk.ID]keptAt)}
+	var st unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &st) == nil {
+		k.room = keptRoom(int64(st.Bavail) * int64(st.Bsize)) //nolint:unconvert // 32 bits on some systems
+	}
+	return k
 }
 
 // add keeps what a chunk is stored as, if there is room.

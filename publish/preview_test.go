@@ -151,3 +151,12 @@ func TestKept(t *testing.T) {
 		t.Error("a chunk that could not be written is kept")
 	}
 }
+
+// TestKeptRoom: what is kept leaves most of the free room to others.
+func TestKeptRoom(t *testing.T) {
+	for free, want := range map[int64]int64{0: 0, 1 << 30: 256 << 20, 1 << 40: maxKept} {
+		if got := keptRoom(free); got != want {
+			t.Errorf("where %d bytes are free, %d are kept, want %d", free, got, want)
+		}
+	}
+}

@@ -82,7 +82,7 @@ type Options struct {
 	// the rest of the work, again if that begins anew. Publishing ends after it has returned, though
 	// the image can be found before. Its context ends if publishing fails. nil: nobody looks.
 	Preview func(context.Context, *Preview)
-	Keep    bool // keep what is put in TempDir for Preview, up to 512 MiB: the origin answers late
+	Keep    bool // keep what is put in TempDir for Preview, up to 512 MiB or a quarter of what is free: the origin answers late
 }
 
 // DefaultPuts is how many chunks are put at one time unless Options say otherwise.

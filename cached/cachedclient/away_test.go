@@ -267,6 +267,8 @@ func TestBitFlips(t *testing.T) {
 				filler := client(t, d.Socket, nil)
 				readWholly(t, filler.Reader(chunk.NewDoor(origin), origin), &o)
 				filler.Close()
+				// Who reads is answered before the file has its name.
+				eventually(t, "the chunk is in the cache", func() bool { return d.Cache.Stats().Deposits == 1 })
 				c := client(t, d.Socket, nil)
 				r := c.Reader(chunk.NewDoor(origin), origin)
 				if touched {

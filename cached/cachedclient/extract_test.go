@@ -78,6 +78,11 @@ func TestExtractGivenUp(t *testing.T) {
 	one, other := client(t, d.Socket, func(c *Config) { c.sweep = time.Hour }), client(t, d.Socket, nil)
 	readSome(t, one.Reader(chunk.NewDoor(from), from), &o, 0, 16, 1)
 	readWholly(t, other.Reader(chunk.NewDoor(from), from), &o)
+	// Who reads is answered before the file has its name, and the extract's is gone.
+	eventually(t, "the chunk is in the cache, and nothing else", func() bool {
+		s := d.Cache.Stats()
+		return s.Deposits == 2 && s.Bytes == cache.Cost(int64(len(o.Bytes)))
+	})
 	readSome(t, one.Reader(gone{}, nil), &o, 0, 16, 1)
 	one.tidy()
 	if n := one.Stats().Held; n != 0 {

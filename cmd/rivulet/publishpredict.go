@@ -32,23 +32,32 @@ type expectation struct {
 // look makes the prediction and stores it; it is publish.Options.Preview. What is inherited
 // later takes its place. What a host cache has is not asked for.
 func (e *expectation) look(ctx context.Context, v *publish.Preview) {
-	ctx, cancel := context.WithTimeoutCause(ctx, predictTime, fmt.Errorf("it took longer than %v", predictTime))
-	defer cancel()
-	var m *blockmap.Map
+	*e = expectation{app: e.app} // an attempt before this one may have come as far
+	m, p, err := e.predict(ctx, v)
 	var version origin.Digest
-	m, e.p, e.err = e.predict(ctx, v)
-	if e.err == nil {
-		version, e.err = catalog.AddProfile(ctx, v.Store(), e.p)
+	if err == nil {
+		bounded, cancel := predictBound(ctx)
+		defer cancel()
+		version, err = catalog.AddProfile(bounded, v.Store(), p)
 	}
-	if e.err != nil {
-		e.p, e.err = nil, fmt.Errorf("predict the first start: %w", e.err)
+	if err != nil {
+		e.err = fmt.Errorf("predict the first start: %w", err)
 		return
 	}
-	e.said = tell(m, e.p)
+	e.p, e.said = p, tell(m, p)
 	e.said.Version = version.String()
 }
 
+// predictBound bounds what is done for a prediction.
+func predictBound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, predictTime, fmt.Errorf("it took longer than %v", predictTime))
+}
+
+// predict makes the prediction. The wait for the block map is no part of its time: that is as long as the
+// disk takes to be stored.
 func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*blockmap.Map, *profile.Profile, error) {
+	bounded, cancel := predictBound(ctx)
+	defer cancel()
 	process, err := vm.Process(v.Data.Info().Config, "", nil, nil)
 	if err != nil {
 		return nil, nil, err
@@ -78,7 +87,7 @@ func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*blockma
 	if !near {
 		device = farParts{d, v}
 	}
-	found, err := predict.Find(ctx, files, device, near, predict.Start{Args: process.Args, Env: process.Env, Dir: process.Dir})
+	found, err := predict.Find(bounded, files, device, near, predict.Start{Args: process.Args, Env: process.Env, Dir: process.Dir})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -90,7 +99,9 @@ func (e *expectation) predict(ctx context.Context, v *publish.Preview) (*blockma
 	if err != nil {
 		return nil, nil, err
 	}
-	headers, err := host.ReadHeaders(ctx, m, door, places)
+	bounded, cancelHeaders := predictBound(ctx)
+	defer cancelHeaders()
+	headers, err := host.ReadHeaders(bounded, m, door, places)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -127,10 +138,13 @@ func (a *app) predictAfter(ctx context.Context, o origin.Origin, r *publish.Resu
 		return nil
 	}
 	p, err := e.said, e.err
+	if p != nil && p.Image != r.BlockMap {
+		p = nil // of an attempt that came to nothing
+	}
 	// Nothing was new but the configuration, so there was no preview; or the origin shows
 	// chunks late, and not all were at hand.
 	if p == nil && err == nil || errors.Is(err, chunk.ErrNotFound) {
-		ctx, cancel := context.WithTimeoutCause(ctx, predictTime, fmt.Errorf("it took longer than %v", predictTime))
+		ctx, cancel := predictBound(ctx)
 		defer cancel()
 		a.hostCache(ctx) // before the copy: it is closed with a
 		as := *a

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	none "github.com/google/go-containerregistry/pkg/v1/empty"
@@ -27,21 +29,27 @@ import (
 // A fetched origin counts the chunks that it is asked for.
 type fetched struct {
 	origin.Origin
-	n atomic.Int64
+	n    atomic.Int64
+	late time.Duration // what storing takes
 }
 
 func (f *fetched) Generation(id origin.GenerationID) origin.Store {
-	return fetchedStore{f.Origin.Generation(id), &f.n}
+	return fetchedStore{f.Origin.Generation(id), f}
 }
 
 type fetchedStore struct {
 	origin.Store
-	n *atomic.Int64
+	of *fetched
 }
 
 func (s fetchedStore) Fetch(ctx context.Context, id chunk.ID, dst []byte, off int64) (int, error) {
-	s.n.Add(1)
+	s.of.n.Add(1)
 	return s.Store.Fetch(ctx, id, dst, off)
+}
+
+func (s fetchedStore) Flush(ctx context.Context) error {
+	time.Sleep(s.of.late)
+	return s.Store.Flush(ctx)
 }
 
 // tarLayer returns a layer of executable files, by name and text in turns.
@@ -135,5 +143,43 @@ func TestPredictedBesidePublishing(t *testing.T) {
 	}
 	if got := a.predictAfter(ctx, far, r, []inherited{{}}, e); got != nil {
 		t.Errorf("in place of what was inherited: %+v", got)
+	}
+}
+
+// TestPredictedThoughStoringTakesLong: how long the disk takes to be stored is no part of a prediction's time.
+func TestPredictedThoughStoringTakesLong(t *testing.T) {
+	t.Setenv("RIVULET_KEYS", t.TempDir())
+	src := writeStarted(t, "a", tarLayer(t, "sh", "no program", "start.sh", "#!/sh\n"))
+	synctest.Test(t, func(t *testing.T) {
+		a := &app{out: io.Discard, err: os.Stderr, storeURL: "s3://bucket/far"}
+		far := &fetched{Origin: memory.New(), late: 2 * predictTime}
+		e := &expectation{app: a}
+		opts := publish.Options{Name: "x", TempDir: t.TempDir(), Preview: e.look, Keep: true}
+		_, r, err := a.publish(context.Background(), []string{src}, &publishFlags{domain: "default"}, &opts, func(context.Context, store.Options) (origin.Origin, error) { return far, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.err != nil || e.said == nil || e.said.Image != r.BlockMap {
+			t.Errorf("predicted %+v, %v", e.said, e.err)
+		}
+	})
+}
+
+// TestPredictedOfAnAttempt: what was predicted of an attempt to publish that came to nothing is not told of
+// another one's image.
+func TestPredictedOfAnAttempt(t *testing.T) {
+	t.Setenv("RIVULET_KEYS", t.TempDir())
+	ctx := context.Background()
+	a := &app{out: io.Discard, err: os.Stderr, storeURL: "s3://bucket/far"}
+	place := memory.New()
+	opts := publish.Options{Name: "x", TempDir: t.TempDir()}
+	src := writeStarted(t, "a", tarLayer(t, "sh", "no program", "start.sh", "#!/sh\n"))
+	_, r, err := a.publish(ctx, []string{src}, &publishFlags{domain: "default"}, &opts, func(context.Context, store.Options) (origin.Origin, error) { return place, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := &expectation{app: a, said: &predicted{Image: "of another attempt"}}
+	if p := a.predictAfter(ctx, place, r, nil, before); p == nil || p.Image != r.BlockMap {
+		t.Errorf("predicted %+v, published is %s", p, r.BlockMap)
 	}
 }

@@ -107,6 +107,9 @@ func (n *Node) Install(ctx context.Context, s Settings) error {
 	for _, f := range files {
 		if f.settings && r.changedThere(root, f) {
 			n.Log.Warn("settings were changed on the node, and stay so: remove the file to have those of the deployment", "file", "/"+f.path)
+			if err := setMode(root, f); err != nil {
+				return fmt.Errorf("install on the node: %w", err)
+			}
 			continue
 		}
 		if err := r.put(root, f); err != nil {
@@ -120,6 +123,11 @@ func (n *Node) Install(ctx context.Context, s Settings) error {
 		return nil
 	}
 	r.Changed = false
+	for _, f := range files {
+		if f.settings { // those of before are somebody's own choice from now on
+			delete(r.Before, f.path)
+		}
+	}
 	if err := r.write(root); err != nil {
 		return fmt.Errorf("install on the node: %w", err)
 	}

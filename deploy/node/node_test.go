@@ -277,6 +277,11 @@ func TestSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	install("--size 2G", "OPTIONS=--size 2G\n")
+	m.write(m.Root, name, "OPTIONS=--size 1G\n") // as it was once: that is a change too
+	install("--size 2G", "OPTIONS=--size 1G\n")
+	if err := os.Chmod(filepath.Join(m.Root, name), 0o644); err != nil { // what is changed may have secrets too
+		t.Fatal(err)
+	}
 	m.write(m.Root, name, "OPTIONS=--size 5G\n")
 	install("--size 2G", "OPTIONS=--size 5G\n")
 	install("--size 3G", "OPTIONS=--size 5G\n")

@@ -14,6 +14,11 @@ id=${2:-$(basename "$file")}
 set=${3:-}
 
 bad() { echo "$file: $1" >&2; exit 1; }
+# kept I: is frame I of those of $set? By the digit that has it: some shells have numbers of 63 bits.
+kept() {
+	digit=$((${#set} - $1 / 4))
+	[ "$digit" -ge 1 ] && [ $((0x$(printf %s "$set" | cut -c "$digit") >> $1 % 4 & 1)) = 1 ]
+}
 bytes() { dd if="$file" bs=1 skip="$1" count="$2" 2>/dev/null; } # offset, length
 sum() { sha256sum | cut -d' ' -f1; }
 hex() { bytes "$1" "$2" | od -An -v -tx1 | tr -d ' \n'; }
@@ -46,7 +51,11 @@ head=$((16 + 36 * frames))
 
 if [ -n "$set" ]; then
 	[ "$frames" -le 64 ] || bad "an extract of $frames frames"
-	[ "$frames" = 64 ] || [ $((0x$set >> frames)) = 0 ] || bad "an extract of frames beyond $frames"
+	i=$frames
+	while [ "$i" -lt $((4 * ${#set})) ]; do
+		kept "$i" && bad "an extract of frames beyond $frames"
+		i=$((i + 1))
+	done
 fi
 
 at=$head i=0 left=$plain lacks=0
@@ -58,7 +67,7 @@ while [ "$i" -lt "$frames" ]; do
 	else
 		[ "$length" -ge 1 ] && [ "$length" -le $((want + 64)) ] || bad "frame $i: $length bytes stored for $want"
 	fi
-	if [ -n "$set" ] && [ $((0x$set >> i & 1)) = 0 ]; then
+	if [ -n "$set" ] && ! kept "$i"; then
 		left=$((left - want)) i=$((i + 1)) lacks=1
 		continue
 	fi

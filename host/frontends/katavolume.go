@@ -1,6 +1,7 @@
 package frontends
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -46,8 +47,10 @@ func (k *KataVolume) Offer(ctx context.Context, o host.Offer) (host.Offered, err
 	path := o.Where
 	folder := filepath.Join(k.Volumes, base64.URLEncoding.EncodeToString([]byte(path)))
 	if !o.Again {
-		if _, err := os.Lstat(filepath.Join(folder, kataNote)); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(filepath.Join(folder, kataNote)); err == nil {
 			return nil, host.SpecErrorf("attach: %s is a direct volume already", path)
+		} else if !errors.Is(err, fs.ErrNotExist) { // a name may be too long for a folder, as it is encoded
+			return nil, host.SpecErrorf("attach: the direct volume %s cannot be: %w", path, err)
 		}
 	}
 	_, writable := o.Device.(blockdev.Writer)
@@ -78,6 +81,9 @@ func (o *offeredVolume) note(writable bool) error {
 	text, err := json.Marshal(m)
 	if err != nil {
 		return err
+	}
+	if there, err := os.ReadFile(filepath.Join(o.folder, kataNote)); err == nil && bytes.Equal(there, text) {
+		return nil // of before a restart: a full disk takes no machine's volume away
 	}
 	if err := os.MkdirAll(o.folder, 0o700); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,6 +55,9 @@ func TestKataVolume(t *testing.T) {
 	}
 	if _, err := s.offer(f, path, "", func(o *host.Offer) { o.ID = "b2" }); !errors.As(err, new(host.SpecError)) {
 		t.Errorf("a second volume at the path: %v", err)
+	}
+	if _, err := s.offer(f, "/"+strings.Repeat("long/", 50), "", func(o *host.Offer) { o.ID = "b3" }); !errors.As(err, new(host.SpecError)) || !errors.Is(err, unix.ENAMETOOLONG) {
+		t.Errorf("a path that makes no folder: %v", err)
 	}
 	device := note()
 	// What the runtime in the machine would do with it.

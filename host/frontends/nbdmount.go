@@ -284,7 +284,9 @@ func (o *offeredNBDMount) Detach(ctx context.Context, force bool) error {
 	}
 	err := o.unmount(ctx, force)
 	if err == nil {
-		err = o.takeDevice(ctx, force)
+		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWait)
+		defer cancel()
+		err = o.takeDevice(wait, force)
 	}
 	if err != nil {
 		o.startWatch()

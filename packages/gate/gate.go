@@ -84,7 +84,9 @@ func Open(dir string, hosts []string, proxy *url.URL) (*Gate, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.Proxy, transport.DisableCompression = g.proxy, true
 	g.forward = &httputil.ReverseProxy{Rewrite: func(*httputil.ProxyRequest) {}, Transport: transport, ErrorLog: quiet}
-	g.server = &http.Server{Handler: http.HandlerFunc(g.serve), ReadHeaderTimeout: headTimeout, MaxHeaderBytes: maxHeadBytes, ErrorLog: quiet}
+	// Requests end with the gate, also those whose connection has become another protocol's, which the server forgets.
+	base := func(net.Listener) context.Context { return g.over }
+	g.server = &http.Server{Handler: http.HandlerFunc(g.serve), BaseContext: base, ReadHeaderTimeout: headTimeout, MaxHeaderBytes: maxHeadBytes, ErrorLog: quiet}
 	g.ended.Go(func() { _ = g.server.Serve(l); transport.CloseIdleConnections() })
 	return g, nil
 }

@@ -174,3 +174,40 @@ func TestHostsIn(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// TestCloseUpgraded closes a gate while a connection is open that is no more HTTP's: it ends.
+func TestCloseUpgraded(t *testing.T) {
+	ended := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n")
+		go func() { _, _ = io.Copy(io.Discard, c); _ = c.Close(); close(ended) }()
+	}))
+	defer s.Close()
+	at := strings.TrimPrefix(s.URL, "http://")
+	dir := t.TempDir()
+	g, err := Open(dir, []string{at}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("unix", filepath.Join(dir, Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := io.WriteString(c, "GET "+s.URL+"/ HTTP/1.1\r\nHost: "+at+"\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil || !strings.Contains(line, "101") {
+		t.Fatalf("%q, %v", line, err)
+	}
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+	<-ended
+}

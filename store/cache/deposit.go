@@ -232,6 +232,14 @@ func (c *Cache) supersede(old *entry) {
 	delete(c.entries, old.id)
 }
 
+// superseded reports whether another entry has taken the place of e.
+func (c *Cache) superseded(e *entry) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.entries[e.id]
+	return now != nil && now != e
+}
+
 // removeSuperseded removes the file of an entry that supersede has taken out. mu is held, and
 // is given up meanwhile.
 func (c *Cache) removeSuperseded(old *entry) {

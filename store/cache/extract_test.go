@@ -147,6 +147,8 @@ func TestExtractDoor(t *testing.T) {
 	check := func() error {
 		return exec.Command("sh", filepath.Join("..", "..", "doc", "format", "check-cache.sh"), c.dir).Run()
 	}
+	many := chunktest.Random(2, 64*chunk.MinFrameSize, chunk.MinFrameSize)
+	putExtract(t, c, &many, 1<<63|1<<4)
 	if err := check(); err != nil {
 		t.Errorf("check-cache.sh of a good directory: %v", err)
 	}
@@ -158,6 +160,44 @@ func TestExtractDoor(t *testing.T) {
 	}
 	if dropped, err := c.Damaged(t.Context(), o.ID); !dropped || err != nil {
 		t.Errorf("a changed frame: dropped %v, %v", dropped, err)
+	}
+}
+
+// TestExtractSuperseded: an extract whose file goes, for more of the chunk, before it is opened is
+// neither a chunk that is not held nor a damaged one.
+func TestExtractSuperseded(t *testing.T) {
+	var opens string // before that is opened, comes is called
+	var comes func()
+	c := open(t, Config{Dir: t.TempDir(), MaxBytes: 4 << 20, fault: func(o op, path string, n int) (int, error) {
+		if o == opOpen && path == opens {
+			opens = ""
+			comes()
+		}
+		return n, nil
+	}})
+	for seed, look := range []func(o *chunktest.Object){
+		func(o *chunktest.Object) {
+			if h, err := c.Acquire(o.ID); err != nil {
+				t.Error(err)
+			} else {
+				h.Release()
+			}
+		},
+		func(o *chunktest.Object) {
+			if dropped, err := c.Damaged(t.Context(), o.ID); dropped || err != nil {
+				t.Errorf("dropped %v, %v", dropped, err)
+			}
+		},
+	} {
+		o := chunktest.Random(uint64(seed), 3*chunk.FrameSize, chunk.FrameSize)
+		putExtract(t, c, &o, 0b1)
+		opens, comes = c.place(object{o.ID, int64(len(extractOf(&o, 0b1))), 0b1}), func() { put(t, c, &o) }
+		if look(&o); opens != "" {
+			t.Error("it was not opened")
+		}
+	}
+	if s := c.Stats(); s.Damaged != 0 {
+		t.Errorf("%d damaged", s.Damaged)
 	}
 }
 

@@ -94,6 +94,9 @@ func (c *Cache) Acquire(id chunk.ID) (*Handle, error) {
 		c.stats.Misses++
 		c.mu.Unlock()
 		c.release(o)
+		if damage(err) && c.superseded(e) { // before its file was open
+			return c.Acquire(id)
+		}
 		if damage(err) {
 			return nil, fmt.Errorf("acquire chunk %v: %w: dropped as damaged: %v", id, chunk.ErrNotFound, err)
 		}

@@ -161,6 +161,8 @@ func (c *Cache) inspect(id chunk.ID, frames bool) (n int64, dropped bool, err er
 		c.stats.ScrubbedBytes += n
 		c.mu.Unlock()
 		return n, false, nil
+	case damage(err) && c.superseded(e): // its file went, which is no damage
+		return 0, false, nil
 	case damage(err):
 		c.drop(e, err)
 		return n, true, nil

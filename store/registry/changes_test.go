@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -79,4 +81,28 @@ func TestListsAreChangedTogether(t *testing.T) {
 	if waiting() != 0 {
 		t.Error("changes are left")
 	}
+}
+
+// TestDroppedChange: who gives up takes its own change back, and at no moment those of others.
+func TestDroppedChange(t *testing.T) {
+	var l listChanges
+	var dropping sync.WaitGroup
+	var over atomic.Bool
+	for range 4 {
+		dropping.Go(func() {
+			for !over.Load() {
+				l.drop("tag", l.add("tag", nil))
+			}
+		})
+	}
+	for range 20_000 {
+		mine := l.add("tag", nil)
+		runtime.Gosched()
+		if !slices.Contains(l.take("tag"), mine) {
+			t.Error("a change was not there for who has the lock")
+			break
+		}
+	}
+	over.Store(true)
+	dropping.Wait()
 }

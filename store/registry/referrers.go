@@ -278,8 +278,16 @@ func (l *listChanges) take(tag string) []*listChange {
 	return all
 }
 
-// drop takes back one that is not wanted any more.
-func (l *listChanges) drop(tag string, m *listChange) { l.giveBack(tag, l.take(tag), m) }
+// drop takes back one that is not wanted any more. Whoever has the list's lock must not find the
+// others gone meanwhile.
+func (l *listChanges) drop(tag string, m *listChange) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.want[tag] = slices.DeleteFunc(l.want[tag], func(o *listChange) bool { return o == m })
+	if len(l.want[tag]) == 0 {
+		delete(l.want, tag)
+	}
+}
 
 // giveBack leaves all but one to others.
 func (l *listChanges) giveBack(tag string, all []*listChange, but *listChange) {
