@@ -30,8 +30,18 @@ type pool struct {
 }
 
 func newPool(size int) *pool {
-	return &pool{size: size, Pool: sync.Pool{New: func() any { return &buffer{make([]byte, size)} }}}
+	return &pool{size: size, Pool: sync.Pool{New: func() any {
+		b := make([]byte, size)
+		// All pages are there before the kernel writes to them: where it must wait for one and
+		// the process is killed, it fails the request, which the next process could have served.
+		for i := 0; i < size; i += pageSize {
+			b[i] = 0
+		}
+		return &buffer{b}
+	}}}
 }
+
+const pageSize = 4 << 10
 
 // requestPools returns the pool of buffers that hold every request of a session.
 func requestPools(writable bool) *pool {
