@@ -95,7 +95,7 @@ func (s *Stack) disk(m *blockmap.Map, image published, metadata *pack.Fetch, ahe
 	if !near && s.Cache == nil {
 		o.Far = true
 		o.Whole = func(id chunk.ID) bool {
-			return (ahead == nil || !ahead.Has(id)) && !(d.followed.Load() && d.door.Knows(id))
+			return (ahead == nil || !ahead.Has(id)) && (!d.followed.Load() || !d.door.Knows(id))
 		}
 	}
 	var reader chunk.Reader = d.door
