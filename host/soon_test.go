@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -188,16 +189,16 @@ func TestReach(t *testing.T) {
 // A closedOrigin does not say which generations there are any more when a mark has been written.
 type closedOrigin struct {
 	origin.Origin
-	marked bool
+	marked atomic.Bool
 }
 
 func (o *closedOrigin) SwapPointer(ctx context.Context, name string, old, value []byte) error {
-	o.marked = true
+	o.marked.Store(true)
 	return o.Origin.SwapPointer(ctx, name, old, value)
 }
 
 func (o *closedOrigin) GetPointer(ctx context.Context, name string) ([]byte, error) {
-	if name == generation.Pointer && o.marked {
+	if name == generation.Pointer && o.marked.Load() {
 		return nil, errBroken
 	}
 	return o.Origin.GetPointer(ctx, name)
@@ -216,6 +217,6 @@ func TestAttachUnsettled(t *testing.T) {
 	if len(h.List()) != 0 || len(h.disks) != 0 {
 		t.Error("something is attached")
 	}
-	o.marked = false // the mark is there, so nothing is written
+	o.marked.Store(false) // the mark is there, so nothing is written
 	s.attach(h, spec("tree", "a"))
 }
