@@ -237,6 +237,7 @@ func (h *Host) drop(a *attachment, destroy bool) error {
 	a.ended = true
 	delete(h.attached, a.id)
 	if first {
+		h.leaving[a.id] = a
 		h.gone.add(a)
 		h.ended.Add(1)
 	}
@@ -246,7 +247,12 @@ func (h *Host) drop(a *attachment, destroy bool) error {
 	}
 	h.lull.stir()
 	defer h.ended.Done()
-	defer close(a.gone)
+	defer func() {
+		h.mu.Lock()
+		delete(h.leaving, a.id)
+		h.mu.Unlock()
+		close(a.gone)
+	}()
 	close(a.dev.closed)
 	err := a.over.end(destroy)
 	if s := a.dev.disk.Load(); s != nil {
@@ -326,11 +332,11 @@ func (h *Host) List() []Info {
 	return list
 }
 
-// Wait returns when the attachment has ended, or ctx has. The error is why, if
-// that was not on purpose.
+// Wait returns when the attachment has ended and its overlay, if it had one of its own, is
+// gone, or ctx has ended. The error is why, if that was not on purpose.
 func (h *Host) Wait(ctx context.Context, id string) error {
 	h.mu.Lock()
-	a := h.attached[id]
+	a := cmp.Or(h.attached[id], h.leaving[id])
 	h.mu.Unlock()
 	if a == nil {
 		return nil

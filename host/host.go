@@ -93,6 +93,7 @@ type Host struct {
 	sources  map[string]*sourceSlot
 	disks    map[shareKey]*sharedDisk
 	attached map[string]*attachment
+	leaving  map[string]*attachment // whose end is under way, and which are not attached any more
 	gone     gone
 	scratch  *scratch.Folder // of what ends with this process; nil: nothing has
 }
@@ -106,6 +107,7 @@ func New(cfg Config) (*Host, error) {
 		sources:  make(map[string]*sourceSlot),
 		disks:    make(map[shareKey]*sharedDisk),
 		attached: make(map[string]*attachment),
+		leaving:  make(map[string]*attachment),
 		closed:   cfg.State != "",
 		gone:     gone{served: make(map[ServedKey]Served), images: make(map[string]bool)},
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -106,6 +107,27 @@ func TestOverlay(t *testing.T) {
 		t.Errorf("the overlay is left: %v", err)
 	}
 	s.close(h)
+}
+
+// TestOverlayGoneWithWait unmounts disks, waits for those that are not attached any more as well, and looks
+// for what was written to them.
+func TestOverlayGoneWithWait(t *testing.T) {
+	s := newSite(t)
+	h := s.start()
+	for range 50 {
+		info := s.attach(h, writableSpec("own", Overlay{}))[0]
+		write(t, s.writer("own"), "own")
+		close(s.front.at("own").done)
+		for len(h.List()) > 0 {
+			runtime.Gosched()
+		}
+		if err := h.Wait(t.Context(), info.ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(info.Spec.Overlay.Dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("the overlay of a disk that has ended: %v", err)
+		}
+	}
 }
 
 // TestOverlayRestart has a host come back, by itself and by a hand-over that is

@@ -146,6 +146,11 @@ func (a *app) mount(ctx context.Context, ref, dir string, o *mountOptions) error
 	if err != nil {
 		return err
 	}
+	unlock, err := lockMount(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	seen, err := a.watch(ctx, o.telemetry)
 	if err != nil {
 		return err

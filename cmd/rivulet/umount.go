@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -17,11 +18,13 @@ import (
 	"github.com/rivuletfs/rivulet/frontend/fuse"
 	"github.com/rivuletfs/rivulet/frontend/kernelnbd"
 	"github.com/rivuletfs/rivulet/frontend/loopmount"
+	"github.com/rivuletfs/rivulet/host"
+	"github.com/rivuletfs/rivulet/host/control"
 	"github.com/rivuletfs/rivulet/host/frontends"
 )
 
 func (a *app) umountCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "umount DIR",
 		Short:   "Unmount an image, and end what serves it",
 		Example: `  rivulet umount /mnt`,
@@ -33,8 +36,64 @@ func (a *app) umountCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), drainTime)
 			defer cancel()
-			return umount(ctx, dir)
+			servers := a.serversOf(ctx, dir)
+			defer servers.close()
+			if err := umount(ctx, dir); err != nil {
+				return err
+			}
+			if err := servers.await(ctx); err != nil {
+				return fmt.Errorf("%s is unmounted, and what served it has not ended: %w", dir, err)
+			}
+			return nil
 		},
+	}
+	cmd.Flags().StringVar(&a.agent, "agent", "", agentHelp)
+	return cmd
+}
+
+// mountServers are those that hold what belongs to a mount.
+type mountServers struct {
+	agent *control.Client // nil: none does that answers
+	id    string          // of the agent's attachment
+	locks []*os.File      // of processes of the mount's own
+}
+
+// serversOf finds who serves the mount at dir.
+func (a *app) serversOf(ctx context.Context, dir string) mountServers {
+	s := mountServers{locks: mountLocks(dir)}
+	c, err := a.agentClient(ctx)
+	if err != nil || c == nil {
+		return s
+	}
+	list, err := c.List(ctx)
+	if err != nil {
+		return s
+	}
+	if i := slices.IndexFunc(list, func(i host.Info) bool { return i.Spec.Where == dir }); i >= 0 {
+		s.agent, s.id = c, list[i].ID
+	}
+	return s
+}
+
+// await waits until they have let go of all that belongs to the mount. Then overlays that are kept can be
+// used again, and others are erased.
+func (s *mountServers) await(ctx context.Context) error {
+	if s.agent != nil {
+		if err := s.agent.Wait(ctx, s.id); err != nil {
+			return err
+		}
+	}
+	for _, lock := range s.locks {
+		if err := awaitUnlock(ctx, lock); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *mountServers) close() {
+	for _, lock := range s.locks {
+		_ = lock.Close()
 	}
 }
 
