@@ -72,6 +72,7 @@ func (p *predictor) program(f *file, depth int) {
 	for _, b := range append(bodies, o) {
 		p.strings(b, depth)
 	}
+	p.languages(o)
 }
 
 // users adds what is read by a program that asks who the users are.
