@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 )
 
 // How much a ratio to the plain pull may grow until the gate fails: at the median of the images that both
@@ -37,8 +39,16 @@ func gateCommand(_ context.Context, args []string) error {
 }
 
 // gate prints how each contender's ratio to the plain pull has changed, and fails if one of ours grew.
-// Seconds are not compared: they are the machine's.
+// Seconds are not compared: they are the machine's. What differs of that, or of the programs, is printed.
 func gate(w io.Writer, before, after *figures) error {
+	differs := func(side string, facts, others []string) {
+		facts = slices.DeleteFunc(slices.Clone(facts), func(fact string) bool { return slices.Contains(others, fact) })
+		if len(facts) > 0 {
+			fmt.Fprintf(w, "%s: %s\n", side, strings.Join(facts, "; "))
+		}
+	}
+	differs("only before", before.facts, after.facts)
+	differs("only now", after.facts, before.facts)
 	compared := 0
 	var worse []error
 	for _, l := range after.links {
