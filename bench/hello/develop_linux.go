@@ -177,7 +177,7 @@ func (b *bench) publishChange(ctx context.Context, c *contender, dir, image, nam
 	if !ours(c.Name) {
 		return nil
 	}
-	cmd := b.net.inside(ctx, host2, "rivulet", "--store", storeURL(storeProfile), "publish", "oci:"+dir, "--name", developed(image))
+	cmd := b.net.inside(ctx, host2, "rivulet", "--store", b.storeURL(storeProfile), "publish", "oci:"+dir, "--name", developed(image))
 	cmd.Env = append(os.Environ(), "RIVULET_KEYS="+filepath.Join(b.dir, "keys"), "XDG_RUNTIME_DIR="+b.work)
 	return run(cmd)
 }
