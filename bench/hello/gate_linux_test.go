@@ -59,6 +59,20 @@ func TestGateOneImage(t *testing.T) {
 	}
 }
 
+// One or two images are no median.
+func TestGateFewImages(t *testing.T) {
+	before, after := runOf(1, map[string]float64{rivuletCold: 0.4}), runOf(1, map[string]float64{rivuletCold: 0.5})
+	after.images = after.images[:gateImages-1]
+	var out bytes.Buffer
+	if err := gate(&out, before, after); err != nil {
+		t.Errorf("gate: %v", err)
+	}
+	after.images = after.images[:gateImages]
+	if err := gate(&out, before, after); err == nil {
+		t.Error("the gate passes three images that take 1.25 × what they took")
+	}
+}
+
 // Who reads of a ratio that grew wants to know what else is another.
 func TestGateFacts(t *testing.T) {
 	before, after := runOf(1, map[string]float64{rivuletCold: 0.4}), runOf(1, map[string]float64{rivuletCold: 0.4})
