@@ -9,9 +9,11 @@
 # CONTENDERS  see bench/hello/contenders_linux.go (default all that have their programs)
 # CYCLES      deploy, develop, steady (default deploy)
 # ROUNDS      how often each is measured (default 5)
-# HELLO_DIR   folder for the registry's content, which takes long to make: kept, and used again
+# HELLO_DIR   folder for the registry's content, which takes long to make: kept, and used again. What
+#             another build of rivulet has published there stays and is not used.
 # FACTS       versions of programs that do not tell them, for the report; separated by semicolons
-# RESULTS     file that the results are appended to
+# RESULTS     file that the results are appended to; what it has is not measured again, so that a run
+#             that was stopped can go on
 #
 # For example, in some minutes:
 #   IMAGES="python3 nginx" LINKS=100mbit-30ms CONTENDERS="plain rivulet rivulet-profile" ROUNDS=2 bench/run.sh hello DIR
@@ -20,9 +22,11 @@
 # PATH, where their contenders are wanted, containerd-stargz-grpc and ctr-remote, soci and
 # soci-snapshotter-grpc, mkfs.erofs 1.8 or later, redis-server. Some 10 GB of disk.
 set -euo pipefail
-if [ "${OWN_MOUNTS:-}" != 1 ]; then # containers' mounts end with it
-	OWN_MOUNTS=1 exec unshare --mount --propagation private "${BASH_SOURCE[0]}" "$@"
+if [ "${OWN_NAMESPACES:-}" != 1 ]; then # processes, mounts and networks end with it, even if it is killed
+	OWN_NAMESPACES=1 exec unshare --mount --propagation private --pid --fork --kill-child --mount-proc "${BASH_SOURCE[0]}" "$@"
 fi
+mkdir -p /run/netns
+mount -t tmpfs netns /run/netns
 BENCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 IMAGES_DIR=$(cd "${1:?an OCI layout with the test images}" && pwd)
 WORK=$(mktemp -d)

@@ -14,17 +14,21 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/rivuletfs/rivulet/internal/scratch"
 )
 
 // A bench is what measurements have in common: a folder with the registry's content, the
 // network, and what runs all the time.
 type bench struct {
-	dir      string // kept from run to run
-	work     string // of this run
-	self     string
-	net      *network
-	services []*process // registry and zone
-	begun    time.Time
+	dir       string // kept from run to run
+	work      string // of this run
+	scratch   *scratch.Folder
+	self      string
+	publisher string // identity of rivulet, which the stores of disks are named after
+	net       *network
+	services  []*process // registry and zone
+	begun     time.Time
 }
 
 // openBench makes the network and starts the registry.
@@ -44,11 +48,15 @@ func openBench(ctx context.Context, dir string) (*bench, error) {
 		return nil, err
 	}
 	b := &bench{dir: dir, self: self, begun: time.Now()}
-	if b.work, err = os.MkdirTemp(dir, "run-"); err != nil {
+	if b.publisher, err = identity("rivulet"); err != nil {
 		return nil, err
 	}
+	if b.scratch, err = scratch.Make(dir, "run"); err != nil {
+		return nil, err
+	}
+	b.work = b.scratch.Path
 	if b.net, err = newNetwork(ctx, self); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(b.work))
+		return nil, errors.Join(err, b.scratch.Remove())
 	}
 	if err = b.beginRegistry(ctx); err != nil {
 		b.close()
@@ -67,7 +75,7 @@ func (b *bench) close() {
 		p.stop()
 	}
 	b.net.close()
-	if err := clearFolder(b.work); err != nil {
+	if err := errors.Join(clearFolder(b.work), b.scratch.Remove()); err != nil {
 		b.say("%v", err)
 	}
 }

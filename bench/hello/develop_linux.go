@@ -28,8 +28,11 @@ func (b *bench) develop(ctx context.Context, p *plan) error {
 			return err
 		}
 		for _, w := range p.images {
-			for round := p.first; round < p.first+p.rounds; round++ {
+			for round := 1; round <= p.rounds; round++ {
 				for i := range cs {
+					if p.has(kindDevelop, l.Name, w.Name, cs[i].Name, round) {
+						continue
+					}
 					err := b.onHost(ctx, &cs[i], func(h *host) error { return b.developOnce(ctx, p, &cs[i], h, w, round) })
 					if err != nil {
 						return fmt.Errorf("%s, %s, round %d: %w", w.Name, cs[i].Name, round, err)
@@ -174,7 +177,7 @@ func (b *bench) publishChange(ctx context.Context, c *contender, dir, image, nam
 	if !ours(c.Name) {
 		return nil
 	}
-	cmd := b.net.inside(ctx, host2, "rivulet", "--store", storeURL(storeProfile), "publish", "oci:"+dir, "--name", developed(image))
+	cmd := b.net.inside(ctx, host2, "rivulet", "--store", b.storeURL(storeProfile), "publish", "oci:"+dir, "--name", developed(image))
 	cmd.Env = append(os.Environ(), "RIVULET_KEYS="+filepath.Join(b.dir, "keys"), "XDG_RUNTIME_DIR="+b.work)
 	return run(cmd)
 }

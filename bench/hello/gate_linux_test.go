@@ -58,3 +58,30 @@ func TestGateOneImage(t *testing.T) {
 		t.Errorf("gate: %v, want nginx named", err)
 	}
 }
+
+// One or two images are no median.
+func TestGateFewImages(t *testing.T) {
+	before, after := runOf(1, map[string]float64{rivuletCold: 0.4}), runOf(1, map[string]float64{rivuletCold: 0.5})
+	after.images = after.images[:gateImages-1]
+	var out bytes.Buffer
+	if err := gate(&out, before, after); err != nil {
+		t.Errorf("gate: %v", err)
+	}
+	after.images = after.images[:gateImages]
+	if err := gate(&out, before, after); err == nil {
+		t.Error("the gate passes three images that take 1.25 × what they took")
+	}
+}
+
+// Who reads of a ratio that grew wants to know what else is another.
+func TestGateFacts(t *testing.T) {
+	before, after := runOf(1, map[string]float64{rivuletCold: 0.4}), runOf(1, map[string]float64{rivuletCold: 0.4})
+	before.facts, after.facts = []string{"Linux 6", "two slow processors"}, []string{"Linux 6", "two fast processors"}
+	var out bytes.Buffer
+	if err := gate(&out, before, after); err != nil {
+		t.Fatalf("gate: %v", err)
+	}
+	if want := "only before: two slow processors\nonly now: two fast processors\n"; !strings.HasPrefix(out.String(), want) {
+		t.Errorf("gate printed %q, want %q first", out.String(), want)
+	}
+}

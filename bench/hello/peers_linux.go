@@ -83,14 +83,14 @@ func (b *bench) prepareStargz(ctx context.Context, w workload, asIs, best bool) 
 		})
 	}
 	if asIs {
-		if err := b.step("stargz-"+w.Image, func() error { return convert(asStargz, "--no-optimize") }); err != nil {
+		if err := b.step("stargz", w.Image, "ctr-remote", func() error { return convert(asStargz, "--no-optimize") }); err != nil {
 			return err
 		}
 	}
 	if !best {
 		return nil
 	}
-	return b.step("stargz-opt-"+w.Image, func() error {
+	return b.step("stargz-opt", w.Image, "ctr-remote", func() error {
 		entry, err := json.Marshal(recorded(w))
 		if err != nil {
 			return err

@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 )
@@ -72,20 +76,57 @@ func (b *bench) link(layoutDir string) error {
 	return os.Symlink(layoutDir, name)
 }
 
-// A step is done once for each workload or image.
-func (b *bench) step(name string, do func() error) error {
-	done := filepath.Join(b.dir, "done", name)
-	if _, err := os.Stat(done); err == nil {
+// A step is done once with an image, and again when the image or the program that
+// does it is another one; program is "" if that is this one.
+func (b *bench) step(name, image, program string, do func() error) error {
+	stamp, err := b.stamp(image, program)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	done := filepath.Join(b.dir, "done", name+"-"+image)
+	if was, err := os.ReadFile(done); err == nil && string(was) == stamp {
 		return nil
 	}
-	b.say("%s", name)
+	b.say("%s %s", name, image)
 	if err := do(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(done), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(done, nil, 0o644)
+	return os.WriteFile(done, []byte(stamp), 0o644)
+}
+
+// stamp tells what a step is done with.
+func (b *bench) stamp(image, program string) (string, error) {
+	i, err := layoutImage(b.layout(image), image)
+	if err != nil {
+		return "", err
+	}
+	digest, err := i.Digest()
+	if err != nil || program == "" {
+		return digest.Hex + "\n", err
+	}
+	by, err := identity(program)
+	return fmt.Sprintf("%s %s %s\n", digest.Hex, program, by), err
+}
+
+// identity tells one build of a program on PATH from another.
+func identity(program string) (string, error) {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)[:6]), nil
 }
 
 func (b *bench) prepare(ctx context.Context, w workload, cs []contender) error {
@@ -93,11 +134,11 @@ func (b *bench) prepare(ctx context.Context, w workload, cs []contender) error {
 		return slices.ContainsFunc(cs, func(c contender) bool { return slices.Contains(names, c.Name) })
 	}
 	if w.Image == fileImage {
-		if err := b.step("make-"+fileImage, func() error { return makeFileImage(b.layout(fileImage), b.layout("base")) }); err != nil {
+		if err := b.step("make-"+fileImage, "base", "", func() error { return makeFileImage(b.layout(fileImage), b.layout("base")) }); err != nil {
 			return err
 		}
 	}
-	if err := b.step("push-"+w.Image, func() error {
+	if err := b.step("push", w.Image, "", func() error {
 		return run(b.net.inside(ctx, server, b.self, "push", "-layout", b.layout(w.Image), "-image", w.Image, "-to", "127.0.0.1:5000/"+asPushed+"/"+w.Image+":1"))
 	}); err != nil {
 		return err
@@ -108,18 +149,18 @@ func (b *bench) prepare(ctx context.Context, w workload, cs []contender) error {
 		if !wants(names...) {
 			continue
 		}
-		if err := b.step("publish-"+filepath.Base(store)+"-"+w.Image, func() error { return b.publish(ctx, store, b.layout(w.Image), w.Image) }); err != nil {
+		if err := b.step("publish-"+store, w.Image, "rivulet", func() error { return b.publish(ctx, store, b.layout(w.Image), w.Image) }); err != nil {
 			return err
 		}
 	}
 	// Of an image with two workloads, the profile is that of the first: what is read whole needs none.
 	if !w.Whole && wants(rivuletProfile, rivuletL1, rivuletL2, rivuletPack) {
-		if err := b.step("record-"+w.Image, func() error { return b.record(ctx, w) }); err != nil {
+		if err := b.step("record", w.Image, "rivulet", func() error { return b.record(ctx, w) }); err != nil {
 			return err
 		}
 	}
 	if !w.Whole && wants(rivuletPack) {
-		if err := b.step("pack-"+w.Image, func() error { return b.pack(ctx, w) }); err != nil {
+		if err := b.step("pack", w.Image, "rivulet", func() error { return b.pack(ctx, w) }); err != nil {
 			return err
 		}
 	}
@@ -129,7 +170,7 @@ func (b *bench) prepare(ctx context.Context, w workload, cs []contender) error {
 		}
 	}
 	if wants(soci) && !w.Whole {
-		return b.step("soci-"+w.Image, func() error { return b.convertSOCI(ctx, w.Image) })
+		return b.step("soci", w.Image, "soci", func() error { return b.convertSOCI(ctx, w.Image) })
 	}
 	return nil
 }
@@ -164,7 +205,7 @@ func (b *bench) onHost(ctx context.Context, c *contender, do func(*host) error) 
 
 // pack copies an image with its profile to the other store, and makes a start pack there. Its size is what the start needs.
 func (b *bench) pack(ctx context.Context, w workload) error {
-	if _, err := b.rivulet(ctx, storeProfile, "copy", w.Image, "--to", serverStore(storePack)); err != nil {
+	if _, err := b.rivulet(ctx, storeProfile, "copy", w.Image, "--to", b.serverStore(storePack)); err != nil {
 		return err
 	}
 	needs, err := b.packed(ctx, w.Image)

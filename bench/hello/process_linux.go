@@ -47,7 +47,7 @@ type process struct {
 }
 
 // begin starts cmd, with what it says in a log. Who begins it
-// stops it: if this program is killed, it goes on.
+// stops it: if this program is killed, it goes on until its namespace of processes ends.
 func begin(cmd *exec.Cmd, log string) (*process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {

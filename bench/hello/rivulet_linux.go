@@ -11,11 +11,12 @@ import (
 )
 
 // Stores of disks: the same images, published into three repositories. The first is asked for by
-// a registry that takes nothing, so that no start of it is remembered.
+// a registry that takes nothing, so that no start of it is remembered. Each build of rivulet has
+// its own, and so measures nothing that another one has made.
 const (
-	storeCold    = "rivulet/cold"
-	storeProfile = "rivulet/profile"
-	storePack    = "rivulet/pack"
+	storeCold    = "cold"
+	storeProfile = "profile"
+	storePack    = "pack"
 )
 
 // How a host is set up, besides the usual.
@@ -38,12 +39,16 @@ func zoneURL() string {
 	return "redis://" + b.String()
 }
 
-func storeURL(store string) string {
+// repository is a store's in the registry.
+func (b *bench) repository(store string) string { return "rivulet/" + b.publisher + "/" + store }
+
+// storeURL is the address of a store on a host.
+func (b *bench) storeURL(store string) string {
 	port := registryPort
 	if store == storeCold {
 		port = readOnlyPort
 	}
-	return fmt.Sprintf("oci://%s:%d/%s?insecure=true", serverAddress, port, store)
+	return fmt.Sprintf("oci://%s:%d/%s?insecure=true", serverAddress, port, b.repository(store))
 }
 
 // environment is that of a host's rivulet processes.
@@ -60,7 +65,7 @@ func beginRivulet(store string, how int) func(context.Context, *bench, *host) er
 		if err := os.MkdirAll(h.path("run"), 0o700); err != nil {
 			return err
 		}
-		env, url := b.environment(h), storeURL(store)
+		env, url := b.environment(h), b.storeURL(store)
 		agent := []string{"rivulet", "--store", url, "agent", "--state", h.path("agent"), "--keep", "none"}
 		if how&withoutCache != 0 {
 			agent = append(agent, "--cache", "none")
@@ -91,13 +96,13 @@ func (b *bench) beginReady(ctx context.Context, h *host, name string, env []stri
 }
 
 // serverStore is the address of a store where the registry is.
-func serverStore(store string) string {
-	return fmt.Sprintf("oci://127.0.0.1:%d/%s?insecure=true", registryPort, store)
+func (b *bench) serverStore(store string) string {
+	return fmt.Sprintf("oci://127.0.0.1:%d/%s?insecure=true", registryPort, b.repository(store))
 }
 
 // rivulet runs a command where the registry is, so without the link.
 func (b *bench) rivulet(ctx context.Context, store string, args ...string) ([]byte, error) {
-	cmd := b.net.inside(ctx, server, append([]string{"rivulet", "--store", serverStore(store)}, args...)...)
+	cmd := b.net.inside(ctx, server, append([]string{"rivulet", "--store", b.serverStore(store)}, args...)...)
 	cmd.Env = append(os.Environ(), "RIVULET_KEYS="+filepath.Join(b.dir, "keys"), "XDG_RUNTIME_DIR="+b.work)
 	return output(cmd)
 }

@@ -16,9 +16,17 @@ type plan struct {
 	links      []link
 	contenders []contender
 	rounds     int
-	first      int // number of the first round, so that runs can be added to
 	second     int // up to which round an image is also started again on the same host
 	out        *os.File
+	had        []result // that out had before this run
+}
+
+// has reports whether a run before this one has measured something: one that was stopped goes on
+// where it was. A contender that follows another one is left out of a round whose leader it has.
+func (p *plan) has(kind, link, image, contender string, round int) bool {
+	return slices.ContainsFunc(p.had, func(r result) bool {
+		return r.Kind == kind && r.Link == link && r.Image == image && r.Contender == contender && r.Round == round
+	})
 }
 
 // list splits what a flag or an environment variable names.
@@ -39,14 +47,13 @@ func split(text string) (parts []string) {
 func runCommand(ctx context.Context, args []string) (err error) {
 	f := flag.NewFlagSet("run", flag.ContinueOnError)
 	dir := f.String("dir", "", "folder that prepare has filled")
-	out := f.String("out", "", "file that results are appended to")
+	out := f.String("out", "", "file that results are appended to; what it has is not measured again")
 	images := f.String("images", "", "workloads, or whole for those that read everything (default all starts)")
 	linkNames := f.String("links", "", "links (default all)")
 	names := f.String("contenders", "", "contenders (default all that can run)")
 	cycles := f.String("cycles", "deploy", "deploy, develop, steady")
 	told := f.String("facts", "", "what else was measured with, such as a version that a program does not tell; separated by semicolons")
 	rounds := f.Int("rounds", 5, "how often each is measured")
-	first := f.Int("first-round", 1, "number of the first round")
 	second := f.Int("second", 1000, "up to which round each is also started again on the same host")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -59,7 +66,7 @@ func runCommand(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer b.close()
-	p := plan{rounds: *rounds, first: *first, second: *second}
+	p := plan{rounds: *rounds, second: *second}
 	if p.images, err = workloads(list(*images)); err != nil {
 		return err
 	}
@@ -67,6 +74,9 @@ func runCommand(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	if p.links, err = chosenLinks(list(*linkNames)); err != nil {
+		return err
+	}
+	if p.had, err = readFile(*out); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if p.out, err = os.OpenFile(*out, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
@@ -122,7 +132,7 @@ func (b *bench) deploy(ctx context.Context, p *plan) error {
 			return err
 		}
 		// Rounds go round all images, so that a run that is stopped has something of each.
-		for round := p.first; round < p.first+p.rounds; round++ {
+		for round := 1; round <= p.rounds; round++ {
 			for _, w := range p.images {
 				if err := b.turn(ctx, p, w, round); err != nil {
 					return err
@@ -163,6 +173,9 @@ func (b *bench) turn(ctx context.Context, p *plan, w workload, round int) error 
 	}()
 	for i := range p.contenders {
 		c := &p.contenders[i]
+		if p.has(kindStart, b.net.link.Name, w.Name, c.Name, round) {
+			continue
+		}
 		h, err := b.hostFor(c, hosts)
 		if err == nil {
 			hosts[c.Name] = h

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -85,7 +86,7 @@ func start(ctx context.Context, c *client.Client, r *startRequest) (err error) {
 	if r.Workload.Mode == modePoll {
 		options = append(options, oci.WithHostNamespace("network"))
 	}
-	id := fmt.Sprintf("hello-%d", os.Getpid())
+	id := "hello-" + strings.ToLower(rand.Text()[:12]) // processes' numbers are a namespace's, control groups the machine's
 	container, err := c.NewContainer(ctx, id, client.WithImage(image), client.WithSnapshotter(r.Snapshotter),
 		client.WithNewSnapshot(id, image), client.WithNewSpec(options...))
 	if err != nil {

@@ -22,8 +22,11 @@ func (b *bench) steady(ctx context.Context, p *plan) error {
 		return err
 	}
 	cs := slices.DeleteFunc(slices.Clone(p.contenders), func(c contender) bool { return c.Name != plain && c.Name != rivuletProfile })
-	for round := p.first; round < p.first+p.rounds; round++ {
+	for round := 1; round <= p.rounds; round++ {
 		for i := range cs {
+			if p.has(kindSteady, "", steadyImage, cs[i].Name, round) {
+				continue
+			}
 			if err := b.onHost(ctx, &cs[i], func(h *host) error { return b.steadyOnce(ctx, p, &cs[i], h, round) }); err != nil {
 				return fmt.Errorf("%s, round %d: %w", cs[i].Name, round, err)
 			}
