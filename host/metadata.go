@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/rivuletfs/rivulet/blockmap"
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/generation"
 	"github.com/rivuletfs/rivulet/origin"
@@ -39,7 +40,7 @@ func newMetadata(image *generation.Image, log *slog.Logger) *pack.Fetch {
 }
 
 // openPacked opens an image, and has its metadata object fetched as soon as its block map
-// is there, beside what unlocks it; through a cache only when that lacks some of it. claim is told
+// is there, beside what unlocks it; where there is a cache, if that lacks its beginning. claim is told
 // of the image. The caller closes what is fetched, nil if nothing is.
 func (h *Host) openPacked(ctx context.Context, src *Source, r *Reader, d origin.Digest, claim *claiming) (*Image, *pack.Fetch, error) {
 	var metadata *pack.Fetch
@@ -48,15 +49,34 @@ func (h *Host) openPacked(ctx context.Context, src *Source, r *Reader, d origin.
 		if src.Near {
 			return
 		}
-		metadata = newMetadata(i, h.log)
-		if metadata != nil && h.cfg.Cache == nil {
-			metadata.Start()
+		if metadata = newMetadata(i, h.log); metadata != nil {
+			metadata.StartUnless(func(ctx context.Context) bool { return h.caches(ctx, i.Map) })
 		}
 	})
 	if err != nil && metadata != nil {
 		metadata.Close()
 	}
 	return image, metadata, err
+}
+
+// caches reports whether there is a cache that has the first chunk of the metadata of m.
+func (h *Host) caches(ctx context.Context, m *blockmap.Map) bool {
+	if h.cfg.Cache == nil {
+		return false
+	}
+	for _, c := range pack.Outside(m) {
+		_, err := h.cfg.Cache.Reader(nil, nowhere{}).ReadChunk(ctx, c.ID, make([]byte, 1), 0)
+		return err == nil
+	}
+	return false
+}
+
+// nowhere is an origin that has nothing, so that a cache answers by itself.
+type nowhere struct{}
+
+// ReadChunk implements [chunk.Reader].
+func (nowhere) ReadChunk(context.Context, chunk.ID, []byte, int64) (int, error) {
+	return 0, chunk.ErrNotFound
 }
 
 // errPacked is why a cache gets no request for a chunk.

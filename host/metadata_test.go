@@ -81,7 +81,7 @@ func TestMetadata(t *testing.T) {
 		{name: "far", packs: 1, atOnce: true},
 		{name: "lost", lost: true, packs: 1, atOnce: true, metadata: true},
 		{name: "near", near: true, metadata: true},
-		{name: "cold cache", cache: warm, packs: 1},
+		{name: "cold cache", cache: warm, packs: 1, atOnce: true},
 		{name: "warm cache", cache: warm},
 	}
 	s := newSite(t)

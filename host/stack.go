@@ -29,7 +29,7 @@ const DefaultSample = 1.0 / 1000
 type Cache interface {
 	// Reader returns a reader that asks the cache, and origin, an image's checked
 	// chunks, for what that does not have or cannot give in time. image makes
-	// requests for them.
+	// requests for them; nil: there are none.
 	Reader(image origin.Requester, origin chunk.Reader) chunk.Reader
 	// Held returns a reader of what is near at hand; see disk.Options.
 	Held() chunk.Reader

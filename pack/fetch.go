@@ -62,6 +62,20 @@ func (f *Fetch) Start() {
 	f.start()
 }
 
+// StartUnless is Start, but not if has reports that the chunks are nearer at hand. It does not wait for that.
+func (f *Fetch) StartUnless(has func(ctx context.Context) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.begun || f.closed {
+		return
+	}
+	f.running.Go(func() {
+		if !has(f.ctx) {
+			f.Start()
+		}
+	})
+}
+
 // start is Start; mu is held.
 func (f *Fetch) start() {
 	if f.begun || f.closed {

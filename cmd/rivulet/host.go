@@ -166,7 +166,7 @@ func (a *app) releasePages() {
 }
 
 // spareConnections is how many more than two an image is asked for by at once, when it is opened.
-const spareConnections = 8
+const spareConnections = 14
 
 // openSource opens an origin for a host, and has it counted what that is asked.
 func (a *app) openSource(ctx context.Context, url string, count *telemetry.Origins) (host.Source, error) {

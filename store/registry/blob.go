@@ -102,6 +102,9 @@ func (c *client) readBlob(ctx context.Context, desc v1.Descriptor, max int64) ([
 // readUnsized returns the blob of digest d, whose size is not known, checked. It takes
 // memory as the bytes come.
 func (c *client) readUnsized(ctx context.Context, d origin.Digest, max int64) ([]byte, error) {
+	if c.opts.Spare > 0 && !c.noRanges.Load() {
+		return c.readPieces(ctx, d, max)
+	}
 	return c.fetchBlob(ctx, d, max, func(resp *http.Response) ([]byte, error) { return readUpTo(resp, max) })
 }
 
