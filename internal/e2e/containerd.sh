@@ -52,7 +52,7 @@ PRIVATE=127.0.0.1:$(free_port) # wants a login
 SECRET=e2e-password
 mkdir "$WORK/docker"
 jq -n --arg host "$PRIVATE" --arg auth "$(printf 'e2e:%s' $SECRET | base64)" '{auths: {($host): {auth: $auth}}}' >"$WORK/docker/config.json"
-VERSION=$(containerd --version | sed 's/.* v\([0-9]*\.[0-9]*\)\..*/\1/')
+VERSION=$(containerd --version | sed 's/.* v\{0,1\}\([0-9]*\.[0-9]*\)\..*/\1/')
 # since VERSION: whether containerd is of that one or a later one.
 since() { printf '%s\n' "$1" "$VERSION" | sort -CV; }
 export CONTAINERD_ADDRESS=$WORK/containerd.sock CONTAINERD_NAMESPACE=e2e
