@@ -93,7 +93,7 @@ CONFIG
 	  type = "snapshot"
 	  address = "$WORK/run/rivulet/buildkit.sock"
 CONFIG
-since 2.1 && cat >>"$WORK/containerd.toml" <<-CONFIG
+since 2.0 && cat >>"$WORK/containerd.toml" <<-CONFIG
 	[plugins."io.containerd.transfer.v1.local"]
 	  [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 	    platform = "linux/$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')"
@@ -184,7 +184,8 @@ pull() {
 	if since 2.1; then ctr images pull --plain-http --snapshotter rivulet "$(ref "$1")"; else crictl pull "$(ref "$1")"; fi >"$WORK/pull.log" 2>&1 ||
 		{ tail -n 5 "$WORK/pull.log" >&2; fail "pull $1"; }
 }
-remove() { if since 2.1; then ctr images rm --sync "$(ref "$1")"; else crictl rmi "$(ref "$1")"; fi >/dev/null; }
+# remove REFERENCE: takes an image away; also the name by its ID, which the CRI plugin gives all images of its namespace.
+remove() { if since 2.1; then ctr images rm --sync "$1"; else crictl rmi "$1"; fi >/dev/null; }
 # fetched NAME: how many of the image's layers the registry was asked for.
 fetched() {
 	local blob n=0
@@ -304,7 +305,7 @@ builds() {
 	build "type=image,name=$REGISTRY/built/$1:1,push=true"
 	ctr images pull --plain-http --snapshotter rivulet "$REGISTRY/built/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was built: $(tail -n 5 "$WORK/pull.log")"
 	ctr run --rm --snapshotter rivulet "$REGISTRY/built/$1:1" built cat /said | grep -q HELLO || fail "what was built does not run"
-	ctr images rm --sync "$REGISTRY/built/$1:1" >/dev/null
+	remove "$REGISTRY/built/$1:1"
 	"$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" prune --all >/dev/null
 	stop "$daemon"
 	stop "$BUILDS"
@@ -413,10 +414,10 @@ sleep 1
 "$WORK/bin/commitimage" "$CONTAINERD_ADDRESS" "$CONTAINERD_NAMESPACE" rivulet "$(own_snapshot worker)" "$(ref "$1")" "$REGISTRY/committed/$1:1" || fail "commit of a container"
 ctr tasks kill -s SIGCONT worker
 ctr images push --plain-http "$REGISTRY/committed/$1:1" >"$WORK/push.log" 2>&1 || fail "push what was committed: $(tail -n 5 "$WORK/push.log")"
-ctr images rm --sync "$REGISTRY/committed/$1:1" >/dev/null
-ctr images pull --plain-http --snapshotter rivulet "$REGISTRY/committed/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was committed"
+remove "$REGISTRY/committed/$1:1"
+ctr images pull --plain-http --snapshotter rivulet "$REGISTRY/committed/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was committed: $(tail -n 5 "$WORK/pull.log")"
 ctr run --rm --snapshotter rivulet "$REGISTRY/committed/$1:1" committed sh -c '[ "$(cat /rounds)" -gt 0 ] && /lab/hello' | grep -q HELLO || fail "what was committed does not run"
-ctr images rm --sync "$REGISTRY/committed/$1:1" >/dev/null
+remove "$REGISTRY/committed/$1:1"
 
 step "disks of containers' own"
 DISKS_OF_IMAGES=$#
@@ -477,7 +478,7 @@ start_registry
 stop_worker
 ctr containers rm worker
 crictl rmi "$(ref "$1")" "$(ref pause)" >/dev/null
-for name in "$@" $PLAIN; do [ "$name" = "$1" ] && ! since 2.1 || remove "$name"; done
+for name in "$@" $PLAIN; do [ "$name" = "$1" ] && ! since 2.1 || remove "$(ref "$name")"; done
 ctr leases delete --sync "$(ctr leases create)" >/dev/null # has garbage collected
 await 60 eval '[ "$(attached)" = 0 ]' || fail "still attached: $(rivulet agent ls)"
 await 30 eval '! grep -qF "$WORK/snapshotter" /proc/self/mountinfo' || fail "still mounted: $(grep -F "$WORK/snapshotter" /proc/self/mountinfo)"
