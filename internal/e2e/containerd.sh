@@ -22,6 +22,8 @@
 # CONTAINERD=DIR tries the containerd, ctr and shim that are in a folder (1.7 and later). Before 2.1 only the CRI
 # plugin tells a snapshotter of the image that it unpacks, so that all images are pulled by that.
 #
+# NERDCTL=DIR also has the nerdctl of a folder pull and run the first image, and push, save, commit and convert it.
+#
 # BUILDKIT=DIR also builds with the buildkitd and buildctl of a folder: FROM the first image, without downloading it.
 
 # In mounts of its own, as agent.sh has it.
@@ -282,6 +284,41 @@ private() {
 	crictl rmi "$image" >/dev/null
 	await 30 eval '[ "$(attached)" = 0 ]' || fail "still attached: $(rivulet agent ls)"
 }
+# nerdctl: of a namespace and folders of its own.
+nerdctl() {
+	NERDCTL_TOML=/dev/null DOCKER_CONFIG=$WORK/docker timeout 120 "$NERDCTL/nerdctl" --address "$CONTAINERD_ADDRESS" --namespace nerdctl --snapshotter rivulet \
+		--data-root "$WORK/nerdctl" --cni-path "$WORK/cni" --cni-netconfpath "$WORK/cni" "$@" 2>"$WORK/nerdctl.log" || fail "nerdctl $1: $(tail -n 5 "$WORK/nerdctl.log")"
+}
+# nerdctls NAME: nerdctl pulls an image and runs it without downloading. It downloads by itself what it pushes, and has all for
+# the rest then.
+nerdctls() {
+	local image=$REGISTRY/nerdctl/$1 missing made
+	nerdctl pull "$(ref "$1")" >/dev/null
+	nerdctl run --rm --net host "$(ref "$1")" >"$WORK/hello.log"
+	grep -q HELLO "$WORK/hello.log" || fail "$1 said to nerdctl: $(cat "$WORK/hello.log")"
+	nerdctl run -d --name writer --net host "$(ref "$1")" sh -c 'echo kept >/written; sleep 1000' >/dev/null
+	missing=$(skopeo inspect --raw "oci:$IMAGES:$1" | jq '.layers | length')
+	[ "$(fetched "$1")" = 0 ] || fail "$1: nerdctl downloaded $(fetched "$1") layers"
+	nerdctl tag "$(ref "$1")" "$image:pushed" >/dev/null
+	nerdctl push "$image:pushed" >/dev/null
+	[ "$(fetched "$1")" = "$missing" ] || fail "$1: $(fetched "$1") layers were downloaded for a push, want $missing"
+	cmp <(skopeo inspect --raw --tls-verify=false "docker://$image:pushed") <(skopeo inspect --raw --tls-verify=false "docker://$(ref "$1")") || fail "nerdctl pushed another image"
+	nerdctl save -o "$WORK/saved.tar" "$(ref "$1")"
+	cmp <(skopeo inspect --raw "oci-archive:$WORK/saved.tar") <(skopeo inspect --raw --tls-verify=false "docker://$(ref "$1")") || fail "nerdctl saved another image"
+	rm "$WORK/saved.tar"
+	nerdctl commit writer "$image:committed" >/dev/null
+	nerdctl image convert --oci --zstd "$(ref "$1")" "$image:converted" >/dev/null
+	for made in committed converted; do
+		nerdctl push "$image:$made" >/dev/null
+		nerdctl rmi "$image:$made" >/dev/null
+		nerdctl pull "$image:$made" >/dev/null
+	done
+	[ "$(nerdctl run --rm --net host "$image:committed" cat /written)" = kept ] || fail "what nerdctl committed is not what was written"
+	nerdctl run --rm --net host "$image:converted" | grep HELLO >/dev/null || fail "what nerdctl converted does not run"
+	nerdctl rm -f writer >/dev/null
+	nerdctl rmi -f "$(ref "$1")" "$image:pushed" "$image:committed" "$image:converted" >/dev/null
+	ASKED=$(wc -l <"$WORK/registry.log") # layers were downloaded, and what was made is pushed and pulled
+}
 # build OUTPUT: what the Dockerfile says.
 build() {
 	timeout 120 "$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" build --frontend dockerfile.v0 --local context="$WORK/build" --local dockerfile="$WORK/build" \
@@ -361,6 +398,12 @@ in_pod "$1"
 [ "$(fetched "$1")" = 0 ] || fail "$1 in a pod: $(fetched "$1") layers were downloaded"
 [ "$(attached)" = $# ] || fail "a disk of its own for a pod: $(rivulet agent ls)"
 crictl imagefsinfo -o json | jq -e --arg root "$WORK/snapshotter" '.. | .mountpoint? // empty | select(startswith($root))' >/dev/null || fail "the snapshotter is not in $(crictl imagefsinfo)"
+
+if [ -n "${NERDCTL:-}" ]; then
+	step "nerdctl"
+	nerdctls "$1"
+	[ "$(attached)" = $# ] || fail "left by nerdctl: $(rivulet agent ls)"
+fi
 
 if [ -n "${BUILDKIT:-}" ]; then
 	step "a build on it"
