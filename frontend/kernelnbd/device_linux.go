@@ -50,6 +50,9 @@ func Connect(fd int, o Options) (*Device, error) {
 	defer func() { _ = c.close() }()
 	number, err := c.connect(fd, &o)
 	if err != nil {
+		if d, findErr := Find(o.Identity); findErr == nil { // made, though we could not read which
+			err = errors.Join(err, c.disconnect(d.Number))
+		}
 		return nil, fmt.Errorf("connect an NBD device: %w", err)
 	}
 	d := &Device{Number: number, Identity: o.Identity}

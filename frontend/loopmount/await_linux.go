@@ -34,6 +34,7 @@ func (m *Mounted) AwaitUnmount(ctx context.Context) error {
 			file, err = backingFile(number)
 			there = file == m.File
 		}
+		there = there && (m.Same == nil || m.Same())
 		if err != nil {
 			return fmt.Errorf("watch the mount at %s: %w", m.Dir, err)
 		}

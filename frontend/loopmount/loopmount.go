@@ -51,4 +51,6 @@ type Mounted struct {
 	File       string // what a loop device reads, absolute; "" if detached
 	HolderDir  string // mount point of the file system that File lies on
 	HolderType string // type of that file system
+	// Same reports whether Device is still the one that was mounted; nil: as far as its name and File tell.
+	Same func() bool
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -72,30 +73,72 @@ const nbdDevice = "/dev/nbd"
 // any process can take down what another has mounted. The error is
 // ErrNotMounted if none is.
 func Find(dir string) (*Mounted, error) {
-	dir, err := resolve(dir)
+	there, table, err := mountsAt(dir)
 	if err != nil {
 		return nil, err
 	}
-	if root, err := isMountPoint(dir); err == nil && !root { // the whole table may be long
-		return nil, fmt.Errorf("%s: %w", dir, ErrNotMounted)
-	}
-	all, err := mounts()
+	return tell(there[len(there)-1], table)
+}
+
+// FindDevice is as Find, of the file system on a device, which other mounts at dir may cover.
+func FindDevice(dir, device string) (*Mounted, error) {
+	return findAmong(dir, func(m *Mounted) bool { return m.Device == device })
+}
+
+// FindFile is as FindDevice, of that on the loop device that reads file.
+func FindFile(dir, file string) (*Mounted, error) {
+	return findAmong(dir, func(m *Mounted) bool { return m.File == file })
+}
+
+func findAmong(dir string, is func(*Mounted) bool) (*Mounted, error) {
+	there, table, err := mountsAt(dir)
 	if err != nil {
-		return nil, fmt.Errorf("find the mount at %s: %w", dir, err)
+		return nil, err
 	}
-	e, ok := at(all, dir)
+	for _, e := range slices.Backward(there) {
+		m, err := tell(e, table)
+		if errors.Is(err, ErrNotMounted) {
+			continue
+		}
+		if err != nil || is(m) {
+			return m, err
+		}
+	}
+	return nil, fmt.Errorf("%s: %w", dir, ErrNotMounted)
+}
+
+// mountsAt returns the mounts at dir, the topmost last, and the table that has them; or ErrNotMounted.
+func mountsAt(dir string) (there, table []entry, err error) {
+	if dir, err = resolve(dir); err != nil {
+		return nil, nil, err
+	}
+	if root, err := isMountPoint(dir); err == nil && !root { // the whole table may be long
+		return nil, nil, fmt.Errorf("%s: %w", dir, ErrNotMounted)
+	}
+	if table, err = mounts(); err != nil {
+		return nil, nil, fmt.Errorf("find the mount at %s: %w", dir, err)
+	}
+	if there = at(table, dir); len(there) == 0 {
+		return nil, nil, fmt.Errorf("%s: %w", dir, ErrNotMounted)
+	}
+	return there, table, nil
+}
+
+// tell tells of an entry of the table, or returns ErrNotMounted for one that Mount and MountDevice do not make.
+func tell(e entry, table []entry) (*Mounted, error) {
 	number, isLoop := loopNumber(e.source)
-	if !ok || !isLoop && !strings.HasPrefix(e.source, nbdDevice) || e.fsType != "ext4" {
-		return nil, fmt.Errorf("%s: %w", dir, ErrNotMounted)
+	if !isLoop && !strings.HasPrefix(e.source, nbdDevice) || e.fsType != "ext4" {
+		return nil, fmt.Errorf("%s: %w", e.dir, ErrNotMounted)
 	}
-	m := &Mounted{Dir: dir, Device: e.source}
+	m := &Mounted{Dir: e.dir, Device: e.source}
 	if !isLoop {
 		return m, nil
 	}
+	var err error
 	if m.File, err = backingFile(number); err != nil {
 		return nil, err
 	}
-	if h, ok := holding(all, m.File); ok && m.File != "" {
+	if h, ok := holding(table, m.File); ok && m.File != "" {
 		m.HolderDir, m.HolderType = h.dir, h.fsType
 	}
 	return m, nil
@@ -132,14 +175,10 @@ func loopNumber(device string) (int, bool) {
 }
 
 // Unmount unmounts and waits until the loop device, if it is on one, has let go of its file. It
-// returns ErrBusy, with nothing changed, if the file system is in use, and
+// returns ErrBusy, with nothing changed, if the file system is in use or another mount covers it, and
 // ctx's error if something else keeps the device.
 func (m *Mounted) Unmount(ctx context.Context) error {
-	err := unix.Unmount(m.Dir, unix.UMOUNT_NOFOLLOW)
-	if errors.Is(err, unix.EBUSY) {
-		err = ErrBusy
-	}
-	if err != nil {
+	if err := m.unmount(0); err != nil {
 		return fmt.Errorf("unmount %s: %w", m.Dir, err)
 	}
 	if number, isLoop := loopNumber(m.Device); isLoop {
@@ -150,9 +189,26 @@ func (m *Mounted) Unmount(ctx context.Context) error {
 
 // Detach takes the file system out of the tree of mounts though it is in use.
 // Whoever uses it goes on with it, and the loop device stays until they leave.
+// It returns ErrBusy, with nothing changed, if another mount covers it.
 func (m *Mounted) Detach() error {
-	if err := unix.Unmount(m.Dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+	if err := m.unmount(unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("detach %s: %w", m.Dir, err)
 	}
 	return nil
+}
+
+// unmount takes down what is topmost at the mount point, if that is m.
+func (m *Mounted) unmount(flags int) error {
+	there, _, err := mountsAt(m.Dir)
+	if err == nil && there[len(there)-1].source != m.Device {
+		return fmt.Errorf("%w: another mount covers it", ErrBusy)
+	}
+	if err != nil && !errors.Is(err, ErrNotMounted) {
+		return err
+	}
+	err = unix.Unmount(m.Dir, unix.UMOUNT_NOFOLLOW|flags)
+	if errors.Is(err, unix.EBUSY) {
+		err = ErrBusy
+	}
+	return err
 }

@@ -25,6 +25,12 @@ func MountDevice(string, string, bool) (*Mounted, error) { return nil, ErrNeedsL
 // Find needs Linux.
 func Find(string) (*Mounted, error) { return nil, ErrNeedsLinux }
 
+// FindDevice needs Linux.
+func FindDevice(string, string) (*Mounted, error) { return nil, ErrNeedsLinux }
+
+// FindFile needs Linux.
+func FindFile(string, string) (*Mounted, error) { return nil, ErrNeedsLinux }
+
 // Unmount needs Linux.
 func (*Mounted) Unmount(context.Context) error { return ErrNeedsLinux }
 

@@ -65,14 +65,15 @@ func isOctal(s string) bool {
 	return s[0] >= '0' && s[0] <= '3' && s[1] >= '0' && s[1] <= '7' && s[2] >= '0' && s[2] <= '7'
 }
 
-// at returns the topmost mount at dir.
-func at(all []entry, dir string) (entry, bool) {
-	for i := len(all) - 1; i >= 0; i-- {
-		if all[i].dir == dir {
-			return all[i], true
+// at returns the mounts at dir, the topmost last.
+func at(all []entry, dir string) []entry {
+	var there []entry
+	for _, e := range all {
+		if e.dir == dir {
+			there = append(there, e)
 		}
 	}
-	return entry{}, false
+	return there
 }
 
 // holding returns the mount that a file lies on: the last of those with the

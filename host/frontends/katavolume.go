@@ -48,7 +48,7 @@ func (k *KataVolume) Offer(ctx context.Context, o host.Offer) (host.Offered, err
 	folder := filepath.Join(k.Volumes, base64.URLEncoding.EncodeToString([]byte(path)))
 	if !o.Again {
 		if _, err := os.Lstat(filepath.Join(folder, kataNote)); err == nil {
-			return nil, host.SpecErrorf("attach: %s is a direct volume already", path)
+			return nil, host.SpecErrorf("attach: %s is a direct volume already; if no agent has it, remove %s", path, folder)
 		} else if !errors.Is(err, fs.ErrNotExist) { // a name may be too long for a folder, as it is encoded
 			return nil, host.SpecErrorf("attach: the direct volume %s cannot be: %w", path, err)
 		}

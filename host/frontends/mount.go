@@ -40,7 +40,7 @@ type Mount struct {
 	// Runtime is the folder in which the files are shown, one directory each.
 	Runtime string
 
-	offers sync.Map // attachment → *offeredMount: those that Release ends
+	offers sync.Map // attachment → *watchedMount: those that Release ends
 }
 
 var _ host.Frontend = (*Mount)(nil)
@@ -53,24 +53,24 @@ func (m *Mount) Offer(ctx context.Context, o host.Offer) (host.Offered, error) {
 	if err := o.AbsoluteDir(); err != nil {
 		return nil, err
 	}
-	hidden := filepath.Join(m.Runtime, hiddenPrefix+o.ID)
-	f := &offeredMount{Mount: m, id: o.ID, dir: o.Where, hidden: hidden, done: make(chan struct{})}
+	f := &shownFile{Mount: m, id: o.ID, hidden: filepath.Join(m.Runtime, hiddenPrefix+o.ID)}
 	if !o.Again {
 		// Two on one directory could not be told apart when they are taken down.
 		if l, err := loopmount.Find(o.Where); err == nil {
 			return nil, fmt.Errorf("mount %s: %s is mounted there already", o.Where, l.Device)
 		}
 	}
-	if err := os.Mkdir(hidden, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(f.hidden, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("mount %s: %w", o.Where, err)
 	}
 	o.Name = diskFile
+	var mounted *loopmount.Mounted
 	resumed, err := m.begin(&o, f)
 	if err == nil {
-		f.loop, err = m.onLoop(ctx, &o, hidden, resumed)
+		mounted, err = m.onLoop(ctx, &o, f.hidden, resumed)
 		if err == nil {
-			if err = f.limit(&o); err != nil {
-				err = errors.Join(err, f.loop.Detach())
+			if err = f.limit(&o, mounted); err != nil {
+				err = errors.Join(err, mounted.Detach())
 			}
 		}
 		if err != nil {
@@ -78,16 +78,16 @@ func (m *Mount) Offer(ctx context.Context, o host.Offer) (host.Offered, error) {
 		}
 	}
 	if err != nil {
-		_ = os.Remove(hidden)
+		_ = os.Remove(f.hidden)
 		return nil, err
 	}
-	f.startWatch()
-	m.offers.Store(o.ID, f)
-	return f, nil
+	w := watchMount(f, mounted, o.Where, m.Logger)
+	m.offers.Store(o.ID, w)
+	return w, nil
 }
 
 // begin starts or resumes the session that shows the file.
-func (m *Mount) begin(o *host.Offer, f *offeredMount) (resumed bool, err error) {
+func (m *Mount) begin(o *host.Offer, f *shownFile) (resumed bool, err error) {
 	show := fuse.Disk{Name: diskFile, ID: o.Disk, Device: o.Device}
 	s, err := m.resume(*o, show)
 	if resumed = s != nil; !resumed && err == nil {
@@ -109,11 +109,11 @@ func (m *Mount) begin(o *host.Offer, f *offeredMount) (resumed bool, err error) 
 func (m *Mount) onLoop(ctx context.Context, o *host.Offer, hidden string, resumed bool) (*loopmount.Mounted, error) {
 	dir, file := o.Where, filepath.Join(hidden, diskFile)
 	if resumed {
-		l, err := loopmount.Find(dir)
-		if err == nil && l.File == file {
-			return l, nil
+		l, err := loopmount.FindFile(dir, file)
+		if errors.Is(err, loopmount.ErrNotMounted) {
+			err = fmt.Errorf("%s: %w", dir, host.ErrGone)
 		}
-		return nil, fmt.Errorf("%s: %w", dir, host.ErrGone)
+		return l, err
 	}
 	_, writable := o.Device.(blockdev.Writer)
 	return loopmount.Mount(ctx, file, dir, loopmount.Options{BlockSize: blockSize, ReadAhead: readAhead, Writable: writable})
@@ -124,20 +124,20 @@ func (m *Mount) onLoop(ctx context.Context, o *host.Offer, hidden string, resume
 const leastReserved = 4096
 
 // limit leaves o.Room of the file system's free space.
-func (o *offeredMount) limit(offer *host.Offer) error {
+func (f *shownFile) limit(offer *host.Offer, mounted *loopmount.Mounted) error {
 	if offer.Room == 0 {
 		return nil
 	}
 	var st fileState
 	if offer.State != nil {
 		if err := json.Unmarshal(offer.State, &st); err != nil {
-			return fmt.Errorf("mount %s: state: %w", o.dir, err)
+			return fmt.Errorf("mount %s: state: %w", offer.Where, err)
 		}
 	}
-	if err := limit(o.loop, offer.Room, &st.Reserved); err != nil {
+	if err := limit(mounted, offer.Room, &st.Reserved); err != nil {
 		return err
 	}
-	state, err := json.Marshal(fileState{Session: o.session.State(), Reserved: st.Reserved})
+	state, err := json.Marshal(fileState{Session: f.session.State(), Reserved: st.Reserved})
 	if err != nil {
 		return err
 	}
@@ -160,124 +160,35 @@ func limit(m *loopmount.Mounted, room int64, reserved *int64) error {
 	return m.Reserve(*reserved)
 }
 
-// An offeredMount is a mount, its loop device's file and that file's session.
-type offeredMount struct {
+// A shownFile is the session that shows the file behind a mount's loop device.
+type shownFile struct {
 	*Mount
-	id, dir, hidden string
-	session         *fuse.Session
-	loop            *loopmount.Mounted
-	done            chan struct{} // closed by watch, after err is set
-	err             error
-	stop            context.CancelFunc
-	stopped         chan struct{}
+	id, hidden string
+	session    *fuse.Session
 }
 
-var _ host.Offered = (*offeredMount)(nil)
+var _ mountSource = (*shownFile)(nil)
 
-// Address implements [host.Offered].
-func (o *offeredMount) Address() string { return o.dir }
+func (f *shownFile) gone() <-chan struct{} { return f.session.Done() }
+func (f *shownFile) why() error            { return f.session.Wait() }
+func (f *shownFile) cut() error            { return f.session.Close() }
 
-// Done implements [host.Offered].
-func (o *offeredMount) Done() <-chan struct{} { return o.done }
-
-// Err implements [host.Offered].
-func (o *offeredMount) Err() error { return o.err }
-
-// watch waits for the end of the mount, by whomever, or of its session.
-func (o *offeredMount) watch(ctx context.Context) {
-	defer close(o.stopped)
-	unmounted := make(chan error, 1)
-	sub, stop := context.WithCancel(ctx)
-	defer stop()
-	go func() { unmounted <- o.loop.AwaitUnmount(sub) }()
-	select {
-	case err := <-unmounted:
-		if ctx.Err() != nil {
-			return
-		}
-		o.err = errors.Join(err, o.takeSession(ctx, true))
-	case <-o.session.Done():
-		stop()
-		err := <-unmounted
-		if ctx.Err() != nil {
-			return // it was released
-		}
-		if errors.Is(err, context.Canceled) {
-			err = nil // by stop
-		}
-		o.err = errors.Join(err, o.session.Wait(), o.takeSession(ctx, true))
-	}
-	close(o.done)
-}
-
-// takeSession ends the session under a mount that is gone.
-func (o *offeredMount) takeSession(ctx context.Context, force bool) error {
-	wait, cancel := context.WithTimeout(ctx, releaseWait)
-	defer cancel()
-	if err := unmount(wait, o.session, force); err != nil {
+func (f *shownFile) end(ctx context.Context, force bool) error {
+	if err := unmount(ctx, f.session, force); err != nil {
 		return err
 	}
-	o.offers.Delete(o.id)
-	return errors.Join(o.over(o.id), os.Remove(o.hidden))
-}
-
-// Detach implements [host.Offered].
-func (o *offeredMount) Detach(ctx context.Context, force bool) error {
-	o.stop()
-	<-o.stopped
-	select {
-	case <-o.done:
-		return nil // somebody else did
-	default:
-	}
-	err := o.unmountLoop(ctx, force)
-	if err == nil {
-		err = o.takeSession(context.WithoutCancel(ctx), force)
-	}
-	if err != nil {
-		o.startWatch()
-	}
-	return err
-}
-
-// unmountLoop unmounts once nobody uses the mount; with force, when ctx ends:
-// from then on its users get I/O errors.
-func (o *offeredMount) unmountLoop(ctx context.Context, force bool) error {
-	for {
-		err := o.loop.Unmount(ctx)
-		if force && errors.Is(err, context.DeadlineExceeded) {
-			return nil // unmounted here; another mount namespace has a copy
-		}
-		if !errors.Is(err, loopmount.ErrBusy) {
-			return err
-		}
-		if pause(ctx) == nil {
-			continue
-		}
-		if !force {
-			return fmt.Errorf("%s: %w", o.dir, host.ErrBusy)
-		}
-		if o.Logger != nil {
-			o.Logger.Warn("the mount is in use, and gives I/O errors from now on", "where", o.dir)
-		}
-		return errors.Join(o.loop.Detach(), o.session.Close())
-	}
-}
-
-func (o *offeredMount) startWatch() {
-	ctx, stop := context.WithCancel(context.Background())
-	o.stop, o.stopped = stop, make(chan struct{})
-	go o.watch(ctx)
+	f.offers.Delete(f.id)
+	return errors.Join(f.over(f.id), os.Remove(f.hidden))
 }
 
 // Release implements [host.Frontend].
 func (m *Mount) Release(ctx context.Context) ([]keep.Descriptor, error) {
-	// All at once: a watch takes a moment to see that it is to end.
-	m.offers.Range(func(_, o any) bool { o.(*offeredMount).stop(); return true })
-	m.offers.Range(func(_, o any) bool {
-		<-o.(*offeredMount).stopped
+	var all []*watchedMount
+	m.offers.Range(func(_, w any) bool {
+		all = append(all, w.(*watchedMount))
 		return true
 	})
+	stopAll(all)
 	m.offers.Clear()
 	return m.File.Release(ctx)
 }

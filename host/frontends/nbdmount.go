@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -38,7 +40,7 @@ type NBDMount struct {
 
 	mu     sync.Mutex
 	server *nbd.Server // of all devices; nil: none since the last Release
-	offers map[string]*offeredNBDMount
+	offers map[string]*watchedMount
 }
 
 var _ host.Frontend = (*NBDMount)(nil)
@@ -72,25 +74,27 @@ func (m *NBDMount) Offer(_ context.Context, o host.Offer) (host.Offered, error) 
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", o.Where, err)
 	}
-	f := &offeredNBDMount{NBDMount: m, id: o.ID, dir: o.Where, done: make(chan struct{})}
+	f := &kernelDevice{NBDMount: m, id: o.ID}
 	if f.server, err = m.export(&o); err != nil {
 		return nil, fmt.Errorf("mount %s: %w", o.Where, err)
 	}
-	if err := f.begin(&o, st.Boot == boot); err != nil {
+	mounted, err := f.begin(&o, st.Boot == boot)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("mount %s by NBD: %w", o.Where, err), f.unexport())
 	}
+	mounted.Same = f.device.Connected
 	st.Boot = boot
-	if err := f.keep(&o, &st); err != nil {
-		return nil, errors.Join(err, f.mounted.Detach(), f.device.Disconnect(), f.unexport())
+	if err := keepNBDMount(&o, mounted, &st); err != nil {
+		return nil, errors.Join(err, mounted.Detach(), f.device.Disconnect(), f.unexport())
 	}
-	f.startWatch()
+	w := watchMount(f, mounted, o.Where, m.Logger)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.offers == nil {
-		m.offers = make(map[string]*offeredNBDMount)
+		m.offers = make(map[string]*watchedMount)
 	}
-	m.offers[o.ID] = f
-	return f, nil
+	m.offers[o.ID] = w
+	return w, nil
 }
 
 // export has the server offer the disk under the attachment's ID.
@@ -105,80 +109,85 @@ func (m *NBDMount) export(o *host.Offer) (*nbd.Server, error) {
 
 // begin goes on with the device of the process before, or makes one and mounts it. mountedBefore says that
 // it was mounted since this machine was started.
-func (o *offeredNBDMount) begin(offer *host.Offer, mountedBefore bool) error {
-	there, err := loopmount.Find(o.dir)
-	if err != nil && !errors.Is(err, loopmount.ErrNotMounted) {
-		return err
-	}
-	if !offer.Again {
-		if there != nil { // two on one directory could not be told apart when they are taken down
-			return fmt.Errorf("%s is mounted there already", there.Device)
+func (d *kernelDevice) begin(o *host.Offer, mountedBefore bool) (*loopmount.Mounted, error) {
+	if !o.Again {
+		there, err := loopmount.Find(o.Where)
+		if err == nil { // two on one directory could not be told apart when they are taken down
+			err = fmt.Errorf("%s is mounted there already", there.Device)
 		}
-		return o.beginAnew(offer)
+		if !errors.Is(err, loopmount.ErrNotMounted) {
+			return nil, err
+		}
+		return d.beginAnew(o)
 	}
-	device, err := kernelnbd.Find(NBDIdentity + o.id)
+	before, err := kernelnbd.Find(NBDIdentity + d.id)
 	if err != nil && !errors.Is(err, kernelnbd.ErrNotFound) {
-		return err
+		return nil, err
 	}
-	if device != nil && there != nil && there.Device == device.Path() {
-		o.device, o.mounted = device, there
-		return o.resume(offer)
-	}
-	if device != nil { // of a mount that was not finished, or that is gone
-		if err := device.Disconnect(); err != nil {
-			return err
+	if before != nil {
+		there, err := loopmount.FindDevice(o.Where, before.Path())
+		if err == nil {
+			d.device = before
+			return there, d.resume(o)
+		}
+		if !errors.Is(err, loopmount.ErrNotMounted) {
+			return nil, err
+		}
+		// Of a mount that was not finished, or that is gone.
+		if err := before.Disconnect(); err != nil {
+			return nil, err
 		}
 	}
 	if mountedBefore {
-		return host.ErrGone
+		return nil, host.ErrGone
 	}
-	return o.beginAnew(offer)
+	return d.beginAnew(o)
 }
 
 // beginAnew makes a device and mounts it. Until it is mounted, nothing else takes it down if this
 // process dies but the next one, which finds it by its identity.
-func (o *offeredNBDMount) beginAnew(offer *host.Offer) error {
+func (d *kernelDevice) beginAnew(o *host.Offer) (*loopmount.Mounted, error) {
 	ours, theirs, err := fdpass.Streams()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = theirs.Close() }()
-	if err := o.server.Join(context.Background(), o.id, ours.Take()); err != nil {
-		return err
+	if err := d.server.Join(context.Background(), d.id, ours.Take()); err != nil {
+		return nil, err
 	}
-	_, writable := offer.Device.(blockdev.Writer)
-	o.device, err = kernelnbd.Connect(theirs.FD(), kernelnbd.Options{
-		Size: offer.Device.Size(), BlockSize: blockSize, Writable: writable, ReadAhead: readAhead,
-		Identity: NBDIdentity + o.id, Patience: o.Patience,
+	_, writable := o.Device.(blockdev.Writer)
+	d.device, err = kernelnbd.Connect(theirs.FD(), kernelnbd.Options{
+		Size: o.Device.Size(), BlockSize: blockSize, Writable: writable, ReadAhead: readAhead,
+		Identity: NBDIdentity + d.id, Patience: d.Patience,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	o.mounted, err = loopmount.MountDevice(o.device.Path(), o.dir, writable)
+	mounted, err := loopmount.MountDevice(d.device.Path(), o.Where, writable)
 	if err != nil {
-		return errors.Join(err, o.device.Disconnect())
+		return nil, errors.Join(err, d.device.Disconnect())
 	}
-	if err := o.device.DisconnectOnClose(); err != nil {
-		return errors.Join(err, o.mounted.Detach(), o.device.Disconnect())
+	if err := d.device.DisconnectOnClose(); err != nil {
+		return nil, errors.Join(err, mounted.Detach(), d.device.Disconnect())
 	}
-	return nil
+	return mounted, nil
 }
 
 // resume goes on with the connection of the process before, if that has handed it over; else, with another one.
-func (o *offeredNBDMount) resume(offer *host.Offer) error {
-	if offer.Inherited != nil {
-		if d, ok := offer.Inherited.Take(kernelPrefix + o.id); ok {
-			defer func() { _ = d.File.Close() }()
+func (d *kernelDevice) resume(o *host.Offer) error {
+	if o.Inherited != nil {
+		if inherited, ok := o.Inherited.Take(kernelPrefix + d.id); ok {
+			defer func() { _ = inherited.File.Close() }()
 			var st nbd.ConnState
-			err := json.Unmarshal(d.State, &st)
+			err := json.Unmarshal(inherited.State, &st)
 			if err == nil {
-				err = o.server.Resume(context.Background(), nbd.Handed{State: st, FD: d.File.Take()})
+				err = d.server.Resume(context.Background(), nbd.Handed{State: st, FD: inherited.File.Take()})
 			}
 			if err == nil {
 				return nil
 			}
-			if o.Logger != nil {
-				o.Logger.Warn("the kernel's connection is not taken over, it gets another", "id", o.id, "err", err)
+			if d.Logger != nil {
+				d.Logger.Warn("the kernel's connection is not taken over, it gets another", "id", d.id, "err", err)
 			}
 		}
 	}
@@ -187,132 +196,61 @@ func (o *offeredNBDMount) resume(offer *host.Offer) error {
 		return err
 	}
 	defer func() { _ = theirs.Close() }()
-	if err := o.server.Join(context.Background(), o.id, ours.Take()); err != nil {
+	if err := d.server.Join(context.Background(), d.id, ours.Take()); err != nil {
 		return err
 	}
-	return o.device.Reconnect(theirs.FD())
+	return d.device.Reconnect(theirs.FD())
 }
 
-// keep bounds what may be written, and has the next process know of the mount.
-func (o *offeredNBDMount) keep(offer *host.Offer, st *nbdMountState) error {
-	if err := limit(o.mounted, offer.Room, &st.Reserved); err != nil {
+// keepNBDMount bounds what may be written, and has the next process know of the mount.
+func keepNBDMount(o *host.Offer, mounted *loopmount.Mounted, st *nbdMountState) error {
+	if err := limit(mounted, o.Room, &st.Reserved); err != nil {
 		return err
 	}
 	state, err := json.Marshal(st)
 	if err != nil {
 		return err
 	}
-	return offer.Save(state)
+	return o.Save(state)
 }
 
-// An offeredNBDMount is a mount, its device, and the export that the device reads.
-type offeredNBDMount struct {
+// A kernelDevice is an NBD device of the kernel's, and the export that it reads.
+type kernelDevice struct {
 	*NBDMount
-	id, dir string
-	server  *nbd.Server
-	device  *kernelnbd.Device
-	mounted *loopmount.Mounted
-	done    chan struct{} // closed by watch, after err is set
-	err     error
-	stop    context.CancelFunc
-	stopped chan struct{}
+	id     string
+	server *nbd.Server
+	device *kernelnbd.Device
 }
 
-var _ host.Offered = (*offeredNBDMount)(nil)
+var _ mountSource = (*kernelDevice)(nil)
 
-// Address implements [host.Offered].
-func (o *offeredNBDMount) Address() string { return o.dir }
+// gone is nil: without a server, the kernel waits for the next one.
+func (d *kernelDevice) gone() <-chan struct{} { return nil }
+func (d *kernelDevice) why() error            { return nil }
+func (d *kernelDevice) cut() error            { return d.device.Disconnect() }
 
-// Done implements [host.Offered].
-func (o *offeredNBDMount) Done() <-chan struct{} { return o.done }
-
-// Err implements [host.Offered].
-func (o *offeredNBDMount) Err() error { return o.err }
-
-func (o *offeredNBDMount) startWatch() {
-	ctx, stop := context.WithCancel(context.Background())
-	o.stop, o.stopped = stop, make(chan struct{})
-	go o.watch(ctx)
-}
-
-// watch waits for the end of the mount, by whomever.
-func (o *offeredNBDMount) watch(ctx context.Context) {
-	defer close(o.stopped)
-	err := o.mounted.AwaitUnmount(ctx)
-	if ctx.Err() != nil {
-		return
-	}
-	wait, cancel := context.WithTimeout(ctx, releaseWait)
-	defer cancel()
-	o.err = errors.Join(err, o.takeDevice(wait, true))
-	close(o.done)
-}
-
-// takeDevice waits until a device that is not mounted here any more is gone; one that another mount namespace
-// has, is taken from it with force when ctx ends.
-func (o *offeredNBDMount) takeDevice(ctx context.Context, force bool) error {
-	for o.device.Connected() {
+// end waits for the kernel, which takes a device down with its last user.
+func (d *kernelDevice) end(ctx context.Context, force bool) error {
+	for d.device.Connected() {
 		if pause(ctx) == nil {
 			continue
 		}
 		if !force {
-			return fmt.Errorf("%s: %w", o.device.Path(), host.ErrBusy)
+			return fmt.Errorf("%s: %w", d.device.Path(), host.ErrBusy)
 		}
-		if err := o.device.Disconnect(); err != nil {
+		if err := d.device.Disconnect(); err != nil {
 			return err
 		}
 		break
 	}
-	o.mu.Lock()
-	delete(o.offers, o.id)
-	o.mu.Unlock()
-	return o.unexport()
+	d.mu.Lock()
+	delete(d.offers, d.id)
+	d.mu.Unlock()
+	return d.unexport()
 }
 
-func (o *offeredNBDMount) unexport() error {
-	return o.server.RemoveExport(context.Background(), o.id)
-}
-
-// Detach implements [host.Offered].
-func (o *offeredNBDMount) Detach(ctx context.Context, force bool) error {
-	o.stop()
-	<-o.stopped
-	select {
-	case <-o.done:
-		return nil // somebody else did
-	default:
-	}
-	err := o.unmount(ctx, force)
-	if err == nil {
-		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWait)
-		defer cancel()
-		err = o.takeDevice(wait, force)
-	}
-	if err != nil {
-		o.startWatch()
-	}
-	return err
-}
-
-// unmount unmounts once nobody uses the mount; with force, when ctx ends: from then on its users get
-// I/O errors.
-func (o *offeredNBDMount) unmount(ctx context.Context, force bool) error {
-	for {
-		err := o.mounted.Unmount(ctx)
-		if !errors.Is(err, loopmount.ErrBusy) {
-			return err
-		}
-		if pause(ctx) == nil {
-			continue
-		}
-		if !force {
-			return fmt.Errorf("%s: %w", o.dir, host.ErrBusy)
-		}
-		if o.Logger != nil {
-			o.Logger.Warn("the mount is in use, and gives I/O errors from now on", "where", o.dir)
-		}
-		return errors.Join(o.mounted.Detach(), o.device.Disconnect())
-	}
+func (d *kernelDevice) unexport() error {
+	return d.server.RemoveExport(context.Background(), d.id)
 }
 
 // Begin implements [host.Frontend]; a mount is there at once.
@@ -325,12 +263,7 @@ func (m *NBDMount) Release(ctx context.Context) ([]keep.Descriptor, error) {
 	server, offers := m.server, m.offers
 	m.server, m.offers = nil, nil
 	m.mu.Unlock()
-	for _, o := range offers {
-		o.stop()
-	}
-	for _, o := range offers {
-		<-o.stopped
-	}
+	stopAll(slices.Collect(maps.Values(offers)))
 	if server == nil {
 		return nil, nil
 	}

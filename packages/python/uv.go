@@ -167,6 +167,9 @@ func (u *UV) Resolve(ctx context.Context, root string, t *Target, q Request, tem
 	return chosen, nil
 }
 
+// uvMemory bounds uv's memory, in bytes.
+const uvMemory = 1 << 30
+
 // uvAnswer is what uv said.
 type uvAnswer struct {
 	Missing []string `json:"missing"` // what would be installed, as NAME==VERSION
@@ -190,7 +193,7 @@ func (u *UV) run(ctx context.Context, root string, args []string, binds []sandbo
 	err := network.run(ctx, sandbox.Spec{
 		Root: root, Args: append([]string{"python3", "-I", "-B", "-c", network.script(uvScript), which}, args...), Env: env,
 		Binds: binds, Stdout: &out,
-		Limits: sandbox.Limits{Memory: 1 << 30, Disk: 2 << 30, Output: maxAnswerBytes},
+		Limits: sandbox.Limits{Memory: uvMemory, Disk: 2 << 30, Output: maxAnswerBytes},
 	})
 	if errors.Is(err, sandbox.ErrNoProgram) {
 		return nil, ErrNone
@@ -210,6 +213,9 @@ func explainedByUV(err error) error {
 	var e *sandbox.Error
 	if !errors.As(err, &e) {
 		return err
+	}
+	if strings.Contains(e.Output, "memory allocation of ") { // as Rust's programs end without memory
+		return fmt.Errorf("looks through more versions than %d MiB have room for: bound them, as in 'boto3>=1.40', name first what has most of them, or use pip", uvMemory>>20)
 	}
 	var words []string
 	for line := range strings.Lines(e.Output) {

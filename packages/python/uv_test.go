@@ -44,6 +44,10 @@ func TestExplainedByUV(t *testing.T) {
 	if got := explainedByUV(e).Error(); got != want {
 		t.Errorf("got %q", got)
 	}
+	e.Output = "memory allocation of 8366822 bytes failed\nnote: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n"
+	if got := explainedByUV(e).Error(); !strings.Contains(got, "1024 MiB") || !strings.Contains(got, "use pip") {
+		t.Errorf("got %q", got)
+	}
 }
 
 func TestUVSettings(t *testing.T) {

@@ -89,12 +89,15 @@ func (c *Cache) Acquire(id chunk.ID) (*Handle, error) {
 	c.mu.Unlock()
 
 	if err := o.ready(c); err != nil {
+		again := damage(err) && c.superseded(e) // before its file was open
 		c.mu.Lock()
 		c.stats.Hits--
-		c.stats.Misses++
+		if !again {
+			c.stats.Misses++
+		}
 		c.mu.Unlock()
 		c.release(o)
-		if damage(err) && c.superseded(e) { // before its file was open
+		if again {
 			return c.Acquire(id)
 		}
 		if damage(err) {
