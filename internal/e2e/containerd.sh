@@ -24,6 +24,8 @@
 #
 # NERDCTL=DIR also has the nerdctl of a folder pull and run the first image, and push, save, commit and convert it.
 #
+# KUBELET=DIR also has the kubelet of a folder, without a cluster, run the first image in a static pod.
+#
 # BUILDKIT=DIR also builds with the buildkitd and buildctl of a folder: FROM the first image, without downloading it.
 
 # In mounts of its own, as agent.sh has it.
@@ -319,6 +321,27 @@ nerdctls() {
 	nerdctl rmi -f "$(ref "$1")" "$image:pushed" "$image:committed" "$image:converted" >/dev/null
 	ASKED=$(wc -l <"$WORK/registry.log") # layers were downloaded, and what was made is pushed and pulled
 }
+# by_kubelet NAME: a kubelet that has no cluster runs a pod by its manifest, and ends it when that is gone.
+by_kubelet() {
+	local kubelet
+	mkdir "$WORK/manifests"
+	# Nothing is kept free or evicted, and no cgroup made but the pod's.
+	jq -n --arg dir "$WORK" --arg containerd "unix://$CONTAINERD_ADDRESS" --arg images "unix://$IMAGE_SERVICE" '{
+	  kind: "KubeletConfiguration", apiVersion: "kubelet.config.k8s.io/v1beta1", containerRuntimeEndpoint: $containerd, imageServiceEndpoint: $images,
+	  staticPodPath: ($dir + "/manifests"), fileCheckFrequency: "1s", podLogsDir: ($dir + "/pods"), volumePluginDir: ($dir + "/plugins"), enableServer: false,
+	  authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}, authorization: {mode: "AlwaysAllow"},
+	  cgroupDriver: "cgroupfs", cgroupsPerQOS: false, enforceNodeAllocatable: [], failSwapOn: false, failCgroupV1: false, oomScoreAdj: 0,
+	  localStorageCapacityIsolation: false, imageGCHighThresholdPercent: 100, makeIPTablesUtilChains: false, resolvConf: "", evictionHard: {"memory.available": "0%"}}' >"$WORK/kubelet.json"
+	jq -n --arg image "$(ref "$1")" '{apiVersion: "v1", kind: "Pod", metadata: {name: "static", namespace: "e2e"}, spec: {hostNetwork: true, enableServiceLinks: false,
+	  terminationGracePeriodSeconds: 1, containers: [{name: "hello", image: $image, imagePullPolicy: "Always", command: ["sh", "-c", "/lab/hello; sleep 1000"]}]}}' >"$WORK/manifests/static.json"
+	# It makes sockets in /var/lib/kubelet, whatever its root folder is: in one that only it sees.
+	start "$WORK/kubelet.log" unshare --mount --propagation slave sh -c 'mount -t tmpfs none /var/lib && exec "$@"' - "$KUBELET/kubelet" --config "$WORK/kubelet.json" --root-dir "$WORK/kubelet" --hostname-override e2e
+	kubelet=$!
+	await 120 grep -rqs HELLO "$WORK/pods" || fail "no kubelet's pod: $(tail -n 20 "$WORK/kubelet.log")"
+	rm "$WORK/manifests/static.json"
+	await 60 eval '[ -z "$(crictl pods -q)" ]' || fail "the kubelet's pod does not end"
+	stop "$kubelet"
+}
 # build OUTPUT: what the Dockerfile says.
 build() {
 	timeout 120 "$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" build --frontend dockerfile.v0 --local context="$WORK/build" --local dockerfile="$WORK/build" \
@@ -398,6 +421,12 @@ in_pod "$1"
 [ "$(fetched "$1")" = 0 ] || fail "$1 in a pod: $(fetched "$1") layers were downloaded"
 [ "$(attached)" = $# ] || fail "a disk of its own for a pod: $(rivulet agent ls)"
 crictl imagefsinfo -o json | jq -e --arg root "$WORK/snapshotter" '.. | .mountpoint? // empty | select(startswith($root))' >/dev/null || fail "the snapshotter is not in $(crictl imagefsinfo)"
+
+if [ -n "${KUBELET:-}" ]; then
+	step "a kubelet"
+	by_kubelet "$1"
+	[ "$(fetched "$1")" = 0 ] || fail "$1 by a kubelet: $(fetched "$1") layers were downloaded"
+fi
 
 if [ -n "${NERDCTL:-}" ]; then
 	step "nerdctl"
