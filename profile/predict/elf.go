@@ -18,6 +18,7 @@ const (
 	maxNeeded   = 512     // libraries of one object
 	maxName     = 1 << 10 // bytes of a name
 	maxAllNames = 1 << 20 // of all names
+	maxSymbols  = 1 << 20 // of the table of symbols
 )
 
 // An object is an ELF program or library.
@@ -31,7 +32,10 @@ type object struct {
 	runpath  []string // where it looks for them
 
 	begins     bool    // it runs code of its own when it is loaded
-	exceptions int64   // where the tables for them begin; 0: there are none
+	table      int64   // where that of what loaders look up begins
+	deep       bool    // only libraries need it: no more of it runs than what begins
+	exceptions int64   // where the tables for exceptions begin; 0: there are none
+	symbols    int64   // where their table begins; -1: there is none
 	names      segment // of symbols and libraries, one behind the other
 }
 
@@ -49,7 +53,7 @@ func parseELF(f *file) *object {
 	if len(head) < 52 || string(head[:4]) != elfMagic {
 		return nil
 	}
-	o := &object{file: f, order: binary.LittleEndian, wide: elf.Class(head[elf.EI_CLASS]) == elf.ELFCLASS64}
+	o := &object{file: f, symbols: -1, order: binary.LittleEndian, wide: elf.Class(head[elf.EI_CLASS]) == elf.ELFCLASS64}
 	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
 		o.order = binary.BigEndian
 	}
@@ -82,7 +86,7 @@ func parseELF(f *file) *object {
 		case elf.PT_INTERP:
 			o.interp = cString(f.bytes(s.off, min(s.size, maxName)))
 		case elf.PT_DYNAMIC:
-			dynamic = s
+			dynamic, o.table = s, s.off
 		}
 	}
 	o.dynamic(dynamic)
@@ -135,6 +139,8 @@ func (o *object) dynamic(s segment) {
 			paths = append(paths[:0], value)
 		case tag == elf.DT_STRTAB:
 			names = o.fileOffset(value)
+		case tag == elf.DT_SYMTAB:
+			o.symbols = o.fileOffset(value)
 		case tag == elf.DT_INIT_ARRAYSZ:
 			o.begins = value > uint64(o.pick(4, 8)) // compilers put one function into all
 		case tag == elf.DT_STRSZ:
@@ -171,6 +177,18 @@ func (o *object) dynamic(s segment) {
 func (o *object) imports(symbols ...string) bool {
 	b := o.bytes(o.names.off, o.names.size)
 	return slices.ContainsFunc(symbols, func(name string) bool { return bytes.Contains(b, []byte("\x00"+name+"\x00")) })
+}
+
+// chooses reports whether an object has functions that it chooses when it is loaded, by code of
+// its own. Linkers put the names right behind the table of symbols, which has no length.
+func (o *object) chooses() bool {
+	size, info := o.pick(16, 24), o.pick(12, 4)
+	for b := o.bytes(o.symbols, min(o.names.off-o.symbols, maxSymbols)); len(b) >= size; b = b[size:] {
+		if elf.ST_TYPE(b[info]) == elf.STT_GNU_IFUNC {
+			return true
+		}
+	}
+	return false
 }
 
 // fileOffset returns where an address lies in the file; -1: nowhere.

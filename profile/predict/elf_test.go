@@ -20,7 +20,9 @@ type elfSpec struct {
 	strings []string // constants
 	symbols []string // that it has from libraries
 	begins  bool     // it runs code when it is loaded
+	chooses bool     // its functions, too
 	pad     int      // bytes of code
+	data    []byte   // before the constants
 }
 
 // bytes returns the file: a segment of headers and tables, one of code, and one of constants.
@@ -40,7 +42,14 @@ func (e *elfSpec) bytes() []byte {
 		}
 		return order.AppendUint64(b, uint64(v))
 	}
-	tables := head + 5*entry
+	symbols, info := make([]byte, 24), 4 // one
+	if e.narrow {
+		symbols, info = symbols[:16], 12
+	}
+	if e.chooses {
+		symbols[info] = byte(elf.STT_GNU_IFUNC)
+	}
+	tables := head + 5*entry + len(symbols)
 	names := []byte{0}
 	at := func(s string) int {
 		i := len(names)
@@ -59,6 +68,7 @@ func (e *elfSpec) bytes() []byte {
 	for _, n := range e.symbols {
 		at(n)
 	}
+	dynamic(elf.DT_SYMTAB, base+tables-len(symbols))
 	dynamic(elf.DT_STRTAB, base+tables)
 	if e.begins {
 		dynamic(elf.DT_INIT_ARRAYSZ, 16)
@@ -67,7 +77,7 @@ func (e *elfSpec) bytes() []byte {
 	dynamic(elf.DT_NULL, 0)
 	dynAt := tables + len(names)
 	code := dynAt + len(dyn)
-	constants := []byte{}
+	constants := slices.Clone(e.data)
 	for _, s := range e.strings {
 		constants = append(append(constants, s...), 0)
 	}
@@ -110,7 +120,7 @@ func (e *elfSpec) bytes() []byte {
 	} else {
 		segment(elf.PT_INTERP, elf.PF_R, tables+interp, len(e.interp)+1)
 	}
-	b = append(append(b, names...), dyn...)
+	b = append(append(append(b, symbols...), names...), dyn...)
 	b = append(b, make([]byte, e.pad)...)
 	return append(b, constants...)
 }
@@ -118,7 +128,7 @@ func (e *elfSpec) bytes() []byte {
 func TestParseELF(t *testing.T) {
 	for _, narrow := range []bool{false, true} {
 		for _, big := range []bool{false, true} {
-			e := elfSpec{narrow: narrow, big: big, interp: "/lib/ld.so", needed: []string{"libc.so.6", "libm.so"}, runpath: "$ORIGIN/../lib:/opt/lib:relative", pad: 100}
+			e := elfSpec{narrow: narrow, big: big, interp: "/lib/ld.so", needed: []string{"libc.so.6", "libm.so"}, runpath: "$ORIGIN/../lib:/opt/lib:relative", chooses: narrow != big, pad: 100}
 			b := e.bytes()
 			tr := newTree(context.Background(), fstest.MapFS{"opt/bin/x": {Data: append(b, "symbols"...), Mode: 0o755}})
 			o := parseELF(tr.file("/opt/bin/x"))
@@ -126,6 +136,8 @@ func TestParseELF(t *testing.T) {
 				t.Errorf("narrow %v, big %v: %+v", narrow, big, o)
 			} else if o.loaded() != int64(len(b)) {
 				t.Errorf("narrow %v, big %v: %d bytes are loaded, want %d", narrow, big, o.loaded(), len(b))
+			} else if o.chooses() != e.chooses {
+				t.Errorf("narrow %v, big %v: chooses functions: %v", narrow, big, o.chooses())
 			}
 		}
 	}
@@ -139,6 +151,8 @@ func TestDamagedELF(t *testing.T) {
 		tr := newTree(context.Background(), fstest.MapFS{"x": {Data: b, Mode: 0o755}})
 		if o := parseELF(tr.file("x")); o != nil && (o.loaded() > o.size || o.loaded() < 0) {
 			t.Errorf("%d bytes are loaded of %d: %x", o.loaded(), o.size, b)
+		} else if o != nil {
+			o.chooses()
 		}
 		if tr.err != nil {
 			t.Errorf("%v: %x", tr.err, b)

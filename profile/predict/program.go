@@ -12,13 +12,15 @@ import (
 // each of these: of a small one, all is read.
 const (
 	wholeObject  = 6 << 20   // of a library that is read whole
+	maxIdle      = 2 << 20   // of one that waits until it is called
 	wholeProgram = 16 << 20  // of a program
 	wholeBody    = 48 << 20  // of a library that a program is a mere entrance to
 	bodyFrom     = 8         // times the program's size
 	wholeAnyway  = 256 << 10 // of any object
 	objectHead   = 64 << 10
 	maxCode      = 15 << 20  // of one object
-	beginOfCode  = 128 << 10 // which the kernel reads with what a loader starts there
+	beginOfCode  = 192 << 10 // which the kernel reads with what a loader starts there, code or not
+	aroundFault  = 64 << 10  // that it reads before a fault, and behind it
 	maxLinked    = 1 << 12   // objects
 	maxStrings   = 8 << 20   // of a program that is looked through for names
 )
@@ -70,6 +72,7 @@ func (p *predictor) program(f *file, depth int) {
 	for _, b := range append(bodies, o) {
 		p.strings(b, depth)
 	}
+	p.languages(o)
 }
 
 // users adds what is read by a program that asks who the users are.
@@ -124,31 +127,36 @@ func (p *predictor) library(f *file) {
 
 // libraries follows what an object needs, breadth first, as loaders do. What only its libraries
 // need is loaded, and hardly used: of it what loaders read is added, unless it runs code of
-// its own when it is loaded. It returns
+// its own when it is loaded. So is what nothing but the object needs: it waits until it is called,
+// unless it is large. It returns
 // the large ones that a small program needs itself, of which only the beginning is added:
 // they are the program, in truth, and what they need it needs.
 func (p *predictor) libraries(root *object) (bodies []*object) {
 	queue, own := []*object{root}, map[*object]bool{root: true}
+	idle := make(map[string]bool) // of what is loaded, what the object needs, and no library so far
 	for len(queue) > 0 {
 		o := queue[0]
 		queue = queue[1:]
 		var found []*file
 		for _, name := range o.needed {
-			if f := p.findLibrary(name, o.runpath); f != nil && (p.linked[f.path] == unlinked || own[o] && p.linked[f.path] != used) {
+			if f := p.findLibrary(name, o.runpath); f != nil && (p.linked[f.path] == unlinked || (own[o] || idle[f.path]) && p.linked[f.path] != used) {
 				found = append(found, f)
 				p.soon(f)
 			}
 		}
 		for _, f := range found {
-			before := p.linked[f.path]
-			if before == used || before == loaded && !own[o] { // twice in one list
+			before, again := p.linked[f.path], idle[f.path]
+			if before == used || before == loaded && !own[o] && !again { // twice in one list
 				continue
 			}
 			if l := parseELF(f); l != nil {
-				if !own[o] && !l.begins {
-					p.object(l, 0)
-				} else {
+				l.deep = !own[o] && !again
+				switch {
+				case l.begins, again, own[o] && (before == loaded || l.loaded() > maxIdle || l.chooses()):
 					p.object(l, wholeObject)
+				default:
+					p.object(l, 0)
+					idle[f.path] = own[o]
 				}
 				if before == loaded {
 					continue // and what it needs is
@@ -205,16 +213,21 @@ func (p *predictor) object(o *object, whole int64) {
 		case s.write || s.off == 0 && !s.exec:
 			p.add(o.file, s.off, s.size)
 		case s.exec && end > whole:
-			p.add(o.file, s.off, min(s.size, beginOfCode))
+			p.add(o.file, s.off, beginOfCode)
+			p.add(o.file, s.off+s.size-1, 1) // what runs at the end lies there
 		}
 	}
 	if end <= whole {
 		p.rest(o)
+		return
 	}
+	from := max(0, o.table-aroundFault) // the first of what is written that loaders look at
+	p.add(o.file, from, o.table-from)
 }
 
 // rest adds the code and the constants of an object: not the tables for exceptions, which are
-// the end of them, nor the end of very much code.
+// the end of them, nor the end of very much code; and half of that, and its end, if the object only
+// begins.
 func (p *predictor) rest(o *object) {
 	for _, s := range o.segments {
 		switch {
@@ -223,6 +236,9 @@ func (p *predictor) rest(o *object) {
 		case o.exceptions > s.off && o.exceptions+2*objectHead < s.off+s.size:
 			p.add(o.file, s.off+s.size-objectHead, objectHead) // the kernel reads it with what is written, behind it
 			s.size = o.exceptions - s.off + objectHead         // and reads on
+		case s.exec && o.deep && s.size > 2*beginOfCode:
+			p.add(o.file, s.off+s.size-beginOfCode, beginOfCode)
+			s.size /= 2
 		case s.exec:
 			s.size = min(s.size, maxCode)
 		}

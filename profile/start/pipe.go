@@ -9,7 +9,7 @@ import (
 // Bounds of what a Replay has under way, in stored bytes.
 const (
 	MinWindow   = 256 << 10
-	FirstWindow = 2 << 20
+	FirstWindow = 4 << 20  // 1 Gbit/s for 32 ms
 	MaxWindow   = 16 << 20 // 1 Gbit/s for 128 ms
 )
 
