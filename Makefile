@@ -51,7 +51,7 @@ check: ## run what CI runs (root; RIVULET_E2E_IMAGES names an OCI layout of test
 check-all: build containerd ## the end-to-end checks with every image of RIVULET_E2E_IMAGES
 	internal/e2e/all.sh
 
-check-containerd: build containerd ## containers by the containerd of CONTAINERD=DIR, and builds by the BuildKit of BUILDKIT=DIR
+check-containerd: build containerd ## containers by the containerd of CONTAINERD=DIR, also by the kubelet of KUBELET=DIR, nerdctl of NERDCTL=DIR and BuildKit of BUILDKIT=DIR (doc/containers.md)
 	RIVULET=bin/rivulet CONTAINERD_RIVULET=bin/containerd-rivulet internal/e2e/containerd.sh
 
 check-kernelnbd: ## mounts by the kernel's NBD client, in an emulated guest

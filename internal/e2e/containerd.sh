@@ -22,6 +22,10 @@
 # CONTAINERD=DIR tries the containerd, ctr and shim that are in a folder (1.7 and later). Before 2.1 only the CRI
 # plugin tells a snapshotter of the image that it unpacks, so that all images are pulled by that.
 #
+# NERDCTL=DIR also has the nerdctl of a folder pull and run the first image, and push, save, commit and convert it.
+#
+# KUBELET=DIR also has the kubelet of a folder, without a cluster, run the first image in a static pod.
+#
 # BUILDKIT=DIR also builds with the buildkitd and buildctl of a folder: FROM the first image, without downloading it.
 
 # In mounts of its own, as agent.sh has it.
@@ -52,7 +56,7 @@ PRIVATE=127.0.0.1:$(free_port) # wants a login
 SECRET=e2e-password
 mkdir "$WORK/docker"
 jq -n --arg host "$PRIVATE" --arg auth "$(printf 'e2e:%s' $SECRET | base64)" '{auths: {($host): {auth: $auth}}}' >"$WORK/docker/config.json"
-VERSION=$(containerd --version | sed 's/.* v\([0-9]*\.[0-9]*\)\..*/\1/')
+VERSION=$(containerd --version | sed 's/.* v\{0,1\}\([0-9]*\.[0-9]*\)\..*/\1/')
 # since VERSION: whether containerd is of that one or a later one.
 since() { printf '%s\n' "$1" "$VERSION" | sort -CV; }
 export CONTAINERD_ADDRESS=$WORK/containerd.sock CONTAINERD_NAMESPACE=e2e
@@ -93,7 +97,7 @@ CONFIG
 	  type = "snapshot"
 	  address = "$WORK/run/rivulet/buildkit.sock"
 CONFIG
-since 2.1 && cat >>"$WORK/containerd.toml" <<-CONFIG
+since 2.0 && cat >>"$WORK/containerd.toml" <<-CONFIG
 	[plugins."io.containerd.transfer.v1.local"]
 	  [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 	    platform = "linux/$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')"
@@ -184,7 +188,8 @@ pull() {
 	if since 2.1; then ctr images pull --plain-http --snapshotter rivulet "$(ref "$1")"; else crictl pull "$(ref "$1")"; fi >"$WORK/pull.log" 2>&1 ||
 		{ tail -n 5 "$WORK/pull.log" >&2; fail "pull $1"; }
 }
-remove() { if since 2.1; then ctr images rm --sync "$(ref "$1")"; else crictl rmi "$(ref "$1")"; fi >/dev/null; }
+# remove REFERENCE: takes an image away; also the name by its ID, which the CRI plugin gives all images of its namespace.
+remove() { if since 2.1; then ctr images rm --sync "$1"; else crictl rmi "$1"; fi >/dev/null; }
 # fetched NAME: how many of the image's layers the registry was asked for.
 fetched() {
 	local blob n=0
@@ -281,6 +286,62 @@ private() {
 	crictl rmi "$image" >/dev/null
 	await 30 eval '[ "$(attached)" = 0 ]' || fail "still attached: $(rivulet agent ls)"
 }
+# nerdctl: of a namespace and folders of its own.
+nerdctl() {
+	NERDCTL_TOML=/dev/null DOCKER_CONFIG=$WORK/docker timeout 120 "$NERDCTL/nerdctl" --address "$CONTAINERD_ADDRESS" --namespace nerdctl --snapshotter rivulet \
+		--data-root "$WORK/nerdctl" --cni-path "$WORK/cni" --cni-netconfpath "$WORK/cni" "$@" 2>"$WORK/nerdctl.log" || fail "nerdctl $1: $(tail -n 5 "$WORK/nerdctl.log")"
+}
+# nerdctls NAME: nerdctl pulls an image and runs it without downloading. It downloads by itself what it pushes, and has all for
+# the rest then.
+nerdctls() {
+	local image=$REGISTRY/nerdctl/$1 missing made
+	nerdctl pull "$(ref "$1")" >/dev/null
+	nerdctl run --rm --net host "$(ref "$1")" >"$WORK/hello.log"
+	grep -q HELLO "$WORK/hello.log" || fail "$1 said to nerdctl: $(cat "$WORK/hello.log")"
+	nerdctl run -d --name writer --net host "$(ref "$1")" sh -c 'echo kept >/written; sleep 1000' >/dev/null
+	missing=$(skopeo inspect --raw "oci:$IMAGES:$1" | jq '.layers | length')
+	[ "$(fetched "$1")" = 0 ] || fail "$1: nerdctl downloaded $(fetched "$1") layers"
+	nerdctl tag "$(ref "$1")" "$image:pushed" >/dev/null
+	nerdctl push "$image:pushed" >/dev/null
+	[ "$(fetched "$1")" = "$missing" ] || fail "$1: $(fetched "$1") layers were downloaded for a push, want $missing"
+	cmp <(skopeo inspect --raw --tls-verify=false "docker://$image:pushed") <(skopeo inspect --raw --tls-verify=false "docker://$(ref "$1")") || fail "nerdctl pushed another image"
+	nerdctl save -o "$WORK/saved.tar" "$(ref "$1")"
+	cmp <(skopeo inspect --raw "oci-archive:$WORK/saved.tar") <(skopeo inspect --raw --tls-verify=false "docker://$(ref "$1")") || fail "nerdctl saved another image"
+	rm "$WORK/saved.tar"
+	nerdctl commit writer "$image:committed" >/dev/null
+	nerdctl image convert --oci --zstd "$(ref "$1")" "$image:converted" >/dev/null
+	for made in committed converted; do
+		nerdctl push "$image:$made" >/dev/null
+		nerdctl rmi "$image:$made" >/dev/null
+		nerdctl pull "$image:$made" >/dev/null
+	done
+	[ "$(nerdctl run --rm --net host "$image:committed" cat /written)" = kept ] || fail "what nerdctl committed is not what was written"
+	nerdctl run --rm --net host "$image:converted" | grep HELLO >/dev/null || fail "what nerdctl converted does not run"
+	nerdctl rm -f writer >/dev/null
+	nerdctl rmi -f "$(ref "$1")" "$image:pushed" "$image:committed" "$image:converted" >/dev/null
+	ASKED=$(wc -l <"$WORK/registry.log") # layers were downloaded, and what was made is pushed and pulled
+}
+# by_kubelet NAME: a kubelet that has no cluster runs a pod by its manifest, and ends it when that is gone.
+by_kubelet() {
+	local kubelet
+	mkdir "$WORK/manifests"
+	# Nothing is kept free or evicted, and no cgroup made but the pod's.
+	jq -n --arg dir "$WORK" --arg containerd "unix://$CONTAINERD_ADDRESS" --arg images "unix://$IMAGE_SERVICE" '{
+	  kind: "KubeletConfiguration", apiVersion: "kubelet.config.k8s.io/v1beta1", containerRuntimeEndpoint: $containerd, imageServiceEndpoint: $images,
+	  staticPodPath: ($dir + "/manifests"), fileCheckFrequency: "1s", podLogsDir: ($dir + "/pods"), volumePluginDir: ($dir + "/plugins"), enableServer: false,
+	  authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}, authorization: {mode: "AlwaysAllow"},
+	  cgroupDriver: "cgroupfs", cgroupsPerQOS: false, enforceNodeAllocatable: [], failSwapOn: false, failCgroupV1: false, oomScoreAdj: 0,
+	  localStorageCapacityIsolation: false, imageGCHighThresholdPercent: 100, makeIPTablesUtilChains: false, resolvConf: "", evictionHard: {"memory.available": "0%"}}' >"$WORK/kubelet.json"
+	jq -n --arg image "$(ref "$1")" '{apiVersion: "v1", kind: "Pod", metadata: {name: "static", namespace: "e2e"}, spec: {hostNetwork: true, enableServiceLinks: false,
+	  terminationGracePeriodSeconds: 1, containers: [{name: "hello", image: $image, imagePullPolicy: "Always", command: ["sh", "-c", "/lab/hello; sleep 1000"]}]}}' >"$WORK/manifests/static.json"
+	# It makes sockets in /var/lib/kubelet, whatever its root folder is: in one that only it sees.
+	start "$WORK/kubelet.log" unshare --mount --propagation slave sh -c 'mount -t tmpfs none /var/lib && exec "$@"' - "$KUBELET/kubelet" --config "$WORK/kubelet.json" --root-dir "$WORK/kubelet" --hostname-override e2e
+	kubelet=$!
+	await 120 grep -rqs HELLO "$WORK/pods" || fail "no kubelet's pod: $(tail -n 20 "$WORK/kubelet.log")"
+	rm "$WORK/manifests/static.json"
+	await 60 eval '[ -z "$(crictl pods -q)" ]' || fail "the kubelet's pod does not end"
+	stop "$kubelet"
+}
 # build OUTPUT: what the Dockerfile says.
 build() {
 	timeout 120 "$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" build --frontend dockerfile.v0 --local context="$WORK/build" --local dockerfile="$WORK/build" \
@@ -304,7 +365,7 @@ builds() {
 	build "type=image,name=$REGISTRY/built/$1:1,push=true"
 	ctr images pull --plain-http --snapshotter rivulet "$REGISTRY/built/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was built: $(tail -n 5 "$WORK/pull.log")"
 	ctr run --rm --snapshotter rivulet "$REGISTRY/built/$1:1" built cat /said | grep -q HELLO || fail "what was built does not run"
-	ctr images rm --sync "$REGISTRY/built/$1:1" >/dev/null
+	remove "$REGISTRY/built/$1:1"
 	"$BUILDKIT/buildctl" --addr "unix://$WORK/buildkit.sock" prune --all >/dev/null
 	stop "$daemon"
 	stop "$BUILDS"
@@ -361,6 +422,18 @@ in_pod "$1"
 [ "$(attached)" = $# ] || fail "a disk of its own for a pod: $(rivulet agent ls)"
 crictl imagefsinfo -o json | jq -e --arg root "$WORK/snapshotter" '.. | .mountpoint? // empty | select(startswith($root))' >/dev/null || fail "the snapshotter is not in $(crictl imagefsinfo)"
 
+if [ -n "${KUBELET:-}" ]; then
+	step "a kubelet"
+	by_kubelet "$1"
+	[ "$(fetched "$1")" = 0 ] || fail "$1 by a kubelet: $(fetched "$1") layers were downloaded"
+fi
+
+if [ -n "${NERDCTL:-}" ]; then
+	step "nerdctl"
+	nerdctls "$1"
+	[ "$(attached)" = $# ] || fail "left by nerdctl: $(rivulet agent ls)"
+fi
+
 if [ -n "${BUILDKIT:-}" ]; then
 	step "a build on it"
 	builds "$1"
@@ -413,10 +486,10 @@ sleep 1
 "$WORK/bin/commitimage" "$CONTAINERD_ADDRESS" "$CONTAINERD_NAMESPACE" rivulet "$(own_snapshot worker)" "$(ref "$1")" "$REGISTRY/committed/$1:1" || fail "commit of a container"
 ctr tasks kill -s SIGCONT worker
 ctr images push --plain-http "$REGISTRY/committed/$1:1" >"$WORK/push.log" 2>&1 || fail "push what was committed: $(tail -n 5 "$WORK/push.log")"
-ctr images rm --sync "$REGISTRY/committed/$1:1" >/dev/null
-ctr images pull --plain-http --snapshotter rivulet "$REGISTRY/committed/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was committed"
+remove "$REGISTRY/committed/$1:1"
+ctr images pull --plain-http --snapshotter rivulet "$REGISTRY/committed/$1:1" >"$WORK/pull.log" 2>&1 || fail "pull what was committed: $(tail -n 5 "$WORK/pull.log")"
 ctr run --rm --snapshotter rivulet "$REGISTRY/committed/$1:1" committed sh -c '[ "$(cat /rounds)" -gt 0 ] && /lab/hello' | grep -q HELLO || fail "what was committed does not run"
-ctr images rm --sync "$REGISTRY/committed/$1:1" >/dev/null
+remove "$REGISTRY/committed/$1:1"
 
 step "disks of containers' own"
 DISKS_OF_IMAGES=$#
@@ -477,7 +550,7 @@ start_registry
 stop_worker
 ctr containers rm worker
 crictl rmi "$(ref "$1")" "$(ref pause)" >/dev/null
-for name in "$@" $PLAIN; do [ "$name" = "$1" ] && ! since 2.1 || remove "$name"; done
+for name in "$@" $PLAIN; do [ "$name" = "$1" ] && ! since 2.1 || remove "$(ref "$name")"; done
 ctr leases delete --sync "$(ctr leases create)" >/dev/null # has garbage collected
 await 60 eval '[ "$(attached)" = 0 ]' || fail "still attached: $(rivulet agent ls)"
 await 30 eval '! grep -qF "$WORK/snapshotter" /proc/self/mountinfo' || fail "still mounted: $(grep -F "$WORK/snapshotter" /proc/self/mountinfo)"
