@@ -42,7 +42,8 @@ type Options struct {
 	Stall       time.Duration // without a byte in either direction; 0: Stall
 	CAFile      string        // PEM certificates of authorities that are trusted besides the system's; "": none
 	// Spare is how many connections are opened beside the first one to a server, so that who goes on to ask
-	// for several things at once need not wait for them. Those that nobody takes are closed soon.
+	// for several things at once need not wait for them: with it, no more than Connections. Those that nobody
+	// takes are closed soon.
 	Spare int
 }
 
@@ -70,12 +71,9 @@ func New(o Options) (*http.Transport, error) {
 		}
 		return &movingConn{c, o.Stall}, nil
 	}
-	if o.Spare > 0 {
-		dial = (&spares{dial: dial, n: o.Spare}).take
-	}
 	t := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dial,
+		DialContext:            withSpares(dial, &o),
 		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxConnsPerHost:        o.Connections,

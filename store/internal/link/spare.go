@@ -14,6 +14,15 @@ const spareTime = 4 * time.Second
 // A dialFunc opens a connection.
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
+// withSpares returns dial, and has it open connections ahead as o says, in all no more than it allows.
+func withSpares(dial dialFunc, o *Options) dialFunc {
+	n := min(o.Spare, o.Connections-1)
+	if n <= 0 {
+		return dial
+	}
+	return (&spares{dial: dial, n: n}).take
+}
+
 // spares opens connections ahead: n of them beside one that is wanted when there are none. It has nothing to
 // close: all that it has is gone after the time that a connection takes to be opened, and spareTime.
 type spares struct {

@@ -81,3 +81,25 @@ func TestSpares(t *testing.T) {
 		}
 	})
 }
+
+// TestSparesAreBounded: with what is spare, there are no more connections than are allowed.
+func TestSparesAreBounded(t *testing.T) {
+	for _, tt := range []struct{ spare, connections, want int }{{0, 64, 1}, {3, 64, 4}, {3, 4, 4}, {3, 2, 2}, {3, 1, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			var open, dials atomic.Int64
+			dial := withSpares(func(context.Context, string, string) (net.Conn, error) {
+				dials.Add(1)
+				open.Add(1)
+				return &countedConn{open: &open}, nil
+			}, &Options{Spare: tt.spare, Connections: tt.connections})
+			if _, err := dial(t.Context(), "tcp", "a"); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if n := dials.Load(); n != int64(tt.want) {
+				t.Errorf("%d spare of %d: %d were opened, want %d", tt.spare, tt.connections, n, tt.want)
+			}
+			time.Sleep(spareTime)
+		})
+	}
+}
