@@ -66,14 +66,19 @@ func (c *client) skip(a *byterange.Answer, off int64) error {
 	if off > maxSkip {
 		return fmt.Errorf("%w: %s sends whole blobs, and this one is too large to be read up to byte %d", ErrNoRanges, c.repo.RegistryStr(), off)
 	}
-	if c.noRanges.CompareAndSwap(false, true) {
-		c.opts.Log.Warn("the registry ignores ranges: every chunk costs reading its pack up to it", "registry", c.repo.RegistryStr())
-	}
+	c.setNoRanges()
 	if _, err := io.CopyN(io.Discard, a.Body, off); err != nil {
 		return retry.Again(short(err))
 	}
 	a.Header.Del("Content-Length") // of what is not all there any more
 	return nil
+}
+
+// setNoRanges notes that the registry ignores ranges, and says so once.
+func (c *client) setNoRanges() {
+	if c.noRanges.CompareAndSwap(false, true) {
+		c.opts.Log.Warn("the registry ignores ranges: every chunk costs reading its pack up to it", "registry", c.repo.RegistryStr())
+	}
 }
 
 // short names the error of a body that ended too early.
@@ -100,16 +105,18 @@ func (c *client) readBlob(ctx context.Context, desc v1.Descriptor, max int64) ([
 }
 
 // readUnsized returns the blob of digest d, whose size is not known, checked. It takes
-// memory as the bytes come.
+// memory as the bytes come; in pieces, max at most on the registry's word.
 func (c *client) readUnsized(ctx context.Context, d origin.Digest, max int64) ([]byte, error) {
-	if c.opts.Spare > 0 && !c.noRanges.Load() {
-		return c.readPieces(ctx, d, max)
+	if c.opts.inPieces() {
+		if b, err := c.readPieces(ctx, d, max); !errors.Is(err, ErrNoRanges) {
+			return b, err
+		}
 	}
 	return c.fetchBlob(ctx, d, max, func(resp *http.Response) ([]byte, error) { return readUpTo(resp, max) })
 }
 
 // fetchBlob returns the blob of digest d, which read takes from an answer of at most
-// awaits bytes, checked.
+// awaits bytes, checked: no bytes with an error.
 func (c *client) fetchBlob(ctx context.Context, d origin.Digest, awaits int64, read func(*http.Response) ([]byte, error)) ([]byte, error) {
 	var b []byte
 	header := make(http.Header)
@@ -128,7 +135,10 @@ func (c *client) fetchBlob(ctx context.Context, d origin.Digest, awaits int64, r
 			return nil
 		},
 	})
-	return b, err
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // readAll reads exactly size bytes. It takes memory as they come: a size may be

@@ -35,30 +35,26 @@ func silent(h http.Handler) http.Handler {
 }
 
 // TestDamage damages each single answer of a session, in each way. Where tests are
-// to be short, only the hardest registry is tried: one that says no digests.
+// to be short, only the hardest registries are tried: that say no digests.
 func TestDamage(t *testing.T) {
 	auth := &registrytest.Auth{User: "someone"}
 	auth.SetPassword("secret-1")
 	for name, c := range map[string]struct {
 		referrers bool
+		spare     int
 		before    func(h http.Handler) http.Handler
 	}{
-		"referrers":            {true, nil},
-		"no digests":           {true, silent},
-		"tokens, no referrers": {false, func(h http.Handler) http.Handler { auth.Handler = h; return auth }},
+		"referrers":             {true, 0, func(h http.Handler) http.Handler { return h }},
+		"no digests":            {true, 0, silent},
+		"no digests, in pieces": {true, spare, func(h http.Handler) http.Handler { return silent(&ranges{Handler: h}) }},
+		"tokens, no referrers":  {false, 0, func(h http.Handler) http.Handler { auth.Handler = h; return auth }},
 	} {
-		if testing.Short() && name != "no digests" {
+		if testing.Short() && !strings.HasPrefix(name, "no digests") {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			host := registrytest.Memory(t, c.referrers, func(h http.Handler) http.Handler {
-				if c.before != nil {
-					h = c.before(h)
-				}
-				return h
-			})
-			proxy := proxied(t, host)
-			fill := hasty(t, proxy.Addr(), Options{Keychain: &keychain{user: "someone", password: "secret-1"}})
+			proxy := proxied(t, registrytest.Memory(t, c.referrers, c.before))
+			fill := hasty(t, proxy.Addr(), Options{Spare: c.spare, Keychain: &keychain{user: "someone", password: "secret-1"}})
 			origintest.TestDamage(t, fill, func(t *testing.T) origin.Origin { return reopen(t, fill) }, origintest.Wire{
 				Answers: func() int { n, _ := proxy.Requests(); return n },
 				Spoil:   func(n int, how string, random uint64) { proxy.Single(n, faultproxy.Kind(how), random) },

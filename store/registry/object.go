@@ -263,7 +263,9 @@ func (s *Store) getObject(ctx context.Context, d origin.Digest, max int64) ([]by
 	var early []byte
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		early, _ = s.client.readUnsized(gctx, d, min(max, eagerBytes)) // else it is read when its size is known
+		if b, err := s.client.readUnsized(gctx, d, min(max, eagerBytes)); err == nil {
+			early = b
+		} // else it is read when its size is known
 		return nil
 	})
 	g.Go(func() (err error) {

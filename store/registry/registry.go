@@ -64,7 +64,8 @@ type Options struct {
 	// Connections bounds the requests under way at one time; 0:
 	// link.Connections.
 	Connections int
-	// Spare is how many connections are opened beside the first; see link.Options.
+	// Spare is how many connections are opened beside the first; see link.Options. With enough of them, objects
+	// are read in pieces.
 	Spare int
 	// Transport sends requests, instead of what the fields above say, and must
 	// not follow redirects; nil: one with connections of its own.

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -36,25 +37,30 @@ func openRepo(t testing.TB, repo string, opts Options) *Origin {
 	return o
 }
 
-// TestServers tries everything on four registries: two in this process, and two
-// programs. Where tests are to be short, Distribution stands for all four.
+// TestServers tries everything on four registries: two in this process, of one of which
+// objects are read in pieces too, and two programs. Where tests are to be short,
+// Distribution stands for all four.
 func TestServers(t *testing.T) {
 	for _, server := range []struct {
 		name   string
 		mounts bool // blobs of another repository
+		spare  int
 		start  func(t testing.TB) string
 	}{
-		{"Referrers", false, func(t testing.TB) string { return registrytest.Memory(t, true, nil) }},
-		{"NoReferrers", false, func(t testing.TB) string { return registrytest.Memory(t, false, nil) }},
-		{"Distribution", true, func(t testing.TB) string { return registrytest.Distribution(t).Addr }},
-		{"OCI", true, registrytest.OCI},
+		{"Referrers", false, 0, func(t testing.TB) string { return registrytest.Memory(t, true, nil) }},
+		{"NoReferrers", false, 0, func(t testing.TB) string { return registrytest.Memory(t, false, nil) }},
+		{"Pieces", false, spare, func(t testing.TB) string {
+			return registrytest.Memory(t, true, func(h http.Handler) http.Handler { return &ranges{Handler: h} })
+		}},
+		{"Distribution", true, 0, func(t testing.TB) string { return registrytest.Distribution(t).Addr }},
+		{"OCI", true, 0, registrytest.OCI},
 	} {
 		if testing.Short() && server.name != "Distribution" {
 			continue
 		}
 		t.Run(server.name, func(t *testing.T) {
 			host := server.start(t)
-			origintest.TestOrigin(t, func(t *testing.T) origin.Origin { return openAt(t, host, Options{}) })
+			origintest.TestOrigin(t, func(t *testing.T) origin.Origin { return openAt(t, host, Options{Spare: server.spare}) })
 			t.Run("Requests", func(t *testing.T) {
 				s := openAt(t, host, Options{}).Generation(1)
 				origintest.TestRequests(t, s, chunktest.Fill(t, s))
