@@ -93,6 +93,15 @@ type Reader interface {
 	ReadChunk(ctx context.Context, id ID, dst []byte, off int64) (n int, err error)
 }
 
+// None is the Reader of no chunk: each is ErrNotFound. It ends readers that are made of others, so that what is in
+// those is all there is.
+type None struct{}
+
+// ReadChunk implements [Reader].
+func (None) ReadChunk(_ context.Context, id ID, _ []byte, _ int64) (int, error) {
+	return 0, fmt.Errorf("chunk %v: %w", id, ErrNotFound)
+}
+
 // A Sink stores chunks.
 type Sink interface {
 	// Put stores object, the whole stored form, under id unless it is there

@@ -59,24 +59,13 @@ func (h *Host) openPacked(ctx context.Context, src *Source, r *Reader, d origin.
 	return image, metadata, err
 }
 
-// caches reports whether there is a cache that has the first chunk of the metadata of m.
+// caches reports whether there is a cache that has the first chunk of m, with which the metadata begin.
 func (h *Host) caches(ctx context.Context, m *blockmap.Map) bool {
-	if h.cfg.Cache == nil {
+	if h.cfg.Cache == nil || m.Len() == 0 {
 		return false
 	}
-	for _, c := range pack.Outside(m) {
-		_, err := h.cfg.Cache.Reader(nil, nowhere{}).ReadChunk(ctx, c.ID, make([]byte, 1), 0)
-		return err == nil
-	}
-	return false
-}
-
-// nowhere is an origin that has nothing, so that a cache answers by itself.
-type nowhere struct{}
-
-// ReadChunk implements [chunk.Reader].
-func (nowhere) ReadChunk(context.Context, chunk.ID, []byte, int64) (int, error) {
-	return 0, chunk.ErrNotFound
+	_, err := h.cfg.Cache.Reader(nil, chunk.None{}).ReadChunk(ctx, m.Chunk(0).ID, make([]byte, 1), 0)
+	return err == nil
 }
 
 // errPacked is why a cache gets no request for a chunk.

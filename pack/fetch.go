@@ -62,7 +62,8 @@ func (f *Fetch) Start() {
 	f.start()
 }
 
-// StartUnless is Start, but not if has reports that the chunks are nearer at hand. It does not wait for that.
+// StartUnless is Start, but not if has reports that the chunks are nearer at hand. It does not wait for that. Each call
+// asks its has, until the fetch has begun, and one no is enough.
 func (f *Fetch) StartUnless(has func(ctx context.Context) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -61,17 +61,9 @@ func (a *app) diskCache(ctx context.Context) host.Cache {
 // chose; nil if there is none. Another chunk is chunk.ErrNotFound.
 func (a *app) cachedChunks(ctx context.Context) chunk.Reader {
 	if c := a.hostCache(ctx); c != nil {
-		return c.Reader(nowhere{}, nil)
+		return c.Reader(chunk.None{}, nil)
 	}
 	return nil
-}
-
-// nowhere has no chunks.
-type nowhere struct{}
-
-// ReadChunk implements [chunk.Reader].
-func (nowhere) ReadChunk(_ context.Context, id chunk.ID, _ []byte, _ int64) (int, error) {
-	return 0, fmt.Errorf("chunk %v: %w", id, chunk.ErrNotFound)
 }
 
 // checkedSource is a source of checked chunks, for those who check anyway.
