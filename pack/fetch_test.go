@@ -85,6 +85,50 @@ func TestFetch(t *testing.T) {
 	})
 }
 
+// TestFetchStartUnless: a fetch is begun, once, when somebody has not got the chunks, and not by who has.
+func TestFetchStartUnless(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var fetched, asked atomic.Int64
+		get := late(t, time.Second, nil)
+		f := NewFetch(covered, func(ctx context.Context) ([]byte, error) { fetched.Add(1); return get(ctx) }, nil)
+		has := func(answer bool) func(context.Context) bool {
+			return func(ctx context.Context) bool {
+				asked.Add(1)
+				select {
+				case <-time.After(time.Second):
+				case <-ctx.Done():
+				}
+				return answer
+			}
+		}
+		for _, step := range []struct {
+			answer         bool
+			asked, fetched int64
+		}{{true, 1, 0}, {false, 2, 1}, {false, 2, 1}} {
+			begin := time.Now()
+			f.StartUnless(has(step.answer))
+			if took := time.Since(begin); took != 0 {
+				t.Errorf("waited %v", took)
+			}
+			time.Sleep(1500 * time.Millisecond)
+			if asked.Load() != step.asked || fetched.Load() != step.fetched {
+				t.Errorf("%d were asked, and it was fetched %d times; want %d, %d", asked.Load(), fetched.Load(), step.asked, step.fetched)
+			}
+		}
+		f.Close()
+		f = NewFetch(covered, get, nil)
+		begin := time.Now()
+		f.StartUnless(has(false))
+		f.StartUnless(has(false))
+		synctest.Wait()
+		f.Close()
+		f.StartUnless(has(false))
+		if took := time.Since(begin); took != 0 || asked.Load() != 4 || f.begun {
+			t.Errorf("closed after %v, %d were asked, begun: %v", took, asked.Load(), f.begun)
+		}
+	})
+}
+
 // TestFetchDrops: what nobody reads is dropped.
 func TestFetchDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
