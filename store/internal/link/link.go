@@ -33,6 +33,9 @@ const (
 // do, so that it is mostly us who close.
 const idle = 20 * time.Second
 
+// handshakeTime is how long TLS may take to begin.
+const handshakeTime = 10 * time.Second
+
 // maxCAFile is the size of the largest file of certificates, in bytes.
 const maxCAFile = 4 << 20
 
@@ -42,8 +45,8 @@ type Options struct {
 	Stall       time.Duration // without a byte in either direction; 0: Stall
 	CAFile      string        // PEM certificates of authorities that are trusted besides the system's; "": none
 	// Spare is how many connections are opened beside the first one to a server, so that who goes on to ask
-	// for several things at once need not wait for them: with it, no more than Connections. Those that nobody
-	// takes are closed soon.
+	// for several things at once need not wait for them, nor for TLS to begin: with it, no more than
+	// Connections. Those that nobody takes are closed soon.
 	Spare int
 }
 
@@ -75,7 +78,7 @@ func New(o Options) (*http.Transport, error) {
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            withSpares(dial, &o),
 		TLSClientConfig:        config,
-		TLSHandshakeTimeout:    10 * time.Second,
+		TLSHandshakeTimeout:    handshakeTime,
 		MaxConnsPerHost:        o.Connections,
 		MaxIdleConns:           o.Connections,
 		MaxIdleConnsPerHost:    o.Connections,
@@ -87,7 +90,34 @@ func New(o Options) (*http.Transport, error) {
 		Protocols:              new(http.Protocols),
 	}
 	t.Protocols.SetHTTP1(true)
+	if o.Spare > 0 {
+		t.DialTLSContext = withSpares(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return dialTLS(ctx, dial, network, addr, t.TLSClientConfig)
+		}, &o)
+	}
 	return t, nil
+}
+
+// dialTLS opens a connection, and begins TLS over it as a transport would.
+func dialTLS(ctx context.Context, dial dialFunc, network, addr string, config *tls.Config) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	c, err := dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	config = config.Clone()
+	config.ServerName = host
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	secure := tls.Client(c, config)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return secure, nil
 }
 
 // Authorities returns the system's certificate authorities and those of a file.

@@ -2,8 +2,14 @@ package link
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"io"
+	"log"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -101,5 +107,47 @@ func TestSparesAreBounded(t *testing.T) {
 			}
 			time.Sleep(spareTime)
 		})
+	}
+}
+
+// TestSparesOfTLS: TLS has begun over spare connections before they are wanted, with whom it should.
+func TestSparesOfTLS(t *testing.T) {
+	const spare = 3
+	begun := make(chan struct{}, 10)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.TLS = &tls.Config{VerifyConnection: func(tls.ConnectionState) error { begun <- struct{}{}; return nil }}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	known := server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	for _, roots := range []*x509.CertPool{known, x509.NewCertPool()} {
+		transport, err := New(Options{Spare: spare})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer transport.CloseIdleConnections()
+		transport.TLSClientConfig.RootCAs = roots
+		resp, err := (&http.Client{Transport: transport}).Get(server.URL)
+		if roots != known {
+			if !Permanent(err) {
+				t.Errorf("of a server that is not known: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.ProtoMajor != 1 {
+			t.Errorf("spoke %s", resp.Proto)
+		}
+		_ = resp.Body.Close()
+		for range 1 + spare {
+			select {
+			case <-begun:
+			case <-time.After(10 * time.Second):
+				t.Fatal("TLS does not begin over a spare connection")
+			}
+		}
 	}
 }
