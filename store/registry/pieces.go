@@ -94,15 +94,14 @@ func (c *client) readPiece(ctx context.Context, d origin.Digest, off int64, dst 
 		header: http.Header{"Range": {byterange.Header(off, len(dst))}}, awaits: int64(len(dst)),
 		want: []int{http.StatusPartialContent, http.StatusOK, http.StatusRequestedRangeNotSatisfiable},
 		read: func(resp *http.Response) (err error) {
-			whole := resp.StatusCode == http.StatusOK
-			if size = resp.ContentLength; whole && (off > 0 || size > int64(len(dst))) {
-				c.setNoRanges()
-				return ErrNoRanges
-			}
-			if total, ok := byterange.ParseTotal(resp.Header.Get("Content-Range")); !whole {
-				if size = total; !ok {
-					size = -1
+			size = -1
+			if resp.StatusCode == http.StatusOK {
+				if size = resp.ContentLength; off > 0 || size > int64(len(dst)) {
+					c.setNoRanges()
+					return ErrNoRanges
 				}
+			} else if total, ok := byterange.ParseTotal(resp.Header.Get("Content-Range")); ok {
+				size = total
 			}
 			n, err = byterange.Read(&byterange.Answer{Status: resp.StatusCode, Header: resp.Header, Body: resp.Body}, dst, off)
 			var again *retry.Failure
