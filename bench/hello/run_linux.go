@@ -21,12 +21,31 @@ type plan struct {
 	had        []result // that out had before this run
 }
 
-// has reports whether a run before this one has measured something: one that was stopped goes on
-// where it was. A contender that follows another one is left out of a round whose leader it has.
-func (p *plan) has(kind, link, image, contender string, round int) bool {
-	return slices.ContainsFunc(p.had, func(r result) bool {
-		return r.Kind == kind && r.Link == link && r.Image == image && r.Contender == contender && r.Round == round
+// has reports whether a run before this one has measured what r is to: one that was stopped goes on
+// where it was.
+func (p *plan) has(r *result) bool {
+	return slices.ContainsFunc(p.had, func(h result) bool {
+		return h.Kind == r.Kind && h.Link == r.Link && h.Image == r.Image && h.Contender == r.Contender && h.Round == r.Round && h.Work == r.Work
 	})
+}
+
+// starts are the kinds of starts that one turn of a contender measures.
+func (p *plan) starts(w workload, round int) []string {
+	if round > p.second || w.Whole {
+		return []string{kindStart}
+	}
+	return []string{kindStart, kindSecond}
+}
+
+// done reports whether nothing is left of a contender's turn: its starts are had, and those of
+// whoever follows it and needs its host.
+func (p *plan) done(link string, w workload, c *contender, round int) bool {
+	for _, kind := range p.starts(w, round) {
+		if !p.has(&result{Kind: kind, Link: link, Image: w.Name, Contender: c.Name, Round: round}) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(p.contenders, func(f contender) bool { return f.Follows == c.Name && !p.done(link, w, &f, round) })
 }
 
 // list splits what a flag or an environment variable names.
@@ -173,7 +192,7 @@ func (b *bench) turn(ctx context.Context, p *plan, w workload, round int) error 
 	}()
 	for i := range p.contenders {
 		c := &p.contenders[i]
-		if p.has(kindStart, b.net.link.Name, w.Name, c.Name, round) {
+		if p.done(b.net.link.Name, w, c, round) {
 			continue
 		}
 		h, err := b.hostFor(c, hosts)
@@ -205,23 +224,23 @@ func (b *bench) hostFor(c *contender, hosts map[string]*host) (*host, error) {
 	return h, h.again("cache")
 }
 
-// once measures one contender: a start on its host, and another.
+// once measures one contender: a start on its host, and another. It writes what the file lacks;
+// the rest is done all the same, as hosts have to be what they would have been.
 func (b *bench) once(ctx context.Context, p *plan, c *contender, h *host, w workload, round int) error {
 	if err := b.beginHost(ctx, h, c); err != nil {
 		return err
 	}
-	for _, pull := range []bool{true, false} {
-		if !pull && (round > p.second || w.Whole) {
-			break
-		}
-		s, r, err := b.measure(ctx, h, c, w, pull)
+	for _, kind := range p.starts(w, round) {
+		s, r, err := b.measure(ctx, h, c, w, kind == kindStart)
 		if err != nil {
 			return err
 		}
 		if err := s.end(); err != nil {
 			return err
 		}
-		r.Round = round
+		if r.Round = round; p.has(&r) {
+			continue
+		}
 		if err := writeResult(p.out, &r); err != nil {
 			return err
 		}
