@@ -48,6 +48,22 @@ func (p *plan) done(link string, w workload, c *contender, round int) bool {
 	return !slices.ContainsFunc(p.contenders, func(f contender) bool { return f.Follows == c.Name && !p.done(link, w, &f, round) })
 }
 
+// previous returns the results that a file has, none if there is no file. What another build
+// measured, or another machine, is refused: it would stand for what was never measured here.
+func previous(name, identity string) ([]result, error) {
+	had, err := readFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(had, func(r result) bool { return r.Kind == kindMachine && r.Identity != identity }) {
+		return nil, fmt.Errorf("%s has results of another build or machine; name another file", name)
+	}
+	return had, nil
+}
+
 // list splits what a flag or an environment variable names.
 func list(text string) []string {
 	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })
@@ -95,14 +111,19 @@ func runCommand(ctx context.Context, args []string) (err error) {
 	if p.links, err = chosenLinks(list(*linkNames)); err != nil {
 		return err
 	}
-	if p.had, err = readFile(*out); err != nil && !errors.Is(err, os.ErrNotExist) {
+	machine, err := b.machine(ctx)
+	if err != nil {
 		return err
 	}
+	if p.had, err = previous(*out, machine.Identity); err != nil {
+		return err
+	}
+	machine.Facts = append(machine.Facts, split(*told)...)
 	if p.out, err = os.OpenFile(*out, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.out.Close()) }()
-	if err := writeResult(p.out, &result{Kind: kindMachine, Facts: append(facts(ctx), split(*told)...)}); err != nil {
+	if err := writeResult(p.out, machine); err != nil {
 		return err
 	}
 	for _, cycle := range list(*cycles) {
@@ -238,7 +259,8 @@ func (b *bench) once(ctx context.Context, p *plan, c *contender, h *host, w work
 		if err := s.end(); err != nil {
 			return err
 		}
-		if r.Round = round; p.has(&r) {
+		r.Round = round
+		if p.has(&r) {
 			continue
 		}
 		if err := writeResult(p.out, &r); err != nil {

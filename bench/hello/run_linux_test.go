@@ -1,9 +1,108 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
+
+// resultsFile writes a file of results.
+func resultsFile(t *testing.T, list ...result) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "results")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range list {
+		err = errors.Join(err, writeResult(f, &list[i]))
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// A run goes on with what the same build has measured on the same machine, and with nothing else.
+func TestPrevious(t *testing.T) {
+	start := result{Kind: kindStart, Link: farLink, Image: "base", Contender: plain, Round: 1, Pull: 5}
+	ours, others, nobodys := result{Kind: kindMachine, Identity: "ours"}, result{Kind: kindMachine, Identity: "others"}, result{Kind: kindMachine}
+	for name, tc := range map[string]struct {
+		list    []result
+		refused bool
+	}{
+		"its own":                  {[]result{ours, start, ours}, false},
+		"another's":                {[]result{others, start}, true},
+		"another's later":          {[]result{ours, start, others}, true},
+		"of before identities":     {[]result{nobodys, start}, true},
+		"begun, nothing was added": {nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := resultsFile(t, tc.list...)
+			had, err := previous(file, "ours")
+			if tc.refused && (err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "name another file")) {
+				t.Errorf("%v, want the file refused", err)
+			}
+			if !tc.refused && (err != nil || len(had) != len(tc.list)) {
+				t.Errorf("%d results, %v, want %d", len(had), err, len(tc.list))
+			}
+		})
+	}
+	if had, err := previous(filepath.Join(t.TempDir(), "none"), "ours"); len(had) != 0 || err != nil {
+		t.Errorf("without a file: %v, %v", had, err)
+	}
+}
+
+// Another build of either of rivulet's programs is another thing to measure.
+func TestMachineIdentity(t *testing.T) {
+	bin := t.TempDir()
+	t.Setenv("PATH", bin)
+	identityOf := func(publisher, snapshotter string) string {
+		if err := os.WriteFile(filepath.Join(bin, "containerd-rivulet"), []byte(snapshotter), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		m, err := (&bench{publisher: publisher}).machine(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.Identity
+	}
+	one := identityOf("a", "b")
+	if again := identityOf("a", "b"); again != one || one == "" {
+		t.Errorf("the same build and machine: %q and %q", one, again)
+	}
+	if identityOf("c", "b") == one || identityOf("a", "c") == one {
+		t.Error("another build has the same identity")
+	}
+}
+
+// What was measured before there were identities is reported and compared.
+func TestResultsWithoutIdentity(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "results")
+	text := `{"kind":"machine","facts":["two processors"]}
+{"kind":"start","link":"100mbit-30ms","image":"base","contender":"plain","round":1,"pull":4}
+{"kind":"start","link":"100mbit-30ms","image":"base","contender":"rivulet","round":1,"pull":1}
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before, err := readResults([]string{file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report := string(analyse(before).markdown(nil)); !strings.Contains(report, "two processors") || !strings.Contains(report, "0.25") {
+		t.Errorf("reported is %s", report)
+	}
+	after := append([]result{{Kind: kindMachine, Identity: "now", Facts: []string{"two processors"}}}, before[1:]...)
+	var out bytes.Buffer
+	if err := gate(&out, analyse(before), analyse(after)); err != nil || !strings.Contains(out.String(), "1.00 × what it was") {
+		t.Errorf("gate: %v, printed %s", err, out.String())
+	}
+}
 
 // A turn is over if both starts of the contender are had, and those of who follows it.
 func TestDone(t *testing.T) {
