@@ -126,9 +126,10 @@ func (p *predictor) library(f *file) {
 }
 
 // libraries follows what an object needs, breadth first, as loaders do. What only its libraries
-// need is loaded, and hardly used: of it what loaders read is added, unless it runs code of
-// its own when it is loaded. So is what nothing but the object needs: it waits until it is called,
-// unless it is large. It returns
+// need is loaded, and hardly used: of it what loaders read is added, and if it runs code of
+// its own when it is loaded, constants and half of the code too. So is what nothing but the object needs: it
+// waits until it is called, unless it is large, runs such code, chooses functions when it is loaded, or
+// an earlier program loaded it. It returns
 // the large ones that a small program needs itself, of which only the beginning is added:
 // they are the program, in truth, and what they need it needs.
 func (p *predictor) libraries(root *object) (bodies []*object) {
