@@ -43,8 +43,8 @@ func facts(ctx context.Context) []string {
 	return list
 }
 
-// machine returns the line that says what results depend on. Its identity is another one with any
-// other build of rivulet's programs, and on any other machine.
+// machine returns the line that says what results depend on. Its identity is another one if rivulet's
+// programs are another build, or a fact is another one.
 func (b *bench) machine(ctx context.Context) (*result, error) {
 	snapshotter, err := identity("containerd-rivulet")
 	if err != nil {
