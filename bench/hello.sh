@@ -13,7 +13,7 @@
 #             another build of rivulet has published there stays and is not used.
 # FACTS       versions of programs that do not tell them, for the report; separated by semicolons
 # RESULTS     file that the results are appended to; what it has is not measured again, so that a run
-#             that was stopped can go on
+#             that was stopped can go on, with the same build of rivulet and on the same machine
 #
 # For example, in some minutes:
 #   IMAGES="python3 nginx" LINKS=100mbit-30ms CONTENDERS="plain rivulet rivulet-profile" ROUNDS=2 bench/run.sh hello DIR
@@ -21,10 +21,23 @@
 # Needs root, containerd, its shim, runc, the distribution registry, ip, tc, nsenter, curl; and on
 # PATH, where their contenders are wanted, containerd-stargz-grpc and ctr-remote, soci and
 # soci-snapshotter-grpc, mkfs.erofs 1.8 or later, redis-server. Some 10 GB of disk.
+#
+# SIGINT and SIGTERM stop it, and nothing is left. If it is killed, processes, mounts and networks end
+# with it; its temporary folder stays, and control groups of containers do.
 set -euo pipefail
-if [ "${OWN_NAMESPACES:-}" != 1 ]; then # processes, mounts and networks end with it, even if it is killed
-	OWN_NAMESPACES=1 exec unshare --mount --propagation private --pid --fork --kill-child --mount-proc "${BASH_SOURCE[0]}" "$@"
+if [ "${OWN_NAMESPACES:-}" != 1 ]; then
+	# unshare holds off the signals that are to stop it, so its whole group gets them.
+	set -m
+	OWN_NAMESPACES=1 setpriv --pdeathsig KILL unshare --mount --propagation private --pid --fork --kill-child --mount-proc "${BASH_SOURCE[0]}" "$@" &
+	trap 'signalled=1; kill -TERM -- "-$!" 2>/dev/null || true' INT TERM
+	while
+		signalled=0 status=0
+		wait "$!" || status=$?
+		[ $signalled = 1 ] # the signal ended the wait, and not the run
+	do :; done
+	exit $status
 fi
+trap 'exit 143' TERM # process 1 is sent no signal that it does not ask for
 mkdir -p /run/netns
 mount -t tmpfs netns /run/netns
 BENCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -32,7 +45,8 @@ IMAGES_DIR=$(cd "${1:?an OCI layout with the test images}" && pwd)
 WORK=$(mktemp -d)
 trap 'rm -rf --one-file-system "$WORK"' EXIT
 mkdir "$WORK/bin"
-(cd "$BENCH/.." && go build -o "$WORK/bin/" ./bench/hello ./cmd/rivulet ./cmd/containerd-rivulet)
+# Equal sources are the same build, whatever the commit.
+(cd "$BENCH/.." && go build -buildvcs=false -o "$WORK/bin/" ./bench/hello ./cmd/rivulet ./cmd/containerd-rivulet)
 PATH=$WORK/bin:$PATH:$(go env GOPATH)/bin:/usr/sbin:/sbin
 
 DIR=${HELLO_DIR:-$WORK/kept}

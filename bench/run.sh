@@ -12,6 +12,7 @@
 # evict, for doc/benchmarks-eviction.md and not in all, is a simulation, and needs Go alone. The part
 # hello, for doc/benchmarks-hello.md and not in all, takes hours: hello.sh says how to choose from it.
 # shellcheck disable=SC2034
+[ "${1:-}" != hello ] || exec "$(dirname "${BASH_SOURCE[0]}")/hello.sh" "${2:-${RIVULET_E2E_IMAGES:-}}" # which signals are for
 source "$(dirname "${BASH_SOURCE[0]}")/../internal/e2e/harness.sh"
 
 BENCH=$ROOT/bench
@@ -19,7 +20,6 @@ ROUNDS=${ROUNDS:-5}
 WHAT=${1:-all}
 case $WHAT in publish | serve | overlay | cold | dedupe | codec | s3 | zone | attach | vhost | cached | commit | start | all) ;;
 evict) (cd "$ROOT" && go run ./bench/evict -plot doc/img/eviction.svg); exit ;;
-hello) "$BENCH/hello.sh" "${2:-${RIVULET_E2E_IMAGES:-}}"; exit ;;
 *) sed -n '2s/^# /usage: /p' "$0" >&2; exit 2 ;; esac
 [ "$WHAT" = zone ] || IMAGES=$(images "${2:-}")
 PATH=$WORK/bin:$PATH

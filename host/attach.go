@@ -332,8 +332,8 @@ func (h *Host) List() []Info {
 	return list
 }
 
-// Wait returns when the attachment has ended and its overlay, if it had one of its own, is
-// gone, or ctx has ended. The error is why, if that was not on purpose.
+// Wait returns when the attachment has ended and its overlay, if it had one, is closed, and erased if it was for this
+// attachment alone and that ended on purpose; or when ctx has ended. The error is why, if it was not on purpose.
 func (h *Host) Wait(ctx context.Context, id string) error {
 	h.mu.Lock()
 	a := cmp.Or(h.attached[id], h.leaving[id])

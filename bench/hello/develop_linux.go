@@ -30,7 +30,7 @@ func (b *bench) develop(ctx context.Context, p *plan) error {
 		for _, w := range p.images {
 			for round := 1; round <= p.rounds; round++ {
 				for i := range cs {
-					if p.has(kindDevelop, l.Name, w.Name, cs[i].Name, round) {
+					if p.has(&result{Kind: kindDevelop, Link: l.Name, Image: w.Name, Contender: cs[i].Name, Round: round}) {
 						continue
 					}
 					err := b.onHost(ctx, &cs[i], func(h *host) error { return b.developOnce(ctx, p, &cs[i], h, w, round) })

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"debug/buildinfo"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"os/exec"
@@ -39,6 +41,18 @@ func facts(ctx context.Context) []string {
 		}
 	}
 	return list
+}
+
+// machine returns the line that says what results depend on. Its identity is another one if rivulet's
+// programs are another build, or a fact is another one.
+func (b *bench) machine(ctx context.Context) (*result, error) {
+	snapshotter, err := identity("containerd-rivulet")
+	if err != nil {
+		return nil, err
+	}
+	known := facts(ctx)
+	h := sha256.Sum256([]byte(strings.Join(append([]string{b.publisher, snapshotter}, known...), "\n")))
+	return &result{Kind: kindMachine, Identity: hex.EncodeToString(h[:6]), Facts: known}, nil
 }
 
 var number = regexp.MustCompile(`\d+\.\d+[\w.+~-]*`)

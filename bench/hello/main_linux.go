@@ -8,9 +8,9 @@
 //	hello report  -html FILE -markdown FILE RAW...
 //	hello gate    OLD NEW                     fails if a ratio got worse
 //
-// It needs root, namespaces of mounts and of processes of its own (bench/hello.sh makes them, so that nothing
-// is left when it is killed), containerd, its shim, runc and the distribution registry. What other contenders
-// need is looked for on PATH; one that lacks something is left out, with a line that says so.
+// It needs root, namespaces of mounts and of processes of its own (bench/hello.sh makes them, so that no
+// process, mount or network is left when it is killed), containerd, its shim, runc and the distribution registry. What
+// other contenders need is looked for on PATH; one that lacks something is left out, with a line that says so.
 package main
 
 import (

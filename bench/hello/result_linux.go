@@ -46,8 +46,10 @@ type result struct {
 	Work string  `json:"work,omitempty"`
 	Rate float64 `json:"rate,omitempty"` // operations or bytes a second
 
-	// Of kind machine.
-	Facts []string `json:"facts,omitempty"`
+	// Of kind machine: what was measured and where, which a run that goes on has to have in common
+	// with the one before; and what is told of that.
+	Identity string   `json:"identity,omitempty"`
+	Facts    []string `json:"facts,omitempty"`
 }
 
 // total is the time from nothing to ready.

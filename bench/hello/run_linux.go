@@ -21,12 +21,47 @@ type plan struct {
 	had        []result // that out had before this run
 }
 
-// has reports whether a run before this one has measured something: one that was stopped goes on
-// where it was. A contender that follows another one is left out of a round whose leader it has.
-func (p *plan) has(kind, link, image, contender string, round int) bool {
-	return slices.ContainsFunc(p.had, func(r result) bool {
-		return r.Kind == kind && r.Link == link && r.Image == image && r.Contender == contender && r.Round == round
+// has reports whether a run before this one has measured what r is to: one that was stopped goes on
+// where it was.
+func (p *plan) has(r *result) bool {
+	return slices.ContainsFunc(p.had, func(h result) bool {
+		return h.Kind == r.Kind && h.Link == r.Link && h.Image == r.Image && h.Contender == r.Contender && h.Round == r.Round && h.Work == r.Work
 	})
+}
+
+// starts are the kinds of starts that one turn of a contender measures.
+func (p *plan) starts(w workload, round int) []string {
+	if round > p.second || w.Whole {
+		return []string{kindStart}
+	}
+	return []string{kindStart, kindSecond}
+}
+
+// done reports whether nothing is left of a contender's turn: its starts are had, and those of
+// whoever follows it and needs its host.
+func (p *plan) done(link string, w workload, c *contender, round int) bool {
+	for _, kind := range p.starts(w, round) {
+		if !p.has(&result{Kind: kind, Link: link, Image: w.Name, Contender: c.Name, Round: round}) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(p.contenders, func(f contender) bool { return f.Follows == c.Name && !p.done(link, w, &f, round) })
+}
+
+// previous returns the results that a file has, none if there is no file. What another build
+// measured, or another machine, is refused: it would stand for what was never measured here.
+func previous(name, identity string) ([]result, error) {
+	had, err := readFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(had, func(r result) bool { return r.Kind == kindMachine && r.Identity != identity }) {
+		return nil, fmt.Errorf("%s has results of another build or machine; name another file", name)
+	}
+	return had, nil
 }
 
 // list splits what a flag or an environment variable names.
@@ -76,14 +111,19 @@ func runCommand(ctx context.Context, args []string) (err error) {
 	if p.links, err = chosenLinks(list(*linkNames)); err != nil {
 		return err
 	}
-	if p.had, err = readFile(*out); err != nil && !errors.Is(err, os.ErrNotExist) {
+	machine, err := b.machine(ctx)
+	if err != nil {
 		return err
 	}
+	if p.had, err = previous(*out, machine.Identity); err != nil {
+		return err
+	}
+	machine.Facts = append(machine.Facts, split(*told)...)
 	if p.out, err = os.OpenFile(*out, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.out.Close()) }()
-	if err := writeResult(p.out, &result{Kind: kindMachine, Facts: append(facts(ctx), split(*told)...)}); err != nil {
+	if err := writeResult(p.out, machine); err != nil {
 		return err
 	}
 	for _, cycle := range list(*cycles) {
@@ -173,7 +213,7 @@ func (b *bench) turn(ctx context.Context, p *plan, w workload, round int) error 
 	}()
 	for i := range p.contenders {
 		c := &p.contenders[i]
-		if p.has(kindStart, b.net.link.Name, w.Name, c.Name, round) {
+		if p.done(b.net.link.Name, w, c, round) {
 			continue
 		}
 		h, err := b.hostFor(c, hosts)
@@ -205,16 +245,14 @@ func (b *bench) hostFor(c *contender, hosts map[string]*host) (*host, error) {
 	return h, h.again("cache")
 }
 
-// once measures one contender: a start on its host, and another.
+// once measures one contender: a start on its host, and another. It writes what the file lacks;
+// the rest is done all the same, as hosts have to be what they would have been.
 func (b *bench) once(ctx context.Context, p *plan, c *contender, h *host, w workload, round int) error {
 	if err := b.beginHost(ctx, h, c); err != nil {
 		return err
 	}
-	for _, pull := range []bool{true, false} {
-		if !pull && (round > p.second || w.Whole) {
-			break
-		}
-		s, r, err := b.measure(ctx, h, c, w, pull)
+	for _, kind := range p.starts(w, round) {
+		s, r, err := b.measure(ctx, h, c, w, kind == kindStart)
 		if err != nil {
 			return err
 		}
@@ -222,6 +260,9 @@ func (b *bench) once(ctx context.Context, p *plan, c *contender, h *host, w work
 			return err
 		}
 		r.Round = round
+		if p.has(&r) {
+			continue
+		}
 		if err := writeResult(p.out, &r); err != nil {
 			return err
 		}

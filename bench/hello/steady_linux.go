@@ -24,10 +24,11 @@ func (b *bench) steady(ctx context.Context, p *plan) error {
 	cs := slices.DeleteFunc(slices.Clone(p.contenders), func(c contender) bool { return c.Name != plain && c.Name != rivuletProfile })
 	for round := 1; round <= p.rounds; round++ {
 		for i := range cs {
-			if p.has(kindSteady, "", steadyImage, cs[i].Name, round) {
+			left := p.steadyLeft(&cs[i], round)
+			if len(left) == 0 {
 				continue
 			}
-			if err := b.onHost(ctx, &cs[i], func(h *host) error { return b.steadyOnce(ctx, p, &cs[i], h, round) }); err != nil {
+			if err := b.onHost(ctx, &cs[i], func(h *host) error { return b.steadyOnce(ctx, p, &cs[i], h, left) }); err != nil {
 				return fmt.Errorf("%s, round %d: %w", cs[i].Name, round, err)
 			}
 		}
@@ -35,10 +36,22 @@ func (b *bench) steady(ctx context.Context, p *plan) error {
 	return nil
 }
 
+// steadyLeft returns what is to be measured of a round: a result without a rate for each work that
+// the file lacks.
+func (p *plan) steadyLeft(c *contender, round int) (left []result) {
+	for _, w := range steadyWorks {
+		r := result{Kind: kindSteady, Image: steadyImage, Contender: c.Name, Round: round, Work: w.name}
+		if !p.has(&r) {
+			left = append(left, r)
+		}
+	}
+	return left
+}
+
 // idle is a workload that is ready at once, and stays.
 var idle = workload{Name: "idle", Image: steadyImage, Mode: modeLine, Want: "idle", Args: []string{"sh", "-c", "echo idle; exec sleep 1000"}}
 
-func (b *bench) steadyOnce(ctx context.Context, p *plan, c *contender, h *host, round int) (err error) {
+func (b *bench) steadyOnce(ctx context.Context, p *plan, c *contender, h *host, left []result) (err error) {
 	s, err := b.start(ctx, h, startRequest{Snapshotter: c.Snapshotter, Reference: c.reference(steadyImage), Pull: true, Workload: idle, Keep: true})
 	if err != nil {
 		return err
@@ -48,15 +61,14 @@ func (b *bench) steadyOnce(ctx context.Context, p *plan, c *contender, h *host, 
 	if _, _, err := readTree(tree); err != nil { // from now on everything is here
 		return err
 	}
-	for _, w := range steadyWorks {
-		rate, err := steadyRate(w.name, tree)
-		if err != nil {
-			return fmt.Errorf("%s: %w", w.name, err)
+	for _, r := range left {
+		if r.Rate, err = steadyRate(r.Work, tree); err != nil {
+			return fmt.Errorf("%s: %w", r.Work, err)
 		}
-		if err := writeResult(p.out, &result{Kind: kindSteady, Image: steadyImage, Contender: c.Name, Round: round, Work: w.name, Rate: rate}); err != nil {
+		if err := writeResult(p.out, &r); err != nil {
 			return err
 		}
-		b.say("steady %s %s %d: %.0f", c.Name, w.name, round, rate)
+		b.say("steady %s %s %d: %.0f", r.Contender, r.Work, r.Round, r.Rate)
 	}
 	return nil
 }

@@ -146,11 +146,6 @@ func (a *app) mount(ctx context.Context, ref, dir string, o *mountOptions) error
 	if err != nil {
 		return err
 	}
-	unlock, err := lockMount(dir)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	seen, err := a.watch(ctx, o.telemetry)
 	if err != nil {
 		return err
@@ -161,15 +156,23 @@ func (a *app) mount(ctx context.Context, ref, dir string, o *mountOptions) error
 		return err
 	}
 	seen.begin(ctx, nil, h.Unwell)
-	defer func() { _ = h.Close() }()
+	defer func() { _ = h.Close() }() // may take as long as it takes to store what the start has taught
+	lock, err := newMountLock()
+	if err != nil {
+		return err
+	}
+	defer lock.release()
 	infos, err := h.Attach(ctx, spec)
 	if err != nil {
 		return err
 	}
-	a.printf("ready %s\n", dir)
-	err = h.Wait(ctx, infos[0].ID)
-	if ctx.Err() == nil {
-		return err
+	id := infos[0].ID
+	if err = lock.tell(id, dir); err == nil {
+		a.printf("ready %s\n", dir)
+		if err = h.Wait(ctx, id); ctx.Err() == nil {
+			return err
+		}
+		err = nil
 	}
-	return ignoreMissing(inProcess{h}.Detach(context.WithoutCancel(ctx), infos[0].ID, true, drainTime))
+	return errors.Join(err, ignoreMissing(inProcess{h}.Detach(context.WithoutCancel(ctx), id, true, drainTime)))
 }

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -18,8 +17,6 @@ import (
 	"github.com/rivuletfs/rivulet/frontend/fuse"
 	"github.com/rivuletfs/rivulet/frontend/kernelnbd"
 	"github.com/rivuletfs/rivulet/frontend/loopmount"
-	"github.com/rivuletfs/rivulet/host"
-	"github.com/rivuletfs/rivulet/host/control"
 	"github.com/rivuletfs/rivulet/host/frontends"
 )
 
@@ -34,91 +31,68 @@ func (a *app) umountCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), drainTime)
-			defer cancel()
-			servers := a.serversOf(ctx, dir)
-			defer servers.close()
-			if err := umount(ctx, dir); err != nil {
-				return err
-			}
-			if err := servers.await(ctx); err != nil {
-				return fmt.Errorf("%s is unmounted, and what served it has not ended: %w", dir, err)
-			}
-			return nil
+			return a.umount(cmd.Context(), dir)
 		},
 	}
 	cmd.Flags().StringVar(&a.agent, "agent", "", agentHelp)
 	return cmd
 }
 
-// mountServers are those that hold what belongs to a mount.
-type mountServers struct {
-	agent *control.Client // nil: none does that answers
-	id    string          // of the agent's attachment
-	locks []*os.File      // of processes of the mount's own
-}
-
-// serversOf finds who serves the mount at dir.
-func (a *app) serversOf(ctx context.Context, dir string) mountServers {
-	s := mountServers{locks: mountLocks(dir)}
-	c, err := a.agentClient(ctx)
-	if err != nil || c == nil {
-		return s
-	}
-	list, err := c.List(ctx)
-	if err != nil {
-		return s
-	}
-	if i := slices.IndexFunc(list, func(i host.Info) bool { return i.Spec.Where == dir }); i >= 0 {
-		s.agent, s.id = c, list[i].ID
-	}
-	return s
-}
-
-// await waits until they have let go of all that belongs to the mount. Then overlays that are kept can be
-// used again, and others are erased.
-func (s *mountServers) await(ctx context.Context) error {
-	if s.agent != nil {
-		if err := s.agent.Wait(ctx, s.id); err != nil {
-			return err
-		}
-	}
-	for _, lock := range s.locks {
-		if err := awaitUnlock(ctx, lock); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *mountServers) close() {
-	for _, lock := range s.locks {
-		_ = lock.Close()
-	}
-}
-
-// umount takes down what mount put up, whichever process serves it.
-func umount(ctx context.Context, dir string) error {
+// umount takes down what mount put up, and waits until whoever serves it has let go of it: then an overlay that
+// is kept can be used again, and another is erased.
+func (a *app) umount(ctx context.Context, dir string) error {
 	m, err := loopmount.Find(dir)
 	if errors.Is(err, loopmount.ErrNotMounted) || errors.Is(err, syscall.ENOTCONN) {
-		return explainUmount(dir, fuse.Unmount(dir)) // a mount of --file, or nothing
+		m, err = nil, nil // a mount of --file, or nothing
 	}
 	if err != nil {
 		return err
 	}
-	if d, err := kernelnbd.At(m.Device); err == nil && strings.HasPrefix(d.Identity, frontends.NBDIdentity) {
-		if err := m.Unmount(ctx); err != nil {
-			return explainUmount(dir, err)
-		}
-		return awaitDisconnect(ctx, d)
+	servers := a.serversOf(ctx, dir, m)
+	defer servers.close()
+	if m == nil {
+		err = fuse.Unmount(dir)
+	} else {
+		err = unmount(ctx, m)
 	}
-	if m.HolderType != fuse.FSType {
-		return fmt.Errorf("%s: mounted from %s, not by rivulet", dir, cmp.Or(m.File, m.Device))
+	if errors.Is(err, loopmount.ErrBusy) || errors.Is(err, fuse.ErrBusy) {
+		return fmt.Errorf("%s is in use: end what runs in it, or leave the folder, and try again (%w)", dir, err)
 	}
+	if err != nil {
+		return err
+	}
+	return servers.await(ctx, dir)
+}
+
+// unmount unmounts m, whichever process serves it, and clears away what that leaves behind if it has died.
+func unmount(ctx context.Context, m *loopmount.Mounted) error {
+	device, _ := nbdDevice(m)
+	if device == nil && m.HolderType != fuse.FSType {
+		return fmt.Errorf("%s: mounted from %s, not by rivulet", m.Dir, cmp.Or(m.File, m.Device))
+	}
+	_ = m.Sync() // in its own time; whoever wrote it is told by the next who asks
+	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
 	if err := m.Unmount(ctx); err != nil {
-		return explainUmount(dir, err)
+		return err
+	}
+	if device != nil {
+		return awaitDisconnect(ctx, device)
 	}
 	return clearHolder(ctx, m.HolderDir)
+}
+
+// nbdDevice returns the device of a mount by NBD, and the ID of its attachment; nil for another mount.
+func nbdDevice(m *loopmount.Mounted) (d *kernelnbd.Device, id string) {
+	d, err := kernelnbd.At(m.Device)
+	if err != nil {
+		return nil, ""
+	}
+	id, ours := strings.CutPrefix(d.Identity, frontends.NBDIdentity)
+	if !ours {
+		return nil, ""
+	}
+	return d, id
 }
 
 // awaitDisconnect waits until a device has gone with its last user.
@@ -149,11 +123,4 @@ func clearHolder(ctx context.Context, dir string) error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-}
-
-func explainUmount(dir string, err error) error {
-	if errors.Is(err, loopmount.ErrBusy) || errors.Is(err, fuse.ErrBusy) {
-		return fmt.Errorf("%s is in use: end what runs in it, or leave the folder, and try again (%w)", dir, err)
-	}
-	return err
 }

@@ -51,7 +51,7 @@ func Connect(fd int, o Options) (*Device, error) {
 	number, err := c.connect(fd, &o)
 	if err != nil {
 		if d, findErr := Find(o.Identity); findErr == nil { // made, though we could not read which
-			err = errors.Join(err, c.disconnect(d.Number))
+			err = errors.Join(err, d.Disconnect()) // by another client: this one's answer is still to come
 		}
 		return nil, fmt.Errorf("connect an NBD device: %w", err)
 	}

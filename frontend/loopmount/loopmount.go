@@ -53,4 +53,6 @@ type Mounted struct {
 	HolderType string // type of that file system
 	// Same reports whether Device is still the one that was mounted; nil: as far as its name and File tell.
 	Same func() bool
+
+	id string // the kernel's, of the mount; "" if it does not tell
 }

@@ -52,7 +52,17 @@ func MountDevice(device, dir string, writable bool) (*Mounted, error) {
 	if err := unix.Mount(device, dir, "ext4", flags, data); err != nil {
 		return nil, fmt.Errorf("mount %s at %s: %w", device, dir, err)
 	}
-	return &Mounted{Dir: dir, Device: device}, nil
+	return &Mounted{Dir: dir, Device: device, id: mountID(dir)}, nil
+}
+
+// mountID returns the ID of the topmost mount at dir; "" before Linux 5.8.
+func mountID(dir string) string {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st)
+	if err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+		return ""
+	}
+	return strconv.FormatUint(st.Mnt_id, 10)
 }
 
 func resolve(dir string) (string, error) {
@@ -130,7 +140,7 @@ func tell(e entry, table []entry) (*Mounted, error) {
 	if !isLoop && !strings.HasPrefix(e.source, nbdDevice) || e.fsType != "ext4" {
 		return nil, fmt.Errorf("%s: %w", e.dir, ErrNotMounted)
 	}
-	m := &Mounted{Dir: e.dir, Device: e.source}
+	m := &Mounted{Dir: e.dir, Device: e.source, id: e.id}
 	if !isLoop {
 		return m, nil
 	}
@@ -197,14 +207,17 @@ func (m *Mounted) Detach() error {
 	return nil
 }
 
-// unmount takes down what is topmost at the mount point, if that is m.
+// unmount takes down what is topmost at the mount point, if that is m. What is gone is no error.
 func (m *Mounted) unmount(flags int) error {
 	there, _, err := mountsAt(m.Dir)
-	if err == nil && there[len(there)-1].source != m.Device {
-		return fmt.Errorf("%w: another mount covers it", ErrBusy)
+	if errors.Is(err, ErrNotMounted) {
+		return nil
 	}
-	if err != nil && !errors.Is(err, ErrNotMounted) {
+	if err != nil {
 		return err
+	}
+	if top := there[len(there)-1]; top.source != m.Device || m.id != "" && top.id != m.id {
+		return fmt.Errorf("%w: another mount covers it", ErrBusy)
 	}
 	err = unix.Unmount(m.Dir, unix.UMOUNT_NOFOLLOW|flags)
 	if errors.Is(err, unix.EBUSY) {

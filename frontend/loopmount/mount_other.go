@@ -31,6 +31,9 @@ func FindDevice(string, string) (*Mounted, error) { return nil, ErrNeedsLinux }
 // FindFile needs Linux.
 func FindFile(string, string) (*Mounted, error) { return nil, ErrNeedsLinux }
 
+// Sync needs Linux.
+func (*Mounted) Sync() error { return ErrNeedsLinux }
+
 // Unmount needs Linux.
 func (*Mounted) Unmount(context.Context) error { return ErrNeedsLinux }
 

@@ -9,6 +9,7 @@ import (
 
 // An entry is one line of /proc/self/mountinfo, see proc(5).
 type entry struct {
+	id     string // of the mount
 	dir    string // mount point
 	fsType string
 	source string
@@ -33,14 +34,14 @@ func parseMountinfo(r io.Reader) ([]entry, error) {
 }
 
 // parseEntry splits a line at its lone hyphen: before it a growing number of
-// fields of which the fifth is the mount point, after it type and source.
+// fields of which the first is an ID and the fifth the mount point, after it type and source.
 func parseEntry(line string) (entry, error) {
 	before, after, ok := strings.Cut(line, " - ")
 	left, right := strings.Split(before, " "), strings.Split(after, " ")
 	if !ok || len(left) < 6 || len(right) < 2 {
 		return entry{}, fmt.Errorf("mountinfo line %q: too few fields", line)
 	}
-	return entry{dir: unescape(left[4]), fsType: right[0], source: unescape(right[1])}, nil
+	return entry{id: left[0], dir: unescape(left[4]), fsType: right[0], source: unescape(right[1])}, nil
 }
 
 // unescape undoes the kernel's \ooo for space, tab, newline and backslash.

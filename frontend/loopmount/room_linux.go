@@ -1,6 +1,7 @@
 package loopmount
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,18 @@ func (m *Mounted) Free() (blocks, size int64, err error) {
 		return 0, 0, fmt.Errorf("free space of %s: %w", m.Dir, err)
 	}
 	return int64(st.Bfree), st.Bsize, nil
+}
+
+// Sync writes what the kernel has not written yet, which Unmount else does, for as long as it takes. No context ends that.
+func (m *Mounted) Sync() error {
+	dir, err := os.Open(m.Dir)
+	if err == nil {
+		err = errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", m.Dir, err)
+	}
+	return nil
 }
 
 // Reserve sets so many free blocks aside that nobody, root included, can use them: who

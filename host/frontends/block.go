@@ -30,7 +30,7 @@ func (b *Block) Offer(ctx context.Context, o host.Offer) (host.Offered, error) {
 	if !filepath.IsAbs(o.Where) {
 		return nil, host.SpecErrorf("attach: link %q to a device is not absolute", o.Where)
 	}
-	f := &offeredBlock{Block: b, id: o.ID, link: o.Where, hidden: filepath.Join(b.Runtime, hiddenPrefix+o.ID)}
+	f := &offeredBlock{Block: b, id: o.ID, link: o.Where, hidden: filepath.Join(b.Runtime, HiddenPrefix+o.ID)}
 	if err := os.Mkdir(f.hidden, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("offer a device at %s: %w", o.Where, err)
 	}

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -45,15 +44,15 @@ type Mount struct {
 
 var _ host.Frontend = (*Mount)(nil)
 
-// hiddenPrefix and the attachment's ID name the directory of a mount's file.
-const hiddenPrefix = "disk-"
+// HiddenPrefix and the attachment's ID name the directory of a mount's file, in the runtime folder.
+const HiddenPrefix = "disk-"
 
 // Offer implements [host.Frontend]: o.Where is the directory.
 func (m *Mount) Offer(ctx context.Context, o host.Offer) (host.Offered, error) {
 	if err := o.AbsoluteDir(); err != nil {
 		return nil, err
 	}
-	f := &shownFile{Mount: m, id: o.ID, hidden: filepath.Join(m.Runtime, hiddenPrefix+o.ID)}
+	f := &shownFile{Mount: m, id: o.ID, hidden: filepath.Join(m.Runtime, HiddenPrefix+o.ID)}
 	if !o.Again {
 		// Two on one directory could not be told apart when they are taken down.
 		if l, err := loopmount.Find(o.Where); err == nil {
@@ -81,8 +80,9 @@ func (m *Mount) Offer(ctx context.Context, o host.Offer) (host.Offered, error) {
 		_ = os.Remove(f.hidden)
 		return nil, err
 	}
-	w := watchMount(f, mounted, o.Where, m.Logger)
+	w := newWatchedMount(f, mounted, o.Where, m.Logger)
 	m.offers.Store(o.ID, w)
+	w.watch()
 	return w, nil
 }
 
@@ -92,7 +92,9 @@ func (m *Mount) begin(o *host.Offer, f *shownFile) (resumed bool, err error) {
 	s, err := m.resume(*o, show)
 	if resumed = s != nil; !resumed && err == nil {
 		if o.Again {
-			clearLoop(o.Where, f.hidden)
+			if err := clearLoop(o.Where, f.hidden); err != nil {
+				return false, err
+			}
 			clearDead(f.hidden)
 		}
 		s, err = m.mount(*o, show, f.hidden)
@@ -193,12 +195,16 @@ func (m *Mount) Release(ctx context.Context) ([]keep.Descriptor, error) {
 	return m.File.Release(ctx)
 }
 
-// clearLoop takes away a mount at dir whose file lies in hidden.
-func clearLoop(dir, hidden string) {
-	l, err := loopmount.Find(dir)
-	if err == nil && strings.HasPrefix(l.File, hidden+"/") {
-		_ = l.Detach()
+// clearLoop takes away a mount at dir whose file lies in hidden; not one that another mount covers.
+func clearLoop(dir, hidden string) error {
+	l, err := loopmount.FindFile(dir, filepath.Join(hidden, diskFile))
+	if errors.Is(err, loopmount.ErrNotMounted) {
+		return nil
 	}
+	if err != nil {
+		return err
+	}
+	return l.Detach()
 }
 
 // clearDead takes away a session on dir that lost its descriptor with its

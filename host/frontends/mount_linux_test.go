@@ -276,9 +276,36 @@ func TestMountCovered(t *testing.T) {
 	if err := o.Detach(soon, false); !errors.Is(err, host.ErrBusy) {
 		t.Errorf("detach of what is covered: %v", err)
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil || st.Type != unix.TMPFS_MAGIC {
-		t.Fatalf("the mount of another has gone: type %#x, %v", st.Type, err)
+	if err := o.Detach(soon, true); !errors.Is(err, host.ErrBusy) {
+		t.Errorf("forced detach of what is covered: %v", err)
+	}
+	covered := func() {
+		t.Helper()
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil || st.Type != unix.TMPFS_MAGIC {
+			t.Fatalf("the mount of another has gone: type %#x, %v", st.Type, err)
+		}
+	}
+	covered()
+	s.release(m).Close() // and the descriptor with it
+	m = s.mount(run)
+	if _, err := s.offer(m, dir, "", again(&keep.Inherited{})); err == nil || errors.Is(err, host.ErrGone) {
+		t.Errorf("mounted over another's mount, or taken for unmounted: %v", err)
+	}
+	covered()
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	o = s.must(s.offer(m, dir, "", again(&keep.Inherited{})))
+	readPast(t, filepath.Join(dir, "f"))
+	// Its own directory, bound on itself, is another mount.
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	soon, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := o.Detach(soon, false); !errors.Is(err, host.ErrBusy) {
+		t.Errorf("detach of what is bound on itself: %v", err)
 	}
 	if err := unix.Unmount(dir, 0); err != nil {
 		t.Fatal(err)

@@ -87,13 +87,14 @@ func (m *NBDMount) Offer(_ context.Context, o host.Offer) (host.Offered, error) 
 	if err := keepNBDMount(&o, mounted, &st); err != nil {
 		return nil, errors.Join(err, mounted.Detach(), f.device.Disconnect(), f.unexport())
 	}
-	w := watchMount(f, mounted, o.Where, m.Logger)
+	w := newWatchedMount(f, mounted, o.Where, m.Logger)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.offers == nil {
 		m.offers = make(map[string]*watchedMount)
 	}
 	m.offers[o.ID] = w
+	w.watch()
 	return w, nil
 }
 

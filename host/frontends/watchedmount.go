@@ -39,13 +39,11 @@ type watchedMount struct {
 
 var _ host.Offered = (*watchedMount)(nil)
 
-// watchMount begins to wait for the end of a mount.
-func watchMount(s mountSource, m *loopmount.Mounted, where string, logger *slog.Logger) *watchedMount {
-	w := &watchedMount{mountSource: s, mounted: m, where: where, logger: logger, done: make(chan struct{})}
-	w.watch()
-	return w
+func newWatchedMount(s mountSource, m *loopmount.Mounted, where string, logger *slog.Logger) *watchedMount {
+	return &watchedMount{mountSource: s, mounted: m, where: where, logger: logger, done: make(chan struct{})}
 }
 
+// watch begins to wait for the end of the mount.
 func (w *watchedMount) watch() {
 	ctx, stop := context.WithCancel(context.Background())
 	w.stop, w.stopped = stop, make(chan struct{})
@@ -128,10 +126,16 @@ func (w *watchedMount) unmount(ctx context.Context, force bool) error {
 		if !force {
 			return fmt.Errorf("%s: %w", w.where, host.ErrBusy)
 		}
+		if err := w.mounted.Detach(); err != nil {
+			if errors.Is(err, loopmount.ErrBusy) { // covered by another mount
+				err = fmt.Errorf("%w: %w", host.ErrBusy, err)
+			}
+			return err
+		}
 		if w.logger != nil {
 			w.logger.Warn("the mount is in use, and gives I/O errors from now on", "where", w.where)
 		}
-		return errors.Join(w.mounted.Detach(), w.cut())
+		return w.cut()
 	}
 }
 

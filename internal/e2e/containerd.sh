@@ -200,10 +200,11 @@ fetched() {
 }
 # hello NAME: runs a container once, with the image's own first work.
 hello() {
-	ctr run --rm --snapshotter rivulet "$(ref "$1")" "once-$((++ONCE))" >"$WORK/hello.log" 2>&1 || { cat "$WORK/hello.log" >&2; fail "run $1"; }
+	ctr run --rm --snapshotter rivulet "$(ref "$1")" "once-$(unique)" >"$WORK/hello.log" 2>&1 || { cat "$WORK/hello.log" >&2; fail "run $1"; }
 	grep -q HELLO "$WORK/hello.log" || fail "$1 said: $(cat "$WORK/hello.log")"
 }
-ONCE=0
+# unique: another number each time; a counter would not outlive the subshell of $(...).
+unique() { echo "${EPOCHREALTIME//[!0-9]/}"; }
 
 # worker: the container that reads and writes all the time: every file of a folder, and
 # a line a round; a file that differs from what it was at first ends it.
@@ -216,8 +217,8 @@ while [ ! -e /stop ]; do
 	i=$((i + 1))
 	echo $i >/rounds.new && mv /rounds.new /rounds
 done'
-# rounds: how many it has done; another way each time, so that exec is tried too.
-rounds() { ctr tasks exec --exec-id "look-$((++ONCE))" worker cat /rounds; }
+# rounds: how many it has done; by another exec each time, so that this is tried too.
+rounds() { ctr tasks exec --exec-id "look-$(unique)" worker cat /rounds; }
 # goes_on WHAT: it does two more rounds.
 goes_on() {
 	local from now end=$((SECONDS + 120))
@@ -496,7 +497,7 @@ DISKS_OF_IMAGES=$#
 # Of 32 MiB: what is written counts, a file too many is a full disk, and all is given back.
 QUOTA=$((32 << 20))
 ctr run -d --snapshotter rivulet --snapshotter-label "containerd.io/snapshot/max-size=$QUOTA" "$(ref "$1")" own sh -c 'sleep 1000'
-own() { ctr tasks exec --exec-id "own-$((++ONCE))" own sh -c "$1"; }
+own() { ctr tasks exec --exec-id "own-$(unique)" own sh -c "$1"; }
 own 'head -c 20971520 /dev/zero | tr "\0" x >/first && sync' || fail "a disk of its own cannot be written"
 used=$(ctr snapshots --snapshotter rivulet usage own | awk 'END { print $2 $3 }')
 [[ $used == 2[0-9].*MiB ]] || fail "20 MiB were written, and used are $used"

@@ -214,8 +214,10 @@ func explainedByUV(err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
-	if strings.Contains(e.Output, "memory allocation of ") { // as Rust's programs end without memory
-		return fmt.Errorf("looks through more versions than %d MiB have room for: bound them, as in 'boto3>=1.40', name first what has most of them, or use pip", uvMemory>>20)
+	if i := strings.Index(e.Output, "memory allocation of "); i >= 0 { // as Rust's programs end without memory
+		line, _, _ := strings.Cut(e.Output[i:], "\n")
+		return fmt.Errorf("looks through more versions than %d MiB have room for: bound them, as in 'boto3>=1.40', name first what has most of them, or use pip: %w",
+			uvMemory>>20, &sandbox.Error{Reason: e.Reason, Output: line})
 	}
 	var words []string
 	for line := range strings.Lines(e.Output) {

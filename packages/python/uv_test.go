@@ -2,6 +2,7 @@ package python
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,8 +46,12 @@ func TestExplainedByUV(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	e.Output = "memory allocation of 8366822 bytes failed\nnote: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n"
-	if got := explainedByUV(e).Error(); !strings.Contains(got, "1024 MiB") || !strings.Contains(got, "use pip") {
+	err := explainedByUV(e)
+	if got := err.Error(); !strings.Contains(got, "1024 MiB") || !strings.HasSuffix(got, "use pip: exit status 1: memory allocation of 8366822 bytes failed") {
 		t.Errorf("got %q", got)
+	}
+	if cause := new(sandbox.Error); !errors.As(err, &cause) {
+		t.Errorf("%v has no cause", err)
 	}
 }
 

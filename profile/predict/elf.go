@@ -34,6 +34,7 @@ type object struct {
 	begins     bool    // it runs code of its own when it is loaded
 	table      int64   // where that of what loaders look up begins
 	deep       bool    // only libraries need it: no more of it runs than what begins
+	lends      bool    // it is an interpreter or needed by one: it has what programs may ask for
 	exceptions int64   // where the tables for exceptions begin; 0: there are none
 	symbols    int64   // where their table begins; -1: there is none
 	names      segment // of symbols and libraries, one behind the other

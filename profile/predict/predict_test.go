@@ -244,6 +244,51 @@ func TestLibraries(t *testing.T) {
 	}
 }
 
+// TestTables: of large and dense tables of interpreters, and of libraries that these need, the inside
+// is not predicted, unless the program imports what uses it; that of sparse ones is, and all of
+// texts and of other programs.
+func TestTables(t *testing.T) {
+	const size = 512 << 10
+	dense, text := strings.Repeat("\x01\x02\x03\x00", size/4), strings.Repeat("text of a program\x00", size/18)
+	sparse := strings.Repeat("\x01\x00\x00\x00", size/4)
+	object := func(e elfSpec, constants string) string {
+		e.data = []byte("before the table\x00" + constants + "behind the table\x00")
+		return string(e.bytes())
+	}
+	for _, c := range []struct {
+		program, constants, main string
+		own, math                bool // the inside of the program's is predicted, and the library's
+	}{
+		{"python3.11", dense, "import os\n", false, false},
+		{"python3.11", dense, "from math import log\n", false, true},
+		{"python3.11", sparse, "", true, true},
+		{"python3.11", text, "", true, true},
+		{"perl", dense, "", false, false},
+		{"dash", dense, "", true, true},
+		{"server", dense, "", true, true},
+	} {
+		const main, math = "app/main", "usr/lib/libm.so.6"
+		own := "usr/bin/" + c.program
+		s := base(spec{own: object(elfSpec{needed: []string{"libm.so.6"}}, c.constants), math: object(elfSpec{begins: true}, c.constants), main: c.main})
+		ranges, err := Reads(context.Background(), s.fs(), Start{Args: []string{"/" + own, "/" + main}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]bool{own: c.own, math: c.math} {
+			predicted := func(at int) bool {
+				return slices.ContainsFunc(ranges, func(r Range) bool { return r.Path == name && r.Off <= int64(at) && int64(at) < r.Off+r.Length })
+			}
+			begin, end := strings.Index(s[name], "before the table"), len(s[name])-1
+			if !predicted(begin) || !predicted(begin+aroundFault) || !predicted(end-aroundFault) || !predicted(end) {
+				t.Errorf("%s, %q: the ends of %s are not predicted", c.program, c.main, name)
+			}
+			if got := predicted((begin + end) / 2); got != want {
+				t.Errorf("%s, %q, constants %.4q: the inside of %s is predicted: %v, want %v", c.program, c.main, c.constants, name, got, want)
+			}
+		}
+	}
+}
+
 // TestOrder: a script comes before its interpreter, and that before what it runs.
 func TestOrder(t *testing.T) {
 	got := paths(t, base(spec{"lab/hello": "#!/bin/sh\ncat\n"}), Start{Args: []string{"/lab/hello"}})

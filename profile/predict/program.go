@@ -21,6 +21,9 @@ const (
 	maxCode      = 15 << 20  // of one object
 	beginOfCode  = 192 << 10 // which the kernel reads with what a loader starts there, code or not
 	aroundFault  = 64 << 10  // that it reads before a fault, and behind it
+	maxConstants = 4 << 20   // of an interpreter that are looked through for tables
+	maxTable     = 256 << 10 // of a table that is read whole
+	leastString  = 8         // that ends a table: shorter ones are there by accident
 	maxLinked    = 1 << 12   // objects
 	maxStrings   = 8 << 20   // of a program that is looked through for names
 )
@@ -43,6 +46,8 @@ func (p *predictor) program(f *file, depth int) {
 		}
 		return
 	}
+	language := languageOf(f.path)
+	o.lends = language != "" && language != shell
 	p.add(f, 0, objectHead) // what the kernel reads
 	if o.interp != "" {
 		if ld := p.file(o.interp); ld != nil {
@@ -61,7 +66,6 @@ func (p *predictor) program(f *file, depth int) {
 		p.once = true
 		p.locale()
 	}
-	language := languageOf(f.path)
 	if language == "" || strings.HasPrefix(path.Base(f.path), "bash") { // other interpreters ask if programs want to know
 		p.users(o)
 	}
@@ -126,9 +130,10 @@ func (p *predictor) library(f *file) {
 }
 
 // libraries follows what an object needs, breadth first, as loaders do. What only its libraries
-// need is loaded, and hardly used: of it what loaders read is added, unless it runs code of
-// its own when it is loaded. So is what nothing but the object needs: it waits until it is called,
-// unless it is large. It returns
+// need is loaded, and hardly used: of it what loaders read is added, and if it runs code of
+// its own when it is loaded, constants and half of the code too. So is what nothing but the object needs: it
+// waits until it is called, unless it is large, runs such code, chooses functions when it is loaded, or
+// an earlier program loaded it. It returns
 // the large ones that a small program needs itself, of which only the beginning is added:
 // they are the program, in truth, and what they need it needs.
 func (p *predictor) libraries(root *object) (bodies []*object) {
@@ -150,7 +155,7 @@ func (p *predictor) libraries(root *object) (bodies []*object) {
 				continue
 			}
 			if l := parseELF(f); l != nil {
-				l.deep = !own[o] && !again
+				l.deep, l.lends = !own[o] && !again, root.lends
 				switch {
 				case l.begins, again, own[o] && (before == loaded || l.loaded() > maxIdle || l.chooses()):
 					p.object(l, wholeObject)
@@ -242,8 +247,45 @@ func (p *predictor) rest(o *object) {
 		case s.exec:
 			s.size = min(s.size, maxCode)
 		}
-		p.add(o.file, s.off, s.size)
+		if o.lends && !s.exec && s.size > maxTable && s.size <= maxConstants {
+			p.constants(o, s)
+		} else {
+			p.add(o.file, s.off, s.size)
+		}
 	}
+}
+
+// constants adds the constants of an interpreter or of a library of one, but for the inside of
+// large tables, as of the names of characters or for mathematics: they wait for a program that
+// asks. Such a table has no strings, and is dense: sparse ones, as of the classes of characters,
+// are used by all, and cheap.
+func (p *predictor) constants(o *object, s segment) {
+	b := o.bytes(s.off, s.size)
+	from, begin, zeros := 0, 0, 0 // of what is not added yet; of what may be a table, and in that
+	text := 0                     // bytes since the last zero; -1: others are among them
+	table := func(end int) {
+		if end-begin > maxTable && zeros < (end-begin)/2 {
+			p.add(o.file, s.off+int64(from), int64(begin+aroundFault-from))
+			from = end - aroundFault
+		}
+	}
+	for i, c := range b {
+		switch {
+		case c == 0:
+			if text >= leastString {
+				table(i - text)
+				begin, zeros = i, 0
+			}
+			text = 0
+			zeros++
+		case text >= 0 && (c >= ' ' && c <= '~' || c == '\n' || c == '\t'):
+			text++
+		default:
+			text = -1
+		}
+	}
+	table(len(b))
+	p.add(o.file, s.off+int64(from), s.size-int64(from))
 }
 
 // strings looks through the constants of a program for what it will read: files by

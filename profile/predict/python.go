@@ -96,6 +96,9 @@ func (p *predictor) pythonText(b []byte, dir string, depth int) {
 	var found []moduleFile
 	seen := make(map[string]bool)
 	p.pythonImports(b, func(name string) {
+		if name == "math" || name == "cmath" {
+			p.pythonMath()
+		}
 		for _, m := range p.pythonFind(name, dir) {
 			if !seen[m.path] && !p.told[m.path] && p.linked[m.path] != used {
 				seen[m.path] = true
@@ -112,6 +115,14 @@ func (p *predictor) pythonText(b []byte, dir string, depth int) {
 		}
 	}
 	p.pythonFiles(found, depth)
+}
+
+// pythonMath adds the tables of the library for mathematics: an interpreter that is linked with it
+// does without them; see constants.
+func (p *predictor) pythonMath() {
+	if f := p.findLibrary("libm.so.6", nil); f != nil && f.size <= wholeObject {
+		p.addWhole(f)
+	}
 }
 
 // A moduleFile is a source or an extension module, and its path without suffix, which may
