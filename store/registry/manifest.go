@@ -126,8 +126,9 @@ func manifestHeader(ref string) http.Header {
 
 var noCache = []string{"no-cache"}
 
-// sameAnswers is how many answers readRaw takes to have two that are the same.
-const sameAnswers = 4
+// sameAnswers is how many answers readRaw takes to have two that are the same: while many change a pointer, one
+// after the other differs.
+const sameAnswers = 16
 
 // readRaw returns the bytes of the manifest at a tag or digest. A digest proves
 // them. What is at a tag the registry says the digest of; if it does not, two
