@@ -33,7 +33,7 @@ func (p *predictor) embedded(b []byte, language, dir string, depth int) {
 	switch language {
 	case python:
 		p.pythonText(unquoted(b), dir, depth)
-	case perl, node, ruby:
+	case perl, node, ruby, r:
 		p.modules(b, language, dir, depth)
 	}
 }

@@ -13,6 +13,7 @@ import (
 var asks = map[string]func() *regexp.Regexp{
 	perl: lateregexp.New(`(?m)(?:^|[\s;{'"])(?:use|require)\s+([A-Za-z][\w:]*)|-M([A-Za-z][\w:]*)`),
 	node: lateregexp.New(`(?:require\(|\bfrom\s|^import\s|import\()\s*['"]([^'"\s]{1,256})['"]`),
+	r:    lateregexp.New(`(?:library|require|requireNamespace|loadNamespace)\(\s*['"]?([A-Za-z][\w.]{1,63})|([A-Za-z][\w.]{1,63})::`),
 	ruby: lateregexp.New(`(?m)(?:^|[\s;'"])require(?:_relative)?[\s(]+['"]([^'"\s]{1,256})['"]|-r([a-z][\w/]*)`),
 }
 
@@ -28,6 +29,10 @@ func (p *predictor) modules(b []byte, language, dir string, depth int) {
 		name := string(m[1])
 		if name == "" && len(m) > 2 {
 			name = string(m[2])
+		}
+		if language == r {
+			p.rPackage(name)
+			continue
 		}
 		f := p.module(language, name, dir)
 		if f == nil {

@@ -103,8 +103,9 @@ type predictor struct {
 	followed           int // modules that were followed, but for those of Python
 	python             pythonPlace
 	perlDirs, rubyDirs []string
-	once               bool // the locale was added
-	knowsUsers         bool // what tells who the users are was
+	rDirs              []string // where R's packages are; none until it is started
+	once               bool     // the locale was added
+	knowsUsers         bool     // what tells who the users are was
 	knowsGroups        bool
 }
 
@@ -262,6 +263,7 @@ const (
 	node   = "node"
 	ruby   = "ruby"
 	java   = "java"
+	r      = "R"
 )
 
 // languageOf returns the language of an interpreter; "": it has no rules.
@@ -274,8 +276,10 @@ func languageOf(program string) string {
 		return python
 	case "node", "nodejs":
 		return node
-	case perl, ruby, java:
+	case perl, ruby, java, r:
 		return name
+	case "Rscript":
+		return r
 	}
 	return ""
 }
@@ -293,6 +297,8 @@ func languageOfSource(name string) string {
 		return node
 	case ".rb":
 		return ruby
+	case ".R":
+		return r
 	}
 	return ""
 }
@@ -307,7 +313,7 @@ func (p *predictor) text(b []byte, language, dir string, depth int) {
 		p.script(b, dir, depth)
 	case python:
 		p.pythonText(b, dir, depth)
-	case perl, node, ruby:
+	case perl, node, ruby, r:
 		p.modules(b, language, dir, depth)
 	default:
 		p.configuration(b, dir, depth)

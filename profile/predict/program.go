@@ -57,6 +57,12 @@ func (p *predictor) program(f *file, depth int) {
 			p.addWhole(cache)
 		}
 	}
+	home := ""
+	if language == r {
+		if home = rHome(f); home != "" { // the script that runs it says so to the loader
+			o.runpath = append(o.runpath, home+"/lib")
+		}
+	}
 	bodies := p.libraries(o)
 	p.object(o, wholeProgram)
 	for _, b := range bodies {
@@ -70,6 +76,9 @@ func (p *predictor) program(f *file, depth int) {
 		p.users(o)
 	}
 	p.beginning(language, f)
+	if home != "" {
+		p.rBegins(home)
+	}
 	if language == shell { // what it names is for who types
 		return
 	}
@@ -293,10 +302,10 @@ func (p *predictor) constants(o *object, s segment) {
 // of its own folder, if that is no common one.
 func (p *predictor) strings(o *object, depth int) {
 	names := make(map[string]bool)
-	var dirs []string
+	var dirs, parts []string
 	left := int64(maxStrings)
 	for i, s := range o.segments {
-		if s.write || s.exec && len(o.segments) > 2 || i == 0 && len(o.segments) > 2 {
+		if s.exec && len(o.segments) > 2 || i == 0 && len(o.segments) > 2 {
 			continue
 		}
 		b := o.bytes(s.off, min(s.size, left))
@@ -306,7 +315,11 @@ func (p *predictor) strings(o *object, depth int) {
 			if b = rest; len(word) < 4 || len(word) > 256 || bytes.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r > '~' }) {
 				continue
 			}
-			switch w := string(word); {
+			w := string(word)
+			if part, ok := strings.CutPrefix(w, "%s/"); ok && len(parts) < 64 {
+				parts = append(parts, part)
+			}
+			switch {
 			case w[0] != '/':
 				if len(names) < 1<<14 {
 					names[w[strings.LastIndexByte(w, '/')+1:]] = true
@@ -329,6 +342,13 @@ func (p *predictor) strings(o *object, depth int) {
 				if f := p.executable(path.Join(own, name)); f != nil {
 					p.run(f, depth+1)
 				}
+			}
+		}
+	}
+	for _, d := range dirs {
+		for _, part := range parts {
+			if f := p.executable(path.Join(d, part)); f != nil {
+				p.run(f, depth+1)
 			}
 		}
 	}

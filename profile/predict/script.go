@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/rivuletfs/rivulet/internal/lateregexp"
 )
 
 // builtins are commands that shells have in themselves, and reserved words.
@@ -113,13 +115,15 @@ func (p *predictor) script(b []byte, dir string, depth int) {
 		}
 		switch {
 		case strings.HasPrefix(w.text, "$") && strings.Contains(w.text, "/"):
-			name := path.Base(w.text)
 			for _, d := range dirs {
-				if f := p.file(path.Join(d, name)); f != nil {
-					if f.mode&0o111 != 0 {
-						run(f)
-					} else {
-						p.mentioned(f, shell, depth+1)
+				for _, name := range tails(w.text) {
+					if f := p.file(path.Join(d, name)); f != nil {
+						if f.mode&0o111 != 0 {
+							run(f)
+						} else {
+							p.mentioned(f, shell, depth+1)
+						}
+						break
 					}
 				}
 			}
@@ -145,6 +149,14 @@ func (p *predictor) script(b []byte, dir string, depth int) {
 		}
 		after = after || w.command && runners()[w.text]
 	}
+}
+
+var variable = lateregexp.New(`\$(?:\w+|\{[^}]*\})`)
+
+// tails returns what may follow a folder in a path that begins with a variable: its last part,
+// and all of it, other variables being empty.
+func tails(w string) []string {
+	return []string{path.Base(w), variable().ReplaceAllString(w, "")}
 }
 
 // paths returns the absolute paths that a word has or, being a pattern, stands for.
