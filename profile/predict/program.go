@@ -13,7 +13,7 @@ import (
 const (
 	wholeObject  = 6 << 20   // of a library that is read whole
 	maxIdle      = 2 << 20   // of one that waits until it is called
-	wholeProgram = 16 << 20  // of a program
+	wholeProgram = 32 << 20  // of a program
 	wholeBody    = 48 << 20  // of a library that a program is a mere entrance to
 	bodyFrom     = 8         // times the program's size
 	wholeAnyway  = 256 << 10 // of any object
@@ -176,7 +176,7 @@ func (p *predictor) libraries(root *object) (bodies []*object) {
 					continue // and what it needs is
 				}
 				queue = append(queue, l)
-				if end := l.loaded(); o == root && end > wholeObject && end <= wholeBody && f.size >= bodyFrom*root.size {
+				if end := l.loaded(); o == root && root.interp != "" && end > wholeObject && end <= wholeBody && f.size >= bodyFrom*root.size {
 					bodies = append(bodies, l)
 					own[l] = true
 				}

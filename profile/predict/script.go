@@ -1,6 +1,7 @@
 package predict
 
 import (
+	"bytes"
 	"path"
 	"slices"
 	"strings"
@@ -8,6 +9,9 @@ import (
 
 	"github.com/rivuletfs/rivulet/internal/lateregexp"
 )
+
+// maxSentence bounds quoted words for who reads them, in bytes.
+const maxSentence = 1 << 10
 
 // builtins are commands that shells have in themselves, and reserved words.
 var builtins = sync.OnceValue(func() map[string]bool {
@@ -35,6 +39,7 @@ func set(list string) map[string]bool {
 type word struct {
 	text    string
 	command bool // a command may stand there
+	said    bool // it is of a sentence, for who reads it
 }
 
 // words cuts a script into words, roughly: it knows no grammar, so that nothing it
@@ -43,10 +48,11 @@ func words(b []byte) []word {
 	var list []word
 	first, comment := true, false
 	start := -1
+	said, inner := 0, false // where a sentence ends, and whether a command is in it
 	end := func(i int) {
 		if start >= 0 && len(list) < 1<<15 {
 			w := string(b[start:i])
-			list = append(list, word{w, first})
+			list = append(list, word{w, first, i <= said && !inner})
 			name, _, assigned := strings.Cut(w, "=")
 			first = first && (runners()[w] || assigned && !strings.ContainsAny(name, "/-"))
 		}
@@ -58,14 +64,25 @@ func words(b []byte) []word {
 		}
 		comment = false
 		switch c {
-		case ' ', '\t', '\r', '"', '\'', ',', '<', '>':
+		case '"', '\'':
+			end(i)
+			if i >= said && !runs(list) {
+				if n := sentence(b[i:]); n > 0 {
+					said, inner, first = i+n, false, false
+				}
+			}
+		case ' ', '\t', '\r', ',', '<', '>':
 			end(i)
 		case '\n', ';', '|', '&', '(', ')', '`':
+			opens := c == '`' && !inner
 			if start >= 0 && c == '(' && i-start == 1 && b[start] == '$' {
-				start = -1 // of $(command)
+				start, opens = -1, true // of $(command)
 			}
 			end(i)
-			first = true
+			if i < said && (opens || c == ')' || c == '`') {
+				inner = opens
+			}
+			first = i >= said || inner
 		case '#':
 			if start < 0 {
 				comment = true
@@ -78,6 +95,27 @@ func words(b []byte) []word {
 	}
 	end(len(b))
 	return list
+}
+
+// sentence returns where the quotes end that b begins with, if that is in the same line and blanks
+// are between them; 0: not so.
+func sentence(b []byte) int {
+	line, _, _ := bytes.Cut(b[:min(len(b), maxSentence)], []byte{'\n'})
+	n := bytes.IndexByte(line[1:], b[0]) + 1
+	if !bytes.ContainsAny(line[:n], " \t") {
+		return 0
+	}
+	return n
+}
+
+// runs reports whether what is in quotes behind words will be run, or may be: as of sh -c, and
+// what a variable becomes.
+func runs(list []word) bool {
+	if len(list) == 0 {
+		return false
+	}
+	last := list[len(list)-1].text
+	return last == "eval" || strings.HasSuffix(last, "=") || strings.HasPrefix(last, "-") && strings.HasSuffix(last, "c")
 }
 
 // script follows a shell script: its commands, and the files that it names by absolute
@@ -115,6 +153,9 @@ func (p *predictor) script(b []byte, dir string, depth int) {
 		}
 		switch {
 		case strings.HasPrefix(w.text, "$") && strings.Contains(w.text, "/"):
+			if w.said {
+				continue
+			}
 			for _, d := range dirs {
 				for _, name := range tails(w.text) {
 					if f := p.file(path.Join(d, name)); f != nil {
@@ -135,7 +176,7 @@ func (p *predictor) script(b []byte, dir string, depth int) {
 					p.mentioned(f, shell, depth+1)
 				}
 			}
-		case (w.command || after) && !builtins()[w.text]:
+		case (w.command || after) && !w.said && !builtins()[w.text]:
 			if f := p.lookPath(w.text, dir); f != nil {
 				run(f)
 				after = false

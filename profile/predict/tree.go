@@ -19,7 +19,7 @@ const (
 	maxPath    = 512       // bytes of a path
 	maxRead    = 256 << 20 // bytes that are read, of all files
 	maxText    = 512 << 10 // of a text that is looked through
-	maxPlain   = 2 << 20   // of a file of unknown kind that is named, and so is read whole
+	maxPlain   = 4 << 20   // of a file of unknown kind that is named, and so is read whole
 	maxLinks   = 40        // symbolic links in a path, as Linux has it
 	maxGlob    = 128       // files that a pattern stands for
 	maxListed  = 1 << 14   // names of a folder that are looked at
