@@ -235,7 +235,7 @@ func (p *predictor) mentioned(f *file, language string, depth int) {
 		return
 	}
 	if bytes.HasPrefix(head, []byte(elfMagic)) {
-		p.library(f)
+		p.plug(f, depth)
 		return
 	}
 	p.told[f.path] = true

@@ -138,6 +138,18 @@ func (p *predictor) library(f *file) {
 	}
 }
 
+// plug follows a library that a text names: it has a configuration and constants of its own, as
+// programs do.
+func (p *predictor) plug(f *file, depth int) {
+	if p.linked[f.path] == used {
+		return
+	}
+	p.library(f)
+	if o := parseELF(f); o != nil {
+		p.strings(o, depth)
+	}
+}
+
 // libraries follows what an object needs, breadth first, as loaders do. What only its libraries
 // need is loaded, and hardly used: of it what loaders read is added, and if it runs code of
 // its own when it is loaded, constants and half of the code too. So is what nothing but the object needs: it

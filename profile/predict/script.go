@@ -131,6 +131,15 @@ func (p *predictor) script(b []byte, dir string, depth int) {
 			}
 		}
 	}
+	for _, w := range list { // and folders in these, as of $HOME/bin
+		if strings.HasPrefix(w.text, "$") && strings.Contains(w.text, "/") && !w.said {
+			for _, d := range dirs {
+				if d := p.dir(path.Join(d, tails(w.text)[1])); d != "" && !slices.Contains(dirs, d) && len(dirs) < 64 {
+					dirs = append(dirs, d)
+				}
+			}
+		}
+	}
 	for _, w := range list { // all at once, if they are far
 		if w.command && !builtins()[w.text] {
 			if f := p.lookPath(w.text, dir); f != nil {
@@ -226,7 +235,7 @@ func (p *predictor) configuration(b []byte, dir string, depth int) {
 			continue
 		}
 		if f := p.plugin(w.text); f != nil {
-			p.library(f)
+			p.plug(f, depth)
 			continue
 		}
 		list := p.paths(w.text)
