@@ -18,6 +18,7 @@ type elfSpec struct {
 	needed  []string
 	runpath string
 	strings []string // constants
+	written bool     // which can be written
 	symbols []string // that it has from libraries
 	begins  bool     // it runs code when it is loaded
 	chooses bool     // its functions, too
@@ -113,7 +114,11 @@ func (e *elfSpec) bytes() []byte {
 	}
 	segment(elf.PT_LOAD, elf.PF_R, 0, code)
 	segment(elf.PT_LOAD, elf.PF_R|elf.PF_X, code, e.pad)
-	segment(elf.PT_LOAD, elf.PF_R, code+e.pad, len(constants))
+	flags := elf.PF_R
+	if e.written {
+		flags |= elf.PF_W
+	}
+	segment(elf.PT_LOAD, flags, code+e.pad, len(constants))
 	segment(elf.PT_DYNAMIC, elf.PF_R, dynAt, len(dyn))
 	if e.interp == "" {
 		segment(elf.PT_NULL, 0, 0, 0)

@@ -103,7 +103,7 @@ type predictor struct {
 	followed           int // modules that were followed, but for those of Python
 	python             pythonPlace
 	perlDirs, rubyDirs []string
-	rDirs              []string // where R's packages are; none until it is started
+	rDirs              []string // where R's packages are; none until R is followed
 	once               bool     // the locale was added
 	knowsUsers         bool     // what tells who the users are was
 	knowsGroups        bool

@@ -104,6 +104,27 @@ func TestReads(t *testing.T) {
 			base(spec{"lab/hello": "#!/bin/sh\nB=$(echo /opt/db/*/bin)\n\"$B/init\" -D /tmp\n", "opt/db/15/bin/init": program("libdb.so"), "opt/lib/libdb.so": library("libc.so.6"), "opt/db/15/bin/other": program()}),
 			Start{Args: []string{"/lab/hello"}}, []string{"opt/db/15/bin/init", "opt/lib/libdb.so"}, []string{"opt/db/15/bin/other"},
 		},
+		"variables in variables": {
+			base(spec{
+				"lab/hello": "#!/bin/sh\nHOME=/opt/db\n. \"${HOME}/etc${ARCH}/paths\"\nBIN=$HOME/v1/bin\nexec \"$BIN/db\"\n", "opt/db/etc/paths": "x", "opt/db/v1/bin/db": program(),
+			}), Start{Args: []string{"/lab/hello"}}, []string{"opt/db/etc/paths", "opt/db/v1/bin/db"}, nil,
+		},
+		"sentences": {
+			base(spec{
+				"lab/hello":    "#!/bin/sh\nB=/opt/db/bin\nsay 'a b'; who 'c d'\nsay \"Now: cd '$B' ; cat x | $B/tool\"\nsay 'or (cat)' \"at `date` or $(id)\" && sh -c 'cd /; env'\nX=\"true; uname -a\"\n'rm'\n\"$B/init\"\n",
+				"usr/bin/date": program(), "usr/bin/id": program(), "usr/bin/who": program(), "usr/bin/uname": program(), "usr/bin/rm": program(), "opt/db/bin/tool": program(), "opt/db/bin/init": program(),
+			}), Start{Args: []string{"/lab/hello"}}, []string{"usr/bin/date", "usr/bin/id", "usr/bin/who", "usr/bin/env", "usr/bin/uname", "usr/bin/rm", "opt/db/bin/init"}, []string{"usr/bin/cat", "opt/db/bin/tool"},
+		},
+		"an entrance": {
+			base(spec{"usr/bin/run": naming("/opt/db", "%s/bin/db", "%s/none"), "opt/db/bin/db": program(), "opt/db/bin/other": program()}),
+			Start{Args: []string{"run"}}, []string{"usr/bin/run", "opt/db/bin/db"}, []string{"opt/db/bin/other"},
+		},
+		"a library of a configuration": {
+			base(spec{
+				"opt/web/bin/web": naming("/etc/web.conf"), "etc/web.conf": "load /opt/web/lib/mod.so\n", "opt/web/lib/mod.so": string((&elfSpec{strings: []string{"/etc/mod/v1", "mod.ini"}, pad: 10}).bytes()),
+				"etc/mod/v1/mod.ini": "x", "etc/mod/v1/other.ini": "x",
+			}), Start{Args: []string{"/opt/web/bin/web"}}, []string{"opt/web/lib/mod.so", "etc/mod/v1/mod.ini"}, []string{"etc/mod/v1/other.ini"},
+		},
 		"constants of a program": {
 			base(spec{
 				"opt/db/bin/db": naming("/etc/db/db.conf", "helper", "/usr/share/db/15", "setup.sql", "no file"), "etc/db/db.conf": "include more/*.conf\nlog /var/log/x\n",
@@ -168,6 +189,23 @@ func TestReads(t *testing.T) {
 			base(spec{"lab/hello": "#!/bin/sh\nruby -rjson -e 'puts 1'\n", "usr/bin/ruby": program(), "usr/lib/ruby/3.1.0/json.rb": "require 'json/ext'\n", "usr/lib/ruby/3.1.0/json/ext.rb": "#\n"}),
 			Start{Args: []string{"/lab/hello"}}, []string{"usr/lib/ruby/3.1.0/json.rb", "usr/lib/ruby/3.1.0/json/ext.rb"}, nil,
 		},
+		"R": {
+			base(spec{
+				"lab/hello": "#!/bin/sh\nRscript -e 'library(own); other::f()'\n", "usr/bin/Rscript": string((&elfSpec{interp: "/lib64/ld.so", strings: []string{"%s/bin/R", "/usr/lib/R"}, written: true, pad: 10}).bytes()),
+				"usr/lib/R/bin/R": "#!/bin/sh\nR_HOME=/usr/lib/R\nexec \"${R_HOME}/bin/exec${R_ARCH}/R\"\n", "usr/lib/R/bin/exec/R": program("libR.so"), "usr/lib/R/lib/libR.so": library("libc.so.6"),
+				"usr/lib/R/library/base/R/base.rdb": "base", "usr/lib/R/etc/Renviron": "-> ../../../../etc/R/Renviron", "etc/R/Renviron": "x",
+				"usr/lib/R/library/stats/DESCRIPTION": "Package: stats\nImports: graphics\n", "usr/lib/R/library/stats/R/stats.rdb": "stats", "usr/lib/R/library/stats/libs/stats.so": library("libc.so.6"), "usr/lib/R/library/stats/html/R.css": "x",
+				"usr/lib/R/library/grid/DESCRIPTION": "Package: grid\n", "usr/lib/R/library/grid/R/grid.rdb": "grid",
+				"usr/lib/R/site-library/own/DESCRIPTION": "Package: own\nDepends: R (>= 4.0),\n  needed (>= 1)\nSuggests: grid\n", "usr/lib/R/site-library/own/R/own.rdx": "own",
+				"usr/local/lib/R/site-library/needed/DESCRIPTION": "Package: needed\nImports: own\n", "usr/local/lib/R/site-library/needed/Meta/package.rds": "needed",
+				"usr/lib/R/site-library/other/DESCRIPTION": "Package: other\n", "usr/lib/R/site-library/other/data/Rdata.rdx": "other",
+			}), Start{Args: []string{"/lab/hello"}},
+			[]string{
+				"usr/bin/Rscript", "usr/lib/R/bin/R", "usr/lib/R/bin/exec/R", "usr/lib/R/lib/libR.so", "usr/lib/R/library/base/R/base.rdb", "etc/R/Renviron", "usr/lib/R/library/stats/R/stats.rdb", "usr/lib/R/library/stats/libs/stats.so",
+				"usr/lib/R/site-library/own/R/own.rdx", "usr/local/lib/R/site-library/needed/Meta/package.rds", "usr/lib/R/site-library/other/data/Rdata.rdx",
+			},
+			[]string{"usr/lib/R/library/grid/R/grid.rdb", "usr/lib/R/library/stats/html/R.css"},
+		},
 		"java": {
 			base(spec{"usr/bin/java": "-> /jvm/bin/java", "jvm/bin/java": program(), "jvm/lib/server/libjvm.so": library("libc.so.6"), "jvm/lib/modules": "modules"}),
 			Start{Args: []string{"java", "-version"}}, []string{"jvm/bin/java", "jvm/lib/server/libjvm.so", "jvm/lib/modules"}, nil,
@@ -194,7 +232,7 @@ func TestReads(t *testing.T) {
 
 // TestLibraries: of what only libraries need, what loaders read is predicted, and half if it runs
 // code when it is loaded; all of it if the program of a later command needs it. Nor is more
-// predicted of a smaller one that nothing but the program needs, and that runs no code. Of tables
+// predicted of what a large library of an extension needs, and of a smaller one that nothing but the program needs, and that runs no code. Of tables
 // for exceptions their ends are.
 func TestLibraries(t *testing.T) {
 	const pad = 2 << 20
@@ -210,9 +248,11 @@ func TestLibraries(t *testing.T) {
 		"usr/bin/a": program("libown.so", "libidle.so", "libshared.so", "libchooses.so"), "usr/bin/b": program("liblater.so"),
 		"usr/lib/libown.so": large(elfSpec{needed: []string{"libdeep.so", "libbegins.so", "liblater.so", "libshared.so"}}), "usr/lib/libidle.so": small(elfSpec{}),
 		"usr/lib/libshared.so": small(elfSpec{}), "usr/lib/libchooses.so": small(elfSpec{chooses: true}),
+		"usr/bin/c": naming("/etc/c.conf"), "etc/c.conf": "load /usr/lib/extension.so", "usr/lib/extension.so": library("libhuge.so"),
+		"usr/lib/libhuge.so": string((&elfSpec{needed: []string{"libsecond.so"}, pad: wholeObject + 1}).bytes()), "usr/lib/libsecond.so": large(elfSpec{}),
 		"usr/lib/libdeep.so": large(elfSpec{}), "usr/lib/libbegins.so": large(elfSpec{begins: true}), "usr/lib/liblater.so": large(elfSpec{}),
 	})
-	ranges, err := Reads(context.Background(), s.fs(), Start{Args: []string{"sh", "-c", "a; b"}})
+	ranges, err := Reads(context.Background(), s.fs(), Start{Args: []string{"sh", "-c", "a; b; c"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +266,7 @@ func TestLibraries(t *testing.T) {
 		}
 	}
 	for name, percent := range map[string][2]int{
-		"libown": {100, 100}, "libdeep": {10, 25}, "libbegins": {50, 65}, "liblater": {100, 100}, "libidle": {10, 50}, "libshared": {100, 100}, "libchooses": {100, 100},
+		"libown": {100, 100}, "libdeep": {10, 25}, "libbegins": {50, 65}, "liblater": {100, 100}, "libidle": {10, 50}, "libshared": {100, 100}, "libchooses": {100, 100}, "libsecond": {10, 25},
 	} {
 		name = "usr/lib/" + name + ".so"
 		all := (len(s[name]) + objectHead - 1) / objectHead
@@ -241,6 +281,29 @@ func TestLibraries(t *testing.T) {
 	want := []Range{{"x", 1472 << 10, 64 << 10}, {"x", 512 << 10, 576 << 10}}
 	if !slices.Equal(p.ranges, want) {
 		t.Errorf("tables for exceptions: %v, want %v", p.ranges, want)
+	}
+}
+
+// TestSizes: programs and files that are named are read whole up to a bound, but for the end of long
+// code.
+func TestSizes(t *testing.T) {
+	const mib = 1 << 20
+	s := base(spec{
+		"usr/bin/server": string((&elfSpec{interp: "/lib64/ld.so", strings: []string{"the last"}, pad: 25 * mib}).bytes()), "usr/bin/huge": string((&elfSpec{interp: "/lib64/ld.so", pad: wholeProgram}).bytes()),
+		"srv/fill.sql": strings.Repeat("x", 3*mib), "srv/dump.sql": strings.Repeat("x", maxPlain+1),
+	})
+	ranges, err := Reads(context.Background(), s.fs(), Start{Args: []string{"sh", "-c", "cat /srv/*; server; huge"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes := make(map[string]int64)
+	for _, r := range ranges {
+		sizes[r.Path] += r.Length
+	}
+	for name, most := range map[string][2]int64{"usr/bin/server": {15 * mib, 16 * mib}, "usr/bin/huge": {1, mib}, "srv/fill.sql": {3 * mib, 3 * mib}, "srv/dump.sql": {0, 0}} {
+		if got := sizes[name]; got < most[0] || got > most[1] {
+			t.Errorf("%s: %d bytes are predicted, want %d to %d", name, got, most[0], most[1])
+		}
 	}
 }
 

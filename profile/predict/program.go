@@ -57,11 +57,9 @@ func (p *predictor) program(f *file, depth int) {
 			p.addWhole(cache)
 		}
 	}
-	home := ""
-	if language == r {
-		if home = rHome(f); home != "" { // the script that runs it says so to the loader
-			o.runpath = append(o.runpath, home+"/lib")
-		}
+	home := rHome(f)
+	if home != "" {
+		o.runpath = append(o.runpath, home+"/lib") // as the script that runs it tells the loader
 	}
 	bodies := p.libraries(o)
 	p.object(o, wholeProgram)
@@ -310,8 +308,8 @@ func (p *predictor) constants(o *object, s segment) {
 }
 
 // strings looks through the constants of a program for what it will read: files by
-// absolute paths; files by their names in folders that it names too; and the programs
-// of its own folder, if that is no common one.
+// absolute paths; files by their names in folders that it names too; the programs of its own
+// folder, if that is no common one; and those below a folder that are named as %s/bin/program.
 func (p *predictor) strings(o *object, depth int) {
 	names := make(map[string]bool)
 	var dirs, parts []string

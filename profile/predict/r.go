@@ -15,8 +15,7 @@ var rDefault = []string{"methods", "datasets", "utils", "grDevices", "graphics",
 // one by one, from a file that most of a package's are in.
 var rFiles = []string{"Meta/package.rds", "Meta/features.rds", "Meta/nsInfo.rds", "R/#", "R/#.rdx", "R/#.rdb", "R/sysdata.rdx", "data/Rdata.rdx"}
 
-// rHome returns the home of R, whose program f is; "": it is no such program, as Rscript, which
-// only runs R.
+// rHome returns the home of R, whose interpreter f is; "": it is none, nor is Rscript, which runs R.
 func rHome(f *file) string {
 	if dir := path.Dir(f.path); path.Base(f.path) == "R" && path.Base(dir) == "exec" {
 		return "/" + path.Dir(path.Dir(dir))

@@ -48,7 +48,7 @@ func words(b []byte) []word {
 	var list []word
 	first, comment := true, false
 	start := -1
-	said, inner := 0, false // where a sentence ends, and whether a command is in it
+	said, inner := -1, false // where a sentence ends, and whether a command of it is here
 	end := func(i int) {
 		if start >= 0 && len(list) < 1<<15 {
 			w := string(b[start:i])
@@ -66,7 +66,7 @@ func words(b []byte) []word {
 		switch c {
 		case '"', '\'':
 			end(i)
-			if i >= said && !runs(list) {
+			if i > said && !runs(list) {
 				if n := sentence(b[i:]); n > 0 {
 					said, inner, first = i+n, false, false
 				}
@@ -82,7 +82,7 @@ func words(b []byte) []word {
 			if i < said && (opens || c == ')' || c == '`') {
 				inner = opens
 			}
-			first = i >= said || inner
+			first = i > said || inner
 		case '#':
 			if start < 0 {
 				comment = true
@@ -119,24 +119,26 @@ func runs(list []word) bool {
 }
 
 // script follows a shell script: its commands, and the files that it names by absolute
-// paths. What begins with a variable is looked for by its last part, in the folders that
-// the script names. Of other languages that it runs, it may have programs in itself.
+// paths. What begins with a variable is looked for in the folders that the script names, by its
+// last part, and by all that is behind the variable, other variables being empty. Of other languages that it runs, it may have programs in itself.
 func (p *predictor) script(b []byte, dir string, depth int) {
 	list := words(b)
 	var dirs []string
-	for _, w := range list {
-		for _, g := range p.paths(w.text) {
-			if d := p.dir(g); d != "" && !slices.Contains(dirs, d) && len(dirs) < 64 {
-				dirs = append(dirs, d)
-			}
+	known := func(name string) {
+		if d := p.dir(name); d != "" && !slices.Contains(dirs, d) && len(dirs) < 64 {
+			dirs = append(dirs, d)
 		}
 	}
-	for _, w := range list { // and folders in these, as of $HOME/bin
-		if strings.HasPrefix(w.text, "$") && strings.Contains(w.text, "/") && !w.said {
+	for _, w := range list {
+		for _, g := range p.paths(w.text) {
+			known(g)
+		}
+	}
+	for _, w := range list { // and folders in these, as of BIN=$ROOT/bin
+		if name := w.variable(); name != "" {
+			name = constant(name)
 			for _, d := range dirs {
-				if d := p.dir(path.Join(d, tails(w.text)[1])); d != "" && !slices.Contains(dirs, d) && len(dirs) < 64 {
-					dirs = append(dirs, d)
-				}
+				known(path.Join(d, name))
 			}
 		}
 	}
@@ -161,12 +163,10 @@ func (p *predictor) script(b []byte, dir string, depth int) {
 			after = false
 		}
 		switch {
-		case strings.HasPrefix(w.text, "$") && strings.Contains(w.text, "/"):
-			if w.said {
-				continue
-			}
+		case w.variable() != "":
+			names := []string{path.Base(w.text), constant(w.variable())}
 			for _, d := range dirs {
-				for _, name := range tails(w.text) {
+				for _, name := range names {
 					if f := p.file(path.Join(d, name)); f != nil {
 						if f.mode&0o111 != 0 {
 							run(f)
@@ -201,12 +201,23 @@ func (p *predictor) script(b []byte, dir string, depth int) {
 	}
 }
 
-var variable = lateregexp.New(`\$(?:\w+|\{[^}]*\})`)
+// variable returns the path that a word is, or gives to a variable, if it begins with one; else "".
+func (w word) variable() string {
+	name, value, assigned := strings.Cut(w.text, "=")
+	if !assigned || strings.ContainsAny(name, "$/") {
+		value = w.text
+	}
+	if w.said || !strings.HasPrefix(value, "$") || !strings.Contains(value, "/") {
+		return ""
+	}
+	return value
+}
 
-// tails returns what may follow a folder in a path that begins with a variable: its last part,
-// and all of it, other variables being empty.
-func tails(w string) []string {
-	return []string{path.Base(w), variable().ReplaceAllString(w, "")}
+var variables = lateregexp.New(`\$(?:\w+|\{[^}]*\})`)
+
+// constant returns a path without the variables in it.
+func constant(name string) string {
+	return variables().ReplaceAllString(name, "")
 }
 
 // paths returns the absolute paths that a word has or, being a pattern, stands for.
