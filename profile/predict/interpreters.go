@@ -19,6 +19,8 @@ func (p *predictor) beginning(language string, f *file) {
 		p.pythonBegins(f)
 	case java:
 		p.javaBegins(f)
+	case erlang:
+		p.erlangBegins(f)
 	case perl, ruby:
 		for _, name := range begins[language] {
 			if m := p.module(language, name, ""); m != nil {

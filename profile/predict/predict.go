@@ -264,6 +264,7 @@ const (
 	ruby   = "ruby"
 	java   = "java"
 	r      = "R"
+	erlang = "erlang"
 )
 
 // languageOf returns the language of an interpreter; "": it has no rules.
@@ -280,6 +281,8 @@ func languageOf(program string) string {
 		return name
 	case "Rscript":
 		return r
+	case "erlexec":
+		return erlang
 	}
 	return ""
 }
