@@ -21,6 +21,8 @@ func (p *predictor) beginning(language string, f *file) {
 		p.javaBegins(f)
 	case erlang:
 		p.erlangBegins(f)
+	case c:
+		p.cBegins()
 	case perl, ruby:
 		for _, name := range begins[language] {
 			if m := p.module(language, name, ""); m != nil {
@@ -35,7 +37,7 @@ func (p *predictor) embedded(b []byte, language, dir string, depth int) {
 	switch language {
 	case python:
 		p.pythonText(unquoted(b), dir, depth)
-	case perl, node, ruby, r:
+	case perl, node, ruby, r, c:
 		p.modules(b, language, dir, depth)
 	}
 }

@@ -14,6 +14,7 @@ var asks = map[string]func() *regexp.Regexp{
 	perl: lateregexp.New(`(?m)(?:^|[\s;{'"])(?:use|require)\s+([A-Za-z][\w:]*)|-M([A-Za-z][\w:]*)`),
 	node: lateregexp.New(`(?:require\(|\bfrom\s|^import\s|import\()\s*['"]([^'"\s]{1,256})['"]`),
 	r:    lateregexp.New(`(?:library|require|requireNamespace|loadNamespace)\(\s*['"]?([A-Za-z][\w.]{1,63})|([A-Za-z][\w.]{1,63})::`),
+	c:    lateregexp.New(`#\s*include\s*[<"]([^<>"\s]{1,256})[>"]`),
 	ruby: lateregexp.New(`(?m)(?:^|[\s;'"])require(?:_relative)?[\s(]+['"]([^'"\s]{1,256})['"]|-r([a-z][\w/]*)`),
 }
 
@@ -74,6 +75,12 @@ func (p *predictor) module(language, name, dir string) *file {
 		}
 	case node:
 		return p.nodeModule(name, dir)
+	case c:
+		for _, d := range append([]string{dir}, p.cPlaces()...) {
+			if f := p.file(path.Join(d, name)); f != nil {
+				return f
+			}
+		}
 	case ruby:
 		for _, d := range append([]string{dir}, p.rubyPlaces()...) {
 			for _, suffix := range []string{".rb", ".so"} {

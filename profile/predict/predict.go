@@ -3,8 +3,8 @@
 //
 // A start is followed as far as files tell: a command is looked for in PATH, a script
 // names its interpreter and the commands and files in its words, a program its loader,
-// its libraries and, among its strings, its configuration; Python, Perl, JavaScript and
-// Ruby sources name their modules. What is found becomes a predicted
+// its libraries and, among its strings, its configuration; Python, Perl, JavaScript, Ruby, R
+// and C sources name their modules. What is found becomes a predicted
 // [profile.Profile]: advice, as all profiles are, which the first real start replaces.
 //
 // Images are hostile: everything that is read, followed or kept is bounded, and what
@@ -103,6 +103,7 @@ type predictor struct {
 	followed           int // modules that were followed, but for those of Python
 	python             pythonPlace
 	perlDirs, rubyDirs []string
+	cDirs              []string // where headers are
 	rDirs              []string // where R's packages are; none until R is followed
 	once               bool     // the locale was added
 	knowsUsers         bool     // what tells who the users are was
@@ -265,11 +266,15 @@ const (
 	java   = "java"
 	r      = "R"
 	erlang = "erlang"
+	c      = "C"
 )
 
 // languageOf returns the language of an interpreter; "": it has no rules.
 func languageOf(program string) string {
 	name := strings.TrimRight(path.Base(program), "0123456789.")
+	if strings.HasSuffix(name, "gcc") || strings.HasSuffix(name, "gcc-") { // as of x86_64-linux-gnu-gcc-12
+		return c
+	}
 	switch name {
 	case "sh", "bash", "dash", "ash", "busybox", "zsh", "ksh":
 		return shell
@@ -302,6 +307,8 @@ func languageOfSource(name string) string {
 		return ruby
 	case ".R":
 		return r
+	case ".c", ".h":
+		return c
 	}
 	return ""
 }
@@ -316,7 +323,7 @@ func (p *predictor) text(b []byte, language, dir string, depth int) {
 		p.script(b, dir, depth)
 	case python:
 		p.pythonText(b, dir, depth)
-	case perl, node, ruby, r:
+	case perl, node, ruby, r, c:
 		p.modules(b, language, dir, depth)
 	default:
 		p.configuration(b, dir, depth)

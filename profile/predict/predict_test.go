@@ -41,6 +41,9 @@ var (
 	library = func(needed ...string) string { return string((&elfSpec{needed: needed, pad: 10}).bytes()) }
 )
 
+// bootScript is the part of one of Erlang's that says what is loaded first: code and ets.
+const bootScript = "\x83h\x02d\x00\x08primLoadl\x00\x00\x00\x02d\x00\x04codew\x03etsjd\x00\x08primLoadl\x00\x00\x00\x01d\x00\x04authj"
+
 // base is what a small distribution has.
 func base(more spec) spec {
 	s := spec{
@@ -205,6 +208,27 @@ func TestReads(t *testing.T) {
 				"usr/lib/R/site-library/own/R/own.rdx", "usr/local/lib/R/site-library/needed/Meta/package.rds", "usr/lib/R/site-library/other/data/Rdata.rdx",
 			},
 			[]string{"usr/lib/R/library/grid/R/grid.rdb", "usr/lib/R/library/stats/html/R.css"},
+		},
+		"Erlang": {
+			base(spec{
+				"usr/bin/erl": "#!/bin/sh\nROOTDIR=/usr/lib/erlang\nBINDIR=$ROOTDIR/erts-13.1/bin\nexec $BINDIR/erlexec \"$@\"\n", "usr/lib/erlang/erts-13.1/bin/erlexec": program(), "usr/lib/erlang/erts-13.1/bin/beam.smp": program("libc.so.6"),
+				"usr/lib/erlang/bin/start.boot": bootScript, "usr/lib/erlang/lib/kernel-8.5/ebin/code.beam": "code", "usr/lib/erlang/lib/kernel-8.5/ebin/global.beam": "global", "usr/lib/erlang/lib/kernel-8.5/ebin/auth.beam": "auth",
+				"usr/lib/erlang/lib/stdlib-4.2/ebin/ets.beam": "ets",
+			}), Start{Args: []string{"erl", "-noshell"}},
+			[]string{
+				"usr/bin/erl", "usr/lib/erlang/erts-13.1/bin/beam.smp", "usr/lib/erlang/bin/start.boot", "usr/lib/erlang/lib/kernel-8.5/ebin/code.beam", "usr/lib/erlang/lib/stdlib-4.2/ebin/ets.beam",
+				"usr/lib/erlang/lib/kernel-8.5/ebin/global.beam",
+			},
+			[]string{"usr/lib/erlang/lib/kernel-8.5/ebin/auth.beam"},
+		},
+		"C": {
+			base(spec{
+				"lab/hello": "#!/bin/sh\nprintf '#include <stdio.h>\\nint main(){}' > x.c; gcc -o x x.c\n", "usr/bin/gcc": "-> x86_64-linux-gnu-gcc-12", "usr/bin/x86_64-linux-gnu-gcc-12": program("libc.so.6"),
+				"usr/bin/cc1": program(), "usr/bin/as": program(), "usr/bin/ld": program(), "usr/bin/clang": program(), "usr/lib/gcc/x86_64-linux-gnu/12/libgcc.a": strings.Repeat("x", 1<<20),
+				"usr/include/stdio.h": "# include <bits/stdio.h>\n", "usr/include/x86_64-linux-gnu/bits/stdio.h": "x", "usr/include/stdlib.h": "x",
+			}), Start{Args: []string{"/lab/hello"}},
+			[]string{"usr/bin/x86_64-linux-gnu-gcc-12", "usr/bin/cc1", "usr/bin/as", "usr/bin/ld", "usr/lib/gcc/x86_64-linux-gnu/12/libgcc.a", "usr/include/stdio.h", "usr/include/x86_64-linux-gnu/bits/stdio.h"},
+			[]string{"usr/bin/clang", "usr/include/stdlib.h"},
 		},
 		"java": {
 			base(spec{"usr/bin/java": "-> /jvm/bin/java", "jvm/bin/java": program(), "jvm/lib/server/libjvm.so": library("libc.so.6"), "jvm/lib/modules": "modules"}),
@@ -429,6 +453,23 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// TestBootModules: no byte of a boot script that is another one, and no cut, leads astray.
+func TestBootModules(t *testing.T) {
+	if got, want := bootModules([]byte(bootScript)), []string{"code", "ets"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for n := range bootScript {
+		bootModules([]byte(bootScript[:n]))
+		for _, v := range []byte{0, 1, 'd', 'w', 'l', 0xff} {
+			b := []byte(bootScript)
+			b[n] = v
+			if got := bootModules(b); len(got) > maxModules {
+				t.Errorf("%d modules", len(got))
+			}
+		}
+	}
+}
+
 // FuzzReads follows hostile scripts and programs in an image that has what they might name.
 func FuzzReads(f *testing.F) {
 	f.Add([]byte("#!/bin/sh\ncat /etc/*; exec \"$B/x\" ${A:-/etc} `env`\n"), "/lab/x")
@@ -437,11 +478,14 @@ func FuzzReads(f *testing.F) {
 	f.Add([]byte("#!/usr/bin/node\nrequire('../x')\n"), "..")
 	f.Add((&elfSpec{interp: "/lib64/ld.so", needed: []string{"libc.so.6"}, runpath: "$ORIGIN", strings: []string{"/etc/passwd", "cat"}}).bytes(), "")
 	f.Add((&elfSpec{narrow: true, big: true, needed: []string{"../x"}}).bytes(), "a b\n/lab/*")
+	f.Add([]byte("#!/bin/sh\nsay \"a; `b` $(c\"; X=${Y}/z gcc x.c; /e/bin/erlexec; /R/bin/exec/R -e 'library(x); y::z'\nImports: x (>= 1),\n y\n#include <x>\n"), "")
+	f.Add([]byte(bootScript), "")
 	f.Fuzz(func(t *testing.T, b []byte, arg string) {
 		if len(b) > 1<<16 || len(arg) > 1<<12 {
 			return
 		}
-		s := base(spec{"lab/x": string(b), "usr/bin/python3.11": program(), "usr/bin/perl": program(), "usr/bin/node": program(), "usr/lib/python3.11/x.py": string(b), "usr/share/perl5/A/B.pm": string(b)})
+		s := base(spec{"lab/x": string(b), "usr/bin/python3.11": program(), "usr/bin/perl": program(), "usr/bin/node": program(), "usr/lib/python3.11/x.py": string(b), "usr/share/perl5/A/B.pm": string(b),
+			"usr/bin/gcc": program(), "usr/include/x": string(b), "e/bin/erlexec": program(), "bin/start.boot": string(b), "R/bin/exec/R": program(), "R/library/x/DESCRIPTION": string(b)})
 		ranges, err := Reads(context.Background(), s.fs(), Start{Args: []string{"/lab/x", arg}, Dir: arg})
 		if err != nil && !errors.Is(err, ErrNothing) {
 			t.Fatal(err)

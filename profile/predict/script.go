@@ -84,7 +84,7 @@ func words(b []byte) []word {
 			}
 			first = i > said || inner
 		case '#':
-			if start < 0 {
+			if start < 0 && i > said {
 				comment = true
 			}
 		default:
