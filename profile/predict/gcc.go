@@ -1,6 +1,9 @@
 package predict
 
-import "path"
+import (
+	"path"
+	"slices"
+)
 
 // cParts are the programs that the driver of the compiler for C runs, in this order: of its own
 // folder, or in PATH.
@@ -28,15 +31,16 @@ func (p *predictor) cBegins() {
 			p.run(f, 1)
 		}
 	}
+	places := slices.Concat(folders, p.libraryDirs())
 	for _, name := range cFiles {
-		for _, d := range append(folders, p.libraryDirs()...) {
+		for _, d := range places {
 			if f := p.file(path.Join(d, name)); f != nil {
 				p.add(f, 0, linkedHead)
 			}
 		}
 	}
-	if h := p.module(c, "stdc-predef.h", ""); h != nil {
-		p.source(h, c, 0)
+	if h := p.module(cLang, "stdc-predef.h", ""); h != nil {
+		p.source(h, cLang, 0)
 	}
 }
 

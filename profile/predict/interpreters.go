@@ -21,7 +21,7 @@ func (p *predictor) beginning(language string, f *file) {
 		p.javaBegins(f)
 	case erlang:
 		p.erlangBegins(f)
-	case c:
+	case cLang:
 		p.cBegins()
 	case perl, ruby:
 		for _, name := range begins[language] {
@@ -37,7 +37,7 @@ func (p *predictor) embedded(b []byte, language, dir string, depth int) {
 	switch language {
 	case python:
 		p.pythonText(unquoted(b), dir, depth)
-	case perl, node, ruby, r, c:
+	case perl, node, ruby, rLang, cLang:
 		p.modules(b, language, dir, depth)
 	}
 }

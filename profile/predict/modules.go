@@ -11,11 +11,11 @@ import (
 
 // How modules are asked for, by language. The name is the last group.
 var asks = map[string]func() *regexp.Regexp{
-	perl: lateregexp.New(`(?m)(?:^|[\s;{'"])(?:use|require)\s+([A-Za-z][\w:]*)|-M([A-Za-z][\w:]*)`),
-	node: lateregexp.New(`(?:require\(|\bfrom\s|^import\s|import\()\s*['"]([^'"\s]{1,256})['"]`),
-	r:    lateregexp.New(`(?:library|require|requireNamespace|loadNamespace)\(\s*['"]?([A-Za-z][\w.]{1,63})|([A-Za-z][\w.]{1,63})::`),
-	c:    lateregexp.New(`#\s*include\s*[<"]([^<>"\s]{1,256})[>"]`),
-	ruby: lateregexp.New(`(?m)(?:^|[\s;'"])require(?:_relative)?[\s(]+['"]([^'"\s]{1,256})['"]|-r([a-z][\w/]*)`),
+	perl:  lateregexp.New(`(?m)(?:^|[\s;{'"])(?:use|require)\s+([A-Za-z][\w:]*)|-M([A-Za-z][\w:]*)`),
+	node:  lateregexp.New(`(?:require\(|\bfrom\s|^import\s|import\()\s*['"]([^'"\s]{1,256})['"]`),
+	rLang: lateregexp.New(`(?:library|require|requireNamespace|loadNamespace)\(\s*['"]?([A-Za-z][\w.]{1,63})|([A-Za-z][\w.]{1,63})::`),
+	cLang: lateregexp.New(`#\s*include\s*[<"]([^<>"\s]{1,256})[>"]`),
+	ruby:  lateregexp.New(`(?m)(?:^|[\s;'"])require(?:_relative)?[\s(]+['"]([^'"\s]{1,256})['"]|-r([a-z][\w/]*)`),
 }
 
 // maxAsked bounds the modules that a text asks for.
@@ -31,7 +31,7 @@ func (p *predictor) modules(b []byte, language, dir string, depth int) {
 		if name == "" && len(m) > 2 {
 			name = string(m[2])
 		}
-		if language == r {
+		if language == rLang {
 			p.rPackage(name)
 			continue
 		}
@@ -75,7 +75,7 @@ func (p *predictor) module(language, name, dir string) *file {
 		}
 	case node:
 		return p.nodeModule(name, dir)
-	case c:
+	case cLang:
 		for _, d := range append([]string{dir}, p.cPlaces()...) {
 			if f := p.file(path.Join(d, name)); f != nil {
 				return f

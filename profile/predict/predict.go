@@ -264,16 +264,16 @@ const (
 	node   = "node"
 	ruby   = "ruby"
 	java   = "java"
-	r      = "R"
+	rLang  = "R"
 	erlang = "erlang"
-	c      = "C"
+	cLang  = "C"
 )
 
 // languageOf returns the language of an interpreter; "": it has no rules.
 func languageOf(program string) string {
 	name := strings.TrimRight(path.Base(program), "0123456789.")
 	if strings.HasSuffix(name, "gcc") || strings.HasSuffix(name, "gcc-") { // as of x86_64-linux-gnu-gcc-12
-		return c
+		return cLang
 	}
 	switch name {
 	case "sh", "bash", "dash", "ash", "busybox", "zsh", "ksh":
@@ -282,10 +282,10 @@ func languageOf(program string) string {
 		return python
 	case "node", "nodejs":
 		return node
-	case perl, ruby, java, r:
+	case perl, ruby, java, rLang:
 		return name
 	case "Rscript":
-		return r
+		return rLang
 	case "erlexec":
 		return erlang
 	}
@@ -306,9 +306,9 @@ func languageOfSource(name string) string {
 	case ".rb":
 		return ruby
 	case ".R":
-		return r
+		return rLang
 	case ".c", ".h":
-		return c
+		return cLang
 	}
 	return ""
 }
@@ -323,7 +323,7 @@ func (p *predictor) text(b []byte, language, dir string, depth int) {
 		p.script(b, dir, depth)
 	case python:
 		p.pythonText(b, dir, depth)
-	case perl, node, ruby, r, c:
+	case perl, node, ruby, rLang, cLang:
 		p.modules(b, language, dir, depth)
 	default:
 		p.configuration(b, dir, depth)

@@ -120,7 +120,8 @@ func runs(list []word) bool {
 
 // script follows a shell script: its commands, and the files that it names by absolute
 // paths. What begins with a variable is looked for in the folders that the script names, by its
-// last part, and by all that is behind the variable, other variables being empty. Of other languages that it runs, it may have programs in itself.
+// last part, and by all that is behind the variable, other variables being empty. Of other
+// languages that it runs, it may have programs in itself.
 func (p *predictor) script(b []byte, dir string, depth int) {
 	list := words(b)
 	var dirs []string
