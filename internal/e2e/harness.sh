@@ -206,6 +206,19 @@ treediff() {
 	"$WORK/bin/treediff" "$@"
 }
 
+# portable DIR PROGRAM...: programs with what they need in DIR/opt/e2e, as a folder that any guest can run them
+# from: /opt/e2e/ld --library-path /opt/e2e/lib /opt/e2e/PROGRAM.
+portable() {
+	local to=$1/opt/e2e program
+	mkdir -p "$to/lib"
+	for program in "${@:2}"; do
+		program=$(command -v "$program")
+		cp -L "$program" "$to/"
+		ldd "$program" | awk '$2 == "=>" { print $3 }' | xargs cp -L -t "$to/lib"
+		ldd "$program" | awk '$1 ~ /ld-linux/ { print $1 }' | xargs -I{} cp -L {} "$to/ld"
+	done
+}
+
 # fio_pattern [PREFIX...]: publishes, by rivulet run by PREFIX, a disk named pattern with a
 # file that fio wrote, checksums in each block, and sets FIO_PATTERN to what has fio read
 # and verify it. fio checks a block's offset on the device too, so a first disk, with a file

@@ -10,7 +10,7 @@
 # committed, and e2fsck finds nothing in that; the disk is made larger, and a guest that has
 # that and the commit finds its files in both.
 #
-# Needs root, e2fsck, resize2fs, nbdfuse, fio, jq, and for the guests what guest.sh and
+# Needs root, e2fsck, resize2fs, nbdfuse, fio, fsx (cargo install fsx), jq, and for the guests what guest.sh and
 # guest-kernel.sh need. Two minutes, most of which QEMU waits between attempts.
 source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
 
@@ -18,10 +18,9 @@ if [ $# -gt 0 ] && [ -d "$1" ]; then IMAGES=$(images "$1"); shift; else IMAGES=$
 NAME=${1:-python3}
 : "${KILLS:=20}"
 need_root
-need jq fio e2fsck resize2fs nbdfuse ldd qemu-system-x86_64 busybox cpio timeout
+need jq fio fsx e2fsck resize2fs nbdfuse ldd qemu-system-x86_64 busybox cpio timeout
 KERNEL=$("$E2E/guest-kernel.sh") || exit $?
 build
-(cd "$ROOT" && CGO_ENABLED=0 go build -o "$WORK/bin/" ./internal/e2e/fsx)
 export XDG_STATE_HOME=$WORK/state
 RO=$WORK/ro.sock RW=$WORK/rw.sock
 
@@ -42,23 +41,12 @@ word() { [ "$(dd if="$WORK/control" bs=512 skip=1 count=1 status=none | head -c 
 
 info() { rivulet agent ls --json | jq -r ".[] | select(.spec.name == \"writable\")$1"; }
 
-# fio_tree DIR: fio with what it needs, as a folder that any guest can run it from.
-fio_tree() {
-	local to=$1/opt/fio file
-	mkdir -p "$to"
-	cp -L "$(command -v fio)" "$to/fio"
-	for file in $(ldd "$(command -v fio)" | grep -o '/[^ ]*'); do
-		cp -L "$file" "$to/"
-		case $file in */ld-linux*) cp -L "$file" "$to/ld" ;; esac
-	done
-}
-
 # guest PHASE EXPECT: boots one with both disks.
 memory=512
 guest() {
 	printf 'IMAGE=%s\nPHASE=%s\n' "$READ" "$1" >"$WORK/names"
 	timeout 300 "$E2E/guest.sh" --kernel "$KERNEL" --init "$E2E/guest-vhost.init" --modules ext4 --memory $memory --timeout 280 \
-		--add "$WORK/sums:sums" --add "$WORK/names:names" --add "$WORK/bin/fsx:bin/fsx" --expect "$2" -- \
+		--add "$WORK/sums:sums" --add "$WORK/names:names" --expect "$2" -- \
 		-object "memory-backend-memfd,id=mem,size=${memory}M,share=on" -machine memory-backend=mem -global virtio-mmio.force-legacy=false \
 		-chardev "socket,id=ro,path=$RO,reconnect=1" -device vhost-user-blk,chardev=ro,num-queues=1 \
 		-chardev "socket,id=rw,path=$RW,reconnect=1" -device vhost-user-blk,chardev=rw,num-queues=1 \
@@ -66,8 +54,8 @@ guest() {
 }
 
 step "publish, attach"
-fio_tree "$WORK/fio"
-rivulet publish "oci:$IMAGES:$NAME" "dir:$WORK/fio" --name "$NAME" >/dev/null
+portable "$WORK/tools" fio fsx
+rivulet publish "oci:$IMAGES:$NAME" "dir:$WORK/tools" --name "$NAME" >/dev/null
 rivulet export "$NAME" "$WORK/disk"
 mkdir "$WORK/mnt"
 mount -o loop,ro,noload "$WORK/disk" "$WORK/mnt"

@@ -26,16 +26,6 @@ build
 SOCKET=$WORK/vm.sock
 export XDG_STATE_HOME=$WORK/state
 
-# fio_tree DIR: fio with what it needs, as a folder that any guest can run it from.
-fio_tree() {
-	local to=$1/opt/fio fio
-	fio=$(command -v fio)
-	mkdir -p "$to/lib"
-	cp "$fio" "$to/fio"
-	ldd "$fio" | awk '$2 == "=>" { print $3 }' | xargs cp -L -t "$to/lib"
-	ldd "$fio" | awk '$1 ~ /ld-linux/ { print $1 }' | xargs -I{} cp -L {} "$to/ld"
-}
-
 AGENT=''
 agent() {
 	start "$WORK/agent.log" "$WORK/bin/rivulet" agent --hold 60s
@@ -69,8 +59,8 @@ fails() {
 }
 
 step "publish and attach"
-fio_tree "$WORK/fio"
-rivulet publish "oci:$IMAGES:$NAME" "dir:$WORK/fio" --name "$NAME" >/dev/null
+portable "$WORK/tools" fio
+rivulet publish "oci:$IMAGES:$NAME" "dir:$WORK/tools" --name "$NAME" >/dev/null
 agent
 rivulet agent attach "$NAME" --writable --overlay "$WORK/vm.overlay" --nbd "unix:$SOCKET" --name vm
 

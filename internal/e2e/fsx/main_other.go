@@ -1,6 +1,0 @@
-//go:build !linux
-
-// Command fsx needs Linux.
-package main
-
-func main() { panic("fsx needs Linux") }
