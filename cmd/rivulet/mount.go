@@ -157,17 +157,14 @@ func (a *app) mount(ctx context.Context, ref, dir string, o *mountOptions) error
 	}
 	seen.begin(ctx, nil, h.Unwell)
 	defer func() { _ = h.Close() }() // may take as long as it takes to store what the start has taught
-	lock, err := newMountLock()
-	if err != nil {
-		return err
-	}
-	defer lock.release()
 	infos, err := h.Attach(ctx, spec)
 	if err != nil {
 		return err
 	}
 	id := infos[0].ID
-	if err = lock.tell(id, dir); err == nil {
+	unlock, err := lockMount(id, dir)
+	if err == nil {
+		defer unlock()
 		a.printf("ready %s\n", dir)
 		if err = h.Wait(ctx, id); ctx.Err() == nil {
 			return err

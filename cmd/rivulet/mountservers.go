@@ -37,10 +37,8 @@ const (
 	maxMountLock    = 1 << 16 // bytes
 )
 
-// A mountLock is the lock of this process.
-type mountLock struct{ f *os.File }
-
-func newMountLock() (*mountLock, error) {
+// lockMount locks such a file for this process, which serves an attachment at where.
+func lockMount(id, where string) (unlock func(), err error) {
 	run, err := runtimedir.Make()
 	if err != nil {
 		return nil, err
@@ -49,23 +47,18 @@ func newMountLock() (*mountLock, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &mountLock{f}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		l.release()
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	unlock = func() {
+		_ = os.Remove(f.Name())
+		_ = f.Close()
 	}
-	return l, nil
-}
-
-// tell says what is served.
-func (l *mountLock) tell(id, where string) error {
-	_, err := fmt.Fprintf(l.f, "%s\n%s\n", id, mountPoint(where))
-	return err
-}
-
-func (l *mountLock) release() {
-	_ = os.Remove(l.f.Name())
-	_ = l.f.Close()
+	if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err == nil {
+		_, err = fmt.Fprintf(f, "%s\n%s\n", id, mountPoint(where))
+	}
+	if err != nil {
+		unlock()
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return unlock, nil
 }
 
 // mountServers are those who hold what belongs to a mount.
@@ -131,7 +124,7 @@ func (s *mountServers) findLocks(run string) {
 		}
 		said, err := io.ReadAll(io.LimitReader(f, maxMountLock))
 		id, rest, _ := strings.Cut(string(said), "\n")
-		if err == nil && (s.id == id || s.id == "" && rest == s.where+"\n") {
+		if err == nil && id != "" && (id == s.id || s.id == "" && rest == s.where+"\n") {
 			s.locks = append(s.locks, f)
 		} else {
 			_ = f.Close()

@@ -23,11 +23,15 @@ func TestMountServers(t *testing.T) {
 	if err := os.Symlink(dir, link); err != nil {
 		t.Fatal(err)
 	}
-	lock, err := newMountLock()
+	unlock, err := lockMount("a1", link)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := lock.tell("a1", link); err != nil {
+	locks, err := filepath.Glob(filepath.Join(run, "*.lock"))
+	if err != nil || len(locks) != 1 {
+		t.Fatalf("%v, %v", locks, err)
+	}
+	if err := os.WriteFile(filepath.Join(run, "mount-untold.lock"), nil, 0o600); err != nil { // of one that is not there yet
 		t.Fatal(err)
 	}
 	byID := func(id string) *loopmount.Mounted {
@@ -59,19 +63,30 @@ func TestMountServers(t *testing.T) {
 	if err := s.await(soon, dir); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("while it is held: %v", err)
 	}
-	name := lock.f.Name()
-	_ = lock.f.Close() // as if it had been killed
+	said, err := os.ReadFile(locks[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
 	if err := s.await(t.Context(), dir); err != nil {
+		t.Errorf("when it is over: %v", err)
+	}
+	if err := os.WriteFile(locks[0], said, 0o600); err != nil { // as one leaves it that is killed
+		t.Fatal(err)
+	}
+	dead := new(app).serversOf(t.Context(), dir, byID("a1"))
+	defer dead.close()
+	if err := dead.await(t.Context(), dir); err != nil {
 		t.Errorf("when its owner has died: %v", err)
 	}
-	if _, err := os.Lstat(name); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(locks[0]); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its file is left: %v", err)
 	}
 	if err := os.Chmod(run, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if lock, err = newMountLock(); err == nil {
-		lock.release()
+	if unlock, err = lockMount("a1", dir); err == nil {
+		unlock()
 		t.Error("a lock lies where others can put one")
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -105,7 +104,7 @@ func findAmong(dir string, is func(*Mounted) bool) (*Mounted, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range slices.Backward(there) {
+	for _, e := range there { // the lowest: what is bound over it has the same source
 		m, err := tell(e, table)
 		if errors.Is(err, ErrNotMounted) {
 			continue

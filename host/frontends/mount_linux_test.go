@@ -307,6 +307,12 @@ func TestMountCovered(t *testing.T) {
 	if err := o.Detach(soon, false); !errors.Is(err, host.ErrBusy) {
 		t.Errorf("detach of what is bound on itself: %v", err)
 	}
+	in = s.release(m)
+	m = s.mount(run)
+	o = s.must(s.offer(m, dir, "", again(in)))
+	if err := o.Detach(soon, true); !errors.Is(err, host.ErrBusy) {
+		t.Errorf("forced detach of what is bound on itself, by the next process: %v", err)
+	}
 	if err := unix.Unmount(dir, 0); err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 var asks = map[string]func() *regexp.Regexp{
 	perl:  lateregexp.New(`(?m)(?:^|[\s;{'"])(?:use|require)\s+([A-Za-z][\w:]*)|-M([A-Za-z][\w:]*)`),
 	node:  lateregexp.New(`(?:require\(|\bfrom\s|^import\s|import\()\s*['"]([^'"\s]{1,256})['"]`),
-	rLang: lateregexp.New(`(?:library|require|requireNamespace|loadNamespace)\(\s*['"]?([A-Za-z][\w.]{1,63})|([A-Za-z][\w.]{1,63})::`),
+	rLang: lateregexp.New(`(?:library|require|requireNamespace|loadNamespace)\(\s*['"]?([A-Za-z][\w.]+)|([A-Za-z][\w.]+)::`),
 	cLang: lateregexp.New(`#\s*include\s*[<"]([^<>"\s]{1,256})[>"]`),
 	ruby:  lateregexp.New(`(?m)(?:^|[\s;'"])require(?:_relative)?[\s(]+['"]([^'"\s]{1,256})['"]|-r([a-z][\w/]*)`),
 }
@@ -21,15 +21,14 @@ var asks = map[string]func() *regexp.Regexp{
 // maxAsked bounds the modules that a text asks for.
 const maxAsked = 1024
 
-// modules follows what a text in Perl, JavaScript or Ruby asks for.
+// modules follows what a text in Perl, JavaScript, Ruby, R or C asks for.
 func (p *predictor) modules(b []byte, language, dir string, depth int) {
-	if language == perl {
-		b = perlCode(b)
+	if language == rLang && p.rDirs == nil {
+		return // nobody runs it
 	}
-	for _, m := range asks[language]().FindAllSubmatch(b, maxAsked) {
-		name := string(m[1])
-		if name == "" && len(m) > 2 {
-			name = string(m[2])
+	for _, name := range askedFor(b, language) {
+		if p.spent() {
+			return
 		}
 		if language == rLang {
 			p.rPackage(name)
@@ -44,6 +43,25 @@ func (p *predictor) modules(b []byte, language, dir string, depth int) {
 			p.perlObject(name)
 		}
 	}
+}
+
+// askedFor returns the names that a text asks for, each once.
+func askedFor(b []byte, language string) (names []string) {
+	if language == perl {
+		b = perlCode(b)
+	}
+	seen := make(map[string]bool)
+	for _, m := range asks[language]().FindAllSubmatch(b, maxAsked) {
+		name := m[1]
+		if len(name) == 0 && len(m) > 2 {
+			name = m[2]
+		}
+		if len(name) <= maxPath && !seen[string(name)] {
+			seen[string(name)] = true
+			names = append(names, string(name))
+		}
+	}
+	return names
 }
 
 // source follows a file of a module; modules ask for others however deep.
@@ -76,17 +94,22 @@ func (p *predictor) module(language, name, dir string) *file {
 	case node:
 		return p.nodeModule(name, dir)
 	case cLang:
-		for _, d := range append([]string{dir}, p.cPlaces()...) {
-			if f := p.file(path.Join(d, name)); f != nil {
-				return f
-			}
-		}
+		return p.inPlaces(dir, p.cPlaces(), name, "")
 	case ruby:
-		for _, d := range append([]string{dir}, p.rubyPlaces()...) {
-			for _, suffix := range []string{".rb", ".so"} {
-				if f := p.file(path.Join(d, name) + suffix); f != nil {
-					return f
-				}
+		return p.inPlaces(dir, p.rubyPlaces(), name, ".rb", ".so")
+	}
+	return nil
+}
+
+// inPlaces looks for a name with one of the suffixes in dir, and then in places.
+func (p *predictor) inPlaces(dir string, places []string, name string, suffixes ...string) *file {
+	for i := -1; i < len(places) && !p.spent(); i++ {
+		if i >= 0 {
+			dir = places[i]
+		}
+		for _, suffix := range suffixes {
+			if f := p.file(path.Join(dir, name) + suffix); f != nil {
+				return f
 			}
 		}
 	}

@@ -435,10 +435,23 @@ func TestHostile(t *testing.T) {
 	for i := range 100 {
 		links[fmt.Sprintf("l%d", i)] = fmt.Sprintf("-> l%d/../l%d", i+1, i+1)
 	}
+	long := base(spec{"usr/bin/gcc": program(), "usr/lib/R/bin/exec/R": program()})
+	var missing strings.Builder
+	for i := range maxAsked {
+		fmt.Fprintf(&missing, "#include <none%d.h>\n", i)
+	}
+	for i := range maxModules {
+		long[fmt.Sprintf("h/%d.h", i)] = fmt.Sprintf("#include \"%d.h\"\n%s", i+1, missing.String())
+	}
+	for i := range 60 {
+		long[fmt.Sprintf("usr/lib/gcc/x/%d/include/x", i)] = ""
+		long[fmt.Sprintf("r/%d.R", i)] = strings.Repeat("a", maxText)
+	}
 	for name, c := range map[string]struct {
 		files spec
 		args  []string
 	}{
+		"headers": {long, []string{"gcc", "/h/0.h"}}, "words of R": {long, []string{"/usr/lib/R/bin/exec/R", "/r/0.R", "/r/1.R", "/r/2.R"}}, "R that nobody runs": {long, []string{"/bin/sh", "-c", "cat /r/*.R"}},
 		"loops": {loops, []string{"/lab/a"}}, "patterns": {many, []string{"/lab/hello"}}, "chain": {chain, []string{"python3.11", "/m.py"}},
 		"links": {links, []string{"/l0"}}, "long words": {base(nil), []string{"/bin/sh", "-c", " " + strings.Repeat("/", 1<<20) + strings.Repeat("x", 1<<20)}},
 	} {

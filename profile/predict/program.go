@@ -13,7 +13,8 @@ import (
 const (
 	wholeObject  = 6 << 20   // of a library that is read whole
 	maxIdle      = 2 << 20   // of one that waits until it is called
-	wholeProgram = 32 << 20  // of a program
+	wholeProgram = 32 << 20  // of a program, whose loader relocates it
+	wholeStatic  = 16 << 20  // of one that needs no loader
 	wholeBody    = 48 << 20  // of a library that a program is a mere entrance to
 	bodyFrom     = 8         // times the program's size
 	wholeAnyway  = 256 << 10 // of any object
@@ -62,7 +63,11 @@ func (p *predictor) program(f *file, depth int) {
 		o.runpath = append(o.runpath, home+"/lib") // as the script that runs it tells the loader
 	}
 	bodies := p.libraries(o)
-	p.object(o, wholeProgram)
+	if o.interp == "" {
+		p.object(o, wholeStatic)
+	} else {
+		p.object(o, wholeProgram)
+	}
 	for _, b := range bodies {
 		p.rest(b)
 	}

@@ -2,6 +2,7 @@ package predict
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/rivuletfs/rivulet/internal/lateregexp"
@@ -47,9 +48,18 @@ func (p *predictor) rBegins(home string) {
 	}
 }
 
+// maxRName bounds the name of a package, in bytes.
+const maxRName = 64
+
 // rPackage follows a package of R, and those that it needs.
 func (p *predictor) rPackage(name string) {
+	if len(name) > maxRName || name == "R" {
+		return
+	}
 	for _, d := range p.rDirs {
+		if p.spent() {
+			return
+		}
 		f := p.file(path.Join(d, name, "DESCRIPTION"))
 		if f == nil {
 			continue
@@ -80,7 +90,7 @@ func rNeeds(description []byte) (names []string) {
 	for _, m := range rField().FindAllSubmatch(description, 2) {
 		for part := range strings.SplitSeq(string(m[1]), ",") {
 			part, _, _ = strings.Cut(part, "(") // a version
-			if part = strings.TrimSpace(part); part != "" && part != "R" && len(part) < 64 && len(names) < maxAsked && !strings.Contains(part, "/") {
+			if part = strings.TrimSpace(part); part != "" && len(part) <= maxRName && len(names) < maxAsked && !slices.Contains(names, part) && !strings.Contains(part, "/") {
 				names = append(names, part)
 			}
 		}

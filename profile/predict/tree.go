@@ -75,6 +75,14 @@ func (t *tree) failed(err error) bool {
 	return true
 }
 
+// spent reports whether nothing is found any more, so that it is of no use to go on looking.
+func (t *tree) spent() bool {
+	if t.err == nil && t.ctx.Err() != nil {
+		t.err = context.Cause(t.ctx)
+	}
+	return t.err != nil || t.times > maxTimes
+}
+
 // clean returns a path in io/fs's form, from the root.
 func clean(name string) string {
 	if name = path.Clean("/" + name); name == "/" {
@@ -100,10 +108,7 @@ func (t *tree) follow(name string, links *int) found {
 		return r
 	}
 	t.lookups++
-	if t.err == nil && t.ctx.Err() != nil {
-		t.err = context.Cause(t.ctx)
-	}
-	if t.err != nil || t.lookups > maxLookups || !fs.ValidPath(name) || len(name) > maxPath {
+	if t.spent() || t.lookups > maxLookups || !fs.ValidPath(name) || len(name) > maxPath {
 		return found{}
 	}
 	before := *links

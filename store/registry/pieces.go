@@ -53,12 +53,9 @@ func (c *client) readPieces(ctx context.Context, d origin.Digest, max int64) ([]
 	return b[:n], nil
 }
 
-// errAll ends a span whose first piece is all that there is.
-var errAll = errors.New("no more pieces")
-
 // readSpan reads what blob d has from off on into dst, in pieces. It returns how many bytes these have, and how many
-// the registry says that the blob has; -1: it does not say so. It does not wait for pieces behind the end if the first
-// one tells that there are no others: they may have to wait for connections.
+// the registry says that the blob has; -1: it does not say so. Of a blob that ends before, it waits for the answers that
+// there is no more too: a request that is cut costs its connection.
 func (c *client) readSpan(ctx context.Context, d origin.Digest, off int64, dst []byte) (n int, size int64, err error) {
 	step := max(pieceBytes, (len(dst)+pieces-1)/pieces)
 	got := make([]int, (len(dst)+step-1)/step)
@@ -66,17 +63,11 @@ func (c *client) readSpan(ctx context.Context, d origin.Digest, off int64, dst [
 		from := i * step
 		var total int64
 		got[i], total, err = c.readPiece(ctx, d, off+int64(from), dst[from:min(from+step, len(dst))])
-		if i > 0 || err != nil {
-			return err
+		if i == 0 {
+			size = total
 		}
-		if size = total; size == off+int64(got[0]) {
-			return errAll
-		}
-		return nil
+		return err
 	})
-	if errors.Is(err, errAll) {
-		return got[0], size, nil
-	}
 	for _, m := range got {
 		n += m
 	}

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"bytes"
-	"context"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -21,7 +20,6 @@ type ranges struct {
 	http.Handler
 	bytes   atomic.Int64
 	forge   atomic.Bool // a bit of a part is another
-	hang    atomic.Bool // only what begins with the first byte is answered
 	unsized atomic.Bool // parts do not tell of how many bytes they are
 	near    atomic.Bool // all is sent for what is not in the first span
 }
@@ -29,11 +27,6 @@ type ranges struct {
 func (l *ranges) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
 		l.Handler.ServeHTTP(w, r)
-		return
-	}
-	first := strings.HasPrefix(r.Header.Get("Range"), "bytes=0-")
-	if l.hang.Load() && r.Header.Get("Range") != "" && !first {
-		<-r.Context().Done()
 		return
 	}
 	whole, rec := httptest.NewRecorder(), httptest.NewRecorder()
@@ -172,18 +165,6 @@ func TestBadPieces(t *testing.T) {
 				t.Errorf("the object: %d bytes, %v", len(got), err)
 			}
 		})
-	}
-}
-
-// TestOnePiece: who needs one piece alone does not wait for others.
-func TestOnePiece(t *testing.T) {
-	p := newPieced(t)
-	data, d := p.put(pieceBytes)
-	p.ranges.hang.Store(true)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	if b, err := p.open(Options{Spare: spare}).client.readUnsized(ctx, d, 2<<20); err != nil || !bytes.Equal(b, data) {
-		t.Errorf("%d bytes, %v", len(b), err)
 	}
 }
 

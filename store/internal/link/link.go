@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -45,7 +46,7 @@ type Options struct {
 	Stall       time.Duration // without a byte in either direction; 0: Stall
 	CAFile      string        // PEM certificates of authorities that are trusted besides the system's; "": none
 	// Spare is how many connections are opened beside the first one to a server, so that who goes on to ask
-	// for several things at once need not wait for them, nor for TLS to begin: with it, no more than
+	// for several things at once need not wait for them, nor for TLS to begin: in all, no more than
 	// Connections. Those that nobody takes are closed soon.
 	Spare int
 }
@@ -67,12 +68,13 @@ func New(o Options) (*http.Transport, error) {
 		config.RootCAs = pool
 	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
-	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+	dial := func(ctx context.Context, network, addr string, closed func()) (net.Conn, error) {
 		c, err := dialer.DialContext(ctx, network, addr)
 		if err != nil {
+			closed()
 			return nil, err
 		}
-		return &movingConn{c, o.Stall}, nil
+		return &movingConn{Conn: c, stall: o.Stall, closed: sync.OnceFunc(closed)}, nil
 	}
 	t := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
@@ -91,20 +93,21 @@ func New(o Options) (*http.Transport, error) {
 	}
 	t.Protocols.SetHTTP1(true)
 	if o.Spare > 0 {
-		t.DialTLSContext = withSpares(func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return dialTLS(ctx, dial, network, addr, t.TLSClientConfig)
+		t.DialTLSContext = withSpares(func(ctx context.Context, network, addr string, closed func()) (net.Conn, error) {
+			return dialTLS(ctx, dial, network, addr, t.TLSClientConfig, closed)
 		}, &o)
 	}
 	return t, nil
 }
 
-// dialTLS opens a connection, and begins TLS over it as a transport would.
-func dialTLS(ctx context.Context, dial dialFunc, network, addr string, config *tls.Config) (net.Conn, error) {
+// dialTLS opens a connection, as a dialFunc does, and begins TLS over it as a transport would.
+func dialTLS(ctx context.Context, dial dialFunc, network, addr string, config *tls.Config, closed func()) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
+		closed()
 		return nil, err
 	}
-	c, err := dial(ctx, network, addr)
+	c, err := dial(ctx, network, addr, closed)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +150,14 @@ func Authorities(file string) (*x509.CertPool, error) {
 // reads or writes.
 type movingConn struct {
 	net.Conn
-	stall time.Duration
+	stall  time.Duration
+	closed func() // called when it is
+}
+
+func (c *movingConn) Close() error {
+	err := c.Conn.Close()
+	c.closed()
+	return err
 }
 
 // Either direction puts off the end of both: while a body is sent, nothing is

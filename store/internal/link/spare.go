@@ -11,26 +11,24 @@ import (
 // request.
 const spareTime = 4 * time.Second
 
-// A dialFunc opens a connection.
-type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+// A dialFunc opens a connection. It has closed called once: when that is closed, or if it cannot be opened.
+type dialFunc func(ctx context.Context, network, addr string, closed func()) (net.Conn, error)
 
-// withSpares returns dial, and has it open connections ahead as o says, in all no more than it allows.
-func withSpares(dial dialFunc, o *Options) dialFunc {
-	n := min(o.Spare, o.Connections-1)
-	if n <= 0 {
-		return dial
-	}
-	return (&spares{dial: dial, n: n}).take
+// withSpares returns dial for a transport, and has it open connections ahead as o says.
+func withSpares(dial dialFunc, o *Options) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return (&spares{dial: dial, n: o.Spare, most: o.Connections}).take
 }
 
-// spares opens connections ahead: n of them beside one that is wanted when there are none. It has nothing to
-// close: all that it has is gone after the time that a connection takes to be opened, and spareTime.
+// spares opens connections ahead: n of them beside one that is wanted when there are none, but no more than most in
+// all to one server. It has nothing to close: all that it has is gone after the time that a connection takes to
+// be opened, and spareTime.
 type spares struct {
-	dial dialFunc
-	n    int
+	dial    dialFunc
+	n, most int
 
-	mu   sync.Mutex // guards free
+	mu   sync.Mutex // guards what follows
 	free map[string][]*spare
+	live map[string]int // connections that are open or on their way, taken or not
 }
 
 // A spare is a connection that is there or on its way.
@@ -53,11 +51,12 @@ func (s *spares) take(ctx context.Context, network, addr string) (net.Conn, erro
 			s.put(network+addr, one) // somebody else may want it
 			return nil, context.Cause(ctx)
 		}
+		s.count(network+addr, 1)
 	}
-	return s.dial(ctx, network, addr)
+	return s.connect(ctx, network, addr)
 }
 
-// next takes a spare. If there is none, it begins to open some, and returns nil.
+// next takes a spare. If there is none it counts one that the caller opens, begins to open some, and returns nil.
 func (s *spares) next(network, addr string) *spare {
 	key := network + addr
 	s.mu.Lock()
@@ -69,12 +68,27 @@ func (s *spares) next(network, addr string) *spare {
 		}
 	}
 	if s.free == nil {
-		s.free = make(map[string][]*spare)
+		s.free, s.live = make(map[string][]*spare), make(map[string]int)
 	}
-	for range s.n {
+	s.live[key]++
+	for range min(s.n, s.most-s.live[key]) {
+		s.live[key]++
 		s.free[key] = append(s.free[key], s.open(network, addr))
 	}
 	return nil
+}
+
+// connect opens a connection that is counted.
+func (s *spares) connect(ctx context.Context, network, addr string) (net.Conn, error) {
+	return s.dial(ctx, network, addr, func() { s.count(network+addr, -1) })
+}
+
+func (s *spares) count(key string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live[key] += n; s.live[key] == 0 {
+		delete(s.live, key)
+	}
 }
 
 func (s *spares) open(network, addr string) *spare {
@@ -83,7 +97,7 @@ func (s *spares) open(network, addr string) *spare {
 	one.old = time.AfterFunc(spareTime, func() { s.drop(network+addr, one) })
 	go func() {
 		defer cancel()
-		one.conn, one.err = s.dial(ctx, network, addr)
+		one.conn, one.err = s.connect(ctx, network, addr)
 		close(one.done)
 	}()
 	return one

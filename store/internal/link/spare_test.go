@@ -19,11 +19,13 @@ import (
 // A countedConn counts how many are open.
 type countedConn struct {
 	net.Conn
-	open *atomic.Int64
+	open   *atomic.Int64
+	closed func()
 }
 
 func (c *countedConn) Close() error {
 	c.open.Add(-1)
+	c.closed()
 	return nil
 }
 
@@ -31,16 +33,18 @@ func (c *countedConn) Close() error {
 func TestSpares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var open, dials atomic.Int64
-		s := &spares{n: 3, dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
+		s := &spares{n: 3, most: 64, dial: func(ctx context.Context, _, addr string, closed func()) (net.Conn, error) {
 			dials.Add(1)
 			if addr == "away" {
+				closed()
 				return nil, errors.New("away")
 			}
 			select {
 			case <-time.After(time.Second):
 				open.Add(1)
-				return &countedConn{open: &open}, nil
+				return &countedConn{open: &open, closed: closed}, nil
 			case <-ctx.Done():
+				closed()
 				return nil, ctx.Err()
 			}
 		}}
@@ -82,8 +86,8 @@ func TestSpares(t *testing.T) {
 		}
 		time.Sleep(2 * spareTime)
 		synctest.Wait()
-		if open.Load() != 0 || len(s.free["tcpa"]) != 0 || len(s.free["tcpaway"]) != 0 {
-			t.Errorf("%d are open, %v are kept", open.Load(), s.free)
+		if open.Load() != 0 || len(s.free["tcpa"]) != 0 || len(s.free["tcpaway"]) != 0 || len(s.live) != 0 {
+			t.Errorf("%d are open, %v are kept, %v are counted", open.Load(), s.free, s.live)
 		}
 	})
 }
@@ -93,17 +97,31 @@ func TestSparesAreBounded(t *testing.T) {
 	for _, tt := range []struct{ spare, connections, want int }{{0, 64, 1}, {3, 64, 4}, {3, 4, 4}, {3, 2, 2}, {3, 1, 1}} {
 		synctest.Test(t, func(t *testing.T) {
 			var open, dials atomic.Int64
-			dial := withSpares(func(context.Context, string, string) (net.Conn, error) {
+			dial := withSpares(func(_ context.Context, _, _ string, closed func()) (net.Conn, error) {
 				dials.Add(1)
 				open.Add(1)
-				return &countedConn{open: &open}, nil
+				return &countedConn{open: &open, closed: closed}, nil
 			}, &Options{Spare: tt.spare, Connections: tt.connections})
-			if _, err := dial(t.Context(), "tcp", "a"); err != nil {
-				t.Fatal(err)
+			var all []net.Conn
+			for range tt.want {
+				c, err := dial(t.Context(), "tcp", "a")
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, c)
 			}
 			synctest.Wait()
 			if n := dials.Load(); n != int64(tt.want) {
 				t.Errorf("%d spare of %d: %d were opened, want %d", tt.spare, tt.connections, n, tt.want)
+			}
+			// One ends while all are in use, and another is wanted.
+			_ = all[0].Close()
+			if _, err := dial(t.Context(), "tcp", "a"); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if n := open.Load(); n > int64(tt.connections) {
+				t.Errorf("%d spare of %d: %d are open", tt.spare, tt.connections, n)
 			}
 			time.Sleep(spareTime)
 		})
