@@ -94,6 +94,14 @@ func TestMount(t *testing.T) {
 			t.Errorf("unmount under an open directory: %v, want ErrBusy", err)
 		}
 		_ = f.Close()
+		above := filepath.Dir(dir)
+		if err := unix.Mount("none", above, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		err = errors.Join(os.Mkdir(dir, 0o755), found.Unmount(t.Context()))
+		if covered := unix.Unmount(above, 0); !errors.Is(err, ErrBusy) || covered != nil {
+			t.Errorf("unmount beneath a mount of the folder above: %v, want ErrBusy; %v", err, covered)
+		}
 		if err := found.Unmount(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -210,7 +211,7 @@ func (m *Mounted) Detach() error {
 func (m *Mounted) unmount(flags int) error {
 	there, _, err := mountsAt(m.Dir)
 	if errors.Is(err, ErrNotMounted) {
-		return nil
+		return m.gone()
 	}
 	if err != nil {
 		return err
@@ -223,4 +224,16 @@ func (m *Mounted) unmount(flags int) error {
 		err = ErrBusy
 	}
 	return err
+}
+
+// gone returns ErrBusy if m is there still, where a mount of a folder above covers it.
+func (m *Mounted) gone() error {
+	table, err := mounts()
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(table, func(e entry) bool { return e.id == m.id && e.source == m.Device }) {
+		return fmt.Errorf("%w: another mount covers it", ErrBusy)
+	}
+	return nil
 }
