@@ -115,7 +115,12 @@ func clearHolder(ctx context.Context, dir string) error {
 			return nil
 		}
 		if errors.Is(err, syscall.ENOTCONN) || ctx.Err() != nil {
-			err := errors.Join(fuse.Unmount(dir), os.Remove(dir))
+			err := fuse.Unmount(dir)
+			if errors.Is(err, fuse.ErrBusy) && ctx.Err() == nil { // the loop device still closes its file
+				time.Sleep(10 * time.Millisecond)
+				continue
+			}
+			err = errors.Join(err, os.Remove(dir))
 			if _, gone := os.Lstat(dir); errors.Is(gone, fs.ErrNotExist) { // now, or it has left meanwhile
 				return nil
 			}

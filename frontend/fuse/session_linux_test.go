@@ -299,7 +299,5 @@ func TestKilledReader(t *testing.T) {
 	if err := waitBounded(t, reader); err == nil {
 		t.Error("killed reader succeeded")
 	}
-	if err := s.Unmount(); err != nil {
-		t.Error(err)
-	}
+	unmounted(t, s)
 }

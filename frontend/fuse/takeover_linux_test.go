@@ -162,9 +162,7 @@ func TestReleaseAndResume(t *testing.T) {
 	if err := waitBounded(t, cmp); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Unmount(); err != nil {
-		t.Fatal(err)
-	}
+	unmounted(t, s)
 }
 
 func TestResumeRefuses(t *testing.T) {
