@@ -84,8 +84,8 @@ frontend/vhostuser/internal/wire std
 frontend/vhostuser/internal/virtqueue std
 frontend/vhostuser/internal/transport any: frontend/vhostuser/internal/wire
 frontend/vhostuser/vhostuserclient any: blockdev frontend/vhostuser/internal/transport frontend/vhostuser/internal/virtqueue frontend/vhostuser/internal/wire
-frontend/fuse      any: blockdev frontend/internal/lead
-frontend/loopmount any: blockdev
+frontend/fuse      any: blockdev frontend/internal/lead internal/mountpoint
+frontend/loopmount any: blockdev internal/mountpoint
 frontend/kernelnbd any
 host               any: blockdev blockmap catalog chunk disk generation host/keep internal/fdpass internal/histogram internal/scratch internal/tokenbucket origin overlay pack profile profile/start seal sign
 host/keep          any: internal/fdpass internal/systemd

@@ -7,9 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -98,14 +98,13 @@ func (h *host) end() {
 
 // unmountBelow takes down all mounts in a folder, the last first.
 func unmountBelow(dir string) {
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	table, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return // then removing the folder says what is in the way
 	}
-	lines := strings.Split(string(table), "\n")
-	for _, line := range slices.Backward(lines) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
-			_ = unix.Unmount(f[4], unix.MNT_DETACH)
+	for _, m := range slices.Backward(table) {
+		if m.Mountpoint != dir {
+			_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH)
 		}
 	}
 }

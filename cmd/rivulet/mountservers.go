@@ -18,6 +18,7 @@ import (
 	"github.com/rivuletfs/rivulet/host"
 	"github.com/rivuletfs/rivulet/host/control"
 	"github.com/rivuletfs/rivulet/host/frontends"
+	"github.com/rivuletfs/rivulet/internal/mountpoint"
 	"github.com/rivuletfs/rivulet/internal/runtimedir"
 )
 
@@ -180,13 +181,10 @@ func awaitUnlock(ctx context.Context, lock *os.File) error {
 	}
 }
 
-// mountPoint resolves the links in dir, of which the last part cannot be looked at when who served it has died.
+// mountPoint returns dir as it can be compared with others.
 func mountPoint(dir string) string {
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		return real
-	}
-	if parent, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
-		return filepath.Join(parent, filepath.Base(dir))
+	if resolved, err := mountpoint.Resolve(dir); err == nil {
+		return resolved
 	}
 	return filepath.Clean(dir)
 }

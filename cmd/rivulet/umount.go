@@ -42,7 +42,7 @@ func (a *app) umountCommand() *cobra.Command {
 // is kept can be used again, and another is erased.
 func (a *app) umount(ctx context.Context, dir string) error {
 	m, err := loopmount.Find(dir)
-	if errors.Is(err, loopmount.ErrNotMounted) || errors.Is(err, syscall.ENOTCONN) {
+	if errors.Is(err, loopmount.ErrNotMounted) {
 		m, err = nil, nil // a mount of --file, or nothing
 	}
 	if err != nil {

@@ -265,6 +265,44 @@ func TestUnmountByPath(t *testing.T) {
 	}
 }
 
+// TestUnmountDead unmounts, through a link, a session that has lost its server, so that nobody can look at it.
+func TestUnmountDead(t *testing.T) {
+	needMount(t)
+	link := filepath.Join(t.TempDir(), "link")
+	fd, st := handOver(t, mount(t, fuse.Options{}))
+	unmountLate(t, st.Dir)
+	if err := errors.Join(unix.Close(fd), os.Symlink(st.Dir, link)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.ReadDir(link); !errors.Is(err, unix.ENOTCONN) {
+		t.Fatalf("it has a server still: %v", err)
+	}
+	if err := fuse.Unmount(link); err != nil {
+		t.Error(err)
+	}
+	if err := fuse.Unmount(link); !errors.Is(err, fuse.ErrNotMounted) {
+		t.Errorf("unmount again: %v, want ErrNotMounted", err)
+	}
+}
+
+// TestUnmountCovered wants a session beneath another mount left alone.
+func TestUnmountCovered(t *testing.T) {
+	needMount(t)
+	s := mount(t, fuse.Options{})
+	if err := unix.Mount("other", s.Dir(), "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := fuse.Unmount(s.Dir()); !errors.Is(err, fuse.ErrNotMounted) {
+		t.Errorf("unmount beneath another mount: %v, want ErrNotMounted", err)
+	}
+	if err := errors.Join(unix.Unmount(s.Dir(), 0), fuse.Unmount(s.Dir())); err != nil {
+		t.Error(err)
+	}
+	if err := s.Wait(); err != nil {
+		t.Errorf("the session ended with %v", err)
+	}
+}
+
 func TestMountErrors(t *testing.T) {
 	needMount(t)
 	dir := t.TempDir()

@@ -54,5 +54,5 @@ type Mounted struct {
 	// Same reports whether Device is still the one that was mounted; nil: as far as its name and File tell.
 	Same func() bool
 
-	id string // the kernel's, of the mount; "" if it does not tell
+	id int // the kernel's, of the mount; 0 if it does not tell
 }

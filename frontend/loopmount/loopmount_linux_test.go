@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/moby/sys/mountinfo"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
@@ -249,8 +250,8 @@ func TestAwaitUnmount(t *testing.T) {
 		if err := step(); err != nil {
 			t.Fatal(err)
 		}
-		all, err := mounts()
-		if err != nil || !slices.ContainsFunc(all, func(e entry) bool { return e.source == m.Device }) {
+		all, err := mountinfo.GetMounts(nil)
+		if err != nil || !slices.ContainsFunc(all, func(e *mountinfo.Info) bool { return e.Source == m.Device }) {
 			t.Fatalf("not mounted: %v", err)
 		}
 		select {

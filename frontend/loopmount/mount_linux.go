@@ -4,20 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/rivuletfs/rivulet/internal/mountpoint"
 )
 
 // Mount attaches file to a loop device and mounts the ext4 file system in it
 // at dir, read-only and without replaying its journal unless o says Writable. On an
 // error nothing is left behind. It needs root.
 func Mount(ctx context.Context, file, dir string, o Options) (*Mounted, error) {
-	dir, err := resolve(dir)
+	dir, err := mountpoint.Resolve(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +42,7 @@ func Mount(ctx context.Context, file, dir string, o Options) (*Mounted, error) {
 // MountDevice mounts the ext4 file system on a device that is there, as Mount does. What becomes of the
 // device when it is unmounted is not this package's.
 func MountDevice(device, dir string, writable bool) (*Mounted, error) {
-	dir, err := resolve(dir)
+	dir, err := mountpoint.Resolve(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -55,25 +56,14 @@ func MountDevice(device, dir string, writable bool) (*Mounted, error) {
 	return &Mounted{Dir: dir, Device: device, id: mountID(dir)}, nil
 }
 
-// mountID returns the ID of the topmost mount at dir; "" before Linux 5.8.
-func mountID(dir string) string {
+// mountID returns the ID of the topmost mount at dir; 0 before Linux 5.8.
+func mountID(dir string) int {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st)
 	if err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
-		return ""
+		return 0
 	}
-	return strconv.FormatUint(st.Mnt_id, 10)
-}
-
-func resolve(dir string) (string, error) {
-	dir, err := filepath.Abs(dir)
-	if err == nil {
-		dir, err = filepath.EvalSymlinks(dir)
-	}
-	if err != nil {
-		return "", fmt.Errorf("mount point: %w", err)
-	}
-	return dir, nil
+	return int(st.Mnt_id)
 }
 
 // nbdDevice begins the names of the other devices that Find knows.
@@ -118,14 +108,14 @@ func findAmong(dir string, is func(*Mounted) bool) (*Mounted, error) {
 }
 
 // mountsAt returns the mounts at dir, the topmost last, and the table that has them; or ErrNotMounted.
-func mountsAt(dir string) (there, table []entry, err error) {
-	if dir, err = resolve(dir); err != nil {
+func mountsAt(dir string) (there, table []*mountinfo.Info, err error) {
+	if dir, err = mountpoint.Resolve(dir); err != nil {
 		return nil, nil, err
 	}
 	if root, err := isMountPoint(dir); err == nil && !root { // the whole table may be long
 		return nil, nil, fmt.Errorf("%s: %w", dir, ErrNotMounted)
 	}
-	if table, err = mounts(); err != nil {
+	if table, err = mountinfo.GetMounts(nil); err != nil {
 		return nil, nil, fmt.Errorf("find the mount at %s: %w", dir, err)
 	}
 	if there = at(table, dir); len(there) == 0 {
@@ -135,12 +125,12 @@ func mountsAt(dir string) (there, table []entry, err error) {
 }
 
 // tell tells of an entry of the table, or returns ErrNotMounted for one that Mount and MountDevice do not make.
-func tell(e entry, table []entry) (*Mounted, error) {
-	number, isLoop := loopNumber(e.source)
-	if !isLoop && !strings.HasPrefix(e.source, nbdDevice) || e.fsType != "ext4" {
-		return nil, fmt.Errorf("%s: %w", e.dir, ErrNotMounted)
+func tell(e *mountinfo.Info, table []*mountinfo.Info) (*Mounted, error) {
+	number, isLoop := loopNumber(e.Source)
+	if !isLoop && !strings.HasPrefix(e.Source, nbdDevice) || e.FSType != "ext4" {
+		return nil, fmt.Errorf("%s: %w", e.Mountpoint, ErrNotMounted)
 	}
-	m := &Mounted{Dir: e.dir, Device: e.source, id: e.id}
+	m := &Mounted{Dir: e.Mountpoint, Device: e.Source, id: e.ID}
 	if !isLoop {
 		return m, nil
 	}
@@ -148,8 +138,8 @@ func tell(e entry, table []entry) (*Mounted, error) {
 	if m.File, err = backingFile(number); err != nil {
 		return nil, err
 	}
-	if h, ok := holding(table, m.File); ok && m.File != "" {
-		m.HolderDir, m.HolderType = h.dir, h.fsType
+	if h := holding(table, m.File); h != nil && m.File != "" {
+		m.HolderDir, m.HolderType = h.Mountpoint, h.FSType
 	}
 	return m, nil
 }
@@ -165,16 +155,6 @@ func isMountPoint(dir string) (bool, error) {
 		return false, errors.ErrUnsupported
 	}
 	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
-}
-
-// mounts returns the kernel's table for this process.
-func mounts() ([]entry, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	return parseMountinfo(f)
 }
 
 // loopNumber splits /dev/loopN.
@@ -216,7 +196,7 @@ func (m *Mounted) unmount(flags int) error {
 	if err != nil {
 		return err
 	}
-	if top := there[len(there)-1]; top.source != m.Device || m.id != "" && top.id != m.id {
+	if top := there[len(there)-1]; top.Source != m.Device || m.id != 0 && top.ID != m.id {
 		return fmt.Errorf("%w: another mount covers it", ErrBusy)
 	}
 	err = unix.Unmount(m.Dir, unix.UMOUNT_NOFOLLOW|flags)
@@ -228,11 +208,11 @@ func (m *Mounted) unmount(flags int) error {
 
 // gone returns ErrBusy if m is there still, where a mount of a folder above covers it.
 func (m *Mounted) gone() error {
-	table, err := mounts()
+	table, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(table, func(e entry) bool { return e.id == m.id && e.source == m.Device }) {
+	if slices.ContainsFunc(table, func(e *mountinfo.Info) bool { return e.ID == m.id && e.Source == m.Device }) {
 		return fmt.Errorf("%w: another mount covers it", ErrBusy)
 	}
 	return nil

@@ -1,0 +1,48 @@
+// Package mountpoint finds out how the kernel's table of mounts names a folder.
+package mountpoint
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// maxLinks bounds the links that a mount point is reached by, as the kernel does.
+const maxLinks = 40
+
+// Resolve returns a folder's absolute path without symbolic links. It does not look at what is mounted
+// there, which may have lost its server, or hang.
+func Resolve(dir string) (string, error) {
+	path, err := filepath.Abs(dir)
+	if err != nil {
+		return "", fmt.Errorf("mount point %s: %w", dir, err)
+	}
+	for range maxLinks {
+		parent, name := filepath.Split(path) // which leaves ".." to those who know where links lead
+		switch name {
+		case "", ".", "..":
+			parent, name = path, ""
+		}
+		if parent, err = filepath.EvalSymlinks(parent); err != nil {
+			return "", fmt.Errorf("mount point %s: %w", dir, err)
+		}
+		path = filepath.Join(parent, name)
+		if name == "" {
+			return path, nil
+		}
+		target, err := os.Readlink(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return "", fmt.Errorf("mount point %s: %w", dir, err)
+		case err != nil: // no link
+			return path, nil
+		case filepath.IsAbs(target):
+			path = target
+		default:
+			path = parent + string(filepath.Separator) + target
+		}
+	}
+	return "", fmt.Errorf("mount point %s: too many links", dir)
+}
