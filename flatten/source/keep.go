@@ -9,11 +9,13 @@ import (
 type Keeper interface {
 	io.ReaderAt
 	io.WriterAt
+	// Truncate gives back the room of all behind size bytes.
+	Truncate(size int64) error
 }
 
 // Keep has a layer of a registry written to k as it is stored, when it is read whole for the first
 // time: later readings take it from there, and check it as ever. Other layers are near, and left as
-// they are. k lasts as long as the layer is read.
+// they are. What is not the whole layer takes no room. k lasts as long as the layer is read.
 func (l *Layer) Keep(k Keeper) {
 	if !l.remote {
 		return
@@ -44,10 +46,19 @@ type keeping struct {
 func (k *keeping) Read(p []byte) (int, error) {
 	n, err := k.ReadCloser.Read(p)
 	if n > 0 && !k.lost {
-		_, failed := k.to.WriteAt(p[:n], k.at)
-		k.lost = failed != nil
+		if _, err := k.to.WriteAt(p[:n], k.at); err != nil {
+			k.lost = true
+			_ = k.to.Truncate(0)
+		}
 	}
 	k.at += int64(n)
 	*k.whole = !k.lost && k.at == k.size
 	return n, err
+}
+
+func (k *keeping) Close() error {
+	if !*k.whole {
+		_ = k.to.Truncate(0)
+	}
+	return k.ReadCloser.Close()
 }

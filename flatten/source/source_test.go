@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -282,6 +283,62 @@ func TestKeep(t *testing.T) {
 		if _, err := img.Layers[0].Read(ctx, spoolFile(t)); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A smallFile has room for so many bytes, and no more.
+type smallFile struct {
+	*os.File
+	room int64
+}
+
+func (f *smallFile) WriteAt(p []byte, off int64) (int, error) {
+	n := min(int64(len(p)), max(f.room-off, 0))
+	if _, err := f.File.WriteAt(p[:n], off); err != nil {
+		return 0, err
+	}
+	if n < int64(len(p)) {
+		return int(n), syscall.ENOSPC
+	}
+	return int(n), nil
+}
+
+// TestKeepFailed wants a copy that is not whole to take no room: that there is no room for it, or that
+// its layer is not read to the end.
+func TestKeepFailed(t *testing.T) {
+	host := serve(t, func(h http.Handler) http.Handler { return h })
+	push(t, host+"/app", mixed(t, "amd64"))
+	img, err := Open(t.Context(), []string{host + "/app"}, Options{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := img.Layers[0]
+	small := &smallFile{spoolFile(t), l.Size - 1}
+	taken := func() int64 {
+		t.Helper()
+		info, err := small.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	l.Keep(small)
+	if _, err := l.Read(t.Context(), spoolFile(t)); err != nil || taken() != 0 {
+		t.Errorf("without room: %v, the copy takes %d bytes", err, taken())
+	}
+	small.room = l.Size
+	body, err := l.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(body, make([]byte, 1)); err != nil || taken() == 0 {
+		t.Errorf("reading: %v, the copy takes %d bytes", err, taken())
+	}
+	if err := body.Close(); err != nil || taken() != 0 {
+		t.Errorf("given up: %v, the copy takes %d bytes", err, taken())
+	}
+	if _, err := l.Read(t.Context(), spoolFile(t)); err != nil || taken() != l.Size {
+		t.Errorf("read whole: %v, the copy takes %d bytes of %d", err, taken(), l.Size)
 	}
 }
 
