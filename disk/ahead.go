@@ -181,7 +181,8 @@ func (d *Disk) onward(p *piece) (on Frames) {
 }
 
 // LetGo drops from memory what Fetch has brought and nobody has read, and what it brings from
-// now on for nobody: a start is over.
+// now on for nobody: a start is over. It counts as used no more, whoever reads it then, unless there is
+// a host cache (Options.Near), which keeps it.
 func (d *Disk) LetGo() {
 	d.ebb.Store(true)
 	for pos := range d.m.Len() {
@@ -190,6 +191,9 @@ func (d *Disk) LetGo() {
 			if d.marks.get(pos, i) == aheadMark {
 				key := d.key(&c, i)
 				d.memory.drop(&key)
+				if d.opt.Near == nil {
+					d.marks.forget(pos, i)
+				}
 			}
 		}
 	}

@@ -388,8 +388,13 @@ func TestLetGo(t *testing.T) {
 		misses := d.Stats().Misses
 		im.check(t, d, frameSize, 100)
 		im.check(t, d, 2*frameSize, 100)
-		if got := d.Stats().Misses - misses; got != 1 {
-			t.Errorf("%d misses, want 1", got)
+		im.check(t, d, 11*frameSize, 100)
+		s := d.Stats()
+		if got := s.Misses - misses; got != 2 {
+			t.Errorf("%d misses, want 2", got)
+		}
+		if s.Ahead != 5 || s.AheadUsed != 1 {
+			t.Errorf("%d frames of %d count as used, want the one that was read before the others were let go", s.AheadUsed, s.Ahead)
 		}
 	})
 }

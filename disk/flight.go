@@ -219,10 +219,14 @@ func (d *Disk) fly(f *flight, begun time.Time) {
 func (d *Disk) deliver(f *flight, i uint32, fr *frame) {
 	key := d.key(&f.chunk, i)
 	ahead := f.ahead() && !f.goesOn && f.wanted.Has(int(i))
+	lost := ahead && d.ebb.Load()
 	if ahead && d.marks.set(f.unit.pos, i, aheadMark) == 0 {
 		d.stats.ahead.Add(1) // before a read can find it
 	}
-	if !ahead || !d.ebb.Load() {
+	if lost && d.opt.Near == nil {
+		d.marks.forget(f.unit.pos, i)
+	}
+	if !lost {
 		d.memory.add(&key, fr)
 	}
 	d.mu.Lock()

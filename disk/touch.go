@@ -76,6 +76,16 @@ func (k *marks) set(pos int, frame uint32, mark uint64) uint64 {
 	return word.Or(mark<<shift) >> shift & (1<<markBits - 1)
 }
 
+// forget takes the mark of a frame that was brought and not read.
+func (k *marks) forget(pos int, frame uint32) {
+	word, shift := k.at(pos, frame)
+	for old := word.Load(); old>>shift&(1<<markBits-1) == aheadMark; old = word.Load() {
+		if word.CompareAndSwap(old, old&^(aheadMark<<shift)) {
+			return
+		}
+	}
+}
+
 // touch notes that a read has got bytes of p's frame. It is on the way of every read,
 // so all but the first of a frame cost one look.
 func (d *Disk) touch(p *piece) {

@@ -50,8 +50,9 @@ const (
 	// that when the host is closed.
 	saveTime  = 30 * time.Second
 	closeTime = 5 * time.Second
-	// aheadTime is how long what was read ahead is kept for a start that has not begun, as of a
-	// disk that is mounted and lies idle.
+	// aheadTime is how long memory keeps what was read ahead for a start that has not begun, as of a
+	// disk that is mounted and lies idle, if it is near too: else the start would find nothing, and memory,
+	// which is bounded, gives way to what is read.
 	aheadTime = 2 * time.Minute
 )
 
@@ -254,6 +255,9 @@ func (s *starting) run(a *asked) {
 			return
 		}
 		s.readAhead(ctx, a)
+		if !s.near && s.h.cfg.Cache == nil {
+			return
+		}
 		select {
 		case <-time.After(aheadTime):
 			s.disk.LetGo()
