@@ -313,20 +313,25 @@ func (n *NBD) Release(ctx context.Context) ([]keep.Descriptor, error) {
 		s.stopping = true
 	}
 	n.mu.Unlock()
+	return releaseAll(servers, func(s *nbdServer) ([]keep.Descriptor, error) { return s.release(ctx) })
+}
+
+// releaseAll releases all of a frontend at once, and returns what they leave to the next process.
+func releaseAll[S any](all map[string]S, release func(S) ([]keep.Descriptor, error)) ([]keep.Descriptor, error) {
 	var mu sync.Mutex
-	var all []keep.Descriptor
+	var left []keep.Descriptor
 	var errs []error
 	var wg sync.WaitGroup
-	for _, s := range servers {
+	for _, s := range all {
 		wg.Go(func() {
-			list, err := s.release(ctx)
+			list, err := release(s)
 			mu.Lock()
 			defer mu.Unlock()
-			all, errs = append(all, list...), append(errs, err)
+			left, errs = append(left, list...), append(errs, err)
 		})
 	}
 	wg.Wait()
-	return all, errors.Join(errs...)
+	return left, errors.Join(errs...)
 }
 
 // release hands the server off, as the descriptors of its sockets.

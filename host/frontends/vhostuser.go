@@ -95,23 +95,13 @@ func (v *VhostUser) Release(ctx context.Context) ([]keep.Descriptor, error) {
 	offered := v.offered
 	v.offered = nil
 	v.mu.Unlock()
-	var mu sync.Mutex
-	var all []keep.Descriptor
-	var errs []error
-	var wg sync.WaitGroup
-	for _, s := range offered {
-		wg.Go(func() {
-			d, err := s.release(ctx)
-			mu.Lock()
-			defer mu.Unlock()
-			if d.File != nil {
-				all = append(all, d)
-			}
-			errs = append(errs, err)
-		})
-	}
-	wg.Wait()
-	return all, errors.Join(errs...)
+	return releaseAll(offered, func(s *offeredVhostUser) ([]keep.Descriptor, error) {
+		d, err := s.release(ctx)
+		if d.File == nil {
+			return nil, err
+		}
+		return []keep.Descriptor{d}, err
+	})
 }
 
 // An offeredVhostUser is one disk at its socket.
