@@ -2,7 +2,6 @@ package frontends
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"os"
@@ -92,81 +91,4 @@ func TestKataVolume(t *testing.T) {
 			t.Errorf("left behind: %v, %v", left, err)
 		}
 	}
-}
-
-// TestKataVolumeAbandoned wants a note that no agent knows any more to give way, once nobody has its device.
-func TestKataVolumeAbandoned(t *testing.T) {
-	s := newStage(t, ext4Disk(t))
-	run, volumes, dir := t.TempDir(), t.TempDir(), t.TempDir()
-	next := func() *KataVolume {
-		return &KataVolume{Block: Block{File: File{Keeper: s.keeper, Logger: s.log}, Runtime: run}, Volumes: volumes}
-	}
-	const path = "/volumes/models"
-	folder := filepath.Join(volumes, base64.URLEncoding.EncodeToString([]byte(path)))
-	lost := func(o *host.Offer) { o.ID, o.State = "b2", nil }
-	refused := func(why string) {
-		t.Helper()
-		if _, err := s.offer(next(), path, "", lost); !errors.As(err, new(host.SpecError)) {
-			t.Errorf("%s: %v, want it refused", why, err)
-		}
-	}
-	f := next()
-	s.must(s.offer(f, path, "", nil))
-	refused("served by another process")
-	var m kataMount
-	text, err := os.ReadFile(filepath.Join(folder, kataNote))
-	if err == nil {
-		err = json.Unmarshal(text, &m)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	used, err := loopmount.MountDevice(m.Device, dir, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.release(f).Close() // and what the agent knew of it is lost
-	refused("mounted")
-	if err := unix.Unmount(used.Dir, 0); err != nil {
-		t.Fatal(err)
-	}
-	sandbox := filepath.Join(folder, "sandbox-1")
-	if err := os.WriteFile(sandbox, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	refused("a sandbox has it")
-	if err := os.Remove(sandbox); err != nil {
-		t.Fatal(err)
-	}
-	var o host.Offered
-	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) { // who looks at new devices may have it open
-		if o, err = s.offer(next(), path, "", lost); err == nil {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
-	}
-	if names, err := os.ReadDir(run); err != nil || len(names) != 2 { // a file's folder and a link
-		t.Errorf("left of the one before: %v, %v", names, err)
-	}
-	if err := o.Detach(t.Context(), false); err != nil {
-		t.Fatal(err)
-	}
-
-	// Of a device that is not ours, nothing is known.
-	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	foreign, err := loopmount.Attach(t.Context(), file, loopmount.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = foreign.Close() }()
-	v := &offeredVolume{Offered: &offeredBlock{device: foreign.Device}, folder: folder}
-	if err := v.note(false); err != nil {
-		t.Fatal(err)
-	}
-	refused("a device of somebody else's")
 }
