@@ -11,6 +11,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/rivuletfs/rivulet/internal/mountpoint"
 )
 
 // newHost returns an empty host for a contender. What its processes say is kept, until the
@@ -102,7 +104,7 @@ func (h *host) end() {
 
 // unmountBelow takes down all mounts in a folder, the last first.
 func unmountBelow(dir string) {
-	table, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	table, err := mountpoint.Table(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return // then removing the folder says what is in the way
 	}

@@ -23,7 +23,7 @@ func unmountOther(dir string, lazy bool) error {
 	if err != nil {
 		return fmt.Errorf("unmount: %w", err)
 	}
-	there, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != dir, false })
+	there, err := mountpoint.Table(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != dir, false })
 	if err != nil {
 		return fmt.Errorf("unmount %s: %w", dir, err)
 	}

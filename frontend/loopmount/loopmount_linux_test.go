@@ -16,6 +16,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/rivuletfs/rivulet/internal/mountpoint"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -250,7 +252,7 @@ func TestAwaitUnmount(t *testing.T) {
 		if err := step(); err != nil {
 			t.Fatal(err)
 		}
-		all, err := mountinfo.GetMounts(nil)
+		all, err := mountpoint.Table(nil)
 		if err != nil || !slices.ContainsFunc(all, func(e *mountinfo.Info) bool { return e.Source == m.Device }) {
 			t.Fatalf("not mounted: %v", err)
 		}

@@ -115,7 +115,7 @@ func mountsAt(dir string) (there, table []*mountinfo.Info, err error) {
 	if root, err := isMountPoint(dir); err == nil && !root { // the whole table may be long
 		return nil, nil, fmt.Errorf("%s: %w", dir, ErrNotMounted)
 	}
-	if table, err = mountinfo.GetMounts(nil); err != nil {
+	if table, err = mountpoint.Table(nil); err != nil {
 		return nil, nil, fmt.Errorf("find the mount at %s: %w", dir, err)
 	}
 	if there = at(table, dir); len(there) == 0 {
@@ -208,7 +208,7 @@ func (m *Mounted) unmount(flags int) error {
 
 // gone returns ErrBusy if m is there still, where a mount of a folder above covers it.
 func (m *Mounted) gone() error {
-	table, err := mountinfo.GetMounts(nil)
+	table, err := mountpoint.Table(nil)
 	if err != nil {
 		return err
 	}

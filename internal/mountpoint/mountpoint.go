@@ -1,4 +1,4 @@
-// Package mountpoint finds out how the kernel's table of mounts names a folder.
+// Package mountpoint reads the kernel's table of mounts, and finds out how it names a folder.
 package mountpoint
 
 import (
