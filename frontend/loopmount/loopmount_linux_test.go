@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -114,6 +115,44 @@ func TestMount(t *testing.T) {
 		if _, err := Find(dir); !errors.Is(err, ErrNotMounted) {
 			t.Errorf("find after unmount: %v, want ErrNotMounted", err)
 		}
+	}
+}
+
+// TestMountOverDead wants nothing mounted over a FUSE session that has lost its server: who unmounts
+// the file system would find it there still.
+func TestMountOverDead(t *testing.T) {
+	needLoop(t)
+	image, dir := makeImage(t), t.TempDir()
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skip("needs FUSE: ", err)
+	}
+	err = unix.Mount("rivulet", dir, "fuse.rivulet", unix.MS_RDONLY, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
+	if err := errors.Join(err, unix.Close(fd)); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{dir, link} {
+		if m, err := Mount(t.Context(), image, dir, Options{}); !errors.Is(err, unix.ENOTCONN) {
+			t.Errorf("mounted %+v, %v; want ENOTCONN", m, err)
+		}
+		if m, err := MountDevice("/dev/none", dir, false); !errors.Is(err, unix.ENOTCONN) {
+			t.Errorf("mounted %+v, %v; want ENOTCONN", m, err)
+		}
+	}
+	if table, err := mountpoint.Table(nil); err != nil || len(at(table, dir)) != 1 {
+		t.Errorf("mounts: %+v, %v; want the one that was there", at(table, dir), err)
+	}
+	if !detached(t, image) {
+		t.Error("attached still")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,7 @@ import (
 // at dir, read-only and without replaying its journal unless o says Writable. On an
 // error nothing is left behind. It needs root.
 func Mount(ctx context.Context, file, dir string, o Options) (*Mounted, error) {
-	dir, err := mountpoint.Resolve(dir)
+	dir, err := resolve(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +43,7 @@ func Mount(ctx context.Context, file, dir string, o Options) (*Mounted, error) {
 // MountDevice mounts the ext4 file system on a device that is there, as Mount does. What becomes of the
 // device when it is unmounted is not this package's.
 func MountDevice(device, dir string, writable bool) (*Mounted, error) {
-	dir, err := mountpoint.Resolve(dir)
+	dir, err := resolve(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +55,19 @@ func MountDevice(device, dir string, writable bool) (*Mounted, error) {
 		return nil, fmt.Errorf("mount %s at %s: %w", device, dir, err)
 	}
 	return &Mounted{Dir: dir, Device: device, id: mountID(dir)}, nil
+}
+
+// resolve returns the path of a directory to mount at. What has lost its server is not covered: it has to be
+// unmounted first.
+func resolve(dir string) (string, error) {
+	dir, err := mountpoint.Resolve(dir)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Lstat(dir); errors.Is(err, unix.ENOTCONN) {
+		return "", fmt.Errorf("mount point %s: what is mounted there has lost its server, unmount it first: %w", dir, unix.ENOTCONN)
+	}
+	return dir, nil
 }
 
 // mountID returns the ID of the topmost mount at dir; 0 before Linux 5.8.
