@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // maxLinks bounds the links that a mount point is reached by, as the kernel does.
@@ -20,9 +21,9 @@ func Resolve(dir string) (string, error) {
 		return "", fmt.Errorf("mount point %s: %w", dir, err)
 	}
 	for range maxLinks {
+		path = trim(path)
 		parent, name := filepath.Split(path) // which leaves ".." to those who know where links lead
-		switch name {
-		case "", ".", "..":
+		if name == "" || name == ".." {
 			parent, name = path, ""
 		}
 		if parent, err = filepath.EvalSymlinks(parent); err != nil {
@@ -45,4 +46,18 @@ func Resolve(dir string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("mount point %s: too many links", dir)
+}
+
+// trim takes "/" and "/." off the end of an absolute path: who resolves them looks at what is mounted there.
+func trim(path string) string {
+	for {
+		short := strings.TrimSuffix(strings.TrimSuffix(path, "/."), "/")
+		switch short {
+		case "":
+			return "/"
+		case path:
+			return path
+		}
+		path = short
+	}
 }

@@ -13,7 +13,7 @@ func TestResolve(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{"a/b/c", "d"} {
+	for _, dir := range []string{"a/b/c", "d", "a/dotted."} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -25,6 +25,11 @@ func TestResolve(t *testing.T) {
 		"upwards": "d/above/../../d", // of where the link leads: root/a/..
 		"dots":    "d/above/..",
 		"slash":   "a/b/",
+		"dot":     "a/b/.",
+		"both":    "toC//././/",
+		"itself":  ".",
+		"name":    "a/dotted.",
+		"top":     "/.",
 		"nowhere": "none/at/all",
 		"missing": "none",
 		"loop":    "pool",
@@ -36,7 +41,8 @@ func TestResolve(t *testing.T) {
 	}
 	for dir, want := range map[string]string{
 		"d": "d", "d/": "d", "d/../a": "a", "toC": "a/b/c", "toToC": "a/b/c", "d/above/c": "a/b/c",
-		"upwards": "d", "dots": "a", "slash": "a/b", ".": "",
+		"upwards": "d", "dots": "a", "slash": "a/b", "dot": "a/b", "both": "a/b/c",
+		"itself": "", "name": "a/dotted.", ".": "",
 	} {
 		if got, err := Resolve(root + "/" + dir); err != nil || got != filepath.Join(root, want) {
 			t.Errorf("%s: %q, %v; want %s below %s", dir, got, err, want, root)
@@ -54,7 +60,9 @@ func TestResolve(t *testing.T) {
 	if got, err := Resolve("b"); err != nil || got != filepath.Join(root, "a/b") {
 		t.Errorf("a relative path: %q, %v", got, err)
 	}
-	if got, err := Resolve("/"); err != nil || got != "/" {
-		t.Errorf("the root: %q, %v", got, err)
+	for _, dir := range []string{"/", filepath.Join(root, "top")} {
+		if got, err := Resolve(dir); err != nil || got != "/" {
+			t.Errorf("the root: %q, %v", got, err)
+		}
 	}
 }
