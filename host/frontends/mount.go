@@ -54,9 +54,8 @@ func (m *Mount) Offer(ctx context.Context, o host.Offer) (host.Offered, error) {
 	}
 	f := &shownFile{Mount: m, id: o.ID, hidden: filepath.Join(m.Runtime, HiddenPrefix+o.ID)}
 	if !o.Again {
-		// Two on one directory could not be told apart when they are taken down.
-		if l, err := loopmount.Find(o.Where); err == nil {
-			return nil, fmt.Errorf("mount %s: %s is mounted there already", o.Where, l.Device)
+		if err := vacant(o.Where); err != nil {
+			return nil, fmt.Errorf("mount %s: %w", o.Where, err)
 		}
 	}
 	if err := os.Mkdir(f.hidden, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -84,6 +83,19 @@ func (m *Mount) Offer(ctx context.Context, o host.Offer) (host.Offered, error) {
 	m.offers.Store(o.ID, w)
 	w.watch()
 	return w, nil
+}
+
+// vacant returns an error if a disk's file system is mounted at dir: two could not be told apart when they are
+// taken down.
+func vacant(dir string) error {
+	there, err := loopmount.Find(dir)
+	if err == nil {
+		return fmt.Errorf("%s is mounted there already", there.Device)
+	}
+	if errors.Is(err, loopmount.ErrNotMounted) {
+		return nil
+	}
+	return err
 }
 
 // begin starts or resumes the session that shows the file.

@@ -112,11 +112,7 @@ func (m *NBDMount) export(o *host.Offer) (*nbd.Server, error) {
 // it was mounted since this machine was started.
 func (d *kernelDevice) begin(o *host.Offer, mountedBefore bool) (*loopmount.Mounted, error) {
 	if !o.Again {
-		there, err := loopmount.Find(o.Where)
-		if err == nil { // two on one directory could not be told apart when they are taken down
-			err = fmt.Errorf("%s is mounted there already", there.Device)
-		}
-		if !errors.Is(err, loopmount.ErrNotMounted) {
+		if err := vacant(o.Where); err != nil {
 			return nil, err
 		}
 		return d.beginAnew(o)
