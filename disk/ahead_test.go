@@ -361,6 +361,27 @@ func TestOnwardHasItsFrame(t *testing.T) {
 	}
 }
 
+// TestLetGoMeanwhile: nothing of what comes while LetGo runs stays, or counts as used when it is read.
+func TestLetGoMeanwhile(t *testing.T) {
+	im := newImage(t, 1, 3)
+	d := im.open(t, im.reader(), Options{Mode: SingleFrames})
+	c := d.m.Chunk(0)
+	key := d.key(&c, 0)
+	for range 2000 {
+		d.ebb.Store(false)
+		f := &flight{unit: unit{0, someFrames}, chunk: c, urgency: chunk.NewUrgency(chunk.Prefetch), wanted: only(0), slots: make([]slot, d.frames(&c))}
+		fr := d.memory.buffer(frameSize)
+		var both sync.WaitGroup
+		both.Go(func() { d.deliver(f, 0, fr) })
+		both.Go(d.LetGo)
+		both.Wait()
+		fr.release()
+		if d.memory.has(&key) || d.marks.get(0, 0) != 0 {
+			t.Fatalf("in memory: %v, marks %b", d.memory.has(&key), d.marks.get(0, 0))
+		}
+	}
+}
+
 // TestLetGo: what was brought ahead and not read goes, also what comes after that; all else
 // stays, and what went is read again.
 func TestLetGo(t *testing.T) {

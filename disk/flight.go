@@ -219,15 +219,14 @@ func (d *Disk) fly(f *flight, begun time.Time) {
 func (d *Disk) deliver(f *flight, i uint32, fr *frame) {
 	key := d.key(&f.chunk, i)
 	ahead := f.ahead() && !f.goesOn && f.wanted.Has(int(i))
-	lost := ahead && d.ebb.Load()
 	if ahead && d.marks.set(f.unit.pos, i, aheadMark) == 0 {
 		d.stats.ahead.Add(1) // before a read can find it
 	}
-	if lost && d.opt.Near == nil {
-		d.marks.forget(f.unit.pos, i)
-	}
-	if !lost {
+	if !ahead || !d.ebb.Load() {
 		d.memory.add(&key, fr)
+	}
+	if ahead && d.ebb.Load() { // by now: then LetGo may have looked too early
+		d.letGo(f.unit.pos, i, &key)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
