@@ -188,17 +188,16 @@ func (d *Disk) LetGo() {
 	for pos := range d.m.Len() {
 		c := d.m.Chunk(pos)
 		for i := range uint32(d.frames(&c)) {
-			key := d.key(&c, i)
-			d.letGo(pos, i, &key)
+			if d.marks.get(pos, i) == aheadMark {
+				key := d.key(&c, i)
+				d.letGo(pos, i, &key)
+			}
 		}
 	}
 }
 
 // letGo is LetGo of one frame.
 func (d *Disk) letGo(pos int, i uint32, key *frameKey) {
-	if d.marks.get(pos, i) != aheadMark {
-		return
-	}
 	d.memory.drop(key)
 	if d.opt.Near == nil {
 		d.marks.forget(pos, i)

@@ -225,7 +225,7 @@ func (d *Disk) deliver(f *flight, i uint32, fr *frame) {
 	if !ahead || !d.ebb.Load() {
 		d.memory.add(&key, fr)
 	}
-	if ahead && d.ebb.Load() { // by now: then LetGo may have looked too early
+	if ahead && d.ebb.Load() { // by now: then LetGo may have looked before it was there
 		d.letGo(f.unit.pos, i, &key)
 	}
 	d.mu.Lock()
