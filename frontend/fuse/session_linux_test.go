@@ -265,25 +265,23 @@ func TestUnmountByPath(t *testing.T) {
 	}
 }
 
-// TestUnmountDead unmounts, through links, a session that has lost its server, so that nobody can look at it.
+// TestUnmountDead unmounts, through a link, a session that has lost its server, so that nobody can look at it.
 func TestUnmountDead(t *testing.T) {
 	needMount(t)
-	for _, end := range []string{"", "/", "/."} {
-		link := filepath.Join(t.TempDir(), "link")
-		fd, st := handOver(t, mount(t, fuse.Options{}))
-		unmountLate(t, st.Dir)
-		if err := errors.Join(unix.Close(fd), os.Symlink(st.Dir+end, link)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := os.ReadDir(link); !errors.Is(err, unix.ENOTCONN) {
-			t.Fatalf("it has a server still: %v", err)
-		}
-		if err := fuse.Unmount(link); err != nil {
-			t.Errorf("by a link to it and %q: %v", end, err)
-		}
-		if err := fuse.Unmount(link); !errors.Is(err, fuse.ErrNotMounted) {
-			t.Errorf("unmount again: %v, want ErrNotMounted", err)
-		}
+	link := filepath.Join(t.TempDir(), "link")
+	fd, st := handOver(t, mount(t, fuse.Options{}))
+	unmountLate(t, st.Dir)
+	if err := errors.Join(unix.Close(fd), os.Symlink(st.Dir, link)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.ReadDir(link); !errors.Is(err, unix.ENOTCONN) {
+		t.Fatalf("it has a server still: %v", err)
+	}
+	if err := fuse.Unmount(link); err != nil {
+		t.Error(err)
+	}
+	if err := fuse.Unmount(link); !errors.Is(err, fuse.ErrNotMounted) {
+		t.Errorf("unmount again: %v, want ErrNotMounted", err)
 	}
 }
 

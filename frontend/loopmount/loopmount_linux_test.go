@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rivuletfs/rivulet/internal/mountpoint"
+	"github.com/rivuletfs/rivulet/internal/mountpoint/mountpointtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -122,20 +122,7 @@ func TestMount(t *testing.T) {
 // the file system would find it there still.
 func TestMountOverDead(t *testing.T) {
 	needLoop(t)
-	image, dir := makeImage(t), t.TempDir()
-	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Skip("needs FUSE: ", err)
-	}
-	err = unix.Mount("rivulet", dir, "fuse.rivulet", unix.MS_RDONLY, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
-	if err := errors.Join(err, unix.Close(fd)); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	}()
+	image, dir := makeImage(t), mountpointtest.Dead(t)
 	link := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink(dir, link); err != nil {
 		t.Fatal(err)

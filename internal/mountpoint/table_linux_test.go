@@ -2,10 +2,13 @@ package mountpoint
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
+
+	"github.com/rivuletfs/rivulet/internal/mountpoint/mountpointtest"
 )
 
 func TestParse(t *testing.T) {
@@ -41,6 +44,27 @@ func TestParse(t *testing.T) {
 	for _, bad := range []string{"x", "1 2 3 4 5 - ext4 x", "22 1 254:0 / / rw ext4 /dev/root rw x y", strings.Repeat("x", 200<<10)} {
 		if got, err := parse(bad, nil); err == nil {
 			t.Errorf("line %.40q: %+v", bad, got)
+		}
+	}
+}
+
+// TestResolveDead wants the name of a mount that nobody can look at.
+func TestResolveDead(t *testing.T) {
+	dead := mountpointtest.Dead(t)
+	dir, err := filepath.EvalSymlinks(filepath.Dir(dead))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = filepath.Join(dir, filepath.Base(dead))
+	for _, end := range []string{"", "/", "/.", "//././"} {
+		link := filepath.Join(t.TempDir(), "link")
+		if err := os.Symlink(dead+end, link); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{dead + end, link, link + end} {
+			if got, err := Resolve(path); err != nil || got != dir {
+				t.Errorf("%s, a link to it and %q: %s, %v; want %s", path, end, got, err, dir)
+			}
 		}
 	}
 }
