@@ -45,6 +45,7 @@ func TestBlock(t *testing.T) {
 		if err = errors.Join(err, unix.Unmount(at, 0)); err != nil {
 			t.Fatal(err)
 		}
+		letGo(t, link)
 	}
 	b := block()
 	o := s.must(s.offer(b, link, "", nil))
@@ -113,5 +114,21 @@ func TestBlock(t *testing.T) {
 	}
 	if _, err := s.offer(block(), "relative", "", nil); !errors.As(err, new(host.SpecError)) {
 		t.Errorf("a relative link: %v", err)
+	}
+}
+
+// letGo waits until a device is mounted nowhere, and written: who has just made a mount namespace has what was
+// mounted, too.
+func letGo(t *testing.T, device string) {
+	t.Helper()
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		fd, err := unix.Open(device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+		if err == nil {
+			_ = unix.Close(fd)
+			return
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Since(begun) > 30*time.Second {
+			t.Fatalf("%s: %v", device, err)
+		}
 	}
 }
