@@ -179,7 +179,7 @@ fault_proxy() {
 	log=$(mktemp "$WORK/proxy.XXXX")
 	[ -x "$WORK/bin/faultproxy" ] || (cd "$ROOT" && go build -o "$WORK/bin/faultproxy" ./internal/e2e/faultproxy)
 	start "$log" "$WORK/bin/faultproxy" "$@"
-	await 10 grep -q '^ready ' "$log" || fail "faultproxy $*: not ready after 10 s"
+	await 60 grep -q '^ready ' "$log" || fail "faultproxy $*: not ready after 60 s"
 	PROXY=$(sed -n 's/^ready //p;T;q' "$log")
 }
 
