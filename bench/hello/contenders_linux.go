@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os/exec"
@@ -93,6 +94,10 @@ func chosenContenders(names []string, say func(string, ...any)) ([]contender, er
 			say("%s is left out: %s is not on PATH", c.Name, lacks)
 			continue
 		}
+		if c.Name == erofs && !makesErofsOfTar() {
+			say("%s is left out: mkfs.erofs is older than 1.8", c.Name)
+			continue
+		}
 		chosen = append(chosen, c)
 	}
 	for name := range asked {
@@ -108,6 +113,13 @@ func lacking(tools []string) string {
 		}
 	}
 	return ""
+}
+
+// makesErofsOfTar says whether containerd's EROFS differ can be used: it wants an mkfs.erofs that reads tar
+// files, and a containerd whose differs begin with one that it has not loaded unpacks nothing at all.
+func makesErofsOfTar() bool {
+	help, _ := exec.Command("mkfs.erofs", "--help").CombinedOutput() // some versions exit with 1
+	return bytes.Contains(help, []byte("--tar"))
 }
 
 // reference is where an image is in the form that a contender wants; image may have a tag.

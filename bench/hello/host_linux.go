@@ -48,7 +48,11 @@ func (b *bench) begin(ctx context.Context, h *host, name string, env []string, a
 
 // beginContainerd starts containerd on a host, with all snapshotters that any contender uses.
 func (b *bench) beginContainerd(ctx context.Context, h *host) error {
-	config := fmt.Sprintf(containerdConfig, h.dir)
+	differs := `"walking"`
+	if makesErofsOfTar() {
+		differs = `"erofs", "walking"`
+	}
+	config := fmt.Sprintf(containerdConfig, h.dir, differs)
 	file := h.path("containerd.toml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
@@ -75,7 +79,7 @@ disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime
 [ttrpc]
   address = "%[1]s/containerd.sock.ttrpc"
 [plugins."io.containerd.service.v1.diff-service"]
-  default = ["erofs", "walking"]
+  default = [%[2]s]
 [proxy_plugins.rivulet]
   type = "snapshot"
   address = "%[1]s/run/containerd.sock"
