@@ -69,10 +69,10 @@ store/internal/retry std: internal/tokenbucket
 store/internal/agree std
 store              any: origin store/dir store/http store/registry store/s3
 store/registry     any: blockmap catalog chunk origin store/internal/agree store/internal/byterange store/internal/link store/internal/retry
-store/registry/registrytest any
+store/registry/registrytest any: internal/freeport
 store/zone         any: chunk internal/histogram store/internal/link store/zone/internal/wire tier
 store/zone/internal/wire std
-store/zone/zonetest std
+store/zone/zonetest std: internal/freeport
 overlay            any: blockdev
 overlay/overlaytest std: overlay
 frontend/nbd       any: frontend/internal/lead blockdev frontend/nbd/internal/wire internal/loglimit
@@ -95,7 +95,7 @@ telemetry/slowread any: chunk disk internal/loglimit
 host/control       any: chunk host internal/fdpass
 chunk/chunktest    std: chunk
 tier/tiertest      std: chunk chunk/chunktest tier
-store/s3/s3test    std
+store/s3/s3test    std: internal/freeport
 blockmap/blockmaptest std: blockmap chunk chunk/chunktest origin
 origin/origintest  std: chunk chunk/chunktest origin origin/place
 blockdev/blockdevtest std: blockdev

@@ -42,7 +42,7 @@ func half(o *cachedtest.Origin) (letGo func()) {
 // TestPart gets frames while the rest of the chunk is on its way.
 func TestPart(t *testing.T) {
 	o := full(1)
-	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o)
+	d, origin := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, o)
 	letGo := half(origin)
 	defer letGo()
 	a, b := talk(t, d.Socket), talk(t, d.Socket)

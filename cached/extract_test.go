@@ -58,7 +58,7 @@ func checkExtract(t *testing.T, m wire.Message, o *chunktest.Object, e chunk.Ext
 // there, and then the rest, and no byte twice.
 func TestExtract(t *testing.T) {
 	o := full(1)
-	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o)
+	d, origin := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, o)
 	a, b := talk(t, d.Socket), talk(t, d.Socket)
 	a.some(&o, 0x0c)
 	r, _ := wire.ParseRight(a.wait(wire.Lease).Payload)
@@ -100,7 +100,7 @@ func TestExtract(t *testing.T) {
 // over; who names none gets what came; and where somebody wants the chunk, it comes whole.
 func TestExtractJoined(t *testing.T) {
 	o, other := full(1), full(2)
-	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o, other)
+	d, origin := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, o, other)
 	gate := make(chan struct{})
 	origin.Answer(func(http.ResponseWriter, *http.Request, chunk.ID, []byte) bool {
 		<-gate
@@ -136,7 +136,7 @@ func TestExtractJoined(t *testing.T) {
 func TestExtractWrong(t *testing.T) {
 	o := full(1)
 	o.Bytes[len(o.Bytes)-1] ^= 1 // as the origin has it
-	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o)
+	d, origin := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, o)
 	k := talk(t, d.Socket)
 	k.some(&o, 0x80)
 	k.bring(origin, o.ID)
@@ -168,7 +168,7 @@ func TestExtractWrong(t *testing.T) {
 func TestExtractOfOthers(t *testing.T) {
 	o := full(1)
 	small := tiny(t)
-	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o, small)
+	d, origin := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, o, small)
 	a, b := talk(t, d.Socket), talk(t, d.Socket)
 	for _, c := range []*chunktest.Object{&o, &small} {
 		a.some(c, 0x01)
@@ -213,7 +213,7 @@ func TestExtractBesideZone(t *testing.T) {
 	o, half := full(1), full(2)
 	z := &zone{objects: make(map[chunk.ID][]byte), filled: make(chan chunk.ID, 9)}
 	dir, disk := t.TempDir(), cache.Config{MaxBytes: 1 << 30}
-	d := cachedtest.StartIn(t, dir, disk, quick)
+	d := cachedtest.StartIn(t, dir, disk, nil)
 	origin := cachedtest.NewOrigin(t, o, half)
 	k := talk(t, d.Socket)
 	k.some(&half, 0x01)
@@ -241,7 +241,7 @@ func TestExtractBesideZone(t *testing.T) {
 // TestExtractDamaged: an extract that rots is no obstacle to the rest of the chunk.
 func TestExtractDamaged(t *testing.T) {
 	o := full(1)
-	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o)
+	d, origin := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, o)
 	k := talk(t, d.Socket)
 	k.some(&o, 0x01)
 	k.bring(origin, o.ID)

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rivuletfs/rivulet/cached"
 	"github.com/rivuletfs/rivulet/cached/cachedtest"
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
 )
@@ -38,7 +39,7 @@ func TestLeasePasses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := full(1)
-			d := cachedtest.Start(t, quick)
+			d := cachedtest.Start(t, func(c *cached.Config) { c.Lease = 600 * time.Millisecond }) // one that is renewed ends after 15 times that
 			a, b := talk(t, d.Socket), talk(t, d.Socket)
 			lease := a.lease(o.ID)
 			b.get(o.ID, 0, 0, long)
@@ -63,7 +64,7 @@ func TestLeasePasses(t *testing.T) {
 // TestLeaseSurvives has the holder die when its download runs.
 func TestLeaseSurvives(t *testing.T) {
 	o := full(1)
-	d, origin := cachedtest.Start(t, quick), cachedtest.NewOrigin(t, o)
+	d, origin := cachedtest.Start(t, nil), cachedtest.NewOrigin(t, o)
 	origin.Delay(50 * time.Millisecond)
 	a, b := talk(t, d.Socket), talk(t, d.Socket)
 	lease := a.lease(o.ID)

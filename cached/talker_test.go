@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rivuletfs/rivulet/cached"
 	"github.com/rivuletfs/rivulet/cached/cachedtest"
 	"github.com/rivuletfs/rivulet/cached/internal/wire"
 	"github.com/rivuletfs/rivulet/chunk"
@@ -54,10 +53,10 @@ func (k *talker) send(kind wire.Type, payload func(b []byte) []byte) uint64 {
 	return k.last
 }
 
-// next returns the next message, within 10 s.
+// next returns the next message, within 30 s.
 func (k *talker) next() wire.Message {
 	k.t.Helper()
-	_ = k.wire.Socket().SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = k.wire.Socket().SetReadDeadline(time.Now().Add(30 * time.Second))
 	m, err := k.wire.Read()
 	if err != nil {
 		k.t.Fatal(err)
@@ -173,5 +172,3 @@ func check(t testing.TB, m wire.Message, o *chunktest.Object) (checked int) {
 }
 
 func full(seed uint64) chunktest.Object { return chunktest.Random(seed, chunk.Size, chunk.FrameSize) }
-
-func quick(c *cached.Config) { c.Lease = 400 * time.Millisecond }

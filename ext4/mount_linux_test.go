@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // mountDisk mounts a disk with the kernel's ext4.
@@ -38,10 +39,26 @@ func isMounted(dir string) bool {
 	return syscall.Stat(dir, &a) == nil && syscall.Stat(filepath.Dir(dir), &b) == nil && a.Dev != b.Dev
 }
 
+// unmount returns once the loop device has let go of the disk, and all is written: who has just made a mount
+// namespace has what was mounted there, too.
 func unmount(t *testing.T, dir string) {
 	t.Helper()
+	var st syscall.Stat_t
+	must(t, syscall.Stat(dir, &st))
+	device := fmt.Sprintf("/sys/dev/block/%d:%d/loop/backing_file", st.Dev>>8&0xfff, st.Dev&0xff|st.Dev>>12&^0xff)
+	before, err := os.ReadFile(device)
+	must(t, err)
 	if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
 		t.Errorf("umount: %v: %s", err, out)
+		return
+	}
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		if now, err := os.ReadFile(device); err != nil || !bytes.Equal(now, before) {
+			return
+		}
+		if time.Since(begun) > 30*time.Second {
+			t.Fatalf("%s is still read: %s", dir, before)
+		}
 	}
 }
 

@@ -172,10 +172,10 @@ func TestAlone(t *testing.T) {
 	o := cachedtest.NewOrigin(t, list...)
 	c := client(t, cachedtest.SocketIn(t), nil)
 	begun := time.Now()
-	for range 20 {
+	for range 20 { // 40 s, if each waited
 		readWholly(t, c.Reader(chunk.NewDoor(o), o), &list[0])
 	}
-	if took := time.Since(begun); took > 3*time.Second {
+	if took := time.Since(begun); took > 30*time.Second {
 		t.Errorf("20 reads took %v", took)
 	}
 	if err := c.Ping(ctx); !errors.Is(err, ErrAway) {

@@ -183,7 +183,7 @@ func (s *station) clean() {
 // readFiles reads and compares the mounted files, past the page cache, until ctx
 // ends, and returns how many it read.
 func (s *station) readFiles(ctx context.Context) (n int, err error) {
-	for ; ctx.Err() == nil; n++ {
+	for ; n == 0 || ctx.Err() == nil; n++ {
 		name := fmt.Sprintf("f%02d", rand.IntN(len(s.sums)))
 		b, err := readCold(s.path("mnt/" + name))
 		if err != nil {

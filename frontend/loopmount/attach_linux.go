@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -228,9 +229,22 @@ func (l *Loop) Close() error {
 
 // backingFile says what a device reads, or "" if it is detached.
 func backingFile(number int) (string, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", number))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) {
-		return "", nil
+	f, err := os.Open(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", number))
+	if err != nil {
+		return answered(number, nil, err)
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(f)
+	return answered(number, b, err)
+}
+
+// answered tells what opening or reading the kernel's answer came to. It is taken away when the device is
+// detached, also from who has it open.
+func answered(number int, b []byte, err error) (string, error) {
+	for _, detached := range []error{fs.ErrNotExist, unix.ENODEV, unix.ENXIO} {
+		if errors.Is(err, detached) {
+			return "", nil
+		}
 	}
 	if err != nil {
 		return "", fmt.Errorf("loop: backing file of /dev/loop%d: %w", number, err)

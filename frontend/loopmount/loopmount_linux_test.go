@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -191,6 +193,28 @@ func TestAttach(t *testing.T) {
 	wg.Wait()
 	if !detached(t, image) {
 		t.Error("still attached after Close")
+	}
+}
+
+// TestDetachedWhileAsked has a device let go of its file after the kernel's answer was opened, and before it was read.
+func TestDetachedWhileAsked(t *testing.T) {
+	needLoop(t)
+	image := makeImage(t)
+	l, err := Attach(t.Context(), image, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := os.Open(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", l.number))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Close() }()
+	if err := errors.Join(l.Close(), awaitDetach(t.Context(), l.number, image)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(answer)
+	if file, err := answered(l.number, b, err); err != nil || file != "" {
+		t.Errorf("reads %q, %v", file, err)
 	}
 }
 

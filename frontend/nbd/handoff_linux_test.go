@@ -108,6 +108,18 @@ func (r *relay) handOff() []Handed {
 	return handed
 }
 
+// beginHandOff returns once handOff has begun. The channel is closed without a value if it fails.
+func (r *relay) beginHandOff() <-chan []Handed {
+	r.t.Helper()
+	handed := make(chan []Handed, 1)
+	go func() {
+		defer close(handed)
+		handed <- r.handOff()
+	}()
+	waitFor(r.t, "the hand-over to begin", r.srv.handing.Load)
+	return handed
+}
+
 // TestHandOff hands connections on while they are read from, by clients with and
 // without structured replies, over a fast device and a slow one.
 func TestHandOff(t *testing.T) {
@@ -230,17 +242,16 @@ func TestHandOffPending(t *testing.T) {
 	r := newRelay(t, Export{Device: gate})
 	nc := rawClient(t, r.addr, false)
 	var send []byte
+	const length = 512 // so that all replies have room in the socket: nobody takes them until all is handed on
 	for i := range 60 {
-		send = wire.Request{Cookie: uint64(i), Offset: uint64(i) * 4096, Length: 4096}.Append(send)
+		send = wire.Request{Cookie: uint64(i), Offset: uint64(i) * 4096, Length: length}.Append(send)
 	}
 	cut := len(send) - 10
 	if _, err := nc.Write(send[:cut]); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, "the slow read", func() bool { return gate.Waiting.Load() == 1 })
-	handed := make(chan []Handed)
-	go func() { handed <- r.handOff() }()
-	waitFor(t, "the hand-over to begin", r.srv.handing.Load)
+	handed := r.beginHandOff()
 	close(gate.Open)
 	list := <-handed
 	if len(list) != 1 {
@@ -251,13 +262,13 @@ func TestHandOffPending(t *testing.T) {
 	}
 	r.serve(list)
 	seen := map[uint64]bool{}
-	reply := make([]byte, wire.SimpleReplySize+4096)
+	reply := make([]byte, wire.SimpleReplySize+length)
 	for range 60 {
 		if _, err := io.ReadFull(nc, reply); err != nil {
 			t.Fatalf("after %d replies: %v", len(seen), err)
 		}
 		cookie := uint64(reply[15])
-		if at := cookie * 4096; seen[cookie] || !bytes.Equal(reply[wire.SimpleReplySize:], want[at:at+4096]) {
+		if at := cookie * 4096; seen[cookie] || !bytes.Equal(reply[wire.SimpleReplySize:], want[at:at+length]) {
 			t.Fatalf("reply to %d: twice, or wrong", cookie)
 		}
 		seen[cookie] = true
@@ -271,9 +282,7 @@ func TestHandOffDuringHandshake(t *testing.T) {
 	nc := connect(t, r.addr)
 	exchange(t, nc, nil, wire.GreetingSize)
 	waitFor(t, "the connection", func() bool { return r.srv.Stats().Connections == 1 })
-	handed := make(chan []Handed)
-	go func() { handed <- r.handOff() }()
-	waitFor(t, "the hand-over to begin", r.srv.handing.Load)
+	handed := r.beginHandOff()
 	send := wire.AppendOption([]byte{0, 0, 0, 3}, wire.OptExportName, []byte("d"))
 	exchange(t, nc, send, 10)
 	r.serve(<-handed)
@@ -336,13 +345,12 @@ func TestHandOffSilent(t *testing.T) {
 		r.serve(handed)
 	}
 	write := append(wire.Request{Command: wire.CmdWrite, Cookie: 2, Length: 9}.Append(nil), "payload!!"...)
-	handed := make(chan []Handed)
+	var handed <-chan []Handed
 	for i, part := range [][]byte{write[:10], write[10:wire.RequestSize], write[wire.RequestSize : wire.RequestSize+4]} {
 		exchange(t, nc, part, 0)
 		time.Sleep(4 * silence)
 		if i == 2 { // it has begun with the request
-			go func() { handed <- r.handOff() }()
-			waitFor(t, "the hand-over to begin", r.srv.handing.Load)
+			handed = r.beginHandOff()
 			time.Sleep(4 * silence)
 		}
 	}

@@ -211,7 +211,7 @@ mv "$WORK/store.away" "$WORK/store"
 wait "$READ" || fail "a read of what is not cached, when the store is back: $(cat "$WORK/said")"
 rivulet cat "$NAME" "${large#"$MNT"}" >"$WORK/whole"
 cmp -n 4096 "$WORK/whole" "$WORK/got" $((512 * 4096)) 0 || fail "wrong bytes"
-await 10 eval '! rivulet agent ls | grep -q "has not answered"' || fail "still away: $(rivulet agent ls)"
+await 60 eval '! rivulet agent ls | grep -q "has not answered"' || fail "still away: $(rivulet agent ls)"
 rivulet agent detach --all
 [ -z "$(ls "$XDG_STATE_HOME/rivulet/agent" | grep -v '^lock$' || true)" ] || fail "state is left"
 stop "$CACHED"
@@ -220,7 +220,7 @@ unset RIVULET_CACHED
 step "no agent comes back: an error, not a hang"
 kill -TERM "$AGENT"
 wait "$AGENT" 2>/dev/null || await 30 eval '! kill -0 "$AGENT"'
-await 10 eval '[ ! -e "$XDG_RUNTIME_DIR/rivulet/agent.hold" ]' || fail "the holder stays with nothing to hold"
+await 60 eval '[ ! -e "$XDG_RUNTIME_DIR/rivulet/agent.hold" ]' || fail "the holder stays with nothing to hold"
 HOLD=2s agent 0
 rivulet mount "$NAME" "$MNT"
 kill -9 "$AGENT"

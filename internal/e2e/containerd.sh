@@ -190,6 +190,15 @@ pull() {
 }
 # remove REFERENCE: takes an image away; also the name by its ID, which the CRI plugin gives all images of its namespace.
 remove() { if since 2.1; then ctr images rm --sync "$1"; else crictl rmi "$1"; fi >/dev/null; }
+# asked_anew: from here on fetched counts. The registry notes a request a moment after it has answered: it is asked once
+# more, and has noted what was asked before when it has noted that.
+asked_anew() {
+	local mark
+	mark=mark-$(unique)
+	curl -s -o /dev/null "http://$REGISTRY/v2/$mark/tags/list"
+	await 30 grep -q "$mark" "$WORK/registry.log" || fail "registry: notes nothing"
+	ASKED=$(wc -l <"$WORK/registry.log")
+}
 # fetched NAME: how many of the image's layers the registry was asked for.
 fetched() {
 	local blob n=0
@@ -320,7 +329,7 @@ nerdctls() {
 	nerdctl run --rm --net host "$image:converted" | grep HELLO >/dev/null || fail "what nerdctl converted does not run"
 	nerdctl rm -f writer >/dev/null
 	nerdctl rmi -f "$(ref "$1")" "$image:pushed" "$image:committed" "$image:converted" >/dev/null
-	ASKED=$(wc -l <"$WORK/registry.log") # layers were downloaded, and what was made is pushed and pulled
+	asked_anew # layers were downloaded, and what was made is pushed and pulled
 }
 # by_kubelet NAME: a kubelet that has no cluster runs a pod by its manifest, and ends it when that is gone.
 by_kubelet() {
@@ -371,7 +380,7 @@ builds() {
 	stop "$daemon"
 	stop "$BUILDS"
 	rivulet agent ls --json | jq -r '.[] | .spec.where | select(contains("buildkit.snapshots"))' | while read -r dir; do rivulet agent detach "$dir"; done
-	ASKED=$(wc -l <"$WORK/registry.log") # what was built was pushed, and pulled
+	asked_anew # what was built was pushed, and pulled
 }
 attached() { rivulet agent ls --json | jq 'length'; }
 
@@ -385,8 +394,7 @@ for name in "$@"; do
 done
 push $PLAIN
 pause
-sleep 0.2
-ASKED=$(wc -l <"$WORK/registry.log") # lines of what publishing fetched
+asked_anew # publishing has fetched
 start_cached
 start_agent
 start_snapshotter

@@ -206,7 +206,7 @@ await 30 sleeps || fail "it does not build"
 kill -9 "$killed"
 wait "$killed" 2>/dev/null || true
 gone() { ! sleeps; }
-await 10 gone || fail "the build has outlived it"
+await 60 gone || fail "the build has outlived it"
 [ -n "$(compgen -G "$WORK/temp/rivulet-build-*")" ] || fail "there is nothing to clean up"
 publish "sdist:$WORK/built-1.0.tar.gz" pip:six --temp "$WORK/temp" --name after >/dev/null
 [ -z "$(ls -A "$WORK/temp")" ] || fail "left behind: $(ls -A "$WORK/temp")"
@@ -266,7 +266,7 @@ refused() { # WORDS SOURCE...: publishing fails in one line that has WORDS
 PORT=$(free_port)
 export PORT
 start "$WORK/listener.log" python3 -m http.server --bind 127.0.0.1 "$PORT"
-await 10 python3 -c "import socket; socket.create_connection(('127.0.0.1', $PORT))" || fail "no server to look for"
+await 60 python3 -c "import socket; socket.create_connection(('127.0.0.1', $PORT))" || fail "no server to look for"
 python3 "$E2E/functions.py" hostile "$WORK/hostile"
 while IFS=$'\t' read -r file words; do refused "$words" "$file"; done <"$WORK/hostile/list"
 refused 'Could not find a version' 'pip:rivulet-there-is-no-such-package'

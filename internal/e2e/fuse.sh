@@ -76,13 +76,13 @@ treediff -except lost+found "$WORK/ref" "$MNT" || fail "the mounted tree is not 
 
 step "umount"
 timeout 60 "$WORK/bin/rivulet" umount "$MNT"
-await 10 clean || fail "left behind: $(leftovers)"
+await 60 clean || fail "left behind: $(leftovers)"
 
 step "kill -9 under a reader"
 timeout 60 "$WORK/bin/rivulet" mount "$NAME" "$MNT"
 kill_under_reader
 timeout 60 "$WORK/bin/rivulet" umount "$MNT" || fail "umount after the server's death"
-await 10 clean || fail "left behind: $(leftovers)"
+await 60 clean || fail "left behind: $(leftovers)"
 
 step "mount again"
 timeout 60 "$WORK/bin/rivulet" mount "$NAME" "$MNT"

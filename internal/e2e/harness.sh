@@ -170,8 +170,20 @@ s3_server() {
 	await 20 "$@" curl -sf -o /dev/null "http://$S3_ADDR/health" || fail "versitygw: not ready after 20 s"
 }
 
-# free_port: a TCP port of this machine that was free just now.
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+# free_port: a TCP port of this machine that was free just now, and that no client gets by itself: servers come to it
+# later, and again.
+free_port() {
+	python3 -c '
+import errno, random, socket
+for port in random.sample(range(20000, 32768), 100):
+    try:
+        socket.socket().bind(("127.0.0.1", port))
+    except OSError as e:
+        if e.errno == errno.EADDRINUSE: continue
+        raise
+    print(port)
+    break'
+}
 
 # fault_proxy OPTION... ADDR: starts internal/e2e/faultproxy before ADDR; PROXY is its HOST:PORT.
 fault_proxy() {
@@ -179,7 +191,7 @@ fault_proxy() {
 	log=$(mktemp "$WORK/proxy.XXXX")
 	[ -x "$WORK/bin/faultproxy" ] || (cd "$ROOT" && go build -o "$WORK/bin/faultproxy" ./internal/e2e/faultproxy)
 	start "$log" "$WORK/bin/faultproxy" "$@"
-	await 10 grep -q '^ready ' "$log" || fail "faultproxy $*: not ready after 10 s"
+	await 60 grep -q '^ready ' "$log" || fail "faultproxy $*: not ready after 60 s"
 	PROXY=$(sed -n 's/^ready //p;T;q' "$log")
 }
 

@@ -71,7 +71,7 @@ origin() {
 	(cd "$ROOT" && go build -o "$WORK/bin/faultproxy" ./internal/e2e/faultproxy && go build -o "$WORK/bin/nbdload" ./internal/e2e/nbdload)
 	start_on origin "$WORK/proxy.log" "$WORK/bin/faultproxy" -listen "$SUBNET.100:8080" -log "$ORIGIN_LOG" "$@" "$S3_ADDR"
 	PROXY_PID=$!
-	await 10 grep -q '^ready ' "$WORK/proxy.log" || fail "the origin's proxy is not ready after 10 s"
+	await 60 grep -q '^ready ' "$WORK/proxy.log" || fail "the origin's proxy is not ready after 60 s"
 	export RIVULET_STORE="s3://bucket/images?endpoint=http://$SUBNET.100:8080&insecure=true"
 	for name in "${NAMES[@]}"; do
 		on origin "$WORK/bin/rivulet" publish "oci:$IMAGES:$name" --name "$name" >/dev/null

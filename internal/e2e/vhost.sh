@@ -84,7 +84,7 @@ for ((n = 1; n <= KILLS; n++)); do
 	wait "$AGENT" 2>/dev/null || true
 	begun=$EPOCHREALTIME
 	agent
-	await 10 rivulet agent ls >/dev/null || fail "agent: does not begin, after $n kills"
+	await 60 rivulet agent ls >/dev/null || fail "agent: does not begin, after $n kills"
 	awk -v from="$begun" -v to="$(stat -c %.6Y "$WORK/agent.log")" 'BEGIN { printf "%.0f\n", (to - from) * 1000 }' >>"$WORK/restarts"
 	await 30 connected "$seen" || fail "the guest does not come back, after $n kills"
 	sleep "0.$((RANDOM % 4 + 2))" # QEMU 7.2 gives a device up whose handshake is cut

@@ -18,13 +18,22 @@ func TestSwapAfterRead(t *testing.T) {
 	other := reopen(t, o)
 	ctx := context.Background()
 	const name = "marks/x"
-	read := func(want string) []byte {
+	// readAgo reads, and has it be so long ago: however long this test takes.
+	readAgo := func(ago time.Duration, want string) []byte {
 		t.Helper()
 		value, err := o.GetPointer(ctx, name)
 		if err != nil || string(value) != want {
 			t.Fatalf("reads %q, %v; want %q", value, err, want)
 		}
+		last := o.client.locks.read(o.lockName(name))
+		last.mu.Lock()
+		defer last.mu.Unlock()
+		last.last.at = time.Now().Add(-ago)
 		return value
+	}
+	read := func(want string) []byte {
+		t.Helper()
+		return readAgo(-time.Hour, want)
 	}
 	swap := func(old []byte, value string, want error, gets int) {
 		t.Helper()
@@ -44,8 +53,7 @@ func TestSwapAfterRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	swap(old, "d", origin.ErrConflict, 1)
-	old = read("c")
-	time.Sleep(2 * justNow)
+	old = readAgo(2*justNow, "c")
 	swap(old, "d", nil, 1)
 	swap(read("d"), "", nil, 0)
 }

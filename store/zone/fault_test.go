@@ -14,7 +14,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +23,7 @@ import (
 	"github.com/rivuletfs/rivulet/chunk"
 	"github.com/rivuletfs/rivulet/chunk/chunktest"
 	"github.com/rivuletfs/rivulet/internal/faultproxy"
+	"github.com/rivuletfs/rivulet/internal/freeport"
 	"github.com/rivuletfs/rivulet/internal/openfiles"
 	"github.com/rivuletfs/rivulet/store/zone"
 	"github.com/rivuletfs/rivulet/store/zone/zonetest"
@@ -320,7 +320,11 @@ func TestLogin(t *testing.T) {
 	if err := os.WriteFile(users, []byte("me:secret\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	port := freePort(t)
+	secure, err := freeport.Addr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(secure)
 	list := []*zonetest.Process{
 		zonetest.Start(t, zonetest.Redis, "--requirepass", "secret"),
 		zonetest.Start(t, zonetest.Redis, "--requirepass", "secret", "--tls-port", port,
@@ -330,7 +334,7 @@ func TestLogin(t *testing.T) {
 	nodes := func(password string) []string {
 		return []string{
 			"redis://:" + password + "@" + list[0].Addr() + "/3",
-			"rediss://default:" + password + "@127.0.0.1:" + port,
+			"rediss://default:" + password + "@" + secure,
 			"memcached://me:" + password + "@" + list[2].Addr(),
 		}
 	}
@@ -351,15 +355,6 @@ func TestLogin(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-}
-
-func freePort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
 // certificate writes a certificate for the loopback address, and its key.

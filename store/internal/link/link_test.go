@@ -31,21 +31,20 @@ func get(t *testing.T, o Options, url string) (*http.Response, error) {
 }
 
 // TestStall is about peers from which nothing comes, before an answer and in
-// the middle of it, and one that is slow but moves.
+// the middle of it, and one that is slow but moves, for longer than may pass without a byte.
 func TestStall(t *testing.T) {
-	const stall = 100 * time.Millisecond
+	const stall, patience = 100 * time.Millisecond, 3 * time.Second
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close() // who connects waits for ever
-	begin := time.Now()
-	if _, err := get(t, Options{Stall: stall}, "http://"+l.Addr().String()); err == nil || time.Since(begin) > 20*stall {
-		t.Errorf("no answer: %v after %v", err, time.Since(begin))
+	if _, err := get(t, Options{Stall: stall}, "http://"+l.Addr().String()); err == nil {
+		t.Error("no answer, and no error")
 	}
-	for pause, good := range map[time.Duration]bool{stall / 10: true, time.Hour: false} {
+	for pause, stall := range map[time.Duration]time.Duration{patience / 20: patience, time.Hour: stall} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			for range 20 {
+			for range 25 {
 				_, _ = w.Write([]byte("x"))
 				_ = http.NewResponseController(w).Flush()
 				select {
@@ -60,7 +59,7 @@ func TestStall(t *testing.T) {
 			_, err = io.ReadAll(resp.Body)
 			_ = resp.Body.Close()
 		}
-		if (err == nil) != good {
+		if (err == nil) != (stall == patience) {
 			t.Errorf("pauses of %v: %v", pause, err)
 		}
 		server.Close()

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -26,6 +25,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+
+	"github.com/rivuletfs/rivulet/internal/freeport"
 )
 
 // startTime is what a registry may take to answer for the first time.
@@ -73,8 +74,12 @@ func Distribution(t testing.TB) *Registry {
 		}
 		t.Skip(err)
 	}
+	addr, err := freeport.Addr()
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
-	r := &Registry{Addr: freeAddress(t), program: program, config: filepath.Join(dir, "config.yml")}
+	r := &Registry{Addr: addr, program: program, config: filepath.Join(dir, "config.yml")}
 	text := fmt.Sprintf(distributionConfig, filepath.Join(dir, "data"), r.Addr)
 	if err := os.WriteFile(r.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -153,16 +158,6 @@ func start(t testing.TB, cmd *exec.Cmd) (stop func()) {
 	})
 	t.Cleanup(stop)
 	return stop
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // waitFor waits until a registry answers.

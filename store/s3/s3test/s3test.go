@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -20,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/rivuletfs/rivulet/internal/freeport"
 )
 
 // Program is the server's. "go install github.com/versity/versitygw/cmd/versitygw@v1.8.0"
@@ -98,7 +99,7 @@ func (s *Server) Login(t testing.TB) {
 func Run(ctx context.Context, path, dir string, args ...string) (*Server, error) {
 	s := &Server{AccessKey: "test-" + rand.Text()[:12], SecretKey: rand.Text(), Dir: dir, ended: make(chan string, 1)}
 	for range 5 { // another process may take the port
-		addr, err := freeAddress()
+		addr, err := freeport.Addr()
 		if err != nil {
 			return nil, err
 		}
@@ -110,14 +111,6 @@ func Run(ctx context.Context, path, dir string, args ...string) (*Server, error)
 		}
 	}
 	return nil, fmt.Errorf("%s does not start", path)
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
 }
 
 var errEnded = errors.New("the server has ended")

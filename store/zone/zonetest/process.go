@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/rivuletfs/rivulet/internal/freeport"
 )
 
 // Programs that Start knows.
@@ -55,7 +57,7 @@ func StartProcess(program string, args ...string) (*Process, error) {
 	var err error
 	for range 5 { // somebody else may take the port
 		p := &Process{program: program, args: args}
-		if p.addr, err = freeAddr(); err != nil {
+		if p.addr, err = freeport.Addr(); err != nil {
 			return nil, err
 		}
 		if err = p.Run(); err == nil {
@@ -63,14 +65,6 @@ func StartProcess(program string, args ...string) (*Process, error) {
 		}
 	}
 	return nil, err
-}
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
 }
 
 // Addr returns the server's HOST:PORT.
