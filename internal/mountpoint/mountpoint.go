@@ -18,7 +18,7 @@ const maxLinks = 40
 func Resolve(dir string) (string, error) {
 	path, err := filepath.Abs(dir)
 	if err != nil {
-		return "", fmt.Errorf("mount point %s: %w", dir, err)
+		return "", fmt.Errorf("mount point: %w", err)
 	}
 	for range maxLinks {
 		path = trim(path)
@@ -27,7 +27,7 @@ func Resolve(dir string) (string, error) {
 			parent, name = path, ""
 		}
 		if parent, err = filepath.EvalSymlinks(parent); err != nil {
-			return "", fmt.Errorf("mount point %s: %w", dir, err)
+			return "", fmt.Errorf("mount point: %w", err)
 		}
 		path = filepath.Join(parent, name)
 		if name == "" {
@@ -36,7 +36,7 @@ func Resolve(dir string) (string, error) {
 		target, err := os.Readlink(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			return "", fmt.Errorf("mount point %s: %w", dir, err)
+			return "", fmt.Errorf("mount point: %w", err)
 		case err != nil: // no link
 			return path, nil
 		case filepath.IsAbs(target):
