@@ -63,7 +63,7 @@ func (s *spares) next(network, addr string) *spare {
 	defer s.mu.Unlock()
 	for list := s.free[key]; len(list) > 0; list = s.free[key] {
 		one := list[0]
-		if s.free[key] = list[1:]; one.old.Stop() {
+		if s.keep(key, list[1:]); one.old.Stop() {
 			return one
 		}
 	}
@@ -111,12 +111,19 @@ func (s *spares) put(key string, one *spare) {
 	one.old.Reset(spareTime)
 }
 
+// keep has list as the spares to one server; there may be ever new ones, of which nothing is to stay. mu is held.
+func (s *spares) keep(key string, list []*spare) {
+	if s.free[key] = list; len(list) == 0 {
+		delete(s.free, key)
+	}
+}
+
 // drop closes a spare that nobody has taken.
 func (s *spares) drop(key string, one *spare) {
 	s.mu.Lock()
 	for i, other := range s.free[key] {
 		if other == one {
-			s.free[key] = append(s.free[key][:i:i], s.free[key][i+1:]...)
+			s.keep(key, append(s.free[key][:i:i], s.free[key][i+1:]...))
 			break
 		}
 	}

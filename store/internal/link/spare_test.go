@@ -86,7 +86,7 @@ func TestSpares(t *testing.T) {
 		}
 		time.Sleep(2 * spareTime)
 		synctest.Wait()
-		if open.Load() != 0 || len(s.free["tcpa"]) != 0 || len(s.free["tcpaway"]) != 0 || len(s.live) != 0 {
+		if open.Load() != 0 || len(s.free) != 0 || len(s.live) != 0 {
 			t.Errorf("%d are open, %v are kept, %v are counted", open.Load(), s.free, s.live)
 		}
 	})
