@@ -124,6 +124,16 @@ func (s *site) close(h *Host) {
 	}
 }
 
+// restartWithoutStore has another host take over from h, while the store is away, by records of an older version,
+// which keep nothing of what opens images.
+func (s *site) restartWithoutStore(h *Host) *Host {
+	s.t.Helper()
+	s.close(h)
+	s.rewrite(func(r *record) { r.Kept = nil })
+	s.broken.Store(-1)
+	return s.start()
+}
+
 func spec(image, where string) Spec {
 	return Spec{Image: image, Store: "memory", Frontend: "double", Where: where, Name: "disk"}
 }

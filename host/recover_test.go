@@ -63,10 +63,7 @@ func TestRecoverWithoutStore(t *testing.T) {
 	s := newSite(t)
 	h := s.start()
 	s.attach(h, spec("tree", "a"))
-	s.close(h)
-	s.rewrite(func(r *record) { r.Kept = nil })
-	s.broken.Store(-1)
-	h = s.start()
+	h = s.restartWithoutStore(h)
 	if n := states(h); n[Opening] != 1 {
 		t.Fatalf("states %v, want one opening", n)
 	}

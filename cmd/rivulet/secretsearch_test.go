@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"io/fs"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,4 +90,20 @@ func TestSearchFindsSecrets(t *testing.T) {
 			t.Errorf("%q is not found", text)
 		}
 	}
+}
+
+// bech32 returns the bytes of an age identity.
+func bech32(t *testing.T, s string) []byte {
+	t.Helper()
+	const digits = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+	text := strings.ToLower(s[strings.LastIndexByte(s, '1')+1:])
+	n := new(big.Int)
+	for _, c := range text[:len(text)-6] {
+		i := strings.IndexRune(digits, c)
+		if i < 0 {
+			t.Fatalf("%q is no digit", c)
+		}
+		n.Or(n.Lsh(n, 5), big.NewInt(int64(i)))
+	}
+	return n.Rsh(n, 4).FillBytes(make([]byte, 32)) // 52 digits are 4 bits more
 }

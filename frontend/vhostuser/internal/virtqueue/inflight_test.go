@@ -18,6 +18,15 @@ func TestRecord(t *testing.T) {
 		for i := range uint16(testSize) {
 			free = append(free, i)
 		}
+		used := func() { // takes what comes back, each once
+			for head, _, ok := b.d.Used(); ok; head, _, ok = b.d.Used() {
+				if !offered[head] {
+					t.Fatalf("head %d is used and was not offered, or is used twice", head)
+				}
+				delete(offered, head)
+				free = append(free, head)
+			}
+		}
 		var c Chain
 		for range 60 {
 			switch r.IntN(6) {
@@ -56,33 +65,14 @@ func TestRecord(t *testing.T) {
 				b.open(t)
 				taken = taken[:0]
 			}
-			for {
-				head, _, ok := b.d.Used()
-				if !ok {
-					break
-				}
-				if !offered[head] {
-					t.Fatalf("head %d is used and was not offered", head)
-				}
-				delete(offered, head)
-				free = append(free, head)
-			}
+			used()
 		}
 		b.open(t)
 		for b.next(t, &c) {
 			b.q.Complete(c.Head, 1)
 		}
 		b.q.Publish()
-		for {
-			head, _, ok := b.d.Used()
-			if !ok {
-				break
-			}
-			if !offered[head] {
-				t.Fatalf("head %d is used twice", head)
-			}
-			delete(offered, head)
-		}
+		used()
 		if len(offered) > 0 {
 			t.Fatalf("lost: %v", offered)
 		}
